@@ -1,0 +1,43 @@
+"""R2-Tuning for video temporal grounding, as transformers classes. Importing this package registers them."""
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .configuration_r2tuning import R2TuningConfig
+from .convert_r2tuning_checkpoint import convert_original_checkpoint
+from .encoding_r2tuning import EncodedVideo
+from .heads_r2tuning import VideoGroundingOutput
+from .modeling_r2tuning import R2TuningForVideoGrounding
+from .pipeline_r2tuning import VideoGroundingPipeline, save_checkpoint
+from .processing_r2tuning import R2TuningProcessor
+from .video_io_r2tuning import load_video_frames
+
+
+__version__ = "0.1.0.dev0"
+
+AutoConfig.register("r2tuning", R2TuningConfig)
+AutoModel.register(R2TuningConfig, R2TuningForVideoGrounding)
+AutoProcessor.register(R2TuningConfig, R2TuningProcessor)
+R2TuningConfig.register_for_auto_class()
+R2TuningForVideoGrounding.register_for_auto_class("AutoModel")
+R2TuningProcessor.register_for_auto_class()
+PIPELINE_REGISTRY.register_pipeline(
+    "video-grounding", pipeline_class=VideoGroundingPipeline, pt_model=AutoModel, type="multimodal"
+)
+
+# The first time that several threads enter MKL's vector math at once, exp, sin and cos can be wrong by 1e-4 (seen with
+# torch 2.13 on CPU). One call from a single thread beforehand prevents it.
+torch.ones(1).exp()
+
+__all__ = [
+    "EncodedVideo",
+    "R2TuningConfig",
+    "R2TuningForVideoGrounding",
+    "R2TuningProcessor",
+    "VideoGroundingOutput",
+    "VideoGroundingPipeline",
+    "convert_original_checkpoint",
+    "load_video_frames",
+    "save_checkpoint",
+]

@@ -1,0 +1,156 @@
+"""Configuration of R2-Tuning for video temporal grounding."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+
+
+@strict
+class R2TuningConfig(PreTrainedConfig):
+    r"""Everything that decides what an R2-Tuning model computes; the defaults are the paper's QVHighlights model.
+
+    Training settings (learning rate, batch size, epochs) live elsewhere. A table or figure number in brackets is the
+    place in the paper (arXiv 2404.00801) whose rows the field reproduces.
+
+    Args:
+        vision_config (`CLIPVisionConfig` or `dict`, *optional*):
+            Frozen image encoder; any CLIP ViT. Default: ViT-B/32.
+        text_config (`CLIPTextConfig` or `dict`, *optional*):
+            Frozen text encoder of the same CLIP.
+        clip_model_name_or_path (`str`, *optional*, defaults to `"openai/clip-vit-base-patch32"`):
+            Where CLIP's weights are fetched from when the checkpoint does not hold them.
+        clip_revision (`str`, *optional*):
+            Branch, tag or commit of `clip_model_name_or_path`.
+        save_backbone (`bool`, defaults to `False`):
+            Store CLIP in the checkpoint too. Without it a checkpoint holds only what is learned (about 11 MB).
+        hidden_size (`int`, defaults to 256):
+            Width C of the side block.
+        num_attention_heads (`int`, defaults to 8):
+            Heads of the temporal layers; must divide `hidden_size`.
+        num_recurrent_steps (`int`, defaults to 4):
+            K in the paper: how many of CLIP's last layers are read [Figure 7].
+        num_temporal_layers (`int`, defaults to 1):
+            Transformer layers in each recurrent step [Table 12].
+        attention_order (`"cross_self"` or `"self_cross"`, defaults to `"cross_self"`):
+            Order of the two attentions in a temporal layer [Table 10].
+        shared_block (`bool`, defaults to `True`):
+            One block for all steps, or one for each [Table 11].
+        layer_fusion (`"reversed"`, `"forward"`, `"single"` or `"mean"`, defaults to `"reversed"`):
+            Refinement from the deepest layer to the shallowest or the other way round, the K-th layer from the end
+            alone, or the mean of the last K [Figure 7].
+        strides (`list[int]`, defaults to `(1, 2, 4, 8)`):
+            Temporal strides of the feature pyramid in frames: rising powers of two.
+        use_temporal_endpoints (`bool`, defaults to `True`):
+            Append each frame's relative start and end (TEF) to its features.
+        use_moment_head (`bool`, defaults to `True`):
+            Predict moments. Without it (YouTube Highlights, TVSum) the class scores are the saliency.
+        dropout (`float`, defaults to 0.5):
+            Dropout of the two input projections.
+        drop_path (`float`, defaults to 0.1):
+            Stochastic depth of the temporal layers' branches.
+        use_video_calibration (`bool`, defaults to `True`):
+            Contrast videos within each layer, Eq. 9 [Table 5].
+        use_layer_calibration (`bool`, defaults to `True`):
+            Contrast layers within each video, Eq. 10 [Table 5].
+        loss_recipe (`"released"` or `"paper"`, defaults to `"released"`):
+            What made the published checkpoints, or the formulas as printed.
+        saliency_loss_weight (`float`, defaults to 0.1):
+            Weight of the saliency loss in the released recipe; the paper's is always 0.1.
+        positive_saliency (`"above_median"` or `"above_half"`, defaults to `"above_median"`):
+            Without a moment head: which frames count as positive for the contrastive losses, those whose saliency is
+            above the (lower) median of the video (TVSum) or above 0.5 (YouTube Highlights). With a moment head it is
+            the frames inside a moment.
+        fps (`float`, *optional*, defaults to 0.5):
+            Frames per second the model was trained on; `None` if every video has its own (YouTube Highlights).
+        window_sec (`float`, *optional*, defaults to 150.0):
+            Longest video grounded in one pass, in seconds; longer ones are grounded in overlapping windows. `None`:
+            always one pass.
+
+    Raises:
+        StrictDataclassError: A field has a wrong type or value; the message names it.
+    """
+
+    model_type = "r2tuning"
+    sub_configs = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}  # noqa: RUF012 (class attribute of the base)
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    clip_model_name_or_path: str | None = "openai/clip-vit-base-patch32"
+    clip_revision: str | None = None
+    save_backbone: bool = False
+    hidden_size: int = 256
+    num_attention_heads: int = 8
+    num_recurrent_steps: int = 4
+    num_temporal_layers: int = 1
+    attention_order: Literal["cross_self", "self_cross"] = "cross_self"
+    shared_block: bool = True
+    layer_fusion: Literal["reversed", "forward", "single", "mean"] = "reversed"
+    strides: list[int] | tuple[int, ...] = (1, 2, 4, 8)
+    use_temporal_endpoints: bool = True
+    use_moment_head: bool = True
+    dropout: float | int = 0.5
+    drop_path: float | int = 0.1
+    use_video_calibration: bool = True
+    use_layer_calibration: bool = True
+    loss_recipe: Literal["released", "paper"] = "released"
+    saliency_loss_weight: float | int = 0.1
+    positive_saliency: Literal["above_median", "above_half"] = "above_median"
+    fps: float | int | None = 0.5
+    window_sec: float | int | None = 150.0
+
+    def __post_init__(self, **kwargs):
+        self.vision_config = _as_config(self.vision_config, CLIPVisionConfig)
+        self.text_config = _as_config(self.text_config, CLIPTextConfig)
+        self.strides = list(self.strides)  # JSON knows no tuples
+        if not __name__.startswith("transformers_modules."):
+            # With the package installed the task is registered: the Hub's copy of the pipeline is not needed.
+            kwargs.pop("custom_pipelines", None)
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of recurrent steps that are run: K, or 1 where a single or a mean layer is used."""
+        return self.num_recurrent_steps if self.layer_fusion in ("reversed", "forward") else 1
+
+    def validate_sizes(self):
+        """Counts are positive, the width divides into heads, K layers exist in both encoders."""
+        for name in ("hidden_size", "num_attention_heads", "num_recurrent_steps", "num_temporal_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.hidden_size % self.num_attention_heads or self.hidden_size % 2:
+            raise ValueError(
+                f"`hidden_size` must be even and a multiple of `num_attention_heads`, got {self.hidden_size} and "
+                f"{self.num_attention_heads}."
+            )
+        depth = min(self.vision_config.num_hidden_layers, self.text_config.num_hidden_layers)
+        if self.num_recurrent_steps > depth:
+            raise ValueError(
+                f"`num_recurrent_steps` must not exceed the number of layers of either CLIP encoder ({depth}), "
+                f"got {self.num_recurrent_steps}."
+            )
+
+    def validate_strides(self):
+        """Strides are rising powers of two, the first one 1."""
+        strides = list(self.strides)
+        powers = all(stride > 0 and stride & (stride - 1) == 0 for stride in strides)
+        if not strides or strides[0] != 1 or not powers or strides != sorted(set(strides)):
+            raise ValueError(f"`strides` must be rising powers of two that begin with 1, got {strides}.")
+
+    def validate_rates(self):
+        """Dropout rates are in [0, 1), weights not negative, times positive."""
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
+        if self.saliency_loss_weight < 0:
+            raise ValueError(f"`saliency_loss_weight` must not be negative, got {self.saliency_loss_weight}.")
+        for name in ("fps", "window_sec"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` must be positive and finite, or None, got {getattr(self, name)}.")
+
+
+def _as_config(value: dict | PreTrainedConfig | None, kind: type[PreTrainedConfig]) -> PreTrainedConfig:
+    return value if isinstance(value, PreTrainedConfig) else kind(**(value or {}))
+
+
+__all__ = ["R2TuningConfig"]

@@ -1,0 +1,249 @@
+"""Losses of R2-Tuning: pure functions of tensors, computed in float32.
+
+Two recipes: "released" is what the authors' code does and what made the published checkpoints, "paper" is the
+formulas as printed (arXiv 2404.00801, Eq. 9-15). `RECIPES` holds every number in which they differ.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from .points_r2tuning import assign_targets
+
+
+TEMPERATURE = 0.07  # of all contrastive losses; fixed in the released code
+
+
+@dataclass(frozen=True)
+class LossRecipe:
+    """What differs between the released code and the paper."""
+
+    focal_alpha: float | None  # weight of positive points, 1 - alpha that of negative ones
+    boundary_weight: float
+    saliency_weight: float | None  # None: the configuration's
+    average_positives: bool  # calibration over the mean of all positive frames, not over one of them
+    strict_negatives: bool  # Eq. 15: only frames of lower saliency are negatives, and only of the same video
+
+
+RECIPES = {
+    "released": LossRecipe(None, 0.2, None, average_positives=False, strict_negatives=False),
+    "paper": LossRecipe(0.9, 0.1, 0.1, average_positives=True, strict_negatives=True),
+}
+CALIBRATION_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class GroundingLabels:
+    """What a batch is trained on.
+
+    Attributes:
+        saliency: `(batch, num_frames)`, annotated saliency in [0, 1].
+        positive_frame: `(batch,)`, index of one positive frame.
+        moments: `(batch, num_moments, 2)`, start and end in frames; `None` for a model without moment head.
+        moment_mask: `(batch, num_moments)`, `True` = real.
+    """
+
+    saliency: torch.Tensor
+    positive_frame: torch.Tensor
+    moments: torch.Tensor | None = None
+    moment_mask: torch.Tensor | None = None
+
+
+def pad_moments(
+    moments: torch.Tensor | list, mask: torch.Tensor | None, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moments `(batch, num_moments, 2)` and their mask from a list of `(n, 2)`, or from one padded tensor."""
+    if isinstance(moments, torch.Tensor):
+        padded = moments.to(device, torch.float32)
+        mask = torch.ones(padded.shape[:2]) if mask is None else mask
+        mask = mask.to(device, torch.bool)
+    else:
+        each = [torch.as_tensor(some, dtype=torch.float32, device=device).reshape(-1, 2) for some in moments]
+        longest = max([len(some) for some in each], default=0) or 1
+        padded = torch.stack([F.pad(some, (0, 0, 0, longest - len(some))) for some in each])
+        lengths = torch.tensor([len(some) for some in each], device=device)
+        mask = torch.arange(longest, device=device) < lengths[:, None]
+    return padded.masked_fill(~mask[..., None], 0.0), mask
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of `values` where `mask` is `True`; 0 (with a zero gradient) where nothing is."""
+    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def focal_loss(
+    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, alpha: float | None = None, gamma: float = 2.0
+) -> torch.Tensor:
+    """Focal loss, Eq. 12, averaged over the valid points.
+
+    Args:
+        logits: `(batch, num_points)`.
+        targets: `(batch, num_points)`, boolean, `True` = positive.
+        mask: `(batch, num_points)`, `True` = real.
+        alpha: Weight of positive points, with `1 - alpha` for negative ones; `None` = no weights.
+        gamma: Exponent of the modulating factor.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+    probability = logits.sigmoid()
+    wrong = torch.where(targets, 1 - probability, probability)
+    loss = cross_entropy * wrong**gamma
+    if alpha is not None:
+        loss = loss * torch.where(targets, alpha, 1 - alpha)
+    return masked_mean(loss, mask)
+
+
+def boundary_loss(offsets: torch.Tensor, target_offsets: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    """L1 distance of the boundary offsets at positive points, Eq. 13; 0 if there is none.
+
+    Args:
+        offsets: `(batch, num_points, 2)`, in strides.
+        target_offsets: `(batch, num_points, 2)`, in strides.
+        positive: `(batch, num_points)`, boolean.
+    """
+    return masked_mean((offsets - target_offsets).abs(), positive[..., None].expand_as(offsets))
+
+
+def saliency_loss(
+    similarity: torch.Tensor,
+    saliency: torch.Tensor,
+    frame_mask: torch.Tensor,
+    positive_frame: torch.Tensor,
+    strict_negatives: bool,
+    over_batch: bool,
+) -> torch.Tensor:
+    """Contrast one positive frame of each video with its less salient frames, Eq. 15.
+
+    Args:
+        similarity: `(batch, num_frames)`, cosine of frame and text.
+        saliency: `(batch, num_frames)`, annotated saliency.
+        frame_mask: `(batch, num_frames)`, `True` = real.
+        positive_frame: `(batch,)`, index of the positive frame.
+        strict_negatives: Leave frames of equal saliency out, as the paper does.
+        over_batch: Also contrast with the other videos' frames at the same index, each against its own text.
+    """
+    logits = similarity / TEMPERATURE
+    here = positive_frame[:, None]
+    kept = saliency < saliency.gather(1, here) if strict_negatives else saliency <= saliency.gather(1, here)
+    logits = logits.masked_fill(~(kept & frame_mask).scatter(1, here, True), float("-inf"))
+    loss = -logits.log_softmax(dim=1).gather(1, here).mean()
+    if over_batch:
+        # Rows are chosen before the softmax: no column is ever without a finite entry.
+        loss = loss - logits[:, positive_frame].log_softmax(dim=0).diagonal().mean()
+    return loss
+
+
+def calibration_loss(video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """Symmetric contrastive loss inside each group, Eq. 9-11.
+
+    Args:
+        video: `(groups, n, hidden)`, frame embeddings.
+        text: `(groups, n, hidden)`, text embeddings; pair i of a group belongs to frame embedding i.
+    """
+    video, text = F.normalize(video.float(), dim=-1), F.normalize(text.float(), dim=-1)
+    logits = video @ text.mT / TEMPERATURE  # (groups, n, n)
+    rows, columns = logits.log_softmax(dim=2), logits.log_softmax(dim=1)
+    return -(rows + columns).diagonal(dim1=1, dim2=2).mean() / 2
+
+
+def positive_frame_mask(labels: GroundingLabels, frame_mask: torch.Tensor, rule: str) -> torch.Tensor:
+    """All positive frames of each video, `(batch, num_frames)`; never empty, as `positive_frame` always is one.
+
+    With moments, a frame t is positive if start <= t < end; without, `rule` decides: `"above_median"` (the lower
+    median of the valid frames) or `"above_half"`.
+    """
+    saliency = labels.saliency
+    if labels.moments is not None:
+        time = torch.arange(saliency.shape[1], device=saliency.device)[:, None]
+        start, end = labels.moments[:, None].unbind(-1)  # each (batch, 1, num_moments)
+        positive = ((start <= time) & (time < end) & labels.moment_mask[:, None]).any(dim=-1)
+    elif rule == "above_median":
+        median = saliency.masked_fill(~frame_mask, float("nan")).nanmedian(dim=1, keepdim=True).values
+        positive = saliency > median
+    else:
+        positive = saliency > 0.5
+    positive = positive & frame_mask
+    fallback = torch.zeros_like(positive).scatter(1, labels.positive_frame[:, None], True)
+    return torch.where(positive.any(dim=1, keepdim=True), positive, fallback)
+
+
+def pool_positive_frames(frame_embeds: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    """Mean embedding of the positive frames.
+
+    Args:
+        frame_embeds: `(num_steps, batch, num_frames, hidden)`.
+        positive: `(batch, num_frames)`, boolean, at least one `True` a row.
+
+    Returns:
+        `torch.Tensor` of shape `(num_steps, batch, hidden)`.
+    """
+    weights = positive / positive.sum(dim=1, keepdim=True)
+    return torch.einsum("bt,sbtc->sbc", weights, frame_embeds.float())
+
+
+def video_grounding_loss(outputs, frame_embeds, text_embeds, labels, config) -> tuple[torch.Tensor, dict]:
+    """Sum of all losses and its parts by name, weights included.
+
+    Args:
+        outputs: The model's output: `logits`, `boundary_offsets`, `saliency_scores`, `points` and the masks.
+        frame_embeds: `(num_steps, batch, num_frames, hidden)`, projected CLS tokens.
+        text_embeds: `(num_steps, batch, hidden)`, pooled text.
+        labels: `GroundingLabels`.
+        config: `R2TuningConfig`.
+
+    Returns:
+        `loss`, a scalar, and `parts`, a dict of scalars: "classification", "boundary", "saliency",
+        "video_calibration", "layer_calibration", as far as the configuration has them.
+    """
+    recipe = RECIPES[config.loss_recipe]
+    parts = _point_losses(outputs, labels, recipe)
+    weight = config.saliency_loss_weight if recipe.saliency_weight is None else recipe.saliency_weight
+    parts["saliency"] = weight * saliency_loss(
+        outputs.saliency_scores,
+        labels.saliency,
+        outputs.frame_mask,
+        labels.positive_frame,
+        strict_negatives=recipe.strict_negatives,
+        over_batch=config.use_moment_head and not recipe.strict_negatives,
+    )
+    if recipe.average_positives:
+        positive = positive_frame_mask(labels, outputs.frame_mask, config.positive_saliency)
+    else:
+        positive = F.one_hot(labels.positive_frame, outputs.frame_mask.shape[1]).bool()
+    frames = pool_positive_frames(frame_embeds, positive)
+    if config.use_video_calibration:
+        parts["video_calibration"] = CALIBRATION_WEIGHT * calibration_loss(frames, text_embeds)
+    if config.use_layer_calibration:
+        pairs = frames.transpose(0, 1), text_embeds.transpose(0, 1)
+        parts["layer_calibration"] = CALIBRATION_WEIGHT * calibration_loss(*pairs)
+    return sum(parts.values()), parts
+
+
+def _point_losses(outputs, labels: GroundingLabels, recipe: LossRecipe) -> dict[str, torch.Tensor]:
+    """Losses of the heads: of the points with moments, of the frames' class scores without."""
+    if labels.moments is None:
+        errors = F.binary_cross_entropy_with_logits(outputs.logits, labels.saliency, reduction="none")
+        return {"classification": masked_mean(errors, outputs.frame_mask)}
+    positive, offsets = assign_targets(outputs.points, outputs.point_mask, labels.moments, labels.moment_mask)
+    return {
+        "classification": focal_loss(outputs.logits, positive, outputs.point_mask, alpha=recipe.focal_alpha),
+        "boundary": recipe.boundary_weight * boundary_loss(outputs.boundary_offsets, offsets, positive),
+    }
+
+
+__all__ = [
+    "CALIBRATION_WEIGHT",
+    "RECIPES",
+    "TEMPERATURE",
+    "GroundingLabels",
+    "LossRecipe",
+    "boundary_loss",
+    "calibration_loss",
+    "focal_loss",
+    "masked_mean",
+    "pad_moments",
+    "pool_positive_frames",
+    "positive_frame_mask",
+    "saliency_loss",
+    "video_grounding_loss",
+]

@@ -1,0 +1,544 @@
+"""R2-Tuning (arXiv 2404.00801): a frozen CLIP and one small recurrent side block for video temporal grounding.
+
+A batch counts queries; where several consecutive queries ask about the same video, the video's tensors may hold it
+once.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from transformers import CLIPConfig, CLIPTextModel, CLIPVisionModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
+
+from .block_r2tuning import FeedForward, R2Block, R2BlockOutput, TemporalAttention
+from .configuration_r2tuning import R2TuningConfig
+from .encoding_r2tuning import EncodedVideo, encode_windows, stream_windows, window_size
+from .heads_r2tuning import GroundingHead, VideoGroundingOutput
+from .losses_r2tuning import GroundingLabels, pad_moments, video_grounding_loss
+
+
+logger = logging.get_logger(__name__)
+
+
+class R2TuningPreTrainedModel(PreTrainedModel):
+    """Base class: configuration, initialisation, and what transformers needs to know."""
+
+    config: R2TuningConfig
+    config_class = R2TuningConfig
+    base_model_prefix = "r2tuning"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video", "text")
+    _no_split_modules = ("CLIPEncoderLayer", "R2Block", "GroundingHead")
+    _keep_in_fp32_modules_strict = ("r2_block", "head")  # `dtype` chooses the precision of the frozen encoders
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Attention xavier uniform, feed-forward kaiming normal, the rest torch's defaults (the released code's)."""
+        if isinstance(module, TemporalAttention):
+            for linear in (module.q_proj, module.k_proj, module.v_proj, module.out_proj):
+                init.xavier_uniform_(linear.weight)
+                init.zeros_(linear.bias)
+        elif isinstance(module, FeedForward):
+            for linear in (module.fc1, module.fc2):
+                init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
+                init.zeros_(linear.bias)
+        elif isinstance(module, R2Block):
+            init.zeros_(module.scale)
+            init.zeros_(module.gate)
+        elif isinstance(module, GroundingHead):
+            init.ones_(module.level_scale)
+        elif isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
+            module.reset_parameters()
+
+
+class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
+    """Frozen CLIP, R2 block and grounding heads.
+
+    ```python
+    inputs = processor(videos="talk.mp4", text="people laugh")
+    outputs = model(**inputs)
+    answer = processor.post_process_video_grounding(outputs)[0]["moments"][0]
+    ```
+
+    The encoders stay frozen and in eval mode; parameters of theirs that are made trainable (full tuning, LoRA, visual
+    prompts) get gradients. `from_pretrained(..., dtype=torch.bfloat16)` holds the encoders in half precision; what is
+    learned stays in float32.
+    """
+
+    def __init__(self, config: R2TuningConfig):
+        super().__init__(config)
+        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        self.text_model = CLIPTextModel._from_config(config.text_config)
+        self.r2_block = R2Block(config)
+        self.head = GroundingHead(config)
+        self.post_init()
+        self._freeze_encoders()
+        if not config.save_backbone:
+            self._keys_to_ignore_on_load_missing = {r"^vision_model\.", r"^text_model\."}
+
+    def _freeze_encoders(self):
+        self.vision_model.requires_grad_(False).eval()
+        self.text_model.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True):
+        """Set the training mode of the side block and heads; CLIP stays in eval mode."""
+        super().train(mode)
+        self.vision_model.eval()
+        self.text_model.eval()
+        return self
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """Load a checkpoint, and CLIP from `config.clip_model_name_or_path` if the checkpoint does not hold it.
+
+        Arguments are those of `PreTrainedModel.from_pretrained`; any field of the configuration may be given too,
+        such as `clip_model_name_or_path="/folder/with/clip"`.
+
+        Raises:
+            OSError: The checkpoint or CLIP cannot be found.
+            ValueError: CLIP does not fit the checkpoint, or weights are missing.
+        """
+        hub = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only", "force_download", "proxies") if name in kwargs}  # fmt: skip
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if info["missing_keys"]:
+            raise ValueError(
+                f"The checkpoint '{pretrained_model_name_or_path}' lacks {len(info['missing_keys'])} weights, such as "
+                f"{sorted(info['missing_keys'])[:3]}. Save it again, with `config.save_backbone` set only if CLIP is "
+                "in it."
+            )
+        if not model.config.save_backbone:
+            model._load_clip(pretrained_model_name_or_path, **hub)
+        model._freeze_encoders()
+        return (model, info) if output_loading_info else model
+
+    def _load_clip(self, checkpoint: str, **hub):
+        """Replace both encoders by the weights of `config.clip_model_name_or_path`."""
+        name = self.config.clip_model_name_or_path
+        advice = (
+            "Pass `clip_model_name_or_path=` with a CLIP of the Hub or a folder, or use a checkpoint saved with "
+            "`save_backbone=True`."
+        )
+        if name is None:
+            raise ValueError(f"The checkpoint '{checkpoint}' holds no CLIP and its configuration names none. {advice}")
+        hub["revision"] = self.config.clip_revision
+        try:
+            found = CLIPConfig.from_pretrained(name, **hub)
+            self._check_clip(name, found)
+            self.vision_model = _load_encoder(CLIPVisionModel, name, self.vision_model, hub)
+            self.text_model = _load_encoder(CLIPTextModel, name, self.text_model, hub)
+        except OSError as error:
+            raise OSError(
+                f"CLIP '{name}', which the checkpoint '{checkpoint}' needs, was not found. {advice}"
+            ) from error
+
+    def _check_clip(self, name: str, found: CLIPConfig):
+        for part in ("vision_config", "text_config"):
+            ours, theirs = getattr(self.config, part), getattr(found, part)
+            fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
+            fields += ("patch_size", "image_size") if part == "vision_config" else ("vocab_size",)
+            wrong = [f for f in fields if getattr(ours, f) != getattr(theirs, f)]
+            if wrong:
+                raise ValueError(
+                    f"CLIP '{name}' does not fit this checkpoint: its {part} has "
+                    + ", ".join(f"{f}={getattr(theirs, f)} where {getattr(ours, f)} is needed" for f in wrong)
+                    + "."
+                )
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save what is learned, and CLIP too if `config.save_backbone` is set or anything in CLIP is trainable."""
+        encoders = ("vision_model.", "text_model.")
+        if (
+            not self.config.save_backbone
+            and any(
+                parameter.requires_grad for name, parameter in self.named_parameters() if name.startswith(encoders)
+            )
+            and not getattr(self, "_hf_peft_config_loaded", False)
+        ):
+            logger.warning("CLIP is being trained, so it is saved with the checkpoint (`save_backbone=True`).")
+            self.config.save_backbone = True
+        ignored = set() if self.config.save_backbone else {k for k in self.state_dict() if k.startswith(encoders)}
+        self._keys_to_ignore_on_save = ignored
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    # ---- frozen encoders ---------------------------------------------------------------------------------------
+
+    def get_video_hidden_states(self, pixel_values_videos: torch.Tensor, chunk_size: int | None = 32) -> torch.Tensor:
+        """CLIP's last K states of each frame.
+
+        Args:
+            pixel_values_videos: `(batch, num_frames, 3, height, width)`, normalised pixels.
+            chunk_size: Frames encoded at once when nothing in CLIP is trained; `None` = all.
+
+        Returns:
+            `(batch, num_frames, num_layers, num_tokens, vision_hidden)`, last layer last. In memory the layers are
+            outermost, so that a single layer is contiguous.
+        """
+        frames = pixel_values_videos.flatten(0, 1).to(self.vision_model.dtype)
+        chunks = frames.split(chunk_size or len(frames))
+        states = [self._last_states(self.vision_model, pixel_values=chunk) for chunk in chunks]
+        layers = [torch.cat(layer) if len(layer) > 1 else layer[0] for layer in zip(*states, strict=True)]
+        return torch.stack(layers).unflatten(1, pixel_values_videos.shape[:2]).movedim(0, 2)
+
+    def get_text_hidden_states(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """CLIP's last K states of each token, `(batch, text_length, num_layers, text_hidden)`, last layer last.
+
+        Attention is causal, so tokens padded on the right do not matter here.
+        """
+        return torch.stack(self._last_states(self.text_model, input_ids=input_ids), dim=2)
+
+    def _last_states(self, encoder: nn.Module, **inputs) -> tuple[torch.Tensor, ...]:
+        """Outputs of the last K blocks, before any final norm; nothing is kept for backward if nothing is trained."""
+        wanted = list(range(-self.config.num_recurrent_steps, 0))
+        trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in encoder.parameters())
+        with torch.set_grad_enabled(trained):
+            hidden_states = encoder(**inputs, output_hidden_states=wanted).hidden_states
+        return hidden_states[-self.config.num_recurrent_steps :]
+
+    # ---- encode once, ask many ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_video(
+        self,
+        pixel_values_videos: torch.Tensor | Iterable[torch.Tensor] | None = None,
+        *,
+        video_hidden_states: torch.Tensor | None = None,
+        fps: float | None = None,
+        duration_sec: float | None = None,
+        window_sec: float | str | None = "config",
+        chunk_size: int = 32,
+    ) -> EncodedVideo:
+        """Encode one video of any length, to be asked many queries with `ground`.
+
+        A video longer than `window_sec` is cut into windows that overlap by half. One long pass (`window_sec=None`)
+        sees moments longer than half a window whole and compares all of the video at once, but its positions are
+        stretched beyond what was trained and its attention grows with the square of the length; windows keep to the
+        trained length and are the better choice when moments are short against the video.
+
+        Args:
+            pixel_values_videos: `(num_frames, 3, height, width)`, with or without a batch axis of one, or an iterable
+                of such pieces, so that no more than a window of frames need be in memory.
+            video_hidden_states: Cached states `(num_frames, num_layers, num_tokens, vision_hidden)` instead.
+            fps: Frames per second; default `config.fps`.
+            duration_sec: Length of the video in seconds; default `num_frames / fps`.
+            window_sec: Longest window in seconds; default `config.window_sec`, `None` = one pass.
+            chunk_size: Frames that go through CLIP at once.
+
+        Returns:
+            `EncodedVideo`.
+
+        Raises:
+            ValueError: No frames, both kinds of input or none, or no frame rate.
+        """
+        if (pixel_values_videos is None) == (video_hidden_states is None):
+            raise ValueError("Pass either `pixel_values_videos` or `video_hidden_states`, got both or none.")
+        fps = fps if fps is not None else self.config.fps
+        if fps is None or not 0 < fps < float("inf"):
+            raise ValueError(f"`fps` must be positive and finite, got {fps}.")
+        window = window_size(self.config.window_sec if window_sec == "config" else window_sec, fps)
+        if video_hidden_states is not None:
+            pieces = iter([video_hidden_states.to(self.device)])
+        else:
+            pieces = self._encode_pieces(pixel_values_videos, chunk_size)
+        return encode_windows(
+            stream_windows(pieces, window), self._project_window, fps, duration_sec, self._fingerprint()
+        )
+
+    def _encode_pieces(self, pixel_values_videos: torch.Tensor | Iterable[torch.Tensor], chunk_size: int):
+        """CLIP's states of one piece of video after the other, `(n, num_layers, num_tokens, vision_hidden)` each."""
+        if isinstance(pixel_values_videos, torch.Tensor):
+            if pixel_values_videos.dim() == 5 and len(pixel_values_videos) == 1:
+                pixel_values_videos = pixel_values_videos[0]
+            pixel_values_videos = pixel_values_videos.split(chunk_size) if len(pixel_values_videos) else ()
+        for piece in pixel_values_videos:
+            if piece.dim() != 4:
+                raise ValueError(
+                    "`pixel_values_videos` must be one video, `(num_frames, 3, height, width)`, or an iterable of "
+                    f"such pieces, got the shape {tuple(piece.shape)}."
+                )
+            yield self.get_video_hidden_states(piece[None].to(self.device), chunk_size)[0]
+
+    def _project_window(self, states: torch.Tensor) -> torch.Tensor:
+        """Projected states of one window, `(num_steps, window_frames, num_tokens, hidden)`."""
+        frame_mask = torch.ones(1, len(states), dtype=torch.bool, device=states.device)
+        return torch.cat(list(self.r2_block.project_video(states[None], frame_mask)))
+
+    def _fingerprint(self) -> str:
+        """Identifies the weights that an encoded video depends on, CLIP's excepted."""
+        digest = hashlib.sha256()
+        for step in self.r2_block.steps:
+            for value in step.video_projection.state_dict().values():
+                digest.update(value.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @torch.no_grad()
+    def ground(
+        self,
+        encoded_video: EncodedVideo,
+        *,
+        input_ids: torch.Tensor | None = None,
+        text_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        batch_size: int = 32,
+    ) -> VideoGroundingOutput:
+        """Ask an encoded video any number of queries.
+
+        Args:
+            encoded_video: From `encode_video` of this model.
+            input_ids: `(num_queries, text_length)`.
+            text_hidden_states: `(num_queries, text_length, num_layers, text_hidden)` instead.
+            attention_mask: `(num_queries, text_length)`, `True` = real; default: all.
+            batch_size: Queries answered at once.
+
+        Returns:
+            `VideoGroundingOutput` with one row for each query and window: all windows of the first query first.
+            `query_index` and `window_starts` tell them apart; post-processing merges them.
+
+        Raises:
+            ValueError: The video was encoded by other weights, or the text is missing or malformed.
+        """
+        if encoded_video.fingerprint != self._fingerprint():
+            raise ValueError("`encoded_video` was made by other weights than this model's. Encode the video again.")
+        text, text_mask = self._text_inputs(input_ids, text_hidden_states, attention_mask)
+        video = encoded_video.to(self.device, self.r2_block.scale.dtype)
+        words = self.r2_block.project_text(text)
+        rows = []
+        for queries in torch.arange(len(text_mask), device=self.device).split(batch_size):
+            some_words = [step[queries] for step in words]
+            for window, start in enumerate(video.window_starts):
+                frame_mask = video.frame_mask[window].expand(len(queries), -1)
+                embeds = video.video_embeds[window][:, None]  # (num_steps, 1, window_frames, num_tokens, hidden)
+                output, _ = self._predict(embeds, some_words, frame_mask, text_mask[queries])
+                output.query_index, output.window_starts = queries, start.expand(len(queries))
+                rows.append(output)
+        return _join_rows(rows, video)
+
+    # ---- forward -----------------------------------------------------------------------------------------------
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        frame_mask: torch.Tensor | None = None,
+        video_hidden_states: torch.Tensor | None = None,
+        text_hidden_states: torch.Tensor | None = None,
+        moments: torch.Tensor | list[torch.Tensor] | None = None,
+        moment_mask: torch.Tensor | None = None,
+        saliency: torch.Tensor | None = None,
+        positive_frame: torch.Tensor | None = None,
+        fps: torch.Tensor | float | None = None,
+        duration_sec: torch.Tensor | float | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> VideoGroundingOutput:
+        """Ground a batch of queries; with labels, compute the loss.
+
+        A batch counts queries. The video tensors may hold one row for every `n` consecutive queries about the same
+        video. Padding is on the right of the frames; an example gives the same answer alone and in any batch.
+
+        Args:
+            pixel_values_videos: `(batch, num_frames, 3, height, width)`, normalised pixels.
+            input_ids: `(batch, text_length)`, CLIP's token ids from start to end of text.
+            attention_mask: `(batch, text_length)`, `True` (or 1) = real; default: all.
+            frame_mask: `(batch, num_frames)`, `True` (or 1) = real; default: all.
+            video_hidden_states: `(batch, num_frames, num_layers, num_tokens, vision_hidden)`, CLIP's last K states,
+                last layer last, instead of pixels.
+            text_hidden_states: `(batch, text_length, num_layers, text_hidden)` instead of token ids.
+            moments: Labels: for each query `(num_moments, 2)`, start and end in seconds; or one padded tensor
+                `(batch, num_moments, 2)` with `moment_mask`.
+            moment_mask: `(batch, num_moments)`, `True` = real.
+            saliency: Labels: `(batch, num_frames)`, in [0, 1].
+            positive_frame: Labels: `(batch,)`, index of one positive frame, drawn by the data collator.
+            fps: `(batch,)` or a number, frames per second; needed with `moments`.
+            duration_sec: `(batch,)` or a number, length of the video; only passed on to post-processing.
+            output_hidden_states: Return the output of every recurrent step.
+
+        Raises:
+            ValueError: Inputs that are missing, contradict each other or have a wrong shape.
+        """
+        text, text_mask = self._text_inputs(input_ids, text_hidden_states, attention_mask)
+        states, frame_mask = self._video_inputs(pixel_values_videos, video_hidden_states, frame_mask, len(text_mask))
+        video = self.r2_block.project_video(states, frame_mask[:: len(text_mask) // len(states)])
+        outputs, block = self._predict(video, self.r2_block.project_text(text), frame_mask, text_mask)
+        outputs.fps = _per_query("fps", fps, text_mask)
+        outputs.duration_sec = _per_query("duration_sec", duration_sec, text_mask)
+        outputs.hidden_states = tuple(block.hidden_states) if output_hidden_states else None
+        labels = self._labels(outputs, moments, moment_mask, saliency, positive_frame)
+        if labels is not None:
+            outputs.loss, outputs.loss_parts = self._compute_loss(outputs, block, text_mask, labels)
+        return outputs
+
+    def _predict(
+        self,
+        video: Iterable[torch.Tensor],
+        words: list[torch.Tensor],
+        frame_mask: torch.Tensor,
+        text_mask: torch.Tensor,
+    ) -> tuple[VideoGroundingOutput, R2BlockOutput]:
+        block = self.r2_block(video, words, frame_mask, text_mask)
+        dtype = self.head.level_scale.dtype
+        with torch.autocast(self.device.type, enabled=False):
+            outputs = self.head(block.video_features.to(dtype), block.text_embeds[-1].to(dtype), frame_mask, text_mask)
+        return outputs, block
+
+    def _compute_loss(
+        self, outputs: VideoGroundingOutput, block: R2BlockOutput, text_mask: torch.Tensor, labels: GroundingLabels
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        dtype = self.head.level_scale.dtype
+        with torch.autocast(self.device.type, enabled=False):
+            texts = torch.stack([self.head.text_pooling(text.to(dtype), text_mask) for text in block.text_embeds])
+            loss, parts = video_grounding_loss(outputs, torch.stack(block.frame_embeds), texts, labels, self.config)
+        return loss + 0.0 * sum(parameter.sum() for parameter in self._inert_parameters()), parts
+
+    def _inert_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the published checkpoints that cannot change the result; distributed training asks for a gradient."""
+        inert = [step.video_key.bias for step in self.r2_block.steps]
+        return inert if self.config.use_moment_head else [*inert, self.head.level_scale]
+
+    # ---- checks at the door ------------------------------------------------------------------------------------
+
+    def _text_inputs(
+        self,
+        input_ids: torch.Tensor | None,
+        text_hidden_states: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """CLIP's text states `(batch, text_length, num_layers, text_hidden)` and their mask."""
+        if (input_ids is None) == (text_hidden_states is None):
+            raise ValueError("Pass either `input_ids` or `text_hidden_states`, got both or none.")
+        if input_ids is not None:
+            _check_shape("input_ids", input_ids, (None, None))
+            longest = self.config.text_config.max_position_embeddings
+            if input_ids.shape[1] > longest:
+                raise ValueError(f"`input_ids` must not be longer than {longest} tokens, got {input_ids.shape[1]}.")
+        else:
+            sizes = (None, None, self.config.num_recurrent_steps, self.config.text_config.hidden_size)
+            _check_shape("text_hidden_states", text_hidden_states, sizes)
+        given = input_ids if input_ids is not None else text_hidden_states
+        mask = _check_mask("attention_mask", attention_mask, given)
+        return (self.get_text_hidden_states(input_ids) if input_ids is not None else text_hidden_states), mask
+
+    def _video_inputs(
+        self,
+        pixel_values_videos: torch.Tensor | None,
+        video_hidden_states: torch.Tensor | None,
+        frame_mask: torch.Tensor | None,
+        batch: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """CLIP's video states, one row a video, and the mask of the frames, one row a query."""
+        if (pixel_values_videos is None) == (video_hidden_states is None):
+            raise ValueError("Pass either `pixel_values_videos` or `video_hidden_states`, got both or none.")
+        if pixel_values_videos is not None:
+            size = self.config.vision_config.image_size
+            sizes = (None, None, self.config.vision_config.num_channels, size, size)
+            _check_shape("pixel_values_videos", pixel_values_videos, sizes)
+        else:
+            sizes = (None, None, self.config.num_recurrent_steps, None, self.config.vision_config.hidden_size)
+            _check_shape("video_hidden_states", video_hidden_states, sizes)
+        given = pixel_values_videos if pixel_values_videos is not None else video_hidden_states
+        if batch % len(given):
+            raise ValueError(f"{batch} queries cannot be shared out evenly among {len(given)} videos.")
+        per_video = batch // len(given)
+        if frame_mask is not None and len(frame_mask) == batch:
+            frame_mask = frame_mask[::per_video]
+        mask = _check_mask("frame_mask", frame_mask, given)
+        if (mask[:, 1:] & ~mask[:, :-1]).any():
+            raise ValueError("`frame_mask` must be padded on the right: no `True` may follow a `False`.")
+        states = self.get_video_hidden_states(given) if pixel_values_videos is not None else given
+        return states, mask.repeat_interleave(per_video, dim=0)
+
+    def _labels(
+        self,
+        outputs: VideoGroundingOutput,
+        moments: torch.Tensor | list[torch.Tensor] | None,
+        moment_mask: torch.Tensor | None,
+        saliency: torch.Tensor | None,
+        positive_frame: torch.Tensor | None,
+    ) -> GroundingLabels | None:
+        """Labels in frames, or `None` if none are given."""
+        needed = {"saliency": saliency, "positive_frame": positive_frame}
+        if self.config.use_moment_head:
+            needed["moments"] = moments
+        if all(label is None for label in needed.values()):
+            return None
+        if self.config.use_moment_head:
+            needed["fps"] = outputs.fps
+        missing = sorted(name for name, label in needed.items() if label is None)
+        if missing:
+            raise ValueError(f"Labels are incomplete: {missing} missing, needed are {sorted(needed)}.")
+        _check_shape("saliency", saliency, tuple(outputs.frame_mask.shape))
+        _check_shape("positive_frame", positive_frame, (len(saliency),))
+        if not outputs.frame_mask.gather(1, positive_frame.clamp(0, saliency.shape[1] - 1)[:, None]).all():
+            raise ValueError(f"`positive_frame` must be a valid frame of its video, got {positive_frame.tolist()}.")
+        if not self.config.use_moment_head:
+            return GroundingLabels(saliency.float(), positive_frame)
+        moments, moment_mask = pad_moments(moments, moment_mask, saliency.device)
+        _check_shape("moments", moments, (len(saliency), None, 2))
+        return GroundingLabels(saliency.float(), positive_frame, moments * outputs.fps[:, None, None], moment_mask)
+
+
+def _check_shape(name: str, tensor: torch.Tensor, sizes: tuple[int | None, ...]):
+    fits = tensor.dim() == len(sizes) and all(
+        size is None or size == found for size, found in zip(sizes, tensor.shape, strict=True)
+    )
+    if not fits or 0 in tensor.shape[:2]:
+        wanted = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise ValueError(f"`{name}` must have the shape ({wanted}) and not be empty, got {tuple(tensor.shape)}.")
+
+
+def _check_mask(name: str, mask: torch.Tensor | None, masked: torch.Tensor) -> torch.Tensor:
+    """Boolean mask `(batch, length)` of the first two axes of `masked`."""
+    if mask is None:
+        return torch.ones(masked.shape[:2], dtype=torch.bool, device=masked.device)
+    _check_shape(name, mask, tuple(masked.shape[:2]))
+    mask = mask.to(masked.device, torch.bool)
+    if not mask.any(dim=1).all():
+        raise ValueError(f"`{name}` must have a `True` in every row.")
+    return mask
+
+
+def _per_query(name: str, value: torch.Tensor | float | None, text_mask: torch.Tensor) -> torch.Tensor | None:
+    """A number for each query, `(batch,)`, float32."""
+    if value is None:
+        return None
+    value = torch.as_tensor(value, dtype=torch.float32, device=text_mask.device)
+    if value.dim() > 1 or (value.dim() == 1 and len(text_mask) % len(value)):
+        raise ValueError(f"`{name}` must be a number or one for each query, got the shape {tuple(value.shape)}.")
+    return value.expand(len(text_mask)) if value.dim() == 0 else value.repeat_interleave(len(text_mask) // len(value))
+
+
+def _join_rows(rows: list[VideoGroundingOutput], video: EncodedVideo) -> VideoGroundingOutput:
+    """One output of all rows, ordered by query and then by window."""
+    query_index = torch.cat([row.query_index for row in rows])
+    order = query_index.argsort(stable=True)
+    joined = VideoGroundingOutput(points=rows[0].points)
+    for name in rows[0]:
+        if name != "points":
+            setattr(joined, name, torch.cat([row[name] for row in rows])[order])
+    joined.fps = torch.full_like(query_index, video.fps, dtype=torch.float32)
+    joined.duration_sec = torch.full_like(query_index, video.duration_sec, dtype=torch.float32)
+    return joined
+
+
+def _load_encoder(model_class: type[PreTrainedModel], name: str, like: PreTrainedModel, hub: dict) -> PreTrainedModel:
+    """One tower of a CLIP checkpoint, in the precision, place and attention implementation of `like`."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # the other tower's weights are reported as unexpected
+    try:
+        return model_class.from_pretrained(name, config=like.config, dtype=like.dtype, **hub).to(like.device)
+    finally:
+        logging.set_verbosity(level)
+
+
+__all__ = [
+    "R2TuningForVideoGrounding",
+    "R2TuningPreTrainedModel",
+]

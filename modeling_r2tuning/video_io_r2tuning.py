@@ -1,0 +1,653 @@
+"""Reading a video: pictures on a regular grid of times, and cutting a part of it out. PyAV decodes, no torch.
+
+Which picture belongs to a grid time follows the `fps` filter of ffmpeg, with which the published features were made:
+a picture counts for the grid time nearest to its own time, and the last picture that counts for a grid time or for one
+before it is taken. With t the time of a picture since the first one, its grid index is t * fps rounded half away from
+zero, so the picture taken for index i is the last one with t < (i + 1/2) / fps. The number of grid times is
+duration * fps, rounded in the same way; unlike the filter, the answer is never empty. Times are compared as integers.
+"""
+
+import http.client
+import io
+import logging
+import math
+import os
+import shutil
+import tempfile
+import urllib.request
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+__all__ = [
+    "VideoFrameIterator",
+    "VideoFrames",
+    "cut_clip",
+    "iter_video_frames",
+    "load_video_frames",
+    "sample_frame_times",
+]
+
+logger = logging.getLogger(__name__)
+
+VideoInput = str | os.PathLike | bytes | BinaryIO
+
+NO_TIME = np.iinfo(np.int64).min  # a packet without a timestamp
+DROP, REFERENCE, DECODE = range(3)  # fates of a packet; REFERENCE: decode it only if other pictures build on it
+MAX_DENOMINATOR = 1_000_000  # 0.1 means 1/10, not the binary number next to it
+MISSING_TOLERANCE_SEC = 1.0  # a video may end this much before its declared end
+END_TOLERANCE_SEC = Fraction(1, 1000)  # `end_sec` may come from a rounded duration
+URL_TIMEOUT_SEC = 30.0
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """Pictures of a video at regular times.
+
+    Args:
+        frames: `np.ndarray` of shape `(num_frames, height, width, 3)`, uint8 RGB, upright, with square pixels.
+        frame_times_sec: `np.ndarray` of shape `(num_frames,)`, float64, the grid times start + i / fps in seconds.
+        duration_sec: Length of the whole video stream in seconds, whatever range was asked for.
+        fps: Grid times per second.
+    """
+
+    frames: np.ndarray
+    frame_times_sec: np.ndarray
+    duration_sec: float
+    fps: float
+
+
+class VideoFrameIterator(Iterator[np.ndarray]):
+    """Yields arrays of shape `(at most chunk_size, height, width, 3)`, uint8; made by `iter_video_frames`.
+
+    Args:
+        chunks: The arrays.
+        frame_times_sec: `np.ndarray` of shape `(num_frames,)`, the grid times in seconds.
+        duration_sec: Length of the whole video stream in seconds.
+        fps: Grid times per second.
+    """
+
+    def __init__(self, chunks: Iterator[np.ndarray], frame_times_sec: np.ndarray, duration_sec: float, fps: float):
+        self._chunks = chunks
+        self.frame_times_sec = frame_times_sec
+        self.num_frames = len(frame_times_sec)
+        self.duration_sec = duration_sec
+        self.fps = fps
+
+    def __next__(self) -> np.ndarray:
+        return next(self._chunks)
+
+
+def sample_frame_times(
+    duration_sec: float, fps: float, start_sec: float = 0.0, end_sec: float | None = None
+) -> np.ndarray:
+    """The grid times start + i / fps that stand for a video or a part of it.
+
+    Args:
+        duration_sec: Length of the video in seconds.
+        fps: Grid times per second.
+        start_sec: Where the part begins, in seconds.
+        end_sec: Where the part ends, in seconds; `None` = the end of the video.
+
+    Returns:
+        `np.ndarray` of shape `(num_frames,)`, float64: (end - start) * fps times, rounded half up, and at least one.
+    """
+    duration = _number("duration_sec", duration_sec)
+    start, end = _check_range(start_sec, end_sec, duration)
+    return _grid_times(_number("fps", fps), start, end)
+
+
+def load_video_frames(
+    video: VideoInput,
+    fps: float,
+    *,
+    size: int | None = None,
+    start_sec: float = 0.0,
+    end_sec: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> VideoFrames:
+    """Pictures of a video on a regular grid of times, all in memory; the arguments are those of `iter_video_frames`.
+
+    Returns:
+        `VideoFrames` with pictures of shape `(num_frames, height, width, 3)`.
+    """
+    chunks = iter_video_frames(video, fps, size=size, start_sec=start_sec, end_sec=end_sec, progress=progress)
+    chunk = next(chunks)
+    frames = np.empty((chunks.num_frames, *chunk.shape[1:]), dtype=np.uint8)
+    frames[: len(chunk)] = chunk
+    filled = len(chunk)
+    for chunk in chunks:
+        frames[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    return VideoFrames(frames, chunks.frame_times_sec, chunks.duration_sec, chunks.fps)
+
+
+def iter_video_frames(
+    video: VideoInput,
+    fps: float,
+    *,
+    size: int | None = None,
+    start_sec: float = 0.0,
+    end_sec: float | None = None,
+    chunk_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> VideoFrameIterator:
+    """Pictures of a video on a regular grid of times, a chunk at a time.
+
+    The file is opened, checked and its timestamps are read (8 bytes are kept for each) before this returns; pictures
+    are decoded while the result is iterated.
+
+    Args:
+        video: Path, bytes of a file, binary file object or http(s) address.
+        fps: Grid times per second. The module's docstring says which picture belongs to a grid time.
+        size: Short side of the pictures in pixels, the long side follows (truncated); `None` = as in the video.
+        start_sec: First grid time in seconds since the first picture.
+        end_sec: Where to stop, in seconds; pictures after it are not used. `None` = the end of the video.
+        chunk_size: Largest number of pictures in an array.
+        progress: Called with the number of pictures so far and the number to come in all.
+
+    Returns:
+        `VideoFrameIterator`: arrays, and `num_frames`, `frame_times_sec`, `duration_sec` and `fps`.
+
+    Raises:
+        FileNotFoundError: The path does not exist.
+        ConnectionError: The address cannot be fetched.
+        TypeError: An argument is of the wrong kind.
+        ValueError: The file holds no readable video, or a number is out of range.
+    """
+    rate = _number("fps", fps)
+    size = None if size is None else _count("size", size)
+    chunk_size = _count("chunk_size", chunk_size)
+    source = _make_source(video)
+    timeline = _scan(source)
+    start, end = _check_range(start_sec, end_sec, timeline.duration)
+    times = _grid_times(rate, start, end)
+    pictures = _pictures(source, timeline, _tick_limits(timeline.time_base, rate, start, end, len(times)), size)
+    chunks = _gather(pictures, len(times), chunk_size, progress)
+    return VideoFrameIterator(chunks, times, float(timeline.duration), float(fps))
+
+
+def cut_clip(video: VideoInput, output_path: str | os.PathLike, start_sec: float, end_sec: float) -> None:
+    """Write a part of a video as an mp4 file that players and browsers open: h264, upright, square pixels, no sound.
+
+    The clip keeps the video's own frame times and begins with the picture that is on screen at `start_sec`. It is
+    written under another name beside `output_path` first, so that no half-written clip is ever found there.
+
+    Args:
+        video: Path, bytes of a file, binary file object or http(s) address.
+        output_path: File to write; an existing one is replaced.
+        start_sec: Begin of the part, in seconds since the first picture.
+        end_sec: End of the part, in seconds.
+    """
+    output = Path(output_path)
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"`output_path` must be in an existing folder, got {str(output)!r}.")
+    source = _make_source(video)
+    timeline = _scan(source)
+    start, end = (time / timeline.time_base for time in _check_range(start_sec, end_sec, timeline.duration))
+    times = np.unique(timeline.times)
+    first = max(np.searchsorted(times, float(start), side="right") - 1, 0)
+    times = times[first : max(np.searchsorted(times, float(end)), first + 1)]
+    pictures = _pictures(source, timeline, times + 1, None)
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        _encode(partial, pictures, np.maximum(times - math.floor(start), 0), timeline)
+        os.replace(partial, output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _number(name: str, value: float, least: float | None = None) -> Fraction:
+    """A finite number as a fraction; `least` is the smallest one allowed, `None` = any positive one."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number, got {type(value).__name__}.")
+    if not math.isfinite(value) or not (value > 0 if least is None else value >= least):
+        allowed = "positive" if least is None else f"at least {least:g}"
+        raise ValueError(f"`{name}` must be finite and {allowed}, got {value}.")
+    return Fraction(float(value)).limit_denominator(MAX_DENOMINATOR) or Fraction(float(value))
+
+
+def _count(name: str, value: int) -> int:
+    """A number of things, at least one."""
+    if not isinstance(value, Integral):
+        raise TypeError(f"`{name}` must be an integer, got {type(value).__name__}.")
+    return int(_number(name, value, least=1))
+
+
+def _check_range(start_sec: float, end_sec: float | None, duration: Fraction) -> tuple[Fraction, Fraction]:
+    """Start and end of the part to use, in seconds."""
+    start = _number("start_sec", start_sec, least=0)
+    end = duration if end_sec is None else _number("end_sec", end_sec)
+    if not start < end <= duration + END_TOLERANCE_SEC:
+        bounds = f"inside the video's {float(duration):g} seconds, got {start_sec} to {end_sec}"
+        raise ValueError(f"`start_sec` must be before `end_sec` and both {bounds}.")
+    return start, min(end, duration)
+
+
+def _grid_times(fps: Fraction, start: Fraction, end: Fraction) -> np.ndarray:
+    num_frames = max(math.floor((end - start) * fps + Fraction(1, 2)), 1)
+    return float(start) + np.arange(num_frames) / float(fps)
+
+
+def _tick_limits(time_base: Fraction, fps: Fraction, start: Fraction, end: Fraction, num_frames: int) -> np.ndarray:
+    """For every grid time the first timestamp that is too late for it: ceil((start + (i + 1/2) / fps) / time_base)."""
+    first = (start + 1 / (2 * fps)) / time_base
+    step = 1 / (fps * time_base)
+    scale = first.denominator * step.denominator
+    first, step = int(first * scale), int(step * scale)
+    limits = [-(-(first + index * step) // scale) for index in range(num_frames)]
+    return np.minimum(np.array(limits, dtype=np.int64), math.ceil(end / time_base))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What PyAV opens, and how to call it in a message."""
+
+    name: str
+    target: str | BinaryIO
+
+
+def _make_source(video: VideoInput) -> _Source:
+    if isinstance(video, str) and video.lower().startswith(("http://", "https://")):
+        return _file_source(f"`video` {video!r}", _fetch(video))
+    if isinstance(video, str | os.PathLike):
+        return _path_source(os.fsdecode(video))
+    if isinstance(video, bytes | bytearray | memoryview):
+        return _file_source(f"`video` ({len(video)} bytes)", io.BytesIO(video))
+    if not hasattr(video, "read"):
+        kinds = "a path, bytes, a binary file object or an http(s) address"
+        raise TypeError(f"`video` must be {kinds}, got {type(video).__name__}.")
+    if isinstance(video.read(0), str):
+        raise TypeError("`video` is a text file object; open it in binary mode, with `open(path, 'rb')`.")
+    seekable = hasattr(video, "seekable") and video.seekable()
+    return _file_source(f"`video` {video!r}", video if seekable else io.BytesIO(video.read()))
+
+
+def _path_source(path: str) -> _Source:
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"`video` {path!r} does not exist; pass the path of a video file.")
+    if os.path.isdir(path):
+        raise ValueError(f"`video` {path!r} is a directory; pass the path of a video file.")
+    if os.path.getsize(path) == 0:
+        raise ValueError(f"`video` {path!r} is empty (0 bytes).")
+    return _Source(f"`video` {path!r}", f"file:{path}")  # without "file:", FFmpeg takes "a:b.mp4" for a protocol
+
+
+def _file_source(name: str, file: BinaryIO) -> _Source:
+    if file.seek(0, os.SEEK_END) == 0:
+        raise ValueError(f"{name} is empty (0 bytes).")
+    return _Source(name, file)
+
+
+def _fetch(url: str) -> BinaryIO:
+    """Copy of what is behind an address, in a temporary file: it is read twice."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller reads it
+    try:
+        with urllib.request.urlopen(url, timeout=URL_TIMEOUT_SEC) as response:
+            shutil.copyfileobj(response, file)
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
+        file.close()
+        raise ConnectionError(f"`video` {url!r} could not be fetched ({error}); check the address.") from error
+    return file
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("Reading and cutting videos needs PyAV: `pip install av`.") from error
+    return av
+
+
+@contextmanager
+def _open_stream(source: _Source) -> Iterator[tuple]:
+    """PyAV, container and first video stream of a source. Errors of FFmpeg while it is open become a ValueError."""
+    av = _import_av()
+    if not isinstance(source.target, str):
+        source.target.seek(0)
+    # a title that is not UTF-8 must not stop us; PyAV 19 accepts any and has no such argument
+    tolerant = {"metadata_errors": "replace"} if hasattr(av.container.Container, "metadata_errors") else {}
+    try:
+        with av.open(source.target, mode="r", **tolerant) as container:
+            yield av, container, _first_video_stream(av, container, source.name)
+    except av.error.FFmpegError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(f"{source.name} cannot be read as a video ({reason}); is it complete?") from error
+
+
+def _first_video_stream(av: Any, container: Any, name: str) -> Any:
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        raise ValueError(f"{name} has no video stream (a cover picture is not one).")
+    if streams[0].codec_context is None:
+        raise ValueError(f"{name} is in a format for which this build of FFmpeg has no decoder; convert it to h264.")
+    return streams[0]
+
+
+def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
+    """The packets up to the first unreadable place; `_scan` warns about what is missing then."""
+    with suppress(av.error.FFmpegError):
+        for packet in container.demux(stream):
+            if packet.size:  # PyAV ends with an empty packet, and an empty one in between would stop the decoder
+                yield packet
+
+
+@dataclass(frozen=True)
+class _Timeline:
+    """When the pictures of a video are shown: integers in units of `time_base` since the first picture."""
+
+    time_base: Fraction  # seconds
+    pts: np.ndarray  # (num_packets,) time of each packet, in the order of the file
+    is_key: np.ndarray  # (num_packets,) True = decoding can begin here
+    is_shown: np.ndarray  # (num_packets,) False = hidden by an edit list, or broken
+    times: np.ndarray  # (num_pictures,) ascending
+    origin: int  # the file's timestamp of the first picture
+    gap: int  # usual time between two pictures
+    duration: Fraction  # seconds from the first picture to the end of the last one
+    has_picture_times: bool  # decoded pictures carry their times; if not, the n-th picture has the n-th time
+    num_broken: int  # packets marked as broken, without the last one, at which a file may have been cut
+    sample_aspect_ratio: Fraction  # width of a pixel divided by its height
+
+
+def _scan(source: _Source) -> _Timeline:
+    """Read all timestamps, without decoding."""
+    rows = array("q")
+    with _open_stream(source) as (av, container, stream):
+        for packet in _packets(av, container, stream):
+            times = (NO_TIME if time is None else time for time in (packet.pts, packet.dts, packet.duration or 0))
+            rows.extend((*times, packet.is_keyframe, packet.is_discard, packet.is_corrupt))
+        table = np.array(rows, dtype=np.int64).reshape(-1, 6)
+        if not (table[:, 4:] == 0).all(axis=1).any():
+            raise ValueError(f"{source.name} has a video stream without any picture; is it complete?")
+        timeline = _make_timeline(table, container, stream)
+        _warn_if_short(source.name, container, stream, timeline)
+    return timeline
+
+
+def _make_timeline(table: np.ndarray, container: Any, stream: Any) -> _Timeline:
+    """`table` is `(num_packets, 6)`: pts, dts, duration, is it a key, hidden, broken packet."""
+    pts, dts, durations, is_key, is_hidden, is_broken = table.T
+    is_shown = (is_hidden == 0) & (is_broken == 0)
+    time_base = _ratio(stream.time_base)
+    fallback_gap = max(round(1 / (_ratio(stream.average_rate, default=25) * time_base)), 1)
+    has_picture_times = bool((pts != NO_TIME).all()) and not _is_mistimed_avi(container, stream, pts)
+    if (pts == NO_TIME).any():
+        pts = dts
+    if (pts == NO_TIME).any():
+        pts = np.arange(len(pts)) * fallback_gap
+    origin = int(pts[is_shown].min())
+    times = np.sort(pts[is_shown]) - origin
+    gaps = np.diff(times)
+    gap = int(np.median(gaps[gaps > 0])) if (gaps > 0).any() else fallback_gap
+    last_duration = int(durations[is_shown][pts[is_shown].argmax()])
+    return _Timeline(
+        time_base=time_base,
+        pts=pts - origin,
+        is_key=is_key == 1,
+        is_shown=is_shown,
+        times=times,
+        origin=origin,
+        gap=gap,
+        duration=(int(times[-1]) + (last_duration if last_duration > 0 else gap)) * time_base,
+        has_picture_times=has_picture_times,
+        num_broken=int(is_broken[:-1].sum()),
+        sample_aspect_ratio=_ratio(stream.sample_aspect_ratio, default=1),
+    )
+
+
+def _ratio(value: Any, default: int = 0) -> Fraction:
+    """PyAV's rational number, which is `None` or 0 if unknown, as a fraction."""
+    return Fraction(value.numerator, value.denominator) if value else Fraction(default)
+
+
+def _is_mistimed_avi(container: Any, stream: Any, pts: np.ndarray) -> bool:
+    """AVI keeps no presentation times; FFmpeg's guess is wrong if it ascends although pictures are reordered."""
+    return container.format.name == "avi" and stream.codec_context.has_b_frames and bool((np.diff(pts) > 0).all())
+
+
+def _warn_if_short(name: str, container: Any, stream: Any, timeline: _Timeline) -> None:
+    """One warning for a file that stops before its declared end."""
+    declared = Fraction(container.duration or 0, 1_000_000)
+    if stream.duration is not None:
+        declared = stream.duration * timeline.time_base
+    if container.format.name == "avi":  # FFmpeg corrects the duration of a truncated one, but not the frame count
+        declared = stream.frames / _ratio(stream.average_rate, default=25)
+    missing = float(declared - timeline.duration)
+    if missing > MISSING_TOLERANCE_SEC:
+        text = "%s ends after %.1f seconds, %.1f seconds before its declared end; it may be truncated."
+        logger.warning(text, name, timeline.duration, missing)
+
+
+def _gather(
+    pictures: Iterator[tuple[np.ndarray, int]],
+    num_frames: int,
+    chunk_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[np.ndarray]:
+    """Arrays of up to `chunk_size` pictures, from pictures with the number of grid times that each serves."""
+    singles = (picture for picture, count in pictures for _ in range(count))
+    for index, picture in enumerate(singles):
+        place = index % chunk_size
+        if place == 0:
+            chunk = np.empty((min(chunk_size, num_frames - index), *picture.shape), dtype=np.uint8)
+        chunk[place] = picture
+        if progress is not None:
+            progress(index + 1, num_frames)
+        if place == len(chunk) - 1:
+            yield chunk
+
+
+def _pictures(
+    source: _Source, timeline: _Timeline, limits: np.ndarray, size: int | None
+) -> Iterator[tuple[np.ndarray, int]]:
+    """For each of the ascending limits the last picture before it: `(height, width, 3)` and how many limits it serves.
+
+    Where the sparse way meets anything unexpected, every packet is decoded instead.
+    """
+    render = _Renderer(timeline.sample_aspect_ratio, size)
+    served = 0
+    if timeline.has_picture_times and timeline.num_broken == 0:
+        for frame, count in _sparse_frames(source, timeline, limits):
+            yield render(frame), count
+            served += count
+    if served < len(limits):
+        for frame, count in _dense_frames(source, timeline, limits[served:]):
+            yield render(frame), count
+
+
+def _sparse_frames(source: _Source, timeline: _Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:
+    """The frame of each limit, decoding little else; ends at the first sign that a frame is not the planned one."""
+    chosen = timeline.times[np.maximum(np.searchsorted(timeline.times, limits) - 1, 0)]
+    chosen, counts = np.unique(chosen, return_counts=True)
+    actions = _plan_packets(timeline, chosen)
+    resumed = (actions[1:] != DROP) & (actions[:-1] == DROP)
+    entries = set(timeline.pts[1:][resumed].tolist())
+    expected = list(zip(chosen.tolist(), counts.tolist(), strict=True))[::-1]
+    for frame in _decode(source, actions):
+        if frame is None or frame.is_corrupt or frame.pts is None:
+            return
+        time = frame.pts - timeline.origin
+        if time > expected[-1][0] or (time in entries and not frame.key_frame):
+            return
+        if time == expected[-1][0]:
+            yield frame, expected.pop()[1]
+        if not expected:
+            return
+
+
+def _plan_packets(timeline: _Timeline, chosen: np.ndarray) -> np.ndarray:
+    """DROP, REFERENCE or DECODE for each packet, such that the pictures at the times `chosen` come out unchanged.
+
+    In a group of pictures (a key packet and what follows it in the file) nothing is needed after the last chosen one.
+    A picture stored after a key packet but shown before it may also be predicted from the group before.
+    """
+    is_chosen = timeline.is_shown & np.isin(timeline.pts, chosen)
+    group = np.cumsum(timeline.is_key)
+    position = np.arange(len(group))
+    last_needed = np.full(group[-1] + 1, -1)
+    np.maximum.at(last_needed, group[is_chosen], position[is_chosen])
+    key_times = np.concatenate([[NO_TIME], timeline.pts[timeline.is_key]])
+    is_leading = is_chosen & (timeline.pts < key_times[group])
+    last_needed[group[is_leading] - 1] = len(group)
+    return np.where(is_chosen, DECODE, np.where(position <= last_needed[group], REFERENCE, DROP))
+
+
+def _dense_frames(source: _Source, timeline: _Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:
+    """The frame of each limit, decoding everything; for damaged pictures the last good one stands in."""
+    held, num_good, served = None, 0, 0
+    num_expected = len(timeline.times)
+    for time, frame in _timed_frames(source, timeline):
+        passed = int(np.searchsorted(limits, time, side="right"))
+        if held is not None and passed > served:
+            yield held, passed - served
+            served = passed
+        if served == len(limits):
+            num_expected = int(np.searchsorted(timeline.times, time))
+            break
+        held, num_good = frame, num_good + 1
+    if held is None:
+        raise ValueError(f"{source.name} has a video stream from which no picture can be decoded.")
+    if served < len(limits):
+        yield held, len(limits) - served
+    num_lost = max(num_expected - num_good, 0) + timeline.num_broken
+    if num_lost > 0:
+        text = (
+            "%s is damaged: %d of the %d pictures read are lost, those before stand in; some others may show faults."
+        )
+        logger.warning(text, source.name, num_lost, num_expected + timeline.num_broken)
+
+
+def _timed_frames(source: _Source, timeline: _Timeline) -> Iterator[tuple[int, Any]]:
+    """All undamaged frames with their times, in the order of presentation."""
+    unusable = {None, *(timeline.pts[~timeline.is_shown] + timeline.origin).tolist()}
+    frames = (frame for frame in _decode(source, np.full(len(timeline.pts), DECODE)) if frame is not None)
+    for position, frame in enumerate(frames):
+        if frame.is_corrupt:
+            continue
+        if not timeline.has_picture_times:
+            yield int(timeline.times[min(position, len(timeline.times) - 1)]), frame
+        elif frame.pts not in unusable:
+            yield frame.pts - timeline.origin, frame
+
+
+def _decode(source: _Source, actions: np.ndarray) -> Iterator[Any]:
+    """Frames in the order of presentation, `None` for a packet that cannot be decoded."""
+    with _open_stream(source) as (av, container, stream):
+        decoder = stream.codec_context
+        decoder.open(strict=False)  # before `skip_frame` is set: dav1d would keep the first value for good
+        for packet, action in _planned_packets(_packets(av, container, stream), actions):
+            decoder.skip_frame = "NONREF" if action == REFERENCE else "DEFAULT"
+            try:
+                frames = decoder.decode(packet)
+            except av.error.FFmpegError:
+                frames = [None]
+            yield from frames
+            if packet is None:
+                decoder.flush_buffers()
+
+
+def _planned_packets(packets: Iterator, actions: np.ndarray) -> Iterator[tuple[Any, int]]:
+    """Packets to decode with their actions, and `None` where the decoder must hand out all that it holds."""
+    is_fed = False
+    num_packets = int(np.flatnonzero(actions)[-1]) + 1
+    for action, packet in zip(actions[:num_packets].tolist(), packets, strict=False):
+        if action != DROP:
+            yield packet, action
+        elif is_fed:
+            yield None, DECODE
+        is_fed = action != DROP
+    yield None, DECODE
+
+
+class _Renderer:
+    """Turns frames into upright pictures with square pixels. Scaling and colour conversion are one step of swscale."""
+
+    def __init__(self, sample_aspect_ratio: Fraction, size: int | None):
+        self.sample_aspect_ratio = sample_aspect_ratio
+        self.size = size
+        self.av = _import_av()
+        self.reformatter = self.av.video.reformatter.VideoReformatter()
+        self.matrix = None
+        self.stored_size = None
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        """`(height, width, 3)` uint8 RGB; all pictures get the size and the orientation of the first one."""
+        if self.matrix is None:
+            self.matrix = _display_matrix(frame)
+            self.stored_size = _scaled_size(frame.width, frame.height, self.sample_aspect_ratio, self.size)
+        width, height = self.stored_size
+        try:
+            scaled = self.reformatter.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1)
+        except self.av.error.FFmpegError as error:
+            raise ValueError(f"Pictures in the format {frame.format.name} cannot be converted to RGB.") from error
+        return _turn_upright(scaled.to_ndarray(), self.matrix)
+
+
+def _scaled_size(width: int, height: int, sample_aspect_ratio: Fraction, size: int | None) -> tuple[int, int]:
+    """Width and height with square pixels, the short side `size` if given and the long one truncated, as CLIP does."""
+    width = max(round(width * sample_aspect_ratio), 1)
+    if size is None:
+        return width, height
+    if width <= height:
+        return size, size * height // width
+    return size * width // height, size
+
+
+def _display_matrix(frame: Any) -> np.ndarray:
+    """The four numbers (a, b, c, d) that put stored pixel (x, y) at (ax + cy, bx + dy)."""
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 refuses to list side data of kinds that it does not know
+        quarter_turns = round(frame.rotation / 90) % 4
+        return np.array([(1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0)][quarter_turns])
+    return np.array([1, 0, 0, 1]) if data is None else np.frombuffer(data, dtype=np.int32)[[0, 1, 3, 4]]
+
+
+def _turn_upright(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Applies a rotation by quarters of a circle, mirrored or not."""
+    x_from_x, y_from_x, x_from_y, y_from_y = matrix.tolist()
+    if abs(x_from_x) < abs(y_from_x):
+        picture = picture.transpose(1, 0, 2)
+        x_from_x, y_from_y = x_from_y, y_from_x
+    return np.ascontiguousarray(picture[:: -1 if y_from_y < 0 else 1, :: -1 if x_from_x < 0 else 1])
+
+
+def _encode(path: Path, pictures: Iterator[tuple[np.ndarray, int]], times: np.ndarray, timeline: _Timeline) -> None:
+    """Write one picture per time, in the timeline's unit, as h264 in mp4."""
+    av = _import_av()
+    if "libx264" not in av.codecs_available:
+        raise ImportError("This build of PyAV cannot write h264; `pip install av` installs one that can.")
+    singles = (picture for picture, count in pictures for _ in range(count))
+    try:
+        with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            stream = None
+            for time, picture in zip(times.tolist(), singles, strict=True):
+                height, width = picture.shape[:2]
+                picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+                stream = _add_h264_stream(container, timeline, picture) if stream is None else stream
+                frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+                frame.pts, frame.time_base = time, timeline.time_base
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    except av.error.FFmpegError as error:
+        raise OSError(f"The clip {str(path)!r} could not be written ({error.strerror}).") from error
+
+
+def _add_h264_stream(container: Any, timeline: _Timeline, picture: np.ndarray) -> Any:
+    rate = (1 / (timeline.gap * timeline.time_base)).limit_denominator(1001)
+    stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
+    stream.height, stream.width = picture.shape[:2]
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.time_base = timeline.time_base
+    return stream

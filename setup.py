@@ -1,0 +1,36 @@
+"""Package: the model (`modeling_r2tuning`) and the `r2tuning` command."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "modeling_r2tuning/__init__.py").read_text())[1]
+
+setup(
+    name="r2tuning",
+    version=VERSION,
+    description="R2-Tuning for video temporal grounding on transformers: moments, highlights and summaries from text",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=["modeling_r2tuning"],
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.4",
+        "transformers>=5.23",
+        "huggingface_hub>=2.4",
+        "safetensors>=0.5",
+        "numpy>=1.26",
+        "pillow>=10",
+        "av>=17.1",
+        "tqdm>=4.60",
+    ],
+    extras_require={
+        "plot": ["matplotlib>=3.8"],
+        "test": ["pytest>=8", "ruff>=0.14", "matplotlib>=3.8", "peft>=0.21", "accelerate>=1.15"],
+    },
+    entry_points={"console_scripts": ["r2tuning = modeling_r2tuning.cli_r2tuning:main"]},
+)
