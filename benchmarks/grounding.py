@@ -10,7 +10,7 @@ import sys
 import time
 
 import torch
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessor, CLIPTokenizer
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor, load_video_frames
 
@@ -37,7 +37,8 @@ def main():
     model = R2TuningForVideoGrounding(R2TuningConfig()).eval()
     model.vision_model.to(getattr(torch, args.dtype))
     model.text_model.to(getattr(torch, args.dtype))
-    processor = R2TuningProcessor(CLIPImageProcessor(), fps=args.fps)
+    tokenizer = CLIPTokenizer({"<|startoftext|>": 0, "<|endoftext|>": 1}, [])  # queries are random tokens
+    processor = R2TuningProcessor(CLIPImageProcessor(), tokenizer, fps=args.fps)
     tokens = torch.randint(1, 49000, (args.queries, 12))
 
     seconds = {}

@@ -67,14 +67,19 @@ def write_sample_video(path: Path, seconds: int = 20, fps: int = 10):
         container.mux(stream.encode())
 
 
-def main():
-    """Write the checkpoint and `sample.mp4`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path, help="folder to write the checkpoint and sample.mp4 to")
-    directory = parser.parse_args().directory
+def write_checkpoint(directory: Path):
+    """Write a complete checkpoint and `sample.mp4` into a folder."""
     tokenizer = byte_tokenizer()
     save_checkpoint(random_model(tokenizer), random_processor(tokenizer), directory)
     write_sample_video(directory / "sample.mp4")
+
+
+def main():
+    """Read the command line and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, help="folder to write the checkpoint and sample.mp4 to")
+    directory = parser.parse_args().directory
+    write_checkpoint(directory)
     sys.stdout.write(f"Wrote a model with RANDOM weights to {directory}: its answers mean nothing.\n")
 
 

@@ -86,10 +86,10 @@ class VideoGroundingPipeline(Pipeline):
         return sorted_out
 
     def preprocess(self, item: dict[str, Any], **options) -> dict[str, Any]:
-        """Open the video and tokenize the queries."""
-        queries = item["query"]
+        """Tokenize the queries and open the video."""
+        text = dict(self.processor(text=item["query"]))
         video = self.processor.stream_video(item["video"], **options)
-        return {"video": video, "text": dict(self.processor(text=queries)), "queries": queries}
+        return {"video": video, "text": text, "queries": item["query"]}
 
     def _forward(self, inputs: dict[str, Any], batch_size: int = 32, **options) -> dict[str, Any]:
         video = inputs["video"]

@@ -1,0 +1,112 @@
+"""Tiny models for every test, and the shared data where it is present. Nothing is downloaded."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from examples.random_model import write_checkpoint
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
+
+
+pytest.register_assert_rewrite("model_checks")
+
+TINY_VISION = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 64,
+    "patch_size": 32,
+    "projection_dim": 32,
+}
+TINY_TEXT = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 64,
+    "max_position_embeddings": 16,
+    "bos_token_id": 62,
+    "eos_token_id": 63,
+    "projection_dim": 32,
+}
+TINY = {"hidden_size": 32, "num_attention_heads": 4, "num_recurrent_steps": 3, "strides": (1, 2, 4)}
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder of the project's shared data: `VTG_SHARED_DATA`, else `shared/data` beside the checkout."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("VTG_SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at '{folder}' (set VTG_SHARED_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_config():
+    """CLIP with 4 patches a frame, 3 layers of width 64 (vision) and 48 (text)."""
+    return CLIPConfig(vision_config=dict(TINY_VISION), text_config=dict(TINY_TEXT), projection_dim=32)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tiny_clip_config):
+    torch.manual_seed(0)
+    return CLIPModel(tiny_clip_config).eval()
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tiny_clip, tmp_path_factory):
+    """`tiny_clip` as a checkpoint on disk."""
+    folder = tmp_path_factory.mktemp("clip")
+    tiny_clip.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_config(clip_folder):
+    """Make a tiny `R2TuningConfig`, its CLIP in `clip_folder`; arguments are fields that differ."""
+
+    def make(**fields):
+        defaults = {"vision_config": TINY_VISION, "text_config": TINY_TEXT, **TINY}
+        return R2TuningConfig(**{**defaults, "clip_model_name_or_path": str(clip_folder), **fields})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model(make_config, tiny_clip):
+    """Make a tiny model in eval mode on `tiny_clip`; arguments are fields of its configuration that differ."""
+
+    def make(**fields):
+        torch.manual_seed(1)
+        model = R2TuningForVideoGrounding(make_config(**fields))
+        if not {"vision_config", "text_config"} & fields.keys():
+            model.vision_model.load_state_dict(tiny_clip.vision_model.state_dict())
+            model.text_model.load_state_dict(tiny_clip.text_model.state_dict())
+        for parameter in (model.r2_block.scale, model.r2_block.gate, model.head.level_scale):
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)  # as initialised, the spatial path adds nothing
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def tiny_model(make_model):
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Folder with a complete random checkpoint and `sample.mp4`, as `examples/random_model.py` writes them."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def processor(checkpoint):
+    return R2TuningProcessor.from_pretrained(checkpoint)

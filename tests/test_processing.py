@@ -1,0 +1,205 @@
+import io
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from modeling_r2tuning import R2TuningProcessor
+from modeling_r2tuning.heads_r2tuning import VideoGroundingOutput
+from modeling_r2tuning.points_r2tuning import make_points
+
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@pytest.fixture
+def frames():
+    return np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def outputs():
+    """Two queries, a video of 8 frames at 1 fps: the best moment of both is [1, 5], the next one nearly the same."""
+    points = make_points(8, [1])
+    offsets = torch.full((2, 8, 2), 0.5)
+    logits = torch.full((2, 8), -5.0)
+    offsets[:, 3], logits[:, 3] = 2.0, 2.0
+    offsets[:, 4], logits[:, 4] = torch.tensor([2.9, 1.2]), 1.0
+    return VideoGroundingOutput(
+        logits=logits,
+        boundary_offsets=offsets,
+        saliency_scores=torch.linspace(0, 1, 8).repeat(2, 1),
+        points=points,
+        point_mask=torch.ones(2, 8, dtype=torch.bool),
+        frame_mask=torch.ones(2, 8, dtype=torch.bool),
+    )
+
+
+def test_pixels_are_normalised_as_clip_does(processor, frames):
+    got = processor(videos=frames)["pixel_values_videos"]
+    want = (torch.from_numpy(frames).permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(
+        STD
+    )[:, None, None]
+    torch.testing.assert_close(got[0], want, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda frames: torch.from_numpy(frames),
+        lambda frames: torch.from_numpy(frames).permute(0, 3, 1, 2),
+        lambda frames: torch.from_numpy(frames) / 255,
+        lambda frames: (frames / 255).astype(np.float32),
+        lambda frames: [Image.fromarray(frame) for frame in frames],
+        lambda frames: list(frames),
+        lambda frames: [frames],
+    ],
+    ids=["tensor", "channels first", "float tensor", "float array", "pictures", "list of frames", "list of videos"],
+)
+def test_frames_may_come_in_any_usual_form(processor, frames, convert):
+    got, want = processor(videos=convert(frames)), processor(videos=frames)
+    assert torch.equal(got["pixel_values_videos"], want["pixel_values_videos"])
+
+
+def test_path_bytes_and_file_object_are_the_same_video(processor, checkpoint):
+    path = checkpoint / "sample.mp4"
+    want = processor(videos=path)["pixel_values_videos"]
+    for video in (str(path), path.read_bytes(), io.BytesIO(path.read_bytes())):
+        assert torch.equal(processor(videos=video)["pixel_values_videos"], want)
+
+
+def test_times_of_a_file(processor, checkpoint):
+    inputs = processor(videos=[checkpoint / "sample.mp4"], fps=0.5)
+    assert inputs["fps"].tolist() == [0.5]
+    assert inputs["duration_sec"].tolist() == pytest.approx([20.0])
+    assert inputs["frame_mask"].shape == (1, 10)
+
+
+def test_videos_of_different_length_are_padded(processor, frames):
+    inputs = processor(videos=[frames, frames[:2]], text=["a", "b c"])
+    assert inputs["pixel_values_videos"].shape == (2, 5, 3, 64, 64)
+    assert inputs["frame_mask"].sum(dim=1).tolist() == [5, 2]
+    assert inputs["attention_mask"].sum(dim=1).tolist() == [3, 4]
+    assert torch.equal(inputs["duration_sec"], torch.tensor([5.0, 2.0]))
+
+
+def test_pieces_together_are_the_whole_video(processor, frames):
+    stream = processor.stream_video(frames, chunk_size=2)
+    pieces = list(stream)
+    assert [len(piece) for piece in pieces] == [2, 2, 1]
+    assert torch.equal(torch.cat(pieces), processor(videos=frames)["pixel_values_videos"][0])
+
+
+def test_one_video_many_queries(processor, frames):
+    inputs = processor(videos=frames, text=["a", "b", "c"])
+    assert len(inputs["pixel_values_videos"]) == 1
+    assert len(inputs["input_ids"]) == 3
+
+
+def test_a_long_query_is_cut_with_one_warning(processor, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("modeling_r2tuning"), "propagate", True)
+    inputs = processor(text=["a " * 100, "b " * 100, "short"])
+    assert inputs["input_ids"].shape == (3, 77)
+    assert inputs["input_ids"][0, -1] == processor.tokenizer.eos_token_id
+    assert [record.getMessage() for record in caplog.records] == ["2 of 3 queries exceed 77 tokens and are cut there."]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "got neither"),
+        ({"text": ""}, "empty query"),
+        ({"text": ["a", "  "]}, "empty query"),
+        ({"text": []}, "at least one query"),
+        ({"videos": []}, "at least one video"),
+        ({"videos": np.zeros((0, 64, 64, 3), np.uint8)}, "shape"),
+        ({"videos": np.zeros((4, 64, 64), np.uint8)}, "shape"),
+        ({"videos": np.zeros((4, 64, 64, 3), np.int64)}, "uint8"),
+        ({"videos": np.full((4, 64, 64, 3), np.nan)}, "finite"),
+        ({"videos": np.full((4, 64, 64, 3), 255.0)}, r"\[0, 1\]"),
+        ({"videos": np.zeros((4, 8, 8, 3), np.uint8), "fps": 0}, "fps"),
+        ({"videos": np.zeros((2, 4, 8, 8, 3), np.uint8), "text": ["a", "b", "c"]}, "3 for 2 videos"),
+    ],
+)
+def test_bad_input_is_a_value_error(processor, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        processor(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"text": [3]}, {"videos": 3}, {"videos": {"a": 1}}])
+def test_wrong_kinds_are_a_type_error(processor, arguments):
+    with pytest.raises(TypeError):
+        processor(**arguments)
+
+
+def test_settings_come_back(processor, tmp_path):
+    changed = R2TuningProcessor(processor.image_processor, processor.tokenizer, 2.0, "linear", 0.6, 0.1)
+    changed.save_pretrained(tmp_path)
+    for kind in (R2TuningProcessor, AutoProcessor):
+        loaded = kind.from_pretrained(tmp_path)
+        assert isinstance(loaded, R2TuningProcessor)
+        assert (loaded.fps, loaded.nms, loaded.nms_threshold, loaded.round_to) == (2.0, "linear", 0.6, 0.1)
+        assert loaded(text="a b")["input_ids"].tolist() == processor(text="a b")["input_ids"].tolist()
+
+
+def test_answers_are_plain_python(processor, outputs):
+    answers = processor.post_process_video_grounding(outputs, fps=1.0)
+    assert len(answers) == 2
+    best = answers[1]["moments"][0]
+    assert best == {"start": 1.0, "end": 5.0, "score": pytest.approx(torch.tensor(2.0).sigmoid().item())}
+    assert answers[0]["frame_times"] == [float(t) for t in range(8)]
+    assert len(answers[0]["saliency"]) == 8
+    assert answers[0]["highlights"][0]["time"] == 4.0
+    assert type(answers[0]["highlights"][0]["score"]) is float
+    assert answers[0]["summary"] == [{"start": 4.0, "end": 6.0}]
+
+
+def test_hard_nms_lowers_doubles_and_a_threshold_drops_them(processor, outputs):
+    moments = processor.post_process_video_grounding(outputs, fps=1.0, nms="hard")[0]["moments"]
+    assert len(moments) == 8
+    assert (1.1, 5.2, 0.0) in [(round(m["start"], 4), round(m["end"], 4), m["score"]) for m in moments]
+    moments = processor.post_process_video_grounding(outputs, fps=1.0, nms=None, score_threshold=0.5)[0]["moments"]
+    assert len(moments) == 2
+    moments = processor.post_process_video_grounding(outputs, fps=1.0, nms="hard", score_threshold=0.5)[0]["moments"]
+    assert len(moments) == 1
+
+
+def test_moments_are_clamped_rounded_and_limited(processor, outputs):
+    (answer, _) = processor.post_process_video_grounding(
+        outputs, fps=0.5, duration_sec=torch.tensor([9.5, 16.0]), nms=None, round_to=4.0, max_moments=2
+    )
+    assert [(m["start"], m["end"]) for m in answer["moments"]] == [(2.0, 9.5), (pytest.approx(2.2), 9.5)]
+
+
+def test_processor_settings_are_the_defaults(processor, outputs):
+    rounding = R2TuningProcessor(processor.image_processor, processor.tokenizer, 1.0, None, 0.7, 3.0)
+    moments = rounding.post_process_video_grounding(outputs)[0]["moments"]
+    assert (moments[0]["start"], moments[0]["end"]) == (0.0, 6.0)
+    assert moments[1]["score"] > 0.7
+
+
+def test_a_model_without_moment_head_gives_no_moments(processor, outputs):
+    outputs = VideoGroundingOutput(**{name: value for name, value in outputs.items() if name != "boundary_offsets"})
+    answer = processor.post_process_video_grounding(outputs, fps=1.0)[0]
+    assert answer["moments"] == []
+    assert answer["saliency"] == pytest.approx(outputs.logits[0].sigmoid().tolist())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"nms": "soft"}, "nms"),
+        ({"nms_threshold": 0.0}, "nms_threshold"),
+        ({"round_to": 0}, "round_to"),
+        ({"max_moments": 0}, "max_moments"),
+        ({"summary_share": 1.5}, "summary_share"),
+        ({"fps": torch.ones(3)}, "fps"),
+    ],
+)
+def test_bad_settings_name_the_argument(processor, outputs, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        processor.post_process_video_grounding(outputs, **{"fps": 1.0, **arguments})

@@ -1,0 +1,81 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+CODE = """
+import json, sys
+from transformers import AutoModel, AutoProcessor, pipeline
+folder, out = sys.argv[1:]
+video = folder + "/sample.mp4"
+assert "modeling_r2tuning" not in sys.modules
+pipe = pipeline("video-grounding", model=folder, trust_remote_code=True)
+first = pipe(video, query="a red circle")
+pipe.save_pretrained(out)
+again = pipeline(model=out, trust_remote_code=True)
+second = again(video, query="a red circle")
+model = AutoModel.from_pretrained(out, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(out, trust_remote_code=True)
+third = processor.post_process_video_grounding(model(**processor(videos=video, text="a red circle")))[0]
+names = [type(x).__module__.split(".")[0] for x in (pipe, model, processor)]
+print(json.dumps({"names": names, "answers": [first["saliency"], second["saliency"], third["saliency"]]}))
+"""
+FILES = {
+    "block_r2tuning.py",
+    "configuration_r2tuning.py",
+    "decoding_r2tuning.py",
+    "encoding_r2tuning.py",
+    "heads_r2tuning.py",
+    "losses_r2tuning.py",
+    "modeling_r2tuning.py",
+    "pipeline_r2tuning.py",
+    "points_r2tuning.py",
+    "processing_r2tuning.py",
+    "video_io_r2tuning.py",
+}
+
+
+@pytest.fixture(scope="module")
+def without_package(checkpoint, tmp_path_factory):
+    """What `CODE` prints in an empty folder where the package cannot be imported."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    # An installed package must not be found: a finder refuses its name.
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'modeling_r2tuning':\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+    )
+    env = {**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}
+    arguments = [sys.executable, "-c", CODE, str(checkpoint), str(folder / "again")]
+    result = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout.strip().splitlines()[-1]), folder / "again"
+
+
+def test_checkpoint_carries_all_of_its_code(checkpoint):
+    assert {path.name for path in checkpoint.glob("*.py")} == FILES
+
+
+def test_checkpoint_works_without_the_package(without_package):
+    printed, _ = without_package
+    assert printed["names"] == ["transformers_modules"] * 3
+
+
+def test_answers_are_the_same_with_and_without_the_package(without_package, checkpoint, processor):
+    from modeling_r2tuning import R2TuningForVideoGrounding
+
+    model = R2TuningForVideoGrounding.from_pretrained(checkpoint)
+    outputs = model(**processor(videos=checkpoint / "sample.mp4", text="a red circle"))
+    want = processor.post_process_video_grounding(outputs)[0]["saliency"]
+    for saliency in without_package[0]["answers"]:
+        assert saliency == pytest.approx(want, abs=1e-5)
+
+
+def test_a_copy_saved_without_the_package_is_complete(without_package):
+    assert {path.name for path in without_package[1].glob("*.py")} == FILES
