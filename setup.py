@@ -19,10 +19,10 @@ setup(
     packages=["modeling_r2tuning"],
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.4",
-        "transformers>=5.23",
-        "huggingface_hub>=2.4",
-        "safetensors>=0.5",
+        "torch>=2.6",  # what transformers 5 asks for; the tests ran with 2.13
+        "transformers>=5.17",  # the tests pass with 5.17 (and huggingface_hub 1.33) and with 5.23
+        "huggingface_hub>=1.33",
+        "safetensors>=0.8",
         "numpy>=1.26",
         "pillow>=10",
         "av>=17.1",

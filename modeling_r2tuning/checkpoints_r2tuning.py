@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import CLIPConfig, CLIPTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from .convert_r2tuning_checkpoint import (
@@ -154,6 +154,8 @@ def _check_output(output: Path) -> None:
 
 
 def _make_processor(clip: str, settings: Benchmark) -> R2TuningProcessor:
+    from transformers import CLIPImageProcessor  # warns where torchvision is missing
+
     return R2TuningProcessor(
         CLIPImageProcessor.from_pretrained(clip),
         CLIPTokenizer.from_pretrained(clip),

@@ -61,8 +61,8 @@ class R2TuningConfig(PreTrainedConfig):
             Without a moment head: which frames count as positive for the contrastive losses, those whose saliency is
             above the (lower) median of the video (TVSum) or above 0.5 (YouTube Highlights). With a moment head it is
             the frames inside a moment.
-        fps (`float`, *optional*, defaults to 0.5):
-            Frames per second the model was trained on; `None` if every video has its own (YouTube Highlights).
+        fps (`float`, defaults to 0.5):
+            Frames per second the model was trained on.
         window_sec (`float`, *optional*, defaults to 150.0):
             Longest video grounded in one pass, in seconds; longer ones are grounded in overlapping windows. `None`:
             always one pass.
@@ -96,7 +96,7 @@ class R2TuningConfig(PreTrainedConfig):
     loss_recipe: Literal["released", "paper"] = "released"
     saliency_loss_weight: float | int = 0.1
     positive_saliency: Literal["above_median", "above_half"] = "above_median"
-    fps: float | int | None = 0.5
+    fps: float | int = 0.5
     window_sec: float | int | None = 150.0
 
     def __post_init__(self, **kwargs):
@@ -131,11 +131,13 @@ class R2TuningConfig(PreTrainedConfig):
             )
 
     def validate_strides(self):
-        """Strides are rising powers of two, the first one 1."""
+        """Strides are rising powers of two, the first one 1; the only one where points are frames."""
         strides = list(self.strides)
         powers = all(stride > 0 and stride & (stride - 1) == 0 for stride in strides)
         if not strides or strides[0] != 1 or not powers or strides != sorted(set(strides)):
             raise ValueError(f"`strides` must be rising powers of two that begin with 1, got {strides}.")
+        if not self.use_moment_head and strides != [1]:
+            raise ValueError(f"`strides` must be [1] without moment head, where points are frames, got {strides}.")
 
     def validate_rates(self):
         """Dropout rates are in [0, 1), weights not negative, times positive."""
@@ -144,9 +146,10 @@ class R2TuningConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
         if self.saliency_loss_weight < 0:
             raise ValueError(f"`saliency_loss_weight` must not be negative, got {self.saliency_loss_weight}.")
-        for name in ("fps", "window_sec"):
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"`{name}` must be positive and finite, or None, got {getattr(self, name)}.")
+        if not 0 < self.fps < float("inf"):
+            raise ValueError(f"`fps` must be positive and finite, got {self.fps}.")
+        if self.window_sec is not None and not 0 < self.window_sec < float("inf"):
+            raise ValueError(f"`window_sec` must be positive and finite, or None, got {self.window_sec}.")
 
 
 def _as_config(value: dict | PreTrainedConfig | None, kind: type[PreTrainedConfig]) -> PreTrainedConfig:

@@ -21,8 +21,8 @@ class EncodedVideo:
     It belongs to the weights that made it (`fingerprint`); another checkpoint refuses it.
 
     Attributes:
-        video_embeds: `(num_windows, num_steps, window_frames, num_tokens, hidden)`, in the order of the recurrent
-            steps; 51 kB a frame and step with CLIP ViT-B/32 in float32.
+        video_embeds: For each window `(num_steps, window_frames, num_tokens, hidden)`, in the order of the recurrent
+            steps; 51 kB a frame and step with CLIP ViT-B/32 in float32. The last window is padded.
         frame_mask: `(num_windows, window_frames)`, boolean, `True` = real.
         window_starts: `(num_windows,)`, first frame of each window.
         fps: Frames per second.
@@ -30,7 +30,7 @@ class EncodedVideo:
         fingerprint: Identifies the projection weights.
     """
 
-    video_embeds: torch.Tensor
+    video_embeds: list[torch.Tensor]
     frame_mask: torch.Tensor
     window_starts: torch.Tensor
     fps: float
@@ -49,18 +49,20 @@ class EncodedVideo:
 
     def to(self, *args, **kwargs) -> "EncodedVideo":
         """Copy on another device or in another floating-point type; half precision halves its size."""
-        embeds = self.video_embeds.to(*args, **kwargs)
+        embeds = [window.to(*args, **kwargs) for window in self.video_embeds]
+        device = embeds[0].device
         return replace(
             self,
             video_embeds=embeds,
-            frame_mask=self.frame_mask.to(embeds.device),
-            window_starts=self.window_starts.to(embeds.device),
+            frame_mask=self.frame_mask.to(device),
+            window_starts=self.window_starts.to(device),
         )
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a safetensors file: to a temporary name beside it, then renamed."""
-        names = ("video_embeds", "frame_mask", "window_starts")
-        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in names}
+        tensors = {f"video_embeds.{index}": window for index, window in enumerate(self.video_embeds)}
+        tensors |= {"frame_mask": self.frame_mask, "window_starts": self.window_starts}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {name: str(getattr(self, name)) for name in ("fps", "duration_sec", "fingerprint")}
         temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
         try:
@@ -87,6 +89,7 @@ class EncodedVideo:
             if metadata.get("format") != FORMAT:
                 raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
             return cls(
+                video_embeds=[tensors.pop(f"video_embeds.{index}") for index in range(len(tensors["frame_mask"]))],
                 **tensors,
                 fps=float(metadata["fps"]),
                 duration_sec=float(metadata["duration_sec"]),
@@ -143,14 +146,18 @@ def encode_windows(
         duration_sec: Length of the video in seconds; `None` = number of frames / fps.
         fingerprint: Identifies the weights of `project`.
     """
-    starts, embeds = zip(*((start, project(states)) for start, states in windows), strict=True)
+    starts, embeds = [], []
+    for start, states in windows:
+        starts.append(start)
+        embeds.append(project(states))
     lengths = torch.tensor([embed.shape[1] for embed in embeds], device=embeds[0].device)
-    longest = int(lengths.max())
-    embeds = [F.pad(embed, (0, 0, 0, 0, 0, longest - embed.shape[1])) for embed in embeds]
     num_frames = starts[-1] + int(lengths[-1])
+    missing = embeds[0].shape[1] - embeds[-1].shape[1]
+    if missing:
+        embeds[-1] = F.pad(embeds[-1], (0, 0, 0, 0, 0, missing))
     return EncodedVideo(
-        video_embeds=torch.stack(embeds),
-        frame_mask=torch.arange(longest, device=lengths.device) < lengths[:, None],
+        video_embeds=embeds,
+        frame_mask=torch.arange(embeds[0].shape[1], device=lengths.device) < lengths[:, None],
         window_starts=torch.tensor(starts, device=lengths.device),
         fps=float(fps),
         duration_sec=float(num_frames / fps if duration_sec is None else duration_sec),

@@ -194,13 +194,21 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         """
         return torch.stack(self._last_states(self.text_model, input_ids=input_ids), dim=2)
 
-    def _last_states(self, encoder: nn.Module, **inputs) -> tuple[torch.Tensor, ...]:
+    def _last_states(self, encoder: nn.Module, **inputs) -> list[torch.Tensor]:
         """Outputs of the last K blocks, before any final norm; nothing is kept for backward if nothing is trained."""
-        wanted = list(range(-self.config.num_recurrent_steps, 0))
+        states = []
+        hooks = [
+            layer.register_forward_hook(lambda _, args, output: states.append(output))
+            for layer in encoder.encoder.layers[-self.config.num_recurrent_steps :]
+        ]
         trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in encoder.parameters())
-        with torch.set_grad_enabled(trained):
-            hidden_states = encoder(**inputs, output_hidden_states=wanted).hidden_states
-        return hidden_states[-self.config.num_recurrent_steps :]
+        try:
+            with torch.set_grad_enabled(trained):
+                encoder(**inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return states
 
     # ---- encode once, ask many ---------------------------------------------------------------------------------
 
@@ -240,7 +248,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         if (pixel_values_videos is None) == (video_hidden_states is None):
             raise ValueError("Pass either `pixel_values_videos` or `video_hidden_states`, got both or none.")
         fps = fps if fps is not None else self.config.fps
-        if fps is None or not 0 < fps < float("inf"):
+        if not 0 < fps < float("inf"):
             raise ValueError(f"`fps` must be positive and finite, got {fps}.")
         window = window_size(self.config.window_sec if window_sec == "config" else window_sec, fps)
         if video_hidden_states is not None:
@@ -307,18 +315,17 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         if encoded_video.fingerprint != self._fingerprint():
             raise ValueError("`encoded_video` was made by other weights than this model's. Encode the video again.")
         text, text_mask = self._text_inputs(input_ids, text_hidden_states, attention_mask)
-        video = encoded_video.to(self.device, self.r2_block.scale.dtype)
         words = self.r2_block.project_text(text)
+        starts, frame_masks = encoded_video.window_starts.to(self.device), encoded_video.frame_mask.to(self.device)
         rows = []
-        for queries in torch.arange(len(text_mask), device=self.device).split(batch_size):
-            some_words = [step[queries] for step in words]
-            for window, start in enumerate(video.window_starts):
-                frame_mask = video.frame_mask[window].expand(len(queries), -1)
-                embeds = video.video_embeds[window][:, None]  # (num_steps, 1, window_frames, num_tokens, hidden)
-                output, _ = self._predict(embeds, some_words, frame_mask, text_mask[queries])
+        for start, mask, embeds in zip(starts, frame_masks, encoded_video.video_embeds, strict=True):
+            video = embeds.to(self.device, self.r2_block.scale.dtype)[:, None]  # for each step a batch of one
+            for queries in torch.arange(len(text_mask), device=self.device).split(batch_size):
+                some_words = [step[queries] for step in words]
+                output, _ = self._predict(video, some_words, mask.expand(len(queries), -1), text_mask[queries])
                 output.query_index, output.window_starts = queries, start.expand(len(queries))
                 rows.append(output)
-        return _join_rows(rows, video)
+        return _join_rows(rows, encoded_video)
 
     # ---- forward -----------------------------------------------------------------------------------------------
 

@@ -199,12 +199,14 @@ class R2TuningProcessor(ProcessorMixin):
             `highlights`, a list of `{"time", "score"}`; `summary`, a list of `{"start", "end"}` in order of time.
 
         Raises:
-            ValueError: An unknown method or a number out of range.
+            ValueError: An unknown method, a number out of range, or predictions that are not finite.
         """
         nms = self.nms if nms == "default" else nms
         round_to = self.round_to if round_to == "default" else round_to
         nms_threshold = self.nms_threshold if nms_threshold is None else nms_threshold
         _check_settings(nms, nms_threshold, round_to, max_moments, summary_share)
+        if not outputs["logits"].isfinite().all() or not outputs["saliency_scores"].isfinite().all():
+            raise ValueError("The predictions are not finite: the video's pixels or the model's weights hold NaN.")
         decoded = decode_outputs(outputs)
         fps = _per_query(fps, outputs.get("fps"), self.fps, decoded)
         duration_sec = _per_query(duration_sec, outputs.get("duration_sec"), decoded.num_frames / fps, decoded)

@@ -12,6 +12,7 @@ from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2Tunin
 
 
 pytest.register_assert_rewrite("model_checks")
+torch.set_num_threads(1)  # threads that wait for each other make tiny models four times slower on a busy machine
 
 TINY_VISION = {
     "hidden_size": 64,

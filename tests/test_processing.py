@@ -189,6 +189,12 @@ def test_a_model_without_moment_head_gives_no_moments(processor, outputs):
     assert answer["saliency"] == pytest.approx(outputs.logits[0].sigmoid().tolist())
 
 
+def test_predictions_from_nan_pixels_are_refused(processor, outputs):
+    outputs.logits[1, 2] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        processor.post_process_video_grounding(outputs, fps=1.0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,0 +1,72 @@
+"""Checkpoints through the real Hub client and a Hub on the loopback interface."""
+
+import json
+import textwrap
+
+import pytest
+from loopback_hub import LoopbackHub, run_python
+
+from modeling_r2tuning import save_checkpoint
+
+
+PUSH = """
+    from transformers import pipeline
+    import modeling_r2tuning
+    pipeline("video-grounding", model=FOLDER).push_to_hub("org/r2tuning-tiny")
+"""
+LOAD = """
+    import json
+    import modeling_r2tuning
+    from transformers import AutoModel, AutoProcessor, pipeline
+    model = AutoModel.from_pretrained(NAME)
+    processor = AutoProcessor.from_pretrained(NAME)
+    answer = pipeline("video-grounding", model=NAME)(VIDEO, query="a red circle")
+    print(json.dumps([type(model).__name__, type(processor).__name__, answer["saliency"]]))
+"""
+NO_CLIP = """
+    import modeling_r2tuning
+    from transformers import AutoModel
+    try:
+        AutoModel.from_pretrained(NAME)
+    except OSError as error:
+        print("refused:", error)
+"""
+
+
+def constants(**values):
+    return "".join(f"{name} = {value!r}\n" for name, value in values.items())
+
+
+def run(code, hub, home, **values):
+    result = run_python(constants(**values) + textwrap.dedent(code), hub.env(home))
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout.strip().splitlines()[-1] if result.stdout.strip() else ""
+
+
+@pytest.fixture
+def hub():
+    with LoopbackHub() as hub:
+        yield hub
+
+
+def test_pushed_checkpoint_loads_by_name(hub, checkpoint, tmp_path):
+    run(PUSH, hub, tmp_path / "home", FOLDER=str(checkpoint))
+    pushed = set(hub.files("org/r2tuning-tiny"))
+    assert {path.name for path in checkpoint.iterdir() if path.suffix in (".json", ".py", ".safetensors")} <= pushed
+    video = str(checkpoint / "sample.mp4")
+    printed = json.loads(run(LOAD, hub, tmp_path / "home2", NAME="org/r2tuning-tiny", VIDEO=video))
+    assert printed[:2] == ["R2TuningForVideoGrounding", "R2TuningProcessor"]
+    assert json.loads(run(LOAD, hub, tmp_path / "home2", NAME=str(checkpoint), VIDEO=video))[2] == printed[2]
+
+
+def test_clip_is_fetched_by_name(hub, make_config, make_model, tiny_clip, processor, clip_folder, tmp_path):
+    """A checkpoint without CLIP finds it on the Hub; where it is missing, the error says what to do."""
+    model = make_model()
+    model.config.clip_model_name_or_path = "org/clip"
+    save_checkpoint(model, processor, tmp_path / "small")
+    assert (tmp_path / "small/model.safetensors").stat().st_size < 500_000
+    refused = run(NO_CLIP, hub, tmp_path / "home", NAME=str(tmp_path / "small"))
+    assert "org/clip" in refused
+    assert "clip_model_name_or_path" in refused
+    hub.add_repo("org/clip", {path.name: path for path in clip_folder.iterdir()})
+    assert run(NO_CLIP, hub, tmp_path / "home", NAME=str(tmp_path / "small")) == ""
