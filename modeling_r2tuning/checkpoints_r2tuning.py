@@ -12,6 +12,7 @@ from transformers import CLIPConfig, CLIPTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import logging
 
 from .convert_r2tuning_checkpoint import (
+    BENCHMARKS,
     ORIGINAL_REPOSITORY,
     Benchmark,
     convert_original_checkpoint,
@@ -99,7 +100,7 @@ def resolve_checkpoint(
             )
         return name
     if benchmark is None:
-        raise ValueError(f"`benchmark` is needed to read the original checkpoint '{name}'; see `BENCHMARKS`.")
+        raise ValueError(f"The original checkpoint '{name}' needs a `benchmark`, one of {list(BENCHMARKS)}.")
     get_benchmark(benchmark, domain)
     if name == ORIGINAL_REPOSITORY:
         name = hf_hub_download(ORIGINAL_REPOSITORY, original_filename(benchmark, domain))
@@ -113,9 +114,13 @@ def check_model_type(name: str, expected: str) -> None:
         OSError: There is no model of that name.
         ValueError: It is of another type.
     """
-    found = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    try:
+        found = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    except (OSError, ValueError) as error:
+        raise OSError(f"'{name}' is neither a model's folder nor one to be had from the Hub: {error}") from error
     if found != expected:
-        raise ValueError(f"'{name}' holds a model of type {found!r}, not {expected!r}.")
+        holds = "no model" if found is None else f"a model of type '{found}'"
+        raise ValueError(f"'{name}' holds {holds}; needed is one of type '{expected}'.")
 
 
 def _convert_once(source: Path, benchmark: str, domain: str | None, clip: str) -> str:

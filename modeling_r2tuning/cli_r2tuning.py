@@ -1,4 +1,4 @@
-"""The command `r2tuning`: find moments in a video, convert the authors' checkpoints."""
+"""The command `r2tuning`: finds moments in a video, converts the authors' checkpoints."""
 
 import argparse
 import contextlib
@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,7 +43,7 @@ USER_ERRORS = (
     StrictDataclassError,
     TypeError,
     ValueError,
-    torch.OutOfMemoryError,
+    torch.cuda.OutOfMemoryError,
 )
 PIPELINE_OPTIONS = ("fps", "nms", "round_to", "score_threshold", "window_sec")
 MAX_MOMENTS = 50  # in the JSON file
@@ -104,7 +105,7 @@ def _ground(args: argparse.Namespace) -> None:
         duration_sec = iter_video_frames(video, 1.0).duration_sec  # refuses a bad video before the model is fetched
         pipe = _load_pipeline(args)
         options = {name: value for name, value in vars(args).items() if name in PIPELINE_OPTIONS}
-        with _progress_bar("reading frames", " frames") as progress:
+        with _progress_bar("looking at frames", " frames") as progress:
             answers = pipe(
                 video, query=args.queries, max_moments=max(MAX_MOMENTS, args.top), progress=progress, **options
             )
@@ -128,15 +129,14 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _load_pipeline(args: argparse.Namespace) -> VideoGroundingPipeline:
+    device = _check_device(args.device)
     name = resolve_checkpoint(args.model, benchmark=args.benchmark, domain=args.domain, clip=args.clip)
     check_model_type(name, "r2tuning")
     clip = {} if args.clip is None else {"clip_model_name_or_path": args.clip, "clip_revision": None}
     model = R2TuningForVideoGrounding.from_pretrained(name, dtype=getattr(torch, args.dtype), **clip)
     if args.clip is not None and model.config.save_backbone:
         logger.warning("--clip has no effect: the checkpoint holds its own CLIP")
-    return VideoGroundingPipeline(
-        model=model, processor=R2TuningProcessor.from_pretrained(name), device=_check_device(args.device)
-    )
+    return VideoGroundingPipeline(model=model, processor=R2TuningProcessor.from_pretrained(name), device=device)
 
 
 def _check_device(name: str | None) -> torch.device:
@@ -252,26 +252,31 @@ class _LogHandler(logging.Handler):
 
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Show our own messages, and of the libraries only errors and, on a terminal, downloads."""
+    """Show our own messages; of the libraries only errors and, on a terminal, the progress of downloads."""
     verbosity, level = transformers_logging.get_verbosity(), logger.level
     had_bars, hub_had_bars = transformers_logging.is_progress_bar_enabled(), not hub_utils.are_progress_bars_disabled()
     handler = _LogHandler()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()  # switches the downloads' off, too
-    if hub_had_bars and sys.stderr.isatty():
-        hub_utils.enable_progress_bars()
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        transformers_logging.set_verbosity(verbosity)
-        if had_bars:
-            transformers_logging.enable_progress_bar()
-        if hub_had_bars:
-            hub_utils.enable_progress_bars()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()  # switches the downloads' off, too
+        _set_download_bars(hub_had_bars and sys.stderr.isatty())
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            transformers_logging.set_verbosity(verbosity)
+            if had_bars:
+                transformers_logging.enable_progress_bar()
+            _set_download_bars(hub_had_bars)
+
+
+def _set_download_bars(shown: bool) -> None:
+    change = hub_utils.enable_progress_bars if shown else hub_utils.disable_progress_bars
+    change()
 
 
 @contextlib.contextmanager

@@ -142,7 +142,7 @@ def convert_original_checkpoint(
     Args:
         state_dict_or_path: The weights by released name, or a `.pth` file, which is read with `weights_only=True`.
         benchmark: One of `BENCHMARKS`.
-        domain: For YouTube Highlights and TVSum: kept in the configuration for the record.
+        domain: For YouTube Highlights and TVSum; only checked, as their models share all settings.
         clip_config: CLIP's configuration; default: as the weights say, else ViT-B/32.
         config_overrides: Fields of `R2TuningConfig` that differ from the released configuration, such as
             `num_attention_heads`, which no weight tells.
@@ -178,8 +178,9 @@ def get_benchmark(name: str, domain: str | None = None) -> Benchmark:
         raise ValueError(f"`benchmark` must be one of {sorted(BENCHMARKS)}, got {name!r}.")
     domains = BENCHMARKS[name].files
     if domain is not None and domain not in domains:
-        allowed = "no domain" if None in domains else f"one of {sorted(domains)}"
-        raise ValueError(f"`domain` of {name} must be {allowed}, got {domain!r}.")
+        if None in domains:
+            raise ValueError(f"`domain` of {name} must be left out, as it has none, got {domain!r}.")
+        raise ValueError(f"`domain` of {name} must be one of {sorted(domains)}, got {domain!r}.")
     return BENCHMARKS[name]
 
 
@@ -199,7 +200,7 @@ def _read(source: dict[str, torch.Tensor] | str | os.PathLike) -> dict[str, torc
             source = torch.load(source, map_location="cpu", weights_only=True)
         except Exception as error:  # noqa: BLE001 (torch.load raises many types; all mean an unusable file)
             raise ValueError(
-                f"'{os.fspath(source)}' is not a PyTorch checkpoint that is safe to load: {error}"
+                f"'{os.fspath(source)}' is not a PyTorch checkpoint that is safe to load: it must hold plain weights only."
             ) from error
     weights = source.get("state_dict", source) if isinstance(source, dict) else source
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
@@ -222,7 +223,7 @@ def _config(
         raise ValueError(
             f"The checkpoint was trained on another CLIP: its projections read {width} video channels (two of them "
             f"may be frame times) and {text_width} text channels, `clip_config` has {vision.hidden_size} and "
-            f"{text.hidden_size}. Pass the `clip_config` of that CLIP."
+            f"{text.hidden_size}. Name that CLIP."
         )
     fields = {
         "num_recurrent_steps": num_steps,

@@ -107,6 +107,8 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             ValueError: CLIP does not fit the checkpoint, or weights are missing.
         """
         hub = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only", "force_download", "proxies") if name in kwargs}  # fmt: skip
+        if "clip_model_name_or_path" in kwargs:
+            kwargs.setdefault("clip_revision", None)  # the checkpoint's belongs to its own CLIP
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         if info["missing_keys"]:
             raise ValueError(
@@ -130,8 +132,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             raise ValueError(f"The checkpoint '{checkpoint}' holds no CLIP and its configuration names none. {advice}")
         hub["revision"] = self.config.clip_revision
         try:
-            found = CLIPConfig.from_pretrained(name, **hub)
-            self._check_clip(name, found)
+            self._check_clip(name, hub)
             self.vision_model = _load_encoder(CLIPVisionModel, name, self.vision_model, hub)
             self.text_model = _load_encoder(CLIPTextModel, name, self.text_model, hub)
         except OSError as error:
@@ -139,7 +140,11 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
                 f"CLIP '{name}', which the checkpoint '{checkpoint}' needs, was not found. {advice}"
             ) from error
 
-    def _check_clip(self, name: str, found: CLIPConfig):
+    def _check_clip(self, name: str, hub: dict):
+        found, _ = CLIPConfig.get_config_dict(name, **hub)
+        if found.get("model_type") != "clip":
+            raise ValueError(f"'{name}' is no CLIP: its model type is {found.get('model_type')!r}.")
+        found = CLIPConfig.from_dict(found)
         for part in ("vision_config", "text_config"):
             ours, theirs = getattr(self.config, part), getattr(found, part)
             fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
@@ -540,9 +545,16 @@ def _load_encoder(model_class: type[PreTrainedModel], name: str, like: PreTraine
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # the other tower's weights are reported as unexpected
     try:
-        return model_class.from_pretrained(name, config=like.config, dtype=like.dtype, **hub).to(like.device)
+        model, info = model_class.from_pretrained(
+            name, config=like.config, dtype=like.dtype, output_loading_info=True, **hub
+        )
     finally:
         logging.set_verbosity(level)
+    if info["missing_keys"]:
+        raise ValueError(
+            f"CLIP '{name}' is incomplete: it lacks {sorted(info['missing_keys'])[:3]} and perhaps others."
+        )
+    return model.to(like.device)
 
 
 __all__ = [

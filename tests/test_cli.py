@@ -1,0 +1,601 @@
+"""The command line: every option, what goes to stdout, to stderr and to files, and one line for every error."""
+
+import functools
+import io
+import json
+import logging
+import subprocess
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from tiny_checkpoints import save_clip, save_ours, save_released
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+from video_samples import read_number, truncate, write_video
+
+import modeling_r2tuning
+from modeling_r2tuning import VideoGroundingPipeline, cli_r2tuning
+from modeling_r2tuning.cli_r2tuning import main
+from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
+from modeling_r2tuning.video_io_r2tuning import load_video_frames
+
+
+DURATION_SEC = 20
+QUERIES = ("a man in red", "people laugh")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """What is not here is not looked for elsewhere."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def video(folder):
+    """20 seconds, 5 numbered pictures a second."""
+    return str(write_video(folder / "talk.mp4", count=5 * DURATION_SEC, rate=5))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder, make_model):
+    """Our checkpoint, CLIP included, sampled at one frame a second."""
+    model = make_model(save_backbone=True, clip_model_name_or_path=None, fps=1.0)
+    return str(save_ours(model, folder / "checkpoint", fps=1.0))
+
+
+@pytest.fixture(scope="module")
+def clip(folder, tiny_clip):
+    return str(save_clip(tiny_clip, folder / "clip"))
+
+
+@pytest.fixture
+def ground(video, checkpoint, capsys):
+    """Run `r2tuning ground` on the video; return status, stdout and stderr."""
+
+    def run(*options, queries=QUERIES, source=video, model=checkpoint):
+        capsys.readouterr()  # of the test's own preparations
+        status = main(["ground", source, *queries, "--model", model, *map(str, options)])
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """What the pipeline was made of and called with."""
+    seen = {}
+
+    class Spy(VideoGroundingPipeline):
+        def __init__(self, **parts):
+            seen.update(parts)
+            super().__init__(**parts)
+
+        def __call__(self, video, **options):
+            seen["options"] = options
+            return super().__call__(video, **options)
+
+    monkeypatch.setattr(cli_r2tuning, "VideoGroundingPipeline", Spy)
+    return seen
+
+
+@pytest.fixture
+def canned(monkeypatch):
+    """Let the pipeline give a fixed answer to every query."""
+    answer = {
+        "moments": [
+            {"start": 4.0, "end": 9.96, "score": 0.91},
+            {"start": 12.25, "end": 20.0, "score": 0.5},
+            {"start": 8.0, "end": 8.0, "score": 0.25},
+        ],
+        "saliency": [0.5, 0.25],
+        "frame_times": [0.0, 10.0],
+        "highlights": [{"time": 10.0, "score": 0.5}, {"time": 0.0, "score": -0.25}],
+        "summary": [{"start": 0.0, "end": 2.0}, {"start": 59.96, "end": 3671.0}],
+    }
+
+    def pipe(video, query, progress, **options):
+        progress(32, 64)
+        return [{"query": each, **answer} for each in query]
+
+    pipe.processor = type("Processor", (), {"fps": 0.5})
+    monkeypatch.setattr(cli_r2tuning, "_load_pipeline", lambda args: pipe)
+    return answer
+
+
+def read_json(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def only_line(text):
+    lines = text.splitlines()
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+# ---- what is printed -----------------------------------------------------------------------------------------------
+
+
+def test_table(ground, canned, video):
+    status, out, err = ground("--top", 2, queries=["a  man\nin red"])
+    assert (status, err) == (0, "")
+    assert out == (
+        f"{video} (0:20.0)\n"
+        "\n"
+        "Query: a man in red\n"
+        "  rank      start        end  score\n"
+        "     1     0:04.0     0:10.0  0.910\n"
+        "     2     0:12.2     0:20.0  0.500\n"
+        "  highlights: 0:10.0 (0.50), 0:00.0 (-0.25)\n"
+        "  summary: 0:00.0-0:02.0, 1:00.0-61:11.0\n"
+    )
+
+
+def test_every_query_has_its_table(ground):
+    status, out, err = ground()
+    assert (status, err) == (0, "")
+    assert [line for line in out.splitlines() if line.startswith("Query")] == [f"Query: {query}" for query in QUERIES]
+    assert [line.split()[0] for line in out.splitlines() if line.endswith("score")] == ["rank"] * 2
+    ranks = [line.split()[0] for line in out.splitlines() if line[:6].strip().isdigit()]
+    assert ranks == list("12345") * 2
+
+
+def test_moments_may_be_none(ground):
+    status, out, _ = ground("--score-threshold", 1)
+    assert status == 0
+    assert out.count("\n  no moments\n") == 2
+    assert "rank" not in out
+
+
+def test_as_a_program_only_results_and_own_messages_are_shown(video, checkpoint, tmp_path):
+    finished = subprocess.run(
+        [sys.executable, "-m", "modeling_r2tuning.cli_r2tuning", "ground", video, "people laugh"]
+        + ["--model", checkpoint, "--json", str(tmp_path / "out.json")],
+        cwd=Path(modeling_r2tuning.__file__).parents[1],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith(f"{video} (0:20.0)\n\nQuery: people laugh\n  rank ")
+    assert finished.stderr == f"r2tuning: wrote {tmp_path / 'out.json'}\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class EagerBar(tqdm):
+    def __init__(self, **options):
+        super().__init__(mininterval=0, **options)
+
+
+def test_progress_is_shown_on_a_terminal(video, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(cli_r2tuning, "tqdm", EagerBar)
+    assert main(["ground", video, "a man", "--model", checkpoint, "--clips", str(tmp_path / "clips")]) == 0
+    shown = sys.stderr.getvalue()
+    assert "looking at frames: " in shown
+    assert "20/20" in shown
+    assert "cutting clips: " in shown
+    assert "5/5" in shown
+    assert "Loading weights" not in shown
+
+
+def test_warnings_of_the_library_are_one_line_each_and_once(ground, folder, tmp_path):
+    path = truncate(write_video(tmp_path / "cut.mkv", count=200, rate=5), 0.5)
+    status, _, err = ground("--clips", tmp_path / "clips", source=str(path))
+    assert status == 0
+    warnings = [line for line in err.splitlines() if line.startswith("r2tuning: warning: ")]
+    assert len(warnings) == len(set(warnings))
+    assert sum("before its declared end" in line for line in warnings) == 1
+    assert all(line.startswith("r2tuning: ") for line in err.splitlines())
+
+
+def test_settings_of_the_libraries_are_put_back(ground):
+    def state():
+        package = logging.getLogger("modeling_r2tuning")
+        bars = cli_r2tuning.hub_utils.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
+        return transformers_logging.get_verbosity(), *bars, package.level, list(package.handlers)
+
+    before = state()
+    ground()
+    ground("--top", 0)
+    assert state() == before
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_json_holds_everything(ground, video, checkpoint, tmp_path):
+    status, _, err = ground("--json", tmp_path / "out.json", "--top", 1)
+    assert (status, only_line(err)) == (0, f"r2tuning: wrote {tmp_path / 'out.json'}")
+    document = read_json(tmp_path / "out.json")
+    assert list(document) == ["video", "duration_sec", "fps", "model", "answers"]
+    assert (document["video"], document["model"]) == (video, checkpoint)
+    assert (document["duration_sec"], document["fps"]) == (DURATION_SEC, 1.0)
+    assert [answer["query"] for answer in document["answers"]] == list(QUERIES)
+    for answer in document["answers"]:
+        assert set(answer) == {"query", "moments", "saliency", "frame_times", "highlights", "summary"}
+        assert len(answer["moments"]) > 20
+        assert len(answer["saliency"]) == len(answer["frame_times"]) == DURATION_SEC
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_json_equals_the_pipeline(ground, video, checkpoint, tmp_path):
+    ground("--device", "cpu", "--json", tmp_path / "out.json")
+    pipe = VideoGroundingPipeline(
+        model=modeling_r2tuning.R2TuningForVideoGrounding.from_pretrained(checkpoint),
+        processor=modeling_r2tuning.R2TuningProcessor.from_pretrained(checkpoint),
+        device="cpu",
+    )
+    assert read_json(tmp_path / "out.json")["answers"] == pipe(video, query=list(QUERIES))
+
+
+def test_json_replaces_a_file_only_when_it_is_complete(ground, canned, tmp_path):
+    (tmp_path / "out.json").write_text("old")
+    canned["saliency"][0] = float("nan")
+    status, _, err = ground("--json", tmp_path / "out.json")
+    assert status == 2
+    assert only_line(err).startswith("r2tuning: error: ")
+    assert (tmp_path / "out.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_plot(ground, tmp_path):
+    pytest.importorskip("matplotlib", reason="the optional matplotlib draws")
+    status, _, err = ground("--plot", tmp_path / "plot.png")
+    assert (status, only_line(err)) == (0, f"r2tuning: wrote {tmp_path / 'plot.png'}")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_clips_are_the_moments_as_playable_files(ground, canned, tmp_path):
+    status, _, err = ground("--clips", tmp_path / "new" / "clips", queries=["a man"])
+    assert status == 0
+    assert err.splitlines() == [
+        "r2tuning: warning: moment 3 of query 1 is empty and was not cut",
+        f"r2tuning: wrote 2 clips to {tmp_path / 'new' / 'clips'}",
+    ]
+    names = ["talk_query1_moment1_4.0-10.0s.mp4", "talk_query1_moment2_12.2-20.0s.mp4"]
+    assert sorted(path.name for path in (tmp_path / "new" / "clips").iterdir()) == names
+    for name, start, length in zip(names, (4.0, 12.25), (5.96, 7.75), strict=True):
+        clip = load_video_frames(tmp_path / "new" / "clips" / name, fps=5)
+        assert clip.duration_sec == pytest.approx(length, abs=0.21)
+        assert read_number(clip.frames[0]) == int(start * 5)
+        with av.open(str(tmp_path / "new" / "clips" / name)) as container:
+            assert container.streams.video[0].codec_context.name == "h264"
+
+
+def test_clips_of_the_best_moments_only(ground, tmp_path):
+    assert ground("--clips", tmp_path, "--top", 1)[0] == 0
+    assert [path.name.split("_")[1:3] for path in sorted(tmp_path.iterdir())] == [
+        ["query1", "moment1"],
+        ["query2", "moment1"],
+    ]
+
+
+# ---- options -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ((), {}),
+        (("--fps", "2.5"), {"fps": 2.5}),
+        (("--window-sec", "7"), {"window_sec": 7.0}),
+        (("--window-sec", "none"), {"window_sec": None}),
+        (("--nms", "linear"), {"nms": "linear"}),
+        (("--nms", "none"), {"nms": None}),
+        (("--round-to", "0.5"), {"round_to": 0.5}),
+        (("--round-to", "none"), {"round_to": None}),
+        (("--score-threshold", "0.25"), {"score_threshold": 0.25}),
+        (("--top", "60"), {"max_moments": 60}),
+    ],
+)
+def test_options_reach_the_pipeline(arguments, options, ground, spy):
+    assert ground(*arguments)[0] == 0
+    given = {name: value for name, value in spy["options"].items() if name != "progress"}
+    assert given == {"query": list(QUERIES), "max_moments": 50, **options}
+
+
+def test_fps_and_rounding_change_the_result(ground, tmp_path):
+    ground("--fps", 2, "--round-to", 5, "--json", tmp_path / "out.json")
+    document = read_json(tmp_path / "out.json")
+    assert document["fps"] == 2.0
+    assert len(document["answers"][0]["saliency"]) == 2 * DURATION_SEC
+    inside = [moment for moment in document["answers"][0]["moments"] if moment["end"] < DURATION_SEC]
+    assert inside
+    assert all(moment["start"] % 5 == moment["end"] % 5 == 0 for moment in inside)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_dtype_is_that_of_the_encoders(dtype, ground, spy):
+    assert ground("--dtype", dtype)[0] == 0
+    assert spy["model"].vision_model.dtype == spy["model"].text_model.dtype == getattr(torch, dtype)
+    assert spy["model"].r2_block.scale.dtype == torch.float32
+
+
+def test_device(ground, spy):
+    ground()
+    assert spy["device"].type == ("cuda" if torch.cuda.is_available() else "cpu")
+    ground("--device", "cpu")
+    assert spy["device"].type == "cpu"
+
+
+def test_clip_says_where_the_encoders_are(ground, spy, make_model, clip, tiny_clip, tmp_path):
+    model = save_ours(make_model(clip_model_name_or_path="gone/clip", clip_revision="old"), tmp_path / "small")
+    status, _, err = ground(model=str(model))
+    assert status == 2
+    assert "gone/clip" in only_line(err)
+    assert ground("--clip", clip, model=str(model))[::2] == (0, "")
+    weight = spy["model"].vision_model.embeddings.patch_embedding.weight
+    torch.testing.assert_close(weight.cpu(), tiny_clip.vision_model.embeddings.patch_embedding.weight)
+
+
+def test_clip_in_vain(ground, clip):
+    status, _, err = ground("--clip", clip)
+    assert (status, only_line(err)) == (
+        0,
+        "r2tuning: warning: --clip has no effect: the checkpoint holds its own CLIP",
+    )
+
+
+def test_model_may_be_an_original_file(ground, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    released = str(save_released(tmp_path / "released.pth", with_moments=False))
+    arguments = ("--benchmark", "tvsum", "--domain", "BK", "--clip", clip)
+    status, out, err = ground(*arguments, model=released)
+    assert status == 0
+    assert only_line(err).startswith(f"r2tuning: converting '{released}' to '{tmp_path}")
+    assert ground(*arguments, model=released) == (0, out, "")
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        """Keep the requests out of stderr."""
+
+
+def test_video_may_be_an_address(ground, folder, tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        status, out, err = ground("--clips", tmp_path, "--top", 1, source=f"{address}/talk.mp4?size=1")
+        missing = ground(source=f"{address}/missing.mp4")
+        server.shutdown()
+    assert status == 0, err
+    assert out.startswith(f"{address}/talk.mp4?size=1 (0:20.0)\n")
+    assert all(path.name.startswith("talk_query") for path in tmp_path.iterdir())
+    assert missing[0] == 2
+    assert only_line(missing[2]) == (
+        f"r2tuning: error: {address}/missing.mp4 could not be fetched (HTTP Error 404: File not found)"
+    )
+
+
+def test_a_query_may_begin_with_a_dash(video, checkpoint, capsys):
+    assert main(["ground", "--model", checkpoint, "--", video, "-- a man"]) == 0
+    assert "Query: -- a man\n" in capsys.readouterr().out
+
+
+# ---- convert -------------------------------------------------------------------------------------------------------
+
+
+def test_convert_prints_the_folder_that_ground_reads(clip, ground, tmp_path, capsys):
+    released = save_released(tmp_path / "released.pth")
+    output = str(tmp_path / "out")
+    assert main(["convert", str(released), output, "--benchmark", "charades_sta", "--clip", clip]) == 0
+    assert capsys.readouterr() == (f"{output}\n", "")
+    assert ground(model=output)[::2] == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("released.pth", "out"), "--benchmark"),
+        (("released.pth", "out", "--benchmark", "movies"), "invalid choice: 'movies'"),
+        (("released.pth", "out", "--benchmark", "tacos", "--domain", "BK"), "`domain` of tacos"),
+        (("missing.pth", "out", "--benchmark", "tacos"), "No checkpoint at 'missing.pth'"),
+        (("bad.pth", "out", "--benchmark", "tacos"), "'bad.pth' is not a PyTorch checkpoint"),
+        (("released.pth", "full", "--benchmark", "tacos"), "is not empty"),
+        (("released.pth", "out", "--benchmark", "tacos", "--clip", "/no/clip"), "'/no/clip' is neither"),
+    ],
+)
+def test_errors_of_convert(arguments, message, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_released("released.pth")
+    Path("bad.pth").write_bytes(b"bad")
+    Path("full").mkdir()
+    Path("full", "file").touch()
+    if "--clip" not in arguments:
+        arguments += ("--clip", clip)
+    assert main(["convert", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert only_line(err).startswith("r2tuning: error: ")
+    assert message in err
+    assert not Path("out").exists()
+
+
+# ---- help ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ground", "--help"], ["convert", "--help"]])
+def test_help_teaches_with_an_example(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, err) == (0, "")
+    assert "example" in out
+    assert f"\n  r2tuning {arguments[0] if len(arguments) > 1 else 'ground'} " in out
+
+
+def test_help_names_every_option_benchmark_and_domain(capsys):
+    with pytest.raises(SystemExit):
+        main(["ground", "--help"])
+    text = capsys.readouterr().out
+    options = (
+        "model benchmark domain clip device dtype fps window-sec top score-threshold nms round-to json plot clips"
+    )
+    assert all(f"\n  --{option} " in text for option in options.split())
+    for name, benchmark in BENCHMARKS.items():
+        assert all(word in text for word in [name, *filter(None, benchmark.files)])
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"r2tuning {modeling_r2tuning.__version__}\n"
+
+
+# ---- errors --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND (see `r2tuning --help`)"),
+        (["find"], "invalid choice: 'find'"),
+        (["ground"], "required: VIDEO, QUERY, --model (see `r2tuning ground --help`)"),
+        (["ground", "talk.mp4", "a man"], "required: --model"),
+        (["ground", "talk.mp4", "--model", "m"], "required: QUERY"),
+        (["ground", "talk.mp4", "a man", "--model", "m", "--fast"], "unrecognized arguments: --fast"),
+        (["ground", "talk.mp4", "a man", "--mod", "m"], "required: --model"),
+    ],
+)
+def test_wrong_commands(arguments, message, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert only_line(err).startswith("r2tuning: error: ")
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--fps", "0"), "--fps: must be a positive number, got '0'"),
+        (("--fps", "fast"), "--fps: must be a positive number, got 'fast'"),
+        (("--fps", "inf"), "--fps: must be a positive number, got 'inf'"),
+        (("--window-sec", "-3"), "--window-sec: must be a positive number, got '-3'"),
+        (("--round-to", "nan"), "--round-to: must be a positive number, got 'nan'"),
+        (("--nms", "soft"), "--nms: must be one of hard, linear, gaussian, none, got 'soft'"),
+        (("--top", "0"), "--top: must be a whole number of at least 1, got '0'"),
+        (("--top", "1.5"), "--top: must be a whole number of at least 1, got '1.5'"),
+        (("--score-threshold", "2"), "--score-threshold: must be a number from 0 to 1, got '2'"),
+        (("--score-threshold", "x"), "--score-threshold: must be a number from 0 to 1, got 'x'"),
+        (("--dtype", "int8"), "--dtype: invalid choice: 'int8'"),
+        (("--device", "toaster"), "--device toaster cannot be used here: "),
+        (("--device", "meta"), "--device meta cannot be used here: "),
+        (("--device", "cuda:77"), "--device cuda:77 cannot be used here: "),
+        (("--benchmark", "movies"), "--benchmark: invalid choice: 'movies'"),
+        (("--benchmark", "tacos"), "is none, leave them out"),
+        (("--domain", "BK"), "is none, leave them out"),
+        (("--json", "no/such/folder/out.json"), "cannot write 'no/such/folder/out.json'"),
+        (("--json", "."), "cannot write '.'"),
+        (("--plot", "no/such/folder/out.png"), "cannot write 'no/such/folder/out.png'"),
+        (("--plot", "out.gif"), "--plot must end in .png, .pdf, .svg, got 'out.gif'"),
+        (("--clips", __file__), "File exists"),
+    ],
+)
+def test_wrong_options(arguments, message, ground, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = ground(*arguments)
+    assert (status, out) == (2, "")
+    assert only_line(err).startswith("r2tuning: error: ")
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_query(ground):
+    status, out, err = ground(queries=["a man", " "])
+    assert (status, out) == (2, "")
+    assert "empty query" in only_line(err)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "folder"])
+def test_not_a_video_is_refused_before_the_model_is_fetched(kind, ground, tmp_path):
+    path = tmp_path / "talk.mp4"
+    if kind == "folder":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_bytes(b"" if kind == "empty" else b"no video " * 500)
+    status, out, err = ground(source=str(path), model="/no/such/model")
+    assert (status, out) == (2, "")
+    assert only_line(err).startswith(f"r2tuning: error: `video` '{path}' ")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/no/such/model", "'/no/such/model' is neither a model's folder nor one to be had from the Hub"),
+        ("clip", "holds a model of type 'clip'; needed is one of type 'r2tuning'"),
+        ("nothing", "holds no model"),
+        ("bad_config", "bad_config' is neither"),
+        ("bad_field", "hidden_size"),
+        ("bad_weights", "rror"),
+        ("no_tokenizer", "okenizer"),
+        ("yeliudev/R2-Tuning", "'yeliudev/R2-Tuning' needs a `benchmark`, one of"),
+    ],
+)
+def test_not_a_model(name, message, ground, clip, make_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for broken in ("bad_field", "bad_weights", "no_tokenizer"):
+        save_ours(make_model(save_backbone=True), tmp_path / broken)
+    for empty in ("nothing", "bad_config"):
+        (tmp_path / empty).mkdir()
+    (tmp_path / "clip").symlink_to(clip)
+    (tmp_path / "bad_config" / "config.json").write_text("{")
+    (tmp_path / "bad_weights" / "model.safetensors").write_bytes(b"bad")
+    for path in (tmp_path / "no_tokenizer").glob("tokenizer*"):
+        path.unlink()
+    config = read_json(tmp_path / "bad_field" / "config.json")
+    (tmp_path / "bad_field" / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}))
+    status, out, err = ground(model=name)
+    assert (status, out) == (2, "")
+    assert only_line(err).startswith("r2tuning: error: ")
+    assert message in err
+
+
+def test_plot_without_matplotlib_is_refused_at_the_start(ground, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, _, err = ground("--plot", tmp_path / "plot.png", source="missing.mp4")
+    assert status == 2
+    assert only_line(err) == 'r2tuning: error: Plots need matplotlib: `pip install "r2tuning[plot]"`.'
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("no\nmemory"), PermissionError(13, "Permission denied")]
+)
+def test_one_line_for_what_goes_wrong_later(error, ground, canned, monkeypatch, tmp_path):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(cli_r2tuning, "cut_clip", fail)
+    status, _, err = ground("--clips", tmp_path)
+    assert status == 2
+    assert only_line(err) == "r2tuning: error: " + " ".join(str(error).split())
+
+
+def test_a_bug_is_not_hidden(ground, canned, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli_r2tuning, "cut_clip", lambda *args: {}["missing"])
+    with pytest.raises(KeyError):
+        ground("--clips", tmp_path)
+
+
+def test_interrupted(ground, canned, monkeypatch, tmp_path):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_r2tuning, "cut_clip", interrupt)
+    status, _, err = ground("--clips", tmp_path)
+    assert (status, only_line(err)) == (130, "r2tuning: interrupted")

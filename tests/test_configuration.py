@@ -1,0 +1,170 @@
+import json
+
+import pytest
+from conftest import TINY_TEXT, TINY_VISION
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, CLIPTextConfig, CLIPVisionConfig
+
+from modeling_r2tuning import R2TuningConfig
+
+
+DIFFERENT = {
+    "vision_config": TINY_VISION,
+    "text_config": TINY_TEXT,
+    "clip_model_name_or_path": "some/clip",
+    "clip_revision": "abc",
+    "save_backbone": True,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_recurrent_steps": 2,
+    "num_temporal_layers": 3,
+    "attention_order": "self_cross",
+    "shared_block": False,
+    "layer_fusion": "mean",
+    "strides": (1, 4),
+    "use_temporal_endpoints": False,
+    "use_moment_head": False,
+    "dropout": 0.25,
+    "drop_path": 0,
+    "use_video_calibration": False,
+    "use_layer_calibration": False,
+    "loss_recipe": "paper",
+    "saliency_loss_weight": 1,
+    "positive_saliency": "above_half",
+    "fps": 2,
+    "window_sec": None,
+}
+
+
+def test_defaults_are_the_papers_qvhighlights_model():
+    config = R2TuningConfig()
+    assert config.vision_config.to_dict() == CLIPVisionConfig().to_dict()  # ViT-B/32
+    assert config.text_config.to_dict() == CLIPTextConfig().to_dict()
+    assert (config.hidden_size, config.num_attention_heads, config.num_recurrent_steps) == (256, 8, 4)
+    assert config.strides == [1, 2, 4, 8]
+    assert (config.fps, config.window_sec) == (0.5, 150.0)
+
+
+def test_every_field_comes_back_from_json(tmp_path):
+    """No field that could differ is left out: the test fails when a field is added without it."""
+    own = set(R2TuningConfig.__annotations__) - {"model_type", "sub_configs"}
+    assert own == DIFFERENT.keys()
+    config = R2TuningConfig(**DIFFERENT)
+    default = R2TuningConfig()
+    assert all(getattr(config, name) != getattr(default, name) for name in own)
+    config.save_pretrained(tmp_path)
+    for loaded in (R2TuningConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert isinstance(loaded, R2TuningConfig)
+        assert loaded.to_dict() == config.to_dict()
+        assert isinstance(loaded.vision_config, CLIPVisionConfig)
+        assert isinstance(loaded.text_config, CLIPTextConfig)
+        assert loaded.vision_config.hidden_size == 64
+
+
+def test_the_file_names_its_model_type(tmp_path):
+    R2TuningConfig(**DIFFERENT).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "r2tuning"
+
+
+@pytest.mark.parametrize("strides", [(1, 2), [1, 2]])
+def test_strides_are_a_list_whatever_was_given(strides):
+    assert R2TuningConfig(strides=strides).strides == [1, 2]
+
+
+def test_configurations_of_the_encoders_may_be_objects_or_dicts():
+    given = R2TuningConfig(
+        vision_config=CLIPVisionConfig(**TINY_VISION), text_config=CLIPTextConfig(**TINY_TEXT), num_recurrent_steps=3
+    )
+    assert (
+        given.to_dict()
+        == R2TuningConfig(vision_config=TINY_VISION, text_config=TINY_TEXT, num_recurrent_steps=3).to_dict()
+    )
+
+
+def test_configurations_share_nothing():
+    first, second = R2TuningConfig(), R2TuningConfig()
+    first.strides.append(16)
+    first.vision_config.hidden_size = 1
+    assert second.strides == [1, 2, 4, 8]
+    assert second.vision_config.hidden_size == 768
+
+
+@pytest.mark.parametrize(("fusion", "steps"), [("reversed", 4), ("forward", 4), ("single", 1), ("mean", 1)])
+def test_number_of_steps(fusion, steps):
+    assert R2TuningConfig(layer_fusion=fusion).num_steps == steps
+
+
+WRONG = {
+    "hidden_size": [
+        (0, "at least 1, got 0"),
+        (250, "even and a multiple of `num_attention_heads`"),
+        ("256", "expected int"),
+    ],
+    "num_attention_heads": [
+        (0, "at least 1"),
+        (3, "multiple of `num_attention_heads`, got 256 and 3"),
+        (-8, "at least 1"),
+    ],
+    "num_recurrent_steps": [(0, "at least 1"), (13, r"must not exceed .* \(12\), got 13"), (2.0, "expected int")],
+    "num_temporal_layers": [(0, "at least 1")],
+    "attention_order": [("self", "attention_order")],
+    "layer_fusion": [("backward", "layer_fusion")],
+    "loss_recipe": [("official", "loss_recipe")],
+    "positive_saliency": [("above_mean", "positive_saliency")],
+    "shared_block": [("yes", "expected bool")],
+    "use_moment_head": [(1, "expected bool")],
+    "strides": [
+        ((), "rising powers of two"),
+        ((2, 4), "begin with 1, got"),
+        ((1, 3), "rising powers of two"),
+        ((1, 4, 2), "rising powers of two"),
+        ((1, 1), "rising powers of two"),
+        ((1, -2), "rising powers of two"),
+        ((1, 0), "rising powers of two"),
+        ((1.0, 2.0), "strides"),
+        ("12", "strides"),
+    ],
+    "dropout": [(1.0, r"must be in \[0, 1\), got 1.0"), (-0.1, r"must be in \[0, 1\)"), (float("nan"), r"\[0, 1\)")],
+    "drop_path": [(1, r"must be in \[0, 1\)")],
+    "saliency_loss_weight": [(-1, "must not be negative, got -1"), (float("nan"), "must not be negative")],
+    "fps": [
+        (0, "must be positive and finite"),
+        (-1.0, "must be positive"),
+        (float("inf"), "finite"),
+        (float("nan"), "positive"),
+    ],
+    "window_sec": [(0, "must be positive and finite, or None"), (-1.0, "positive"), (float("inf"), "finite")],
+    "clip_model_name_or_path": [(5, "clip_model_name_or_path")],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"), [(field, *case) for field, cases in WRONG.items() for case in cases]
+)
+def test_wrong_values_are_refused_with_the_rule(field, value, message):
+    with pytest.raises(StrictDataclassError, match=message) as caught:
+        R2TuningConfig(**{field: value})
+    assert field in str(caught.value)
+
+
+def test_no_more_layers_are_read_than_the_shallower_encoder_has():
+    with pytest.raises(StrictDataclassError, match=r"number of layers of either CLIP encoder \(2\), got 3"):
+        R2TuningConfig(
+            vision_config=TINY_VISION, text_config={**TINY_TEXT, "num_hidden_layers": 2}, num_recurrent_steps=3
+        )
+
+
+def test_an_unknown_key_is_kept_so_that_older_versions_read_newer_files(tmp_path):
+    config = R2TuningConfig(some_new_field=3)
+    assert config.some_new_field == 3
+    config.save_pretrained(tmp_path)
+    assert R2TuningConfig.from_pretrained(tmp_path).some_new_field == 3
+
+
+def test_the_hubs_pipeline_is_not_needed_where_the_package_is_installed(tmp_path):
+    """`custom_pipelines` would make transformers ask for `trust_remote_code`."""
+    R2TuningConfig().save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings["custom_pipelines"] = {"video-grounding": {"impl": "pipeline_r2tuning.VideoGroundingPipeline"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert not hasattr(R2TuningConfig.from_pretrained(tmp_path), "custom_pipelines")

@@ -1,0 +1,340 @@
+import weakref
+
+import pytest
+import torch
+from model_checks import CLOSE, assert_equal_outputs, make_inputs
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from modeling_r2tuning import EncodedVideo
+from modeling_r2tuning.decoding_r2tuning import owned_frames
+from modeling_r2tuning.encoding_r2tuning import stream_windows, window_size
+
+
+def assert_same_video(got, want):
+    assert len(got.video_embeds) == len(want.video_embeds)
+    assert all(torch.equal(one, other) for one, other in zip(got.video_embeds, want.video_embeds, strict=True))
+    assert torch.equal(got.frame_mask, want.frame_mask)
+    assert torch.equal(got.window_starts, want.window_starts)
+    assert (got.fps, got.duration_sec, got.fingerprint) == (want.fps, want.duration_sec, want.fingerprint)
+
+
+def video_states(config, num_frames):
+    return make_inputs(config, (num_frames,), (1,), cached=True, seed=num_frames)["video_hidden_states"][0]
+
+
+@pytest.fixture
+def windowed(tiny_model):
+    """30 frames at 0.5 a second in windows of 20 s: 11 frames each, the last one shorter."""
+    return tiny_model.encode_video(video_hidden_states=video_states(tiny_model.config, 30), window_sec=20)
+
+
+# ---- the plan of windows -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("window_sec", "fps", "frames"), [(150, 0.5, 76), (150.0, 1.0, 151), (0.1, 30, 4), (3, 0.1, 2), (None, 0.5, None)]
+)
+def test_a_window_has_room_for_a_video_of_its_length(window_sec, fps, frames):
+    """One frame more than its seconds hold, whichever way they are rounded."""
+    assert window_size(window_sec, fps) in (frames, frames if frames is None else frames + 1)
+    assert frames is None or window_size(window_sec, fps) > window_sec * fps
+
+
+LENGTHS = [(1, 8), (7, 8), (8, 8), (9, 8), (12, 8), (13, 8), (100, 8), (5, 2), (20, 3), (40, 7), (9, None)]
+
+
+@pytest.mark.parametrize(("num_frames", "window"), LENGTHS)
+@pytest.mark.parametrize("piece", [1, 3, 8, 1000])
+def test_windows_do_not_depend_on_the_pieces(num_frames, window, piece):
+    """Windows begin every half window, all but the last are full, the last one ends with the video."""
+    video = torch.arange(num_frames)
+    windows = list(stream_windows(video.split(piece), window))
+    step = num_frames if window is None else window // 2
+    assert [start for start, _ in windows] == [index * step for index in range(len(windows))]
+    for start, frames in windows:
+        assert torch.equal(frames, video[start : start + (window or num_frames)])
+    assert all(len(frames) == window for _, frames in windows[:-1])
+    last = windows[-1][0] + len(windows[-1][1])
+    assert last == num_frames
+    assert len(windows) == 1 or len(windows[-1][1]) > window - step
+
+
+@pytest.mark.parametrize(("num_frames", "window"), LENGTHS)
+def test_windows_own_every_frame_once(num_frames, window):
+    windows = list(stream_windows([torch.arange(num_frames)], window))
+    starts = torch.tensor([start for start, _ in windows])
+    lengths = torch.tensor([len(frames) for _, frames in windows])
+    owned = owned_frames(torch.arange(int(lengths.max())) < lengths[:, None], starts)
+    frames = [frames[first:last] for (_, frames), (first, last) in zip(windows, owned.tolist(), strict=True)]
+    assert torch.equal(torch.cat(frames), torch.arange(num_frames))
+    assert (owned[:, 0] >= 0).all()
+    assert (owned[:, 1] <= lengths).all()
+
+
+def test_no_more_than_a_window_and_a_piece_are_held():
+    """Pieces are asked for as they are needed and let go of; a window does not keep the whole video alive."""
+    pieces, made = [], 0
+
+    def stream():
+        nonlocal made
+        for _ in range(50):
+            piece = torch.zeros(4, 1000)
+            pieces.append(weakref.ref(piece))
+            made += 4
+            yield piece
+            del piece
+
+    for start, frames in stream_windows(stream(), 16):
+        assert made <= start + 16 + 4
+        assert sum(piece() is not None for piece in pieces) <= 1
+        assert frames.untyped_storage().nbytes() <= (16 + 4) * 4000
+    assert made == 200
+
+
+@pytest.mark.parametrize("pieces", [[], [torch.zeros(0, 2)]])
+def test_a_video_without_frames_is_refused(pieces):
+    with pytest.raises(ValueError, match="The video has no frames"):
+        list(stream_windows(pieces, 4))
+
+
+# ---- encode once, ask many ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cached", [False, True], ids=["pixels", "cached"])
+@pytest.mark.parametrize("fields", [{}, {"layer_fusion": "forward", "shared_block": False}, {"layer_fusion": "mean"}])
+def test_a_short_video_is_grounded_as_forward_does(make_model, fields, cached):
+    model = make_model(**fields)
+    inputs = make_inputs(model.config, (9,), (5, 2, 6), cached=cached)
+    want = model(**inputs, fps=0.5, duration_sec=18.0)
+    video = {k: v[0] for k, v in inputs.items() if k in ("pixel_values_videos", "video_hidden_states")}
+    text = {k: v for k, v in inputs.items() if k in ("input_ids", "text_hidden_states", "attention_mask")}
+    encoded = model.encode_video(**video)
+    assert encoded.num_windows == 1
+    assert encoded.num_frames == 9
+    outputs = model.ground(encoded, **text)
+    assert outputs.query_index.tolist() == [0, 1, 2]
+    assert outputs.window_starts.tolist() == [0, 0, 0]
+    want.query_index, want.window_starts = outputs.query_index, outputs.window_starts
+    for name in want:
+        torch.testing.assert_close(outputs[name], want[name], **CLOSE)
+
+
+@torch.no_grad()
+def test_each_window_is_grounded_as_a_video_of_its_own(tiny_model, windowed):
+    """Rows come query by query, each with all windows; the padding of the last window does not matter."""
+    text = make_inputs(tiny_model.config, (1,) * 2, (5, 2), cached=True)
+    text = {name: text[name] for name in ("text_hidden_states", "attention_mask")}
+    outputs = tiny_model.ground(windowed, **text)
+    starts = windowed.window_starts.tolist()
+    assert starts == [0, 5, 10, 15, 20]
+    assert outputs.window_starts.tolist() == starts * 2
+    assert outputs.query_index.tolist() == [0] * 5 + [1] * 5
+    states = video_states(tiny_model.config, 30)
+    for row, (query, start) in enumerate(zip(outputs.query_index, outputs.window_starts, strict=True)):
+        words = {name: tensor[query : query + 1] for name, tensor in text.items()}
+        alone = tiny_model(video_hidden_states=states[None, start : start + 11], **words)
+        points = outputs.point_mask[row]
+        torch.testing.assert_close(outputs.logits[row, points], alone.logits[0], **CLOSE)
+        torch.testing.assert_close(outputs.boundary_offsets[row, points], alone.boundary_offsets[0], **CLOSE)
+        frames = outputs.frame_mask[row]
+        torch.testing.assert_close(outputs.saliency_scores[row, frames], alone.saliency_scores[0], **CLOSE)
+    assert outputs.fps.tolist() == [0.5] * 10
+    assert outputs.duration_sec.tolist() == [60.0] * 10
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_the_number_of_queries_answered_at_once_does_not_matter(tiny_model, windowed, batch_size):
+    text = make_inputs(tiny_model.config, (1,) * 5, (5, 2, 6, 1, 3))
+    text = {name: text[name] for name in ("input_ids", "attention_mask")}
+    want = tiny_model.ground(windowed, **text)
+    assert_equal_outputs(tiny_model.ground(windowed, **text, batch_size=batch_size), want, **CLOSE)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 1000])
+@pytest.mark.parametrize("kind", ["tensor", "batch of one", "generator", "uneven pieces"])
+def test_pixels_may_come_in_any_pieces(tiny_model, kind, chunk_size):
+    pixels = make_inputs(tiny_model.config, (23,), (1,))["pixel_values_videos"][0]
+    given = {
+        "tensor": pixels,
+        "batch of one": pixels[None],
+        "generator": (frame[None] for frame in pixels),
+        "uneven pieces": [pixels[:1], pixels[1:20], pixels[20:]],
+    }[kind]
+    want = tiny_model.encode_video(
+        video_hidden_states=tiny_model.get_video_hidden_states(pixels[None])[0], window_sec=14
+    )
+    got = tiny_model.encode_video(given, window_sec=14, chunk_size=chunk_size)
+    assert got.num_windows > 2
+    assert torch.equal(got.window_starts, want.window_starts)
+    assert torch.equal(got.frame_mask, want.frame_mask)
+    for one, other in zip(got.video_embeds, want.video_embeds, strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window_sec", [150, None])
+def test_a_long_video_is_grounded(tiny_model, window_sec):
+    encoded = tiny_model.encode_video(
+        video_hidden_states=video_states(tiny_model.config, 400), window_sec=window_sec, duration_sec=799.5
+    )
+    assert encoded.num_frames == 400
+    assert encoded.duration_sec == 799.5
+    assert encoded.num_windows == (1 if window_sec is None else 10)
+    outputs = tiny_model.ground(encoded, input_ids=torch.tensor([[62, 5, 63]]))
+    assert len(outputs.logits) == encoded.num_windows
+    assert outputs.logits.isfinite().all()
+
+
+def test_the_window_and_the_frame_rate_come_from_the_configuration(make_model):
+    model = make_model(window_sec=10.0, fps=2.0)
+    states = video_states(model.config, 30)
+    encoded = model.encode_video(video_hidden_states=states)
+    assert encoded.frame_mask.shape[1] == 21
+    assert encoded.fps == 2.0
+    assert encoded.duration_sec == 15.0
+    assert model.encode_video(video_hidden_states=states, fps=0.5).frame_mask.shape[1] == 6
+    assert make_model(window_sec=None).encode_video(video_hidden_states=states).num_windows == 1
+
+
+def test_nothing_is_kept_for_backward(tiny_model):
+    encoded = tiny_model.encode_video(video_hidden_states=video_states(tiny_model.config, 5))
+    assert not encoded.video_embeds[0].requires_grad
+    assert not tiny_model.ground(encoded, input_ids=torch.tensor([[62, 5, 63]])).logits.requires_grad
+
+
+@torch.no_grad()
+def test_half_precision_halves_an_encoded_video(tiny_model, windowed):
+    half = windowed.to(torch.float16)
+    assert {embeds.dtype for embeds in half.video_embeds} == {torch.float16}
+    assert half.frame_mask.dtype == torch.bool
+    ids = torch.tensor([[62, 5, 63]])
+    got, want = tiny_model.ground(half, input_ids=ids), tiny_model.ground(windowed, input_ids=ids)
+    assert got.logits.dtype == torch.float32
+    # float16 keeps 11 bits of values below 10.
+    torch.testing.assert_close(got.saliency_scores, want.saliency_scores, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("field", ["input_norm.bias", "output_linear.weight"])
+def test_a_video_encoded_by_other_weights_is_refused(make_model, field):
+    model = make_model(shared_block=False)
+    encoded = model.encode_video(video_hidden_states=video_states(model.config, 5))
+    with torch.no_grad():
+        model.r2_block.steps[-1].video_projection.get_parameter(field).flatten()[0] += 1e-3
+    with pytest.raises(ValueError, match="made by other weights"):
+        model.ground(encoded, input_ids=torch.tensor([[62, 5, 63]]))
+
+
+def test_a_reloaded_model_accepts_what_it_encoded(tiny_model, windowed, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    loaded = type(tiny_model).from_pretrained(tmp_path)
+    ids = torch.tensor([[62, 5, 63]])
+    assert_equal_outputs(loaded.ground(windowed, input_ids=ids), tiny_model.ground(windowed, input_ids=ids))
+
+
+WRONG_VIDEOS = {
+    "nothing": ({}, "either `pixel_values_videos` or `video_hidden_states`"),
+    "both": (
+        {"pixel_values_videos": torch.zeros(2, 3, 64, 64), "video_hidden_states": torch.zeros(2, 3, 5, 64)},
+        "either `pixel_values_videos` or `video_hidden_states`",
+    ),
+    "two videos": ({"pixel_values_videos": torch.zeros(2, 4, 3, 64, 64)}, "`pixel_values_videos` must be one video"),
+    "flat piece": ({"pixel_values_videos": [torch.zeros(3, 64, 64)]}, "`pixel_values_videos` must be one video"),
+    "no frames": ({"pixel_values_videos": torch.zeros(0, 3, 64, 64)}, "The video has no frames"),
+    "no pieces": ({"pixel_values_videos": []}, "The video has no frames"),
+    "frame rate": ({"pixel_values_videos": torch.zeros(2, 3, 64, 64), "fps": -1}, "`fps` must be positive"),
+    "window": ({"pixel_values_videos": torch.zeros(1, 3, 64, 64), "window_sec": -1}, "`window_sec` must be positive"),
+    "no window": (
+        {"pixel_values_videos": torch.zeros(1, 3, 64, 64), "window_sec": 0},
+        "`window_sec` must be positive",
+    ),
+    "batch of states": (
+        {"video_hidden_states": torch.zeros(1, 4, 3, 5, 64)},
+        "`video_hidden_states` must have the shape",
+    ),
+    "layers": ({"video_hidden_states": torch.zeros(4, 4, 5, 64)}, "`video_hidden_states` must have the shape"),
+    "width": ({"video_hidden_states": torch.zeros(4, 3, 5, 63)}, "`video_hidden_states` must have the shape"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_VIDEOS)
+def test_wrong_videos_are_refused_with_a_reason(tiny_model, name):
+    arguments, message = WRONG_VIDEOS[name]
+    with pytest.raises(ValueError, match=message):
+        tiny_model.encode_video(**arguments)
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+def test_an_encoded_video_comes_back_bit_by_bit(windowed, tmp_path):
+    windowed.save(tmp_path / "video.safetensors")
+    assert_same_video(EncodedVideo.load(tmp_path / "video.safetensors"), windowed)
+    assert [path.name for path in tmp_path.iterdir()] == ["video.safetensors"]
+
+
+def test_a_half_precision_video_comes_back(windowed, tmp_path):
+    half = windowed.to(torch.float16)
+    half.save(str(tmp_path / "video"))
+    assert_same_video(EncodedVideo.load(str(tmp_path / "video")), half)
+
+
+def test_saving_replaces_an_older_file(windowed, tmp_path):
+    path = tmp_path / "video"
+    path.write_bytes(b"old")
+    windowed.save(path)
+    assert_same_video(EncodedVideo.load(path), windowed)
+
+
+def test_a_failed_save_leaves_nothing_behind(windowed, tmp_path):
+    """Neither a temporary file nor damage to what is there."""
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        windowed.save(tmp_path / "taken")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No encoded video at '.*nothing'"):
+        EncodedVideo.load(tmp_path / "nothing")
+
+
+def write_other_format(path):
+    save_file({"frame_mask": torch.ones(1, 1)}, path, metadata={"format": "something-else"})
+
+
+def write_without_metadata(path):
+    save_file({"frame_mask": torch.ones(1, 1)}, path)
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"garbage" * 100),
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "cut in the header": lambda path: path.write_bytes(path.read_bytes()[:40]),
+    "other format": write_other_format,
+    "no format": write_without_metadata,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_unusable_file_is_named_with_the_way_out(windowed, tmp_path, damage):
+    path = tmp_path / "video"
+    windowed.save(path)
+    DAMAGES[damage](path)
+    with pytest.raises(ValueError, match="video' is not a usable encoded video: .* Encode the video again."):
+        EncodedVideo.load(path)
+
+
+@pytest.mark.parametrize("lost", ["video_embeds.1", "frame_mask"])
+def test_a_file_without_one_of_its_tensors_is_unusable(windowed, tmp_path, lost):
+    path = tmp_path / "video"
+    windowed.save(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys() if name != lost}  # noqa: SIM118 (not a dict)
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(ValueError, match="not a usable encoded video"):
+        EncodedVideo.load(path)

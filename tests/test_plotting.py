@@ -1,0 +1,187 @@
+"""The picture of the answers: what is drawn where."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from video_samples import write_video
+
+from modeling_r2tuning.plotting_r2tuning import assign_lanes, format_time, plot_grounding
+
+
+pytest.importorskip("matplotlib", reason="the optional matplotlib draws")
+
+COLORS = [(200, 40, 40), (40, 160, 40), (40, 40, 200), (200, 200, 40), (40, 200, 200)]
+
+
+def colored_pictures(width=96, height=64, seconds_each=4):
+    for color in COLORS:
+        for _ in range(seconds_each * 5):
+            yield np.full((height, width, 3), color, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """20 seconds, a colour for 4 seconds each."""
+    return str(write_video(tmp_path_factory.mktemp("plot") / "colors.mp4", colored_pictures(), rate=5))
+
+
+def make_answer(query="people laugh", moments=((4.0, 10.0, 0.9), (6.0, 12.0, 0.45), (18.0, 20.0, 0.2)), frames=20):
+    saliency = np.sin(np.arange(frames) / 3).tolist()
+    return {
+        "query": query,
+        "moments": [{"start": start, "end": end, "score": score} for start, end, score in moments],
+        "saliency": saliency,
+        "frame_times": [float(time) for time in range(frames)],
+        "highlights": [{"time": float(time), "score": saliency[time]} for time in (5, 4, 6)],
+        "summary": [{"start": 4.0, "end": 8.0}],
+    }
+
+
+def bars(axes):
+    return [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches]
+
+
+def test_rows_are_frames_then_curve_and_moments_of_each_query(video):
+    figure = plot_grounding([make_answer("first"), make_answer("second")], video)
+    strip, *rows = figure.axes
+    assert len(strip.images) == 10
+    assert [axes.get_title("left") for axes in rows] == ["first", "", "second", ""]
+    tops = [axes.get_position().y1 for axes in figure.axes]
+    assert tops == sorted(tops, reverse=True)
+    assert {axes.get_xlim() for axes in figure.axes} == {(0, 20)}
+
+
+def test_thumbnails_are_the_pictures_of_their_times(video):
+    images = plot_grounding(make_answer(), video).axes[0].images
+    for index, image in enumerate(images):
+        assert image.get_extent() == pytest.approx([2 * index, 2 * index + 2, 0, 1])
+        expected = COLORS[(2 * index + 1) // 4]
+        np.testing.assert_allclose(np.asarray(image.get_array()).mean((0, 1)), expected, atol=12)
+
+
+def test_curve_reaches_the_end_and_highlights_lie_on_it(video):
+    answer = make_answer()
+    curve = plot_grounding(answer, video).axes[1]
+    times, saliency = curve.lines[0].get_data()
+    assert times[-1] == 20
+    np.testing.assert_allclose(saliency[:-1], answer["saliency"])
+    marks = curve.collections[-1].get_offsets()
+    np.testing.assert_allclose(marks, [(found["time"], found["score"]) for found in answer["highlights"]])
+
+
+def test_moments_are_bars_by_score_with_labels_and_the_best_is_shaded(video):
+    _, curve, axes = plot_grounding(make_answer(), video).axes
+    assert bars(axes) == [(4.0, 10.0), (6.0, 12.0), (18.0, 20.0)]
+    opacities = [bar.get_alpha() for bar in axes.patches]
+    assert opacities == sorted(opacities, reverse=True)
+    assert [text.get_text() for text in axes.texts] == ["1: 0.90", "2: 0.45", "3: 0.20", "moments"]
+    assert bars(curve) == [(4.0, 10.0)]
+
+
+def test_top_limits_the_moments(video):
+    assert len(plot_grounding(make_answer(), video, top=2).axes[2].patches) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        make_answer(moments=()),
+        make_answer(moments=((3.0, 3.0, 0.0),)),
+        {**make_answer(frames=7), "saliency": [0.25] * 7, "highlights": []},
+    ],
+    ids=["no moments", "empty moment", "flat curve"],
+)
+def test_nothing_much_to_draw(answer, video, tmp_path):
+    figure = plot_grounding(answer, video, tmp_path / "plot.png")
+    texts = [text.get_text() for text in figure.axes[2].texts]
+    assert texts[-1] == ("moments" if answer["moments"] else "no moments")
+
+
+def test_queries_are_shown_as_they_are(video, tmp_path):
+    figure = plot_grounding(make_answer(r"$5 \frac and_so on " + "very " * 60), video, tmp_path / "plot.png")
+    title = figure.axes[1].get_title("left")
+    assert title.startswith(r"$5 \frac and_so on very")
+    assert title.endswith(" ...")
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_file_has_the_format_of_its_ending(ending, video, tmp_path):
+    plot_grounding(make_answer(), video, tmp_path / f"plot.{ending}")
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending]
+    assert (tmp_path / f"plot.{ending}").read_bytes().startswith(start)
+
+
+def test_png_is_large_and_not_empty(video, tmp_path):
+    from PIL import Image
+
+    plot_grounding([make_answer()] * 3, video, tmp_path / "plot.png")
+    picture = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"))
+    assert picture.shape[1] == 1650
+    assert picture.std() > 20
+
+
+def test_no_global_state_of_pyplot_is_used(video):
+    loaded = "matplotlib.pyplot" in sys.modules
+    plot_grounding(make_answer(), video)
+    assert ("matplotlib.pyplot" in sys.modules) == loaded
+
+
+@pytest.mark.parametrize("size", [(40, 200), (400, 40), (96, 64)])
+def test_pictures_of_any_shape_keep_their_proportions(size, tmp_path):
+    width, height = size
+    pictures = colored_pictures(width, height, seconds_each=1)
+    figure = plot_grounding(make_answer(), str(write_video(tmp_path / "shape.mp4", pictures, rate=5)))
+    axes = figure.axes[0]
+    box = axes.get_window_extent()
+    for image in axes.images:
+        height, width, _ = image.get_array().shape
+        assert width / height == pytest.approx(box.width / 10 / box.height, rel=0.05)
+
+
+@pytest.mark.parametrize(("rate", "count"), [(25, 1), (1, 4000)])
+def test_very_short_and_very_long_videos(rate, count, tmp_path):
+    picture = np.zeros((16, 16, 3), dtype=np.uint8)
+    video = write_video(tmp_path / "video.mp4", (picture for _ in range(count)), rate=rate)
+    axes = plot_grounding(make_answer(), str(video), tmp_path / "plot.png").axes
+    assert len(axes[0].images) == 10
+    ticks = [label.get_text() for label in axes[-1].get_xticklabels()]
+    assert ticks[0] == "0:00"
+    assert len(ticks) <= 13
+    assert len(set(ticks)) == len(ticks)
+
+
+def test_file_object_may_be_given(video):
+    with open(video, "rb") as file:
+        assert len(plot_grounding(make_answer(), io.BytesIO(file.read())).axes) == 3
+
+
+def test_no_answers(video):
+    with pytest.raises(ValueError, match="at least one answer"):
+        plot_grounding([], video)
+
+
+def test_missing_matplotlib_is_named(video, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'pip install "r2tuning\[plot\]"'):
+        plot_grounding(make_answer(), video)
+
+
+def test_lanes_hold_neither_overlapping_bars_nor_labels():
+    moments = [
+        {"start": start, "end": end} for start, end in ((40, 60), (50, 70), (0, 20), (60, 62), (63, 80), (99, 100))
+    ]
+    assert assign_lanes(moments, 100.0) == [0, 1, 0, 0, 2, 0]
+
+
+def test_no_moments_need_no_lane():
+    assert assign_lanes([], 100.0) == []
+
+
+@pytest.mark.parametrize(
+    ("time_sec", "text"),
+    [(0, "0:00.0"), (5.04, "0:05.0"), (59.96, "1:00.0"), (75.25, "1:15.2"), (119.99, "2:00.0"), (7384.5, "123:04.5")],
+)
+def test_times_are_minutes_and_seconds(time_sec, text):
+    assert format_time(time_sec) == text
