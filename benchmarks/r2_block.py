@@ -20,13 +20,13 @@ def plain_r2_block(block: R2Block, video: torch.Tensor, text: torch.Tensor) -> t
 
     Args:
         block: The weights.
-        video: `(batch, num_frames, num_layers, num_tokens, vision_hidden)`.
+        video: `(batch, num_frames, num_layers, num_tokens, vision_hidden)`, in half precision as cached.
         text: `(batch, text_length, num_layers, text_hidden)`.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_frames, hidden)`.
     """
-    config, step = block.config, block.steps[0]
+    config, step, video, text = block.config, block.steps[0], video.float(), text.float()
     batch, num_frames, num_layers, num_tokens, _ = video.shape
     hidden, heads = config.hidden_size, config.num_attention_heads
     time_index = torch.arange(num_frames, device=video.device)
@@ -102,8 +102,8 @@ def main():
     block = R2Block(config).to(device)
 
     def inputs(batch):
-        video = torch.randn(batch, args.frames, 4, 50, 768, device=device).half().float()
-        return video, torch.randn(batch, args.text_length, 4, 512, device=device)
+        video = torch.randn(batch, args.frames, 4, 50, 768, device=device).half()  # as cached on disk
+        return video, torch.randn(batch, args.text_length, 4, 512, device=device).half()
 
     def step(function, data):
         def run():

@@ -15,6 +15,9 @@ from torch import nn
 from .configuration_r2tuning import R2TuningConfig
 
 
+FRAMES_AT_ONCE = 32  # on 2 cores, a video of 300 frames is projected 1.5 times as fast as in one piece
+
+
 @dataclass
 class R2BlockOutput:
     """Output of `R2Block`; the lists have one entry for each recurrent step, in the order they are run.
@@ -94,7 +97,8 @@ class InputProjection(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """From `(..., in_features)` to `(..., hidden)`."""
+        """From `(..., in_features)`, of any precision, to `(..., hidden)`."""
+        features = features.to(self.input_norm.weight.dtype)
         return self._finish(self.input_linear(self.dropout(self.input_norm(features))))
 
     def _finish(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -123,8 +127,10 @@ class VideoProjection(InputProjection):
         """
         width, count = features.shape[-1], features.shape[-1] + 2
         endpoints = endpoints[:, :, None]  # (batch, num_frames, 1, 2)
-        mean = (features.sum(-1, keepdim=True) + endpoints.sum(-1, keepdim=True)) / count
-        parts = [(features - mean, slice(width)), (endpoints - mean, slice(width, None))]
+        total = features.sum(-1, keepdim=True, dtype=endpoints.dtype) + endpoints.sum(-1, keepdim=True)
+        mean = total / count
+        # Features cached in half precision are cast by this difference, without a copy of their own.
+        parts = [((features - mean).to(mean.dtype), slice(width)), (endpoints - mean, slice(width, None))]
         norms = [torch.linalg.vector_norm(part, dim=-1, keepdim=True) for part, _ in parts]
         rstd = ((norms[0].square() + norms[1].square()) / count + self.input_norm.eps).rsqrt()
 
@@ -304,16 +310,21 @@ class R2Block(nn.Module):
         Yields:
             `(batch, num_frames, num_tokens, hidden)`, in visiting order.
         """
-        dtype = self.scale.dtype
-        endpoints = temporal_endpoints(frame_mask.sum(dim=1), frame_mask.shape[1]).to(dtype)
+        endpoints = temporal_endpoints(frame_mask.sum(dim=1), frame_mask.shape[1]).to(self.scale.dtype)
         for layer, states in zip(self.layer_order, self._select_layers(hidden_states, dim=2), strict=True):
-            project = self._step(layer).video_projection
-            states = states.to(dtype)
-            yield project(states, endpoints) if self.config.use_temporal_endpoints else project(states)
+            inputs = (states, endpoints) if self.config.use_temporal_endpoints else (states,)
+            yield self._project_frames(self._step(layer).video_projection, *inputs)
+
+    def _project_frames(self, project: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+        """Project all frames; some at a time where no gradient is wanted, which keeps what is in between in cache."""
+        if torch.is_grad_enabled() or inputs[0].shape[1] <= FRAMES_AT_ONCE:
+            return project(*inputs)
+        pieces = zip(*(each.split(FRAMES_AT_ONCE, dim=1) for each in inputs), strict=True)
+        return torch.cat([project(*piece) for piece in pieces], dim=1)
 
     def project_text(self, hidden_states: torch.Tensor) -> list[torch.Tensor]:
         """Project text states `(batch, text_length, num_layers, text_hidden)` of each step, in visiting order."""
-        layers = self._select_layers(hidden_states.to(self.scale.dtype), dim=2)
+        layers = self._select_layers(hidden_states, dim=2)
         return [
             self._step(layer).text_projection(states) for layer, states in zip(self.layer_order, layers, strict=True)
         ]

@@ -144,8 +144,10 @@ class R2TuningConfig(PreTrainedConfig):
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
-        if self.saliency_loss_weight < 0:
-            raise ValueError(f"`saliency_loss_weight` must not be negative, got {self.saliency_loss_weight}.")
+        if not 0 <= self.saliency_loss_weight < float("inf"):
+            raise ValueError(
+                f"`saliency_loss_weight` must not be negative or infinite, got {self.saliency_loss_weight}."
+            )
         if not 0 < self.fps < float("inf"):
             raise ValueError(f"`fps` must be positive and finite, got {self.fps}.")
         if self.window_sec is not None and not 0 < self.window_sec < float("inf"):

@@ -101,13 +101,13 @@ RULES = [
     (r"adapter\.tem\.ffn\.mapping\.0\.(.+)", r"r2_block.steps.0.temporal_layers.0.feed_forward.fc1.\1"),
     (r"adapter\.tem\.ffn\.mapping\.2\.(.+)", r"r2_block.steps.0.temporal_layers.0.feed_forward.fc2.\1"),
     (r"adapter\.tem\.ffn_norm\.(.+)", r"r2_block.steps.0.temporal_layers.0.feed_forward_norm.\1"),
-    (r"pyramid\.blocks\.(\d+)\.(\d+)\.(.+)", r"head.pyramid.levels.\1.{conv\2}.\3"),
-    (r"pooling\.att\.weight", "head.text_pooling.score.weight"),
-    (r"class_head\.module\.1\.(.+)", r"head.classification_head.conv1.\1"),
-    (r"class_head\.module\.3\.(.+)", r"head.classification_head.conv2.\1"),
-    (r"coord_head\.module\.1\.(.+)", r"head.boundary_head.conv1.\1"),
-    (r"coord_head\.module\.3\.(.+)", r"head.boundary_head.conv2.\1"),
-    (r"coef", "head.level_scale"),
+    (r"pyramid\.blocks\.(\d+)\.(\d+)\.(.+)", r"grounding_head.pyramid.levels.\1.{conv\2}.\3"),
+    (r"pooling\.att\.weight", "grounding_head.text_pooling.score.weight"),
+    (r"class_head\.module\.1\.(.+)", r"grounding_head.classification_head.conv1.\1"),
+    (r"class_head\.module\.3\.(.+)", r"grounding_head.classification_head.conv2.\1"),
+    (r"coord_head\.module\.1\.(.+)", r"grounding_head.boundary_head.conv1.\1"),
+    (r"coord_head\.module\.3\.(.+)", r"grounding_head.boundary_head.conv2.\1"),
+    (r"coef", "grounding_head.level_scale"),
 ]
 CLIP_RULES = [
     (r"visual\.class_embedding", "vision_model.embeddings.class_embedding"),
@@ -166,7 +166,9 @@ def convert_original_checkpoint(
     converted, unknown = _rename(weights)
     for name, value in _convert_clip(clip_weights).items():
         converted[name] = value
-    expected = {k: v for k, v in model.state_dict().items() if clip_weights or k.startswith(("r2_block.", "head."))}
+    expected = {
+        k: v for k, v in model.state_dict().items() if clip_weights or k.startswith(("r2_block.", "grounding_head."))
+    }
     _check(converted, unknown, expected)
     model.load_state_dict(converted, strict=False)
     return model.eval()

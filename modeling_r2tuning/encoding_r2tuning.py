@@ -103,7 +103,7 @@ class EncodedVideo:
 
 def window_size(window_sec: float | None, fps: float) -> int | None:
     """Frames of a window; one more than `window_sec` holds, so that rounding never splits a video of that length."""
-    return None if window_sec is None else math.ceil(window_sec * fps) + 1
+    return None if window_sec is None else max(2, math.ceil(window_sec * fps) + 1)
 
 
 def stream_windows(pieces: Iterable[torch.Tensor], window: int | None) -> Iterator[tuple[int, torch.Tensor]]:

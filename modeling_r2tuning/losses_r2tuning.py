@@ -53,18 +53,29 @@ class GroundingLabels:
 def pad_moments(
     moments: torch.Tensor | list, mask: torch.Tensor | None, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Moments `(batch, num_moments, 2)` and their mask from a list of `(n, 2)`, or from one padded tensor."""
-    if isinstance(moments, torch.Tensor):
-        padded = moments.to(device, torch.float32)
-        mask = torch.ones(padded.shape[:2]) if mask is None else mask
-        mask = mask.to(device, torch.bool)
-    else:
-        each = [torch.as_tensor(some, dtype=torch.float32, device=device).reshape(-1, 2) for some in moments]
-        longest = max([len(some) for some in each], default=0) or 1
-        padded = torch.stack([F.pad(some, (0, 0, 0, longest - len(some))) for some in each])
+    """Moments `(batch, num_moments, 2)` and their mask from a list of `(n, 2)`, or from one padded tensor and a mask.
+
+    Raises:
+        ValueError: A wrong shape, or a mask with a list.
+    """
+    if not isinstance(moments, torch.Tensor):
+        if mask is not None:
+            raise ValueError("`moment_mask` belongs to one padded tensor of `moments`, got a list.")
+        each = [torch.as_tensor(some, dtype=torch.float32, device=device) for some in moments]
+        if any(some.numel() and some.shape[1:] != (2,) for some in each):
+            raise ValueError(f"`moments` must hold tensors (n, 2), got {[tuple(some.shape) for some in each]}.")
         lengths = torch.tensor([len(some) for some in each], device=device)
+        longest = max([len(some) for some in each], default=0) or 1
+        moments = torch.stack([F.pad(some.reshape(-1, 2), (0, 0, 0, longest - len(some))) for some in each])
         mask = torch.arange(longest, device=device) < lengths[:, None]
-    return padded.masked_fill(~mask[..., None], 0.0), mask
+    elif mask is None:
+        mask = torch.ones(moments.shape[:2], dtype=torch.bool)
+    if moments.dim() != 3 or moments.shape[2] != 2:
+        raise ValueError(f"`moments` must have the shape (batch, num_moments, 2), got {tuple(moments.shape)}.")
+    if mask.shape != moments.shape[:2]:
+        raise ValueError(f"`moment_mask` must have the shape {tuple(moments.shape[:2])}, got {tuple(mask.shape)}.")
+    mask = mask.to(device, torch.bool)
+    return moments.to(device, torch.float32).masked_fill(~mask[..., None], 0.0), mask
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

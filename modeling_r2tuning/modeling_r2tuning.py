@@ -33,8 +33,10 @@ class R2TuningPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")
     _no_split_modules = ("CLIPEncoderLayer", "R2Block", "GroundingHead")
-    _keep_in_fp32_modules_strict = ("r2_block", "head")  # `dtype` chooses the precision of the frozen encoders
-    supports_gradient_checkpointing = True
+    _keep_in_fp32_modules_strict = (
+        "r2_block",
+        "grounding_head",
+    )  # `dtype` chooses the precision of the frozen encoders
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -42,21 +44,27 @@ class R2TuningPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Attention xavier uniform, feed-forward kaiming normal, the rest torch's defaults (the released code's)."""
-        if isinstance(module, TemporalAttention):
-            for linear in (module.q_proj, module.k_proj, module.v_proj, module.out_proj):
-                init.xavier_uniform_(linear.weight)
-                init.zeros_(linear.bias)
-        elif isinstance(module, FeedForward):
-            for linear in (module.fc1, module.fc2):
-                init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
-                init.zeros_(linear.bias)
-        elif isinstance(module, R2Block):
+        if isinstance(module, R2Block):
             init.zeros_(module.scale)
             init.zeros_(module.gate)
+            # Visited after its parts; those without parameters of their own are never visited in custom code.
+            for part in module.modules():
+                _init_temporal_part(part)
         elif isinstance(module, GroundingHead):
             init.ones_(module.level_scale)
         elif isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
             module.reset_parameters()
+
+
+def _init_temporal_part(part: nn.Module):
+    if isinstance(part, TemporalAttention):
+        for linear in (part.q_proj, part.k_proj, part.v_proj, part.out_proj):
+            init.xavier_uniform_(linear.weight)
+            init.zeros_(linear.bias)
+    elif isinstance(part, FeedForward):
+        for linear in (part.fc1, part.fc2):
+            init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
+            init.zeros_(linear.bias)
 
 
 class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
@@ -78,7 +86,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         self.vision_model = CLIPVisionModel._from_config(config.vision_config)
         self.text_model = CLIPTextModel._from_config(config.text_config)
         self.r2_block = R2Block(config)
-        self.head = GroundingHead(config)
+        self.grounding_head = GroundingHead(config)
         self.post_init()
         self._freeze_encoders()
         if not config.save_backbone:
@@ -122,7 +130,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def _load_clip(self, checkpoint: str, **hub):
-        """Replace both encoders by the weights of `config.clip_model_name_or_path`."""
+        """Fill both encoders with the weights of `config.clip_model_name_or_path`."""
         name = self.config.clip_model_name_or_path
         advice = (
             "Pass `clip_model_name_or_path=` with a CLIP of the Hub or a folder, or use a checkpoint saved with "
@@ -133,8 +141,8 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         hub["revision"] = self.config.clip_revision
         try:
             self._check_clip(name, hub)
-            self.vision_model = _load_encoder(CLIPVisionModel, name, self.vision_model, hub)
-            self.text_model = _load_encoder(CLIPTextModel, name, self.text_model, hub)
+            _load_encoder(CLIPVisionModel, name, self.vision_model, hub)
+            _load_encoder(CLIPTextModel, name, self.text_model, hub)
         except OSError as error:
             raise OSError(
                 f"CLIP '{name}', which the checkpoint '{checkpoint}' needs, was not found. {advice}"
@@ -148,7 +156,10 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         for part in ("vision_config", "text_config"):
             ours, theirs = getattr(self.config, part), getattr(found, part)
             fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
-            fields += ("patch_size", "image_size") if part == "vision_config" else ("vocab_size",)
+            vision = part == "vision_config"
+            fields += (
+                ("patch_size", "image_size", "num_channels") if vision else ("vocab_size", "max_position_embeddings")
+            )
             wrong = [f for f in fields if getattr(ours, f) != getattr(theirs, f)]
             if wrong:
                 raise ValueError(
@@ -180,7 +191,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
 
         Args:
             pixel_values_videos: `(batch, num_frames, 3, height, width)`, normalised pixels.
-            chunk_size: Frames encoded at once when nothing in CLIP is trained; `None` = all.
+            chunk_size: Frames encoded at once; `None` = all.
 
         Returns:
             `(batch, num_frames, num_layers, num_tokens, vision_hidden)`, last layer last. In memory the layers are
@@ -255,8 +266,12 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         fps = fps if fps is not None else self.config.fps
         if not 0 < fps < float("inf"):
             raise ValueError(f"`fps` must be positive and finite, got {fps}.")
-        window = window_size(self.config.window_sec if window_sec == "config" else window_sec, fps)
+        window_sec = self.config.window_sec if window_sec == "config" else window_sec
+        if window_sec is not None and not window_sec > 0:
+            raise ValueError(f"`window_sec` must be positive or None, got {window_sec}.")
+        window = window_size(window_sec, fps)
         if video_hidden_states is not None:
+            _check_shape("video_hidden_states", video_hidden_states, self._state_shape[1:])
             pieces = iter([video_hidden_states.to(self.device)])
         else:
             pieces = self._encode_pieces(pixel_values_videos, chunk_size)
@@ -271,6 +286,8 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
                 pixel_values_videos = pixel_values_videos[0]
             pixel_values_videos = pixel_values_videos.split(chunk_size) if len(pixel_values_videos) else ()
         for piece in pixel_values_videos:
+            if len(piece) == 0:
+                continue
             if piece.dim() != 4:
                 raise ValueError(
                     "`pixel_values_videos` must be one video, `(num_frames, 3, height, width)`, or an iterable of "
@@ -285,7 +302,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
 
     def _fingerprint(self) -> str:
         """Identifies the weights that an encoded video depends on, CLIP's excepted."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"{self.config.layer_fusion} {self.config.num_recurrent_steps}".encode())
         for step in self.r2_block.steps:
             for value in step.video_projection.state_dict().values():
                 digest.update(value.detach().float().cpu().numpy().tobytes())
@@ -366,7 +383,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             text_hidden_states: `(batch, text_length, num_layers, text_hidden)` instead of token ids.
             moments: Labels: for each query `(num_moments, 2)`, start and end in seconds; or one padded tensor
                 `(batch, num_moments, 2)` with `moment_mask`.
-            moment_mask: `(batch, num_moments)`, `True` = real.
+            moment_mask: `(batch, num_moments)`, `True` = real; only with one padded tensor.
             saliency: Labels: `(batch, num_frames)`, in [0, 1].
             positive_frame: Labels: `(batch,)`, index of one positive frame, drawn by the data collator.
             fps: `(batch,)` or a number, frames per second; needed with `moments`.
@@ -396,26 +413,40 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         text_mask: torch.Tensor,
     ) -> tuple[VideoGroundingOutput, R2BlockOutput]:
         block = self.r2_block(video, words, frame_mask, text_mask)
-        dtype = self.head.level_scale.dtype
+        dtype = self.grounding_head.level_scale.dtype
         with torch.autocast(self.device.type, enabled=False):
-            outputs = self.head(block.video_features.to(dtype), block.text_embeds[-1].to(dtype), frame_mask, text_mask)
+            outputs = self.grounding_head(
+                block.video_features.to(dtype), block.text_embeds[-1].to(dtype), frame_mask, text_mask
+            )
         return outputs, block
 
     def _compute_loss(
         self, outputs: VideoGroundingOutput, block: R2BlockOutput, text_mask: torch.Tensor, labels: GroundingLabels
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        dtype = self.head.level_scale.dtype
+        dtype = self.grounding_head.level_scale.dtype
         with torch.autocast(self.device.type, enabled=False):
-            texts = torch.stack([self.head.text_pooling(text.to(dtype), text_mask) for text in block.text_embeds])
+            texts = torch.stack(
+                [self.grounding_head.text_pooling(text.to(dtype), text_mask) for text in block.text_embeds]
+            )
             loss, parts = video_grounding_loss(outputs, torch.stack(block.frame_embeds), texts, labels, self.config)
-        return loss + 0.0 * sum(parameter.sum() for parameter in self._inert_parameters()), parts
+        return loss + 0.0 * sum(parameter.sum() for parameter in self._unused_parameters(outputs)), parts
 
-    def _inert_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the published checkpoints that cannot change the result; distributed training asks for a gradient."""
-        inert = [step.video_key.bias for step in self.r2_block.steps]
-        return inert if self.config.use_moment_head else [*inert, self.head.level_scale]
+    def _unused_parameters(self, outputs: VideoGroundingOutput) -> list[nn.Parameter]:
+        """Parameters that may have had no part in `outputs`: distributed training asks for a gradient of each."""
+        head, num_frames = self.grounding_head, outputs.frame_mask.shape[1]
+        unused = [step.video_key.bias for step in self.r2_block.steps]
+        unused += [self.r2_block.gate, head.level_scale]
+        for stride, level in zip(self.config.strides, head.pyramid.levels, strict=True):
+            if stride > num_frames:
+                unused += level.parameters()
+        return unused
 
     # ---- checks at the door ------------------------------------------------------------------------------------
+
+    @property
+    def _state_shape(self) -> tuple[int | None, ...]:
+        """Shape of `video_hidden_states`; `None` = any size."""
+        return None, None, self.config.num_recurrent_steps, None, self.config.vision_config.hidden_size
 
     def _text_inputs(
         self,
@@ -436,7 +467,8 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             _check_shape("text_hidden_states", text_hidden_states, sizes)
         given = input_ids if input_ids is not None else text_hidden_states
         mask = _check_mask("attention_mask", attention_mask, given)
-        return (self.get_text_hidden_states(input_ids) if input_ids is not None else text_hidden_states), mask
+        states = self.get_text_hidden_states(input_ids) if input_ids is not None else text_hidden_states
+        return states.masked_fill(~mask[..., None, None], 0.0), mask
 
     def _video_inputs(
         self,
@@ -453,8 +485,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             sizes = (None, None, self.config.vision_config.num_channels, size, size)
             _check_shape("pixel_values_videos", pixel_values_videos, sizes)
         else:
-            sizes = (None, None, self.config.num_recurrent_steps, None, self.config.vision_config.hidden_size)
-            _check_shape("video_hidden_states", video_hidden_states, sizes)
+            _check_shape("video_hidden_states", video_hidden_states, self._state_shape)
         given = pixel_values_videos if pixel_values_videos is not None else video_hidden_states
         if batch % len(given):
             raise ValueError(f"{batch} queries cannot be shared out evenly among {len(given)} videos.")
@@ -465,6 +496,8 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         if (mask[:, 1:] & ~mask[:, :-1]).any():
             raise ValueError("`frame_mask` must be padded on the right: no `True` may follow a `False`.")
         states = self.get_video_hidden_states(given) if pixel_values_videos is not None else given
+        if not mask.all():  # padding may hold anything, such as the infinities of the released caches
+            states = states.masked_fill(~mask[..., None, None, None], 0.0)
         return states, mask.repeat_interleave(per_video, dim=0)
 
     def _labels(
@@ -488,13 +521,15 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             raise ValueError(f"Labels are incomplete: {missing} missing, needed are {sorted(needed)}.")
         _check_shape("saliency", saliency, tuple(outputs.frame_mask.shape))
         _check_shape("positive_frame", positive_frame, (len(saliency),))
-        if not outputs.frame_mask.gather(1, positive_frame.clamp(0, saliency.shape[1] - 1)[:, None]).all():
+        num_frames = outputs.frame_mask.sum(dim=1)
+        if not ((positive_frame >= 0) & (positive_frame < num_frames)).all():
             raise ValueError(f"`positive_frame` must be a valid frame of its video, got {positive_frame.tolist()}.")
+        saliency = saliency.float().masked_fill(~outputs.frame_mask, 0.0)
         if not self.config.use_moment_head:
-            return GroundingLabels(saliency.float(), positive_frame)
+            return GroundingLabels(saliency, positive_frame)
         moments, moment_mask = pad_moments(moments, moment_mask, saliency.device)
         _check_shape("moments", moments, (len(saliency), None, 2))
-        return GroundingLabels(saliency.float(), positive_frame, moments * outputs.fps[:, None, None], moment_mask)
+        return GroundingLabels(saliency, positive_frame, moments * outputs.fps[:, None, None], moment_mask)
 
 
 def _check_shape(name: str, tensor: torch.Tensor, sizes: tuple[int | None, ...]):
@@ -522,8 +557,10 @@ def _per_query(name: str, value: torch.Tensor | float | None, text_mask: torch.T
     if value is None:
         return None
     value = torch.as_tensor(value, dtype=torch.float32, device=text_mask.device)
-    if value.dim() > 1 or (value.dim() == 1 and len(text_mask) % len(value)):
+    if value.dim() > 1 or value.numel() == 0 or (value.dim() == 1 and len(text_mask) % len(value)):
         raise ValueError(f"`{name}` must be a number or one for each query, got the shape {tuple(value.shape)}.")
+    if not ((value > 0) & value.isfinite()).all():
+        raise ValueError(f"`{name}` must be positive and finite, got {value.tolist()}.")
     return value.expand(len(text_mask)) if value.dim() == 0 else value.repeat_interleave(len(text_mask) // len(value))
 
 
@@ -540,21 +577,24 @@ def _join_rows(rows: list[VideoGroundingOutput], video: EncodedVideo) -> VideoGr
     return joined
 
 
-def _load_encoder(model_class: type[PreTrainedModel], name: str, like: PreTrainedModel, hub: dict) -> PreTrainedModel:
-    """One tower of a CLIP checkpoint, in the precision, place and attention implementation of `like`."""
+@torch.no_grad()
+def _load_encoder(model_class: type[PreTrainedModel], name: str, encoder: PreTrainedModel, hub: dict):
+    """Fill one tower from a CLIP checkpoint; adapters inside it stay as they are."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # the other tower's weights are reported as unexpected
     try:
-        model, info = model_class.from_pretrained(
-            name, config=like.config, dtype=like.dtype, output_loading_info=True, **hub
-        )
+        found, info = model_class.from_pretrained(name, config=encoder.config, output_loading_info=True, **hub)
     finally:
         logging.set_verbosity(level)
     if info["missing_keys"]:
         raise ValueError(
             f"CLIP '{name}' is incomplete: it lacks {sorted(info['missing_keys'])[:3]} and perhaps others."
         )
-    return model.to(like.device)
+    ours = {
+        key.replace(".base_layer.", "."): value for key, value in encoder.state_dict().items()
+    }  # as peft names them
+    for key, value in found.state_dict().items():
+        ours[key].copy_(value)
 
 
 __all__ = [

@@ -88,7 +88,7 @@ def make_model(make_config, tiny_clip):
         if not {"vision_config", "text_config"} & fields.keys():
             model.vision_model.load_state_dict(tiny_clip.vision_model.state_dict())
             model.text_model.load_state_dict(tiny_clip.text_model.state_dict())
-        for parameter in (model.r2_block.scale, model.r2_block.gate, model.head.level_scale):
+        for parameter in (model.r2_block.scale, model.r2_block.gate, model.grounding_head.level_scale):
             torch.nn.init.uniform_(parameter, 0.5, 1.5)  # as initialised, the spatial path adds nothing
         return model.eval()
 

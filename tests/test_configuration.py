@@ -21,7 +21,7 @@ DIFFERENT = {
     "attention_order": "self_cross",
     "shared_block": False,
     "layer_fusion": "mean",
-    "strides": (1, 4),
+    "strides": (1,),
     "use_temporal_endpoints": False,
     "use_moment_head": False,
     "dropout": 0.25,
@@ -55,7 +55,7 @@ def test_every_field_comes_back_from_json(tmp_path):
     config.save_pretrained(tmp_path)
     for loaded in (R2TuningConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
         assert isinstance(loaded, R2TuningConfig)
-        assert loaded.to_dict() == config.to_dict()
+        assert {**loaded.to_dict(), "_name_or_path": ""} == config.to_dict()
         assert isinstance(loaded.vision_config, CLIPVisionConfig)
         assert isinstance(loaded.text_config, CLIPTextConfig)
         assert loaded.vision_config.hidden_size == 64
@@ -126,7 +126,7 @@ WRONG = {
     ],
     "dropout": [(1.0, r"must be in \[0, 1\), got 1.0"), (-0.1, r"must be in \[0, 1\)"), (float("nan"), r"\[0, 1\)")],
     "drop_path": [(1, r"must be in \[0, 1\)")],
-    "saliency_loss_weight": [(-1, "must not be negative, got -1"), (float("nan"), "must not be negative")],
+    "saliency_loss_weight": [(-1, "must not be negative or infinite, got -1"), (float("nan"), "must not be negative")],
     "fps": [
         (0, "must be positive and finite"),
         (-1.0, "must be positive"),
@@ -145,6 +145,11 @@ def test_wrong_values_are_refused_with_the_rule(field, value, message):
     with pytest.raises(StrictDataclassError, match=message) as caught:
         R2TuningConfig(**{field: value})
     assert field in str(caught.value)
+
+
+def test_points_are_frames_where_only_frames_are_scored():
+    with pytest.raises(StrictDataclassError, match=r"`strides` must be \[1\] without moment head"):
+        R2TuningConfig(use_moment_head=False)
 
 
 def test_no_more_layers_are_read_than_the_shallower_encoder_has():

@@ -67,7 +67,7 @@ def test_number_of_learned_parameters_is_the_papers():
     """QVHighlights: 2,836,242 in these parts; with CLIP's towers 1.84 % of the whole."""
     with torch.device("meta"):
         model = R2TuningForVideoGrounding(R2TuningConfig())
-    step, head = model.r2_block.steps[0], model.head
+    step, head = model.r2_block.steps[0], model.grounding_head
     parts = {
         "temporal layer": (count(step.temporal_layers), 1_053_440),
         "video projection": (count(step.video_projection), 265_220),
@@ -98,7 +98,7 @@ def test_initial_weights_are_the_released_codes(make_config):
     model = R2TuningForVideoGrounding(make_config(hidden_size=256, num_attention_heads=8))
     assert not model.r2_block.scale.any()
     assert not model.r2_block.gate.any()
-    assert model.head.level_scale.eq(1).all()
+    assert model.grounding_head.level_scale.eq(1).all()
     layer = model.r2_block.steps[0].temporal_layers[0]
     for attention in (layer.cross_attention, layer.self_attention):
         for linear in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
@@ -142,7 +142,7 @@ def test_video_projection_equals_that_of_the_concatenation(projection, offset):
 
 
 def test_video_projection_drops_what_dropout_of_the_concatenation_drops(projection, monkeypatch):
-    """Outputs and all gradients, for the same dropped channels; those of the endpoints are drawn once a frame."""
+    """Outputs and all gradients, for the same dropped channels, which every token has of its own."""
     drawn = []
 
     def keep(self, hidden_states):
@@ -152,7 +152,7 @@ def test_video_projection_drops_what_dropout_of_the_concatenation_drops(projecti
     monkeypatch.setattr(Dropout, "keep", keep)
     features, endpoints = torch.randn(2, 3, 5, 64).double(), torch.rand(2, 3, 2).double()
     got = projection.train()(features, endpoints)
-    masks = [torch.cat([drawn[0], drawn[1].expand(-1, -1, 5, -1)], dim=-1) * 2, drawn[2] * 2]
+    masks = [torch.cat([drawn[0], drawn[1]], dim=-1) * 2, drawn[2] * 2]
     want = projected_plainly(projection, features, endpoints, masks)
     torch.testing.assert_close(got, want)
     probe = torch.randn_like(want)
@@ -277,7 +277,7 @@ def test_closed_gates_pass_the_first_step_on(make_model, fusion):
 def test_levels_do_not_see_each_other(tiny_model):
     """The heads run once over all levels; each answers as if it were alone."""
     inputs = make_inputs(tiny_model.config, cached=True)
-    outputs, head = tiny_model(**inputs), tiny_model.head
+    outputs, head = tiny_model(**inputs), tiny_model.grounding_head
     levels = head.pyramid(outputs.video_features.relu(), inputs["frame_mask"].sum(dim=1))
     assert len(levels) == 3
     logits = [head.classification_head(level.mT, mask[:, None])[..., 0] for level, mask in levels]
@@ -457,7 +457,7 @@ def test_one_step_of_learning_lowers_the_loss(make_model):
 
 
 @pytest.fixture
-def checkpoint(tiny_model, tmp_path):
+def saved_model(tiny_model, tmp_path):
     """Folder of `tiny_model`, saved without CLIP."""
     tiny_model.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
@@ -469,8 +469,8 @@ def edit_weights(path, change):
     save_file(weights, path, metadata={"format": "pt"})
 
 
-def test_a_checkpoint_holds_only_what_is_learned(tiny_model, checkpoint):
-    file = checkpoint / "model.safetensors"
+def test_a_checkpoint_holds_only_what_is_learned(tiny_model, saved_model):
+    file = saved_model / "model.safetensors"
     weights = load_file(file)
     assert weights.keys() == {name for name, p in tiny_model.named_parameters() if p.requires_grad}
     assert file.stat().st_size < 4 * count(tiny_model) + 100 * len(weights) + 1000  # a name and a place for each
@@ -486,38 +486,40 @@ def test_a_self_contained_checkpoint_needs_no_clip(make_model, tmp_path):
     }
 
 
-def test_loaded_encoders_are_frozen_and_the_rest_is_not(checkpoint):
+def test_loaded_encoders_are_frozen_and_the_rest_is_not(saved_model):
     """transformers makes every loaded parameter trainable; the model takes that back."""
-    loaded = R2TuningForVideoGrounding.from_pretrained(checkpoint)
+    loaded = R2TuningForVideoGrounding.from_pretrained(saved_model)
     for name, parameter in loaded.named_parameters():
         assert parameter.requires_grad == (not name.startswith(("vision_model.", "text_model."))), name
 
 
-def test_clip_may_be_moved_to_another_folder(tiny_model, checkpoint, clip_folder, tmp_path):
+def test_clip_may_be_moved_to_another_folder(tiny_model, saved_model, clip_folder, tmp_path):
     shutil.copytree(clip_folder, tmp_path / "elsewhere")
-    loaded = R2TuningForVideoGrounding.from_pretrained(checkpoint, clip_model_name_or_path=str(tmp_path / "elsewhere"))
+    loaded = R2TuningForVideoGrounding.from_pretrained(
+        saved_model, clip_model_name_or_path=str(tmp_path / "elsewhere")
+    )
     assert loaded.config.clip_model_name_or_path == str(tmp_path / "elsewhere")
     assert all(torch.equal(value, tiny_model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
-def test_loading_tells_what_transformers_tells(checkpoint):
-    loaded, info = R2TuningForVideoGrounding.from_pretrained(checkpoint, output_loading_info=True)
+def test_loading_tells_what_transformers_tells(saved_model):
+    loaded, info = R2TuningForVideoGrounding.from_pretrained(saved_model, output_loading_info=True)
     assert isinstance(loaded, R2TuningForVideoGrounding)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
 
 
 @pytest.mark.parametrize("name", ["folder/that/is/not", "org/not-on-disk"])
-def test_a_clip_that_is_not_there_is_named(checkpoint, tmp_path, name):
+def test_a_clip_that_is_not_there_is_named(saved_model, tmp_path, name):
     with pytest.raises(OSError, match=f"CLIP '{name}'.*was not found. Pass `clip_model_name_or_path=`"):
         R2TuningForVideoGrounding.from_pretrained(
-            checkpoint, clip_model_name_or_path=name, local_files_only=True, cache_dir=tmp_path
+            saved_model, clip_model_name_or_path=name, local_files_only=True, cache_dir=tmp_path
         )
 
 
-def test_no_clip_at_all_is_refused(checkpoint):
+def test_no_clip_at_all_is_refused(saved_model):
     with pytest.raises(ValueError, match="holds no CLIP and its configuration names none. Pass"):
-        R2TuningForVideoGrounding.from_pretrained(checkpoint, clip_model_name_or_path=None)
+        R2TuningForVideoGrounding.from_pretrained(saved_model, clip_model_name_or_path=None)
 
 
 def save_clip(folder, vision=(), text=()):
@@ -537,32 +539,32 @@ def save_clip(folder, vision=(), text=()):
         ({"text": {"max_position_embeddings": 17}}, "text_config has max_position_embeddings=17 where 16 is needed"),
     ],
 )
-def test_a_clip_of_another_shape_is_refused(checkpoint, tmp_path, changes, message):
+def test_a_clip_of_another_shape_is_refused(saved_model, tmp_path, changes, message):
     save_clip(tmp_path / "other", **changes)
     with pytest.raises(ValueError, match=message):
-        R2TuningForVideoGrounding.from_pretrained(checkpoint, clip_model_name_or_path=str(tmp_path / "other"))
+        R2TuningForVideoGrounding.from_pretrained(saved_model, clip_model_name_or_path=str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("lost", ["vision_model.encoder.layers.1.", "text_model."])
-def test_a_clip_without_some_of_its_weights_is_refused(checkpoint, clip_folder, tmp_path, lost):
+def test_a_clip_without_some_of_its_weights_is_refused(saved_model, clip_folder, tmp_path, lost):
     """Otherwise the encoder would silently be random."""
     shutil.copytree(clip_folder, tmp_path / "clip")
     edit_weights(tmp_path / "clip" / "model.safetensors", lambda w: [w.pop(k) for k in list(w) if k.startswith(lost)])
     with pytest.raises((ValueError, OSError), match="CLIP"):
-        R2TuningForVideoGrounding.from_pretrained(checkpoint, clip_model_name_or_path=str(tmp_path / "clip"))
+        R2TuningForVideoGrounding.from_pretrained(saved_model, clip_model_name_or_path=str(tmp_path / "clip"))
 
 
-def test_a_checkpoint_without_some_of_its_weights_is_refused(checkpoint):
-    edit_weights(checkpoint / "model.safetensors", lambda weights: weights.pop("head.boundary_head.conv1.bias"))
-    with pytest.raises(ValueError, match=r"lacks 1 weights, such as \['head.boundary_head.conv1.bias'\]"):
-        R2TuningForVideoGrounding.from_pretrained(checkpoint)
+def test_a_checkpoint_without_some_of_its_weights_is_refused(saved_model):
+    edit_weights(saved_model / "model.safetensors", lambda weights: weights.pop("grounding_head.boundary_head.conv1.bias"))
+    with pytest.raises(ValueError, match=r"lacks 1 weights, such as \['grounding_head.boundary_head.conv1.bias'\]"):
+        R2TuningForVideoGrounding.from_pretrained(saved_model)
 
 
-def test_a_checkpoint_that_wrongly_claims_to_hold_clip_is_refused(checkpoint):
-    settings = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps({**settings, "save_backbone": True}))
+def test_a_checkpoint_that_wrongly_claims_to_hold_clip_is_refused(saved_model):
+    settings = json.loads((saved_model / "config.json").read_text())
+    (saved_model / "config.json").write_text(json.dumps({**settings, "save_backbone": True}))
     with pytest.raises(ValueError, match="lacks .* weights, such as .*text_model"):
-        R2TuningForVideoGrounding.from_pretrained(checkpoint)
+        R2TuningForVideoGrounding.from_pretrained(saved_model)
 
 
 def test_a_trained_clip_is_saved_too(make_model, tmp_path):
@@ -575,8 +577,8 @@ def test_a_trained_clip_is_saved_too(make_model, tmp_path):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_the_attention_implementation_reaches_both_encoders(tiny_model, checkpoint, attention):
-    loaded = R2TuningForVideoGrounding.from_pretrained(checkpoint, attn_implementation=attention)
+def test_the_attention_implementation_reaches_both_encoders(tiny_model, saved_model, attention):
+    loaded = R2TuningForVideoGrounding.from_pretrained(saved_model, attn_implementation=attention)
     assert loaded.vision_model.config._attn_implementation == attention
     assert loaded.text_model.config._attn_implementation == attention
     inputs = make_inputs(tiny_model.config)
@@ -603,8 +605,8 @@ def logits(model, config):
         return model(**make_inputs(config)).logits
 
 
-def test_native_lora_adapters_are_trained_saved_and_loaded(tiny_model, checkpoint, tmp_path):
-    model = R2TuningForVideoGrounding.from_pretrained(checkpoint)
+def test_native_lora_adapters_are_trained_saved_and_loaded(tiny_model, saved_model, tmp_path):
+    model = R2TuningForVideoGrounding.from_pretrained(saved_model)
     model.add_adapter(lora())
     train_once(model, model.config)
     added = [p for name, p in model.named_parameters() if "lora_" in name]
@@ -621,9 +623,9 @@ def test_native_lora_adapters_are_trained_saved_and_loaded(tiny_model, checkpoin
 LEARNED_MODULES = ["r2_block", "pyramid", "text_pooling", "classification_head", "boundary_head"]
 
 
-@pytest.mark.parametrize("learned", [None, LEARNED_MODULES, ["r2_block", "head"]], ids=["lora", "modules", "head"])
-def test_peft_models_are_trained_saved_and_loaded(checkpoint, tmp_path, learned):
-    model = get_peft_model(R2TuningForVideoGrounding.from_pretrained(checkpoint), lora(modules_to_save=learned))
+@pytest.mark.parametrize("learned", [None, LEARNED_MODULES, ["r2_block", "grounding_head"]], ids=["lora", "modules", "head"])
+def test_peft_models_are_trained_saved_and_loaded(saved_model, tmp_path, learned):
+    model = get_peft_model(R2TuningForVideoGrounding.from_pretrained(saved_model), lora(modules_to_save=learned))
     config = model.base_model.model.config
     train_once(model, config)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -634,7 +636,7 @@ def test_peft_models_are_trained_saved_and_loaded(checkpoint, tmp_path, learned)
         for parameter in trained.values():
             parameter.add_(0.01)
     model.save_pretrained(tmp_path / "peft")
-    base = R2TuningForVideoGrounding.from_pretrained(checkpoint)
+    base = R2TuningForVideoGrounding.from_pretrained(saved_model)
     plain = logits(base, config)
     loaded = PeftModel.from_pretrained(base, tmp_path / "peft").eval()
     want = logits(model, config)

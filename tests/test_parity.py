@@ -199,7 +199,7 @@ def assert_training_forward(model, case, outputs, want):
     inputs = model_inputs(case, range(len(outputs.logits)))
     with torch.no_grad():
         steps = run_steps(model, inputs)
-        texts = [model.head.text_pooling(text, inputs["attention_mask"]) for text in steps.text_embeds]
+        texts = [model.grounding_head.text_pooling(text, inputs["attention_mask"]) for text in steps.text_embeds]
     rows, positive = torch.arange(len(outputs.logits)), torch.tensor(case["pos_clip"])
     assert_close(torch.stack(steps.frame_embeds)[:, rows, positive], want["coll_v_pos"])
     assert_close(torch.stack(texts), want["coll_q_pooled"])

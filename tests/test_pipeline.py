@@ -127,6 +127,6 @@ def test_saved_pipeline_loads_again(grounder, sample, tmp_path):
 def test_half_precision_encoders(checkpoint, sample, grounder):
     half = pipeline("video-grounding", model=str(checkpoint), dtype=torch.bfloat16)
     assert half.model.vision_model.dtype == torch.bfloat16
-    assert half.model.head.level_scale.dtype == torch.float32
+    assert half.model.grounding_head.level_scale.dtype == torch.float32
     got, want = half(sample, query="a")["saliency"], grounder(sample, query="a")["saliency"]
     np.testing.assert_allclose(got, want, atol=0.02)  # bfloat16 keeps 8 bits

@@ -1,0 +1,110 @@
+"""Rules of the source tree, read off the import statements; nothing is imported here."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+
+PACKAGE = Path(__file__).parents[1] / "modeling_r2tuning"
+FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+# The files of the classes that are registered for the Hub: with all that they reach, they travel with a checkpoint.
+ENTRIES = ["configuration_r2tuning", "modeling_r2tuning", "processing_r2tuning", "pipeline_r2tuning"]
+# What every user of a checkpoint must have; transformers itself depends on safetensors.
+THIRD_PARTY = {"torch", "numpy", "transformers", "huggingface_hub", "safetensors"}
+# Own files that a file may import.
+ALLOWED = {
+    "configuration_r2tuning": set(),
+    "points_r2tuning": set(),
+    "video_io_r2tuning": set(),
+    "encoding_r2tuning": set(),
+    "losses_r2tuning": {"points_r2tuning"},
+    "decoding_r2tuning": {"points_r2tuning"},
+    "block_r2tuning": {"configuration_r2tuning"},
+    "heads_r2tuning": {"configuration_r2tuning", "points_r2tuning"},
+    "modeling_r2tuning": {f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "heads", "losses")},
+    "processing_r2tuning": {"decoding_r2tuning", "video_io_r2tuning"},
+    "pipeline_r2tuning": {"processing_r2tuning"},
+}
+
+
+def parse(name):
+    return ast.parse((PACKAGE / f"{name}.py").read_text())
+
+
+def imports(tree):
+    """Import statements in `tree`, as (number of dots, module)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+
+
+def own_imports(name):
+    return {module for level, module in imports(parse(name)) if level}
+
+
+def third_parties(tree):
+    packages = {module.split(".")[0] for level, module in imports(tree) if not level}
+    return packages - set(sys.stdlib_module_names)
+
+
+def carried():
+    """Files that are copied with a checkpoint."""
+    found, new = set(), set(ENTRIES)
+    while new:
+        found |= new
+        new = set().union(*(own_imports(name) for name in new)) - found
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_own_files_are_imported_from_beside(name):
+    """`from .name_r2tuning import x` is the only form whose file transformers copies and finds again."""
+    for level, module in imports(parse(name)):
+        if level:
+            assert level == 1
+            assert module in FILES
+        else:
+            assert module.split(".")[0] not in {"modeling_r2tuning", "dataset_scripts", "train", "tests"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_text_looks_like_an_import(name):
+    """transformers searches line by line, docstrings and comments included."""
+    text = (PACKAGE / f"{name}.py").read_text()
+    lines = re.findall(r"^\s*(?:from|import)\s+\.", text, flags=re.MULTILINE)
+    assert len(lines) == len([level for level, _ in imports(parse(name)) if level])
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_imports_go_one_way(name):
+    assert own_imports(name) <= ALLOWED[name]
+
+
+def test_every_file_of_a_checkpoint_has_its_rule():
+    """So neither the converter nor the command travels with one."""
+    assert carried() == ALLOWED.keys()
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_a_checkpoint_needs_no_more_than_everybody_has(name):
+    """Optional packages, the video decoder above all, are imported in the function that uses them."""
+    tree = parse(name)
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    statements = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    for statement in statements:
+        assert id(statement) in inside or third_parties(statement) <= THIRD_PARTY, ast.unparse(statement)
+
+
+@pytest.mark.parametrize("name", ["points_r2tuning", "losses_r2tuning", "decoding_r2tuning"])
+def test_pure_functions_need_torch_alone(name):
+    assert third_parties(parse(name)) == {"torch"}
+
+
+def test_the_configuration_needs_no_torch():
+    assert third_parties(parse("configuration_r2tuning")) == {"transformers", "huggingface_hub"}
