@@ -6,6 +6,7 @@ python benchmarks/r2_block.py [--frames 75] [--text-length 20] [--batch 8] [--de
 import argparse
 import json
 import statistics
+import sys
 import time
 
 import torch
@@ -126,8 +127,7 @@ def main():
     block.train()
     rows["forward+backward, dropout"] = measure({k: step(f, data) for k, f in functions.items()}, args.repeats, device)
     report = {name: {**row, "plain / ours": row["plain"] / row["ours"]} for name, row in rows.items()}
-    report["largest difference"] = difference
-    report["settings"] = vars(args)
+    report = {"command": " ".join(sys.argv), **report, "largest difference": difference, "settings": vars(args)}
     print(json.dumps(report, indent=2))  # noqa: T201 (a script's result)
 
 

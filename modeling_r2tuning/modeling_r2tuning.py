@@ -23,6 +23,8 @@ from .losses_r2tuning import GroundingLabels, pad_moments, video_grounding_loss
 
 logger = logging.get_logger(__name__)
 
+HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download", "proxies")  # serve CLIP as well
+
 
 class R2TuningPreTrainedModel(PreTrainedModel):
     """Base class: configuration, initialisation, and what transformers needs to know."""
@@ -114,7 +116,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             OSError: The checkpoint or CLIP cannot be found.
             ValueError: CLIP does not fit the checkpoint, or weights are missing.
         """
-        hub = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only", "force_download", "proxies") if name in kwargs}  # fmt: skip
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         if "clip_model_name_or_path" in kwargs:
             kwargs.setdefault("clip_revision", None)  # the checkpoint's belongs to its own CLIP
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
@@ -171,13 +173,9 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save what is learned, and CLIP too if `config.save_backbone` is set or anything in CLIP is trainable."""
         encoders = ("vision_model.", "text_model.")
-        if (
-            not self.config.save_backbone
-            and any(
-                parameter.requires_grad for name, parameter in self.named_parameters() if name.startswith(encoders)
-            )
-            and not getattr(self, "_hf_peft_config_loaded", False)
-        ):
+        trained = any(value.requires_grad for name, value in self.named_parameters() if name.startswith(encoders))
+        adapters_only = getattr(self, "_hf_peft_config_loaded", False)
+        if trained and not adapters_only and not self.config.save_backbone:
             logger.warning("CLIP is being trained, so it is saved with the checkpoint (`save_backbone=True`).")
             self.config.save_backbone = True
         ignored = set() if self.config.save_backbone else {k for k in self.state_dict() if k.startswith(encoders)}

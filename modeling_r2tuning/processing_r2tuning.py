@@ -76,6 +76,14 @@ class R2TuningProcessor(ProcessorMixin):
         self.round_to = round_to
         super().__init__(image_processor, tokenizer, **kwargs)
 
+    @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
+        """Read `processor_config.json`, without which the base class would take defaults in silence."""
+        settings, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if not settings:
+            raise OSError(f"'{pretrained_model_name_or_path}' has no processor_config.json: it holds no processor.")
+        return settings, kwargs
+
     def __call__(
         self,
         videos: Any = None,

@@ -146,6 +146,14 @@ def test_settings_come_back(processor, tmp_path):
         assert loaded(text="a b")["input_ids"].tolist() == processor(text="a b")["input_ids"].tolist()
 
 
+def test_a_folder_without_processor_is_refused(checkpoint, tmp_path):
+    for path in checkpoint.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "processor_config.json").unlink()
+    with pytest.raises(OSError, match="processor_config.json"):
+        R2TuningProcessor.from_pretrained(tmp_path)
+
+
 def test_answers_are_plain_python(processor, outputs):
     answers = processor.post_process_video_grounding(outputs, fps=1.0)
     assert len(answers) == 2
