@@ -1,6 +1,5 @@
 """R2-Tuning for video temporal grounding, as transformers classes. Importing this package registers them."""
 
-import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -25,10 +24,6 @@ R2TuningProcessor.register_for_auto_class()
 PIPELINE_REGISTRY.register_pipeline(
     "video-grounding", pipeline_class=VideoGroundingPipeline, pt_model=AutoModel, type="multimodal"
 )
-
-# The first time that several threads enter MKL's vector math at once, exp, sin and cos can be wrong by 1e-4 (seen with
-# torch 2.13 on CPU). One call from a single thread beforehand prevents it.
-torch.ones(1).exp()
 
 __all__ = [
     "EncodedVideo",

@@ -112,16 +112,15 @@ class VideoGroundingPipeline(Pipeline):
         custom_object_save(self, save_directory)
 
 
-def save_checkpoint(model: PreTrainedModel, processor: ProcessorMixin, save_directory: str | os.PathLike, **kwargs):
+def save_checkpoint(model: PreTrainedModel, processor: ProcessorMixin, save_directory: str | os.PathLike):
     """Save all that `AutoModel`, `AutoProcessor` and `pipeline` need, code included for those without the package.
 
     Args:
         model: `R2TuningForVideoGrounding`.
         processor: `R2TuningProcessor`.
         save_directory: Folder to write to; made if it does not exist.
-        kwargs: As for `PreTrainedModel.save_pretrained`, such as `push_to_hub` and `repo_id`.
     """
-    VideoGroundingPipeline(model=model, processor=processor).save_pretrained(save_directory, **kwargs)
+    VideoGroundingPipeline(model=model, processor=processor).save_pretrained(save_directory)
 
 
 def _as_item(video: Any, query: str | list[str] | None) -> dict[str, Any]:

@@ -116,6 +116,7 @@ def write_video(
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = pix_fmt
+        stream.codec_context.thread_count = 1  # several encode differently from run to run
         stream.codec_context.gop_size = gop
         if max_b_frames is not None:
             stream.codec_context.max_b_frames = max_b_frames
