@@ -212,26 +212,23 @@ def assert_heads(outputs, want):
     assert_close(outputs.boundary_offsets[points], want["out_coord"][points.numpy()])
 
 
-def test_small_training_step(load_model):
-    model, names = load_model(FIXTURES, "s1")
-    case, want = parity.released_case(FIXTURES, "S1"), parity.expected(FIXTURES, "S1", "train/")
-    outputs = train_once(model, case, range(3))
+def assert_training_step(model, names, case, want, samples):
+    outputs = train_once(model, case, samples)
     assert_targets(outputs, case, want)
     assert_heads(outputs, want)
     assert_training_forward(model, case, outputs, want)
     assert_losses(outputs, {key.removeprefix("loss/"): value for key, value in want.items()})
     assert_gradients(model, names, want)
+
+
+def test_small_training_step(load_model):
+    case, want = parity.released_case(FIXTURES, "S1"), parity.expected(FIXTURES, "S1", "train/")
+    assert_training_step(*load_model(FIXTURES, "s1"), case, want, range(3))
 
 
 def test_full_size_training_step(load_model, parity_folder):
-    model, names = load_model(parity_folder, "qvhighlights")
     case, want = parity.released_case(parity_folder, "U1"), parity.expected(parity_folder, "U1")
-    outputs = train_once(model, case, range(4))
-    assert_targets(outputs, case, want)
-    assert_heads(outputs, want)
-    assert_training_forward(model, case, outputs, want)
-    assert_losses(outputs, {key.removeprefix("loss/"): value for key, value in want.items()})
-    assert_gradients(model, names, want)
+    assert_training_step(*load_model(parity_folder, "qvhighlights"), case, want, range(4))
 
 
 def test_full_size_training_step_of_the_paper(load_model, parity_folder):
