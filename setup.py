@@ -1,4 +1,4 @@
-"""Package: the model (`modeling_r2tuning`) and the `r2tuning` command."""
+"""Package: the model (`modeling_r2tuning`), the benchmarks (`dataset_scripts`) and the `r2tuning` command."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,8 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=["modeling_r2tuning"],
+    packages=["modeling_r2tuning", "dataset_scripts", "dataset_scripts.metrics", "hub_cards"],
+    package_data={"hub_cards": ["*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",  # what transformers 5 asks for; the tests ran with 2.13
@@ -27,10 +28,22 @@ setup(
         "pillow>=10",
         "av>=17.1",
         "tqdm>=4.60",
+        "datasets>=5.2",
+        "evaluate>=0.4.6",
     ],
     extras_require={
         "plot": ["matplotlib>=3.8"],
-        "test": ["pytest>=8", "ruff>=0.14", "matplotlib>=3.8", "peft>=0.21", "accelerate>=1.15"],
+        "tvsum": ["h5py>=3.10"],  # TVSum's own .mat file
+        "train": ["accelerate>=1.15"],
+        "test": [
+            "pytest>=8",
+            "ruff>=0.14",
+            "hypothesis>=6.100",
+            "h5py>=3.10",
+            "matplotlib>=3.8",
+            "peft>=0.21",
+            "accelerate>=1.15",
+        ],
     },
     entry_points={"console_scripts": ["r2tuning = modeling_r2tuning.cli_r2tuning:main"]},
 )

@@ -1,0 +1,225 @@
+"""Reading annotation files that may be broken: every error names the file, the line or record, and the field.
+
+Files are recognised by their content: gzip by its first bytes, JSON lines by their first line. Nothing is unpickled.
+"""
+
+import gzip
+import json
+import math
+import os
+import re
+import reprlib
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+
+__all__ = [
+    "AnnotationError",
+    "Record",
+    "find_files",
+    "is_json_lines",
+    "parse_json",
+    "parse_number",
+    "read_bytes",
+    "read_json",
+    "read_lines",
+    "read_text",
+]
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# `float` alone would also read "1_000", "nan" and digits of other scripts
+NUMBER = re.compile(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
+RECORD_KEYS = {"qid", "query", "vid", "duration", "relevant_windows"}
+
+
+class AnnotationError(ValueError):
+    """An annotation file does not hold what it should; the message says where, what was found, what is expected."""
+
+
+def find_files(folder: str | os.PathLike, names: tuple[str, ...]) -> list[str]:
+    """Those of `names` that are files below `folder`, as they are or with `.gz` added, in the order of `names`."""
+    paths = [Path(folder) / f"{name}{ending}" for name in names for ending in ("", ".gz")]
+    return [str(path) for path in paths if path.is_file()]
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Content of a file, unpacked if it is gzip, without a byte order mark; an `AnnotationError` if it is blank."""
+    data = Path(path).read_bytes()
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as error:
+            raise AnnotationError(f"{path}: found a broken gzip file ({error}), expected a whole one") from error
+    data = data.removeprefix(BYTE_ORDER_MARK)
+    if not data.strip():
+        raise AnnotationError(f"{path}: found an empty file, expected annotations")
+    return data
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
+    """Number (from 1) and content of every line that is not blank; not decoded, so that one bad line stays one."""
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+        if line.strip():
+            yield number, line.rstrip(b"\r")
+
+
+def decode(data: bytes, place: str) -> str:
+    """Text of UTF-8 bytes; `place` is where they come from, for the error."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = f"byte {data[error.start : error.start + 1]!r} at position {error.start}"
+        raise AnnotationError(f"{place}: found {found}, expected text in UTF-8") from error
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """Content of a text file."""
+    data = read_bytes(path)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = f"byte {data[error.start : error.start + 1]!r}"
+        raise AnnotationError(f"{path}, line {line}: found {found}, expected text in UTF-8") from error
+
+
+def parse_json(data: str | bytes, path: str | os.PathLike, line: int | None = None) -> object:
+    """Value of a JSON text; a key that stands twice in one object is an error, as the first one would be lost.
+
+    Args:
+        data: The text, or its UTF-8 bytes.
+        path: File that it comes from.
+        line: Its line in that file; `None` = it is the whole file.
+    """
+    place = str(path) if line is None else f"{path}, line {line}"
+    text = decode(data, place) if isinstance(data, bytes) else data
+    try:
+        return json.loads(text, object_pairs_hook=_object_of_pairs)
+    except json.JSONDecodeError as error:
+        where = f"{path}, line {line or error.lineno}, column {error.colno}"
+        raise AnnotationError(f"{where}: found broken JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # a key twice, an integer of thousands of digits, endless nesting
+        raise AnnotationError(f"{place}: found JSON that cannot be used ({error})") from error
+
+
+def _object_of_pairs(pairs: list[tuple[str, object]]) -> dict:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {reprlib.repr(twice)} stands more than once in one object")
+    return fields
+
+
+def read_json(path: str | os.PathLike) -> object:
+    """Value of a file that is one JSON document."""
+    return parse_json(read_text(path), path)
+
+
+def is_json_lines(path: str | os.PathLike) -> bool:
+    """Whether a file holds one annotation a line; if not, it is one JSON document, or broken altogether."""
+    lines = [line for _, line in read_lines(path)]
+    try:
+        first = json.loads(lines[0])
+    except (ValueError, RecursionError):
+        first = None
+    if isinstance(first, dict) and RECORD_KEYS & first.keys():
+        return True
+    return sum(line.startswith(b'{"') for line in lines) > 1
+
+
+def parse_number(text: object) -> float | None:
+    """The finite number that a text spells, or `None`."""
+    if not isinstance(text, str) or not NUMBER.fullmatch(text):
+        return None
+    return float(text) if math.isfinite(float(text)) else None
+
+
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a finite number."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an integer beyond what a float can hold
+        return False
+
+
+class Record:
+    """One annotation as found in a file. The methods give a field in the asked form or raise an `AnnotationError`.
+
+    Args:
+        fields: The annotation, as found.
+        place: Where it was found, such as "FILE, line 7".
+    """
+
+    def __init__(self, fields: object, place: str):
+        self.place = place
+        if not isinstance(fields, dict):
+            raise AnnotationError(f"{place}: found {reprlib.repr(fields)}, expected an object with named fields")
+        self.fields = fields
+
+    def error(self, field: str, expected: str) -> AnnotationError:
+        """The error that says that `field` is not what was expected."""
+        known = field in self.fields
+        found = f"is {reprlib.repr(self.fields[field])}" if known else "is missing"
+        return AnnotationError(f"{self.place}: `{field}` {found}, expected {expected}")
+
+    def has(self, field: str) -> bool:
+        """Whether a field is there and not null."""
+        return self.fields.get(field) is not None
+
+    def text(self, field: str, expected: str = "a text", blank: bool = False) -> str:
+        """A string, of more than blanks unless `blank`."""
+        value = self.fields.get(field)
+        if not isinstance(value, str) or not (blank or value.strip()):
+            raise self.error(field, f"{expected} that is not empty")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell and no file can hold
+            raise self.error(field, f"{expected} of whole characters") from error
+        return value
+
+    def identifier(self, field: str) -> str:
+        """A string or an integer, as a string."""
+        value = self.fields.get(field)
+        return str(value) if type(value) is int else self.text(field, "a whole number or a text")
+
+    def number(self, field: str, above: float | None = None, spelled: bool = False) -> float:
+        """A finite number, greater than `above`; with `spelled`, it may also be written as a string."""
+        value = self.fields.get(field)
+        if spelled and isinstance(value, str):
+            value = parse_number(value)
+        if not is_number(value) or (above is not None and value <= above):
+            raise self.error(field, "a number" if above is None else f"a number above {above:g}")
+        return float(value)
+
+    def items(self, field: str, expected: str = "a list") -> list:
+        """A list."""
+        value = self.fields.get(field)
+        if not isinstance(value, list):
+            raise self.error(field, expected)
+        return value
+
+    def windows(self, field: str) -> list[list[float]]:
+        """A list of [start, end] pairs."""
+        expected = "a list of [start, end] pairs of numbers"
+        windows = self.items(field, expected)
+        for number, window in enumerate(windows):
+            if not (isinstance(window, list) and len(window) == 2 and all(map(is_number, window))):
+                raise self.item_error(field, number, "a [start, end] pair of numbers")
+        return [[float(start), float(end)] for start, end in windows]
+
+    def scores(self, field: str, lowest: float, highest: float) -> list[list[float]]:
+        """A list of rows of equal length, numbers from `lowest` to `highest`."""
+        rows = self.items(field, "a list of lists of scores")
+        for number, row in enumerate(rows):
+            if not (isinstance(row, list) and row and len(row) == len(rows[0])):
+                raise self.item_error(field, number, "a list of scores, as long as the others")
+            if not all(is_number(score) and lowest <= score <= highest for score in row):
+                raise self.item_error(field, number, f"scores from {lowest:g} to {highest:g}")
+        return [[float(score) for score in row] for row in rows]
+
+    def item_error(self, field: str, number: int, expected: str) -> AnnotationError:
+        """The error that says that one item of the list `field` is not what was expected."""
+        found = reprlib.repr(self.fields[field][number])
+        return AnnotationError(f"{self.place}: `{field}[{number}]` is {found}, expected {expected}")

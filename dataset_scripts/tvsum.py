@@ -1,0 +1,98 @@
+"""TVSum (Song et al., CVPR 2015): how important 20 people found every two seconds of 50 YouTube videos.
+
+What to know of it:
+- There is no query: the title of the video serves as one.
+- The authors give a score from 1 to 5 for every frame, constant over shots of two seconds, as MATLAB v7.3
+  (`ydata-tvsum50.mat`) or as two tables; `tvsum_anno.json` gives the shots. Here a row is a shot: the score in the middle
+  of its two seconds, for floor(duration / 2) shots. The rest of the video, below two seconds, has no row.
+- The .mat gives lengths of the container, some hundredths of a second more than the pictures last, and the tables whole
+  seconds. The rate is found among the usual ones by the times at which the scores change, and the duration is the number
+  of frames by that rate. Against `tvsum_anno.json`, WG0MBPpPC6I and Se3oxnaPsz0 are then a frame shorter.
+- Titles with a comma stand in quotes in the .mat.
+- The published split has 4 videos for training and 1 for validation in each of the ten domains.
+"""
+
+import math
+from collections.abc import Iterator
+
+import datasets
+
+from .builder import BenchmarkBuilder, BenchmarkConfig
+from .cleaning import HIGHEST_TVSUM_SCORE, LOWEST_TVSUM_SCORE, Report, unquote_title
+from .features import FEATURES
+from .reading import Record, read_json, read_lines
+from .splits import TVSUM, read_splits, select_videos
+from .tvsum_release import SHOT_SEC, is_mat_file, read_mat, read_tables
+from .videos import VideoFolder
+
+
+__all__ = ["TVSum"]
+
+NUM_ANNOTATORS = 20
+TABLE = "ydata-tvsum50-anno.tsv"
+MAT_FILE = "ydata-tvsum50.mat"
+
+
+class TVSum(BenchmarkBuilder):
+    """Builder of TVSum from the release or from `tvsum_anno.json`; a domain or all."""
+
+    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in ("all", *TVSUM)]
+    DEFAULT_CONFIG_NAME = "all"
+    FILES = dict.fromkeys(
+        ("train", "val"), (MAT_FILE, f"matlab/{MAT_FILE}", TABLE, f"data/{TABLE}", "tvsum_anno.json")
+    )
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description="Importance of every two seconds of a video, rated by twenty people.",
+            features=FEATURES,
+            homepage="https://github.com/yalesong/tvsum",
+            license="videos: CC BY 3.0",
+        )
+
+    def read_examples(
+        self, path: str, split: str, videos: VideoFolder, report: Report
+    ) -> Iterator[tuple[Record, dict]]:
+        """Yield the annotated videos of a split."""
+        annotations = read_annotations(path, report)
+        splits = read_splits(self.config.data_dir, TVSUM)
+        for domain, video_id in select_videos(splits, self.config.name, split, annotations, report):
+            with report.skip_errors():
+                record = Record(annotations[video_id], f"{path}, video '{video_id}'")
+                yield record, read_video(record, video_id, domain, report)
+
+
+def read_annotations(path: str, report: Report) -> dict[str, object]:
+    """Annotations of all videos by id, in the shape of `tvsum_anno.json`, from any of the three forms."""
+    if is_mat_file(path):
+        return read_mat(path)
+    _, first = next(read_lines(path))
+    if first.lstrip().startswith(b"{"):
+        return Record(read_json(path), path).fields
+    return read_tables(path, report)
+
+
+def read_video(record: Record, video_id: str, domain: str, report: Report) -> dict:
+    """The example of one video."""
+    fps, num_frames = record.number("fps", above=0), record.number("frames", above=0, spelled=True)
+    if record.text("domain") != domain:
+        raise record.error("domain", f"'{domain}', as in the split")
+    scores = record.scores("anno", LOWEST_TVSUM_SCORE, HIGHEST_TVSUM_SCORE)
+    num_shots = math.ceil(num_frames / fps / SHOT_SEC)
+    if not 0 < len(scores) <= num_shots or len(scores[0]) != NUM_ANNOTATORS:
+        raise record.error("anno", f"{NUM_ANNOTATORS} scores for each of at most {num_shots} shots")
+    title = record.text("title", blank=True)
+    report.note("videos have a blank title", not title.strip())
+    return {
+        "qid": video_id,
+        "query": unquote_title(title, report),
+        "video_id": video_id,
+        "duration_sec": num_frames / fps,
+        "moments": None,
+        "saliency": {
+            "times_sec": [[SHOT_SEC * shot, SHOT_SEC * (shot + 1)] for shot in range(len(scores))],
+            "scores": scores,
+        },
+        "domain": domain,
+        "task": ["video_summarization"],
+    }

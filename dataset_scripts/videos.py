@@ -1,0 +1,130 @@
+"""Finding the video file of an id in a folder, and reading a video's length without decoding it."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from .reading import AnnotationError
+
+
+__all__ = ["CONTAINERS", "VideoFacts", "VideoFolder", "index_videos", "probe_video"]
+
+# Where an id has several files, the container that stands first here is taken.
+CONTAINERS = ("mp4", "mkv", "webm", "avi", "mov", "m4v", "flv", "wmv", "mpg", "mpeg", "ts", "3gp")
+NUM_EXAMPLES = 3  # of missing videos, in the error
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a video file says of itself.
+
+    Args:
+        duration_sec: Length of the video stream.
+        fps: Mean number of frames per second.
+        num_frames: Number of frames.
+    """
+
+    duration_sec: float
+    fps: float
+    num_frames: int
+
+
+def index_videos(folder: str | os.PathLike) -> dict[str, str]:
+    """Paths of all videos in a folder and the folders below it, by file name without its ending.
+
+    Two files of the same name: the container earlier in `CONTAINERS` wins, then the one in fewer folders, then the
+    first by alphabet. The ending may be written in capitals; links to folders are followed, each folder once.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"`video_dir` '{folder}' is not a folder.")
+    found, visited = [], set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        for file in files:
+            stem, _, ending = file.rpartition(".")
+            if stem and ending.lower() in CONTAINERS:
+                path = os.path.join(root, file)
+                found.append((CONTAINERS.index(ending.lower()), path.count(os.sep), path, stem))
+    index = {}
+    for _, _, path, stem in sorted(found):
+        index.setdefault(stem, path)
+    return index
+
+
+class VideoFolder:
+    """The videos of one benchmark.
+
+    Args:
+        folder: Where they lie; `None` = the user gave none, then no video is looked for.
+        suffix: What stands after the id in a file name, before the ending; a file without it is found too.
+    """
+
+    def __init__(self, folder: str | os.PathLike | None, suffix: str = ""):
+        self.folder = None if folder is None else os.path.abspath(folder)
+        self.suffix = suffix
+        self.missing = Counter()  # examples for each video id that has no file
+        self._index = None
+        self._facts = {}
+
+    def find(self, video_id: str) -> str | None:
+        """Absolute path of a video; `None` if there is no folder, or no such file in it, which is counted."""
+        if self.folder is None:
+            return None
+        if self._index is None:
+            self._index = index_videos(self.folder)
+        path = self._index.get(f"{video_id}{self.suffix}") or self._index.get(video_id)
+        self.missing.update([video_id] if path is None else [])
+        return path
+
+    def facts(self, video_id: str) -> VideoFacts | None:
+        """Length and rate of a video, read once; `None` as for `find`."""
+        path = self.find(video_id)
+        if path is not None and path not in self._facts:
+            self._facts[path] = probe_video(path)
+        return self._facts.get(path)
+
+    def missing_error(self) -> FileNotFoundError:
+        """The error that says how many videos are missing, and names some."""
+        examples = ", ".join(f"'{video_id}{self.suffix}'" for video_id in list(self.missing)[:NUM_EXAMPLES])
+        return FileNotFoundError(
+            f"{len(self.missing):,} annotated videos have no file in '{self.folder}', such as {examples}; looked for "
+            f'{", ".join(CONTAINERS)}. Add them, or pass `missing_videos="skip"` to leave their examples out.'
+        )
+
+
+def probe_video(path: str) -> VideoFacts:
+    """Length, rate and number of frames of a video, from its headers; from its timestamps where it has none."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("Reading the length of a video needs PyAV: pip install av") from error
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise AnnotationError(f"{path}: found a file without pictures, expected a video")
+            stream = container.streams.video[0]
+            duration = _stream_duration(container, stream)
+            fps = float(stream.average_rate or stream.guessed_rate or 0)
+            num_frames = stream.frames or round(duration * fps)
+    except (av.error.FFmpegError, OSError) as error:
+        raise AnnotationError(f"{path}: found a video that cannot be read ({error}), expected a whole one") from error
+    if not (duration > 0 and fps > 0):
+        raise AnnotationError(f"{path}: found {duration} s at {fps} frames per second, expected more than 0 of both")
+    return VideoFacts(duration, fps, num_frames)
+
+
+def _stream_duration(container, stream) -> float:
+    """The stream's own length, else the container's, else the time of the last packet."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if container.duration:
+        return container.duration / 1e6  # the container counts in microseconds
+    packets = [packet for packet in container.demux(stream) if packet.pts is not None]
+    first = min((packet.pts for packet in packets), default=0)
+    last = max((packet.pts + (packet.duration or 0) for packet in packets), default=0)
+    return float((last - first) * stream.time_base)

@@ -1,0 +1,141 @@
+"""YouTube Highlights (Sun et al., ECCV 2014): which clips of a raw video were kept in an edited one.
+
+What to know of it:
+- There is no query: R2-Tuning and others take the title of the video, item 5 of `info`, which may be blank.
+- Clips are about 100 frames long and begin every 50 frames, so they overlap; a label `match` is 1 (in the edited video),
+  0 (unsure) or -1 (not). Metrics take match > 0 as positive. The last clips may end a few frames after the video.
+- R2-Tuning samples one frame for each clip: num_clips / duration frames per second.
+- `youtube_anno.json` holds the videos of all domains. The authors' release, one folder for each domain and video, has
+  the same labels but neither frame rate nor number of frames: they are read from the video files. Where a folder has
+  both, `youtube_anno.json` is taken, as it needs no videos.
+- 27 of the 419 videos of the split have no annotation; 30 of the 422 annotated videos are in no split.
+"""
+
+import os
+from collections.abc import Iterator
+
+import datasets
+
+from .builder import BenchmarkBuilder, BenchmarkConfig
+from .cleaning import Report
+from .features import FEATURES
+from .reading import AnnotationError, Record, read_json
+from .splits import YOUTUBE_HIGHLIGHTS, read_splits, select_videos
+from .videos import VideoFolder
+
+
+__all__ = ["YouTubeHighlights"]
+
+LABELS = "match_label.json"
+TITLE = 5  # its position in `info`
+
+
+class YouTubeHighlights(BenchmarkBuilder):
+    """Builder of YouTube Highlights from `youtube_anno.json` or from the authors' folders; a domain or all."""
+
+    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in ("all", *YOUTUBE_HIGHLIGHTS)]
+    DEFAULT_CONFIG_NAME = "all"
+    # The last name stands for the authors' folders, which `find_file` looks for.
+    FILES = dict.fromkeys(("train", "val"), ("youtube_anno.json", f"DOMAIN/VIDEO/{LABELS}"))
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description="Highlights of user videos, by what their owners kept when they edited them.",
+            features=FEATURES,
+            homepage="https://github.com/aliensunmin/DomainSpecificHighlight",
+            license="not stated",
+        )
+
+    def find_file(self, split: str) -> str | None:
+        """Path of `youtube_anno.json`, or the folder that holds the authors' folders of the domains."""
+        path = super().find_file(split)
+        if path is None and self.config.data_files is None and any(_list_folders(self.config.data_dir).values()):
+            return str(self.config.data_dir)
+        return path
+
+    def read_examples(
+        self, path: str, split: str, videos: VideoFolder, report: Report
+    ) -> Iterator[tuple[Record, dict]]:
+        """Yield the annotated videos of a split."""
+        if os.path.isdir(path):
+            if videos.folder is None:
+                raise ValueError(
+                    f"The annotations in '{path}' have no frame rates; pass the folder of the videos as `video_dir`, "
+                    "or use youtube_anno.json."
+                )
+            annotated = [video_id for video_ids in _list_folders(path).values() for video_id in video_ids]
+        else:
+            annotated = Record(read_json(path), path).fields
+        splits = read_splits(self.config.data_dir, YOUTUBE_HIGHLIGHTS)
+        for domain, video_id in select_videos(splits, self.config.name, split, annotated, report):
+            with report.skip_errors():
+                if os.path.isdir(path):
+                    record = read_folder(os.path.join(path, domain, video_id), domain, video_id, videos)
+                else:
+                    record = Record(annotated[video_id], f"{path}, video '{video_id}'")
+                if record is not None:
+                    yield record, read_video(record, video_id, domain, report)
+
+
+def _list_folders(root: str) -> dict[str, list[str]]:
+    """Ids of the videos that have labels, by domain, in the authors' release."""
+    found = {}
+    for domain in YOUTUBE_HIGHLIGHTS:
+        folder = os.path.join(root, domain)
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        found[domain] = [name for name in names if os.path.isfile(os.path.join(folder, name, LABELS))]
+    return found
+
+
+def read_folder(folder: str, domain: str, video_id: str, videos: VideoFolder) -> Record | None:
+    """The files of one video in the authors' release, in the shape of `youtube_anno.json`; `None` = no video file."""
+    path, info_path = os.path.join(folder, LABELS), os.path.join(folder, "info.json")
+    if not os.path.isfile(info_path):
+        raise AnnotationError(f"{folder}: found no info.json, expected it beside {LABELS}")
+    labels, info = read_json(path), read_json(info_path)
+    if not (isinstance(labels, list) and len(labels) == 2):
+        raise AnnotationError(f"{path}: found something else, expected a pair of lists, [clips, labels]")
+    facts = videos.facts(video_id)
+    if facts is None:
+        return None
+    fields = {"fps": facts.fps, "frames": facts.num_frames, "domain": domain, "info": info}
+    return Record({**fields, "clip": labels[0], "match": labels[1]}, path)
+
+
+def read_video(record: Record, video_id: str, domain: str, report: Report) -> dict:
+    """The example of one video."""
+    fps, num_frames = record.number("fps", above=0), record.number("frames", above=0, spelled=True)
+    if record.text("domain") != domain:
+        raise record.error("domain", f"'{domain}', as in the split")
+    clips, labels = record.windows("clip"), record.items("match")
+    if not clips or len(clips) != len(labels):
+        raise record.error("match", f"one label for each of the {len(clips)} clips")
+    for number, ((start, end), label) in enumerate(zip(clips, labels, strict=True)):
+        if not 0 <= start < min(end, num_frames):
+            raise record.item_error("clip", number, f"[start, end] in frames of the video, 0 to {num_frames:g}")
+        if type(label) is not int or label not in (-1, 0, 1):
+            raise record.item_error("match", number, "-1, 0 or 1")
+    report.note("videos have clips that end after them", any(end > num_frames for _, end in clips))
+    return {
+        "qid": video_id,
+        "query": read_title(record, report),
+        "video_id": video_id,
+        "duration_sec": num_frames / fps,
+        "moments": None,
+        "saliency": {
+            "times_sec": [[start / fps, end / fps] for start, end in clips],
+            "scores": [[float(label)] for label in labels],
+        },
+        "domain": domain,
+        "task": ["highlight_detection"],
+    }
+
+
+def read_title(record: Record, report: Report) -> str:
+    """The title in `info`; a blank one stays, as the video has no other query."""
+    info = record.items("info")
+    if len(info) <= TITLE or not isinstance(info[TITLE], str | None):
+        raise record.error("info", f"a list with the title at index {TITLE}")
+    title = Record({"title": info[TITLE] or ""}, record.place).text("title", blank=True)
+    report.note("videos have a blank title", not title.strip())
+    return title
