@@ -1,0 +1,72 @@
+"""What the average precisions of the three tasks share."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .alignment import Query, read_saliency
+
+
+def percent(value: float) -> float:
+    """A fraction as the public evaluators print it."""
+    return float(f"{100 * value:.2f}")
+
+
+def sum_rows(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Sum of the chosen values of each row `(..., length)`, added in the order in which `np.sum` adds them alone.
+
+    Zeros in the place of the others would change that order and, with the last bit, now and then the last printed digit.
+    """
+    start = [(0, 0)] * (values.ndim - 1) + [(1, 0)]
+    values, chosen = np.pad(values, start), np.pad(chosen, start, constant_values=True)
+    counts = np.count_nonzero(chosen, axis=-1).ravel()
+    return np.add.reduceat(values[chosen], np.cumsum(counts) - counts).reshape(values.shape[:-1])
+
+
+def rank(scores: np.ndarray) -> np.ndarray:
+    """Indices by falling score; of equal scores the first comes first."""
+    return np.argsort(-np.asarray(scores), kind="stable")
+
+
+def trapezoid_average_precision(labels: np.ndarray) -> np.ndarray:
+    """Area under precision over recall by trapezoids, starting from precision 1.
+
+    Args:
+        labels: `(..., num_ranks)` of 0 and 1, best rank first. Recall counts the positives among these.
+
+    Returns:
+        `(...)` in [0, 1]; 0 without a positive.
+    """
+    hits = np.cumsum(labels, axis=-1)
+    precision = hits / np.arange(1, hits.shape[-1] + 1)
+    previous = np.concatenate([np.ones_like(precision[..., :1]), precision[..., :-1]], axis=-1)
+    return (labels * (previous + precision) / 2).sum(axis=-1) / np.maximum(hits[..., -1], 1)
+
+
+def score_domains(queries: list[Query], measure: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, float]:
+    """Mean over the videos of each domain, and over the domains.
+
+    Args:
+        queries: One a video, with annotated saliency.
+        measure: Score in [0, 1] of a video from its predicted scores `(num_scores,)` and annotated scores
+            `(clips, annotators)`.
+
+    Returns:
+        `mAP-{domain}` and `mAP-average`, percentages rounded to two decimals. A video without prediction counts 0.
+
+    Raises:
+        ValueError: A video has no domain, or scores are not finite numbers.
+    """
+    domains: dict[str, list[float]] = {}
+    for query, scores, num_scores, truth, num_clips in zip(queries, *read_saliency(queries), strict=True):
+        domain = query.references[-1].get("domain")
+        if domain is None:
+            raise ValueError(f"The reference of video '{query.qid}' needs a `domain`.")
+        value = measure(scores[:num_scores], truth[:num_clips]) if num_scores else 0.0
+        domains.setdefault(domain, []).append(value)
+    means = {f"mAP-{domain}": float(np.mean(domains[domain])) for domain in sorted(domains)}
+    means["mAP-average"] = float(np.mean(list(means.values())))
+    return {name: percent(mean) for name, mean in means.items()}
+
+
+__all__ = ["percent", "rank", "score_domains", "sum_rows", "trapezoid_average_precision"]
