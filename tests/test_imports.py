@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 
-PACKAGE = Path(__file__).parents[1] / "modeling_r2tuning"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "modeling_r2tuning"
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 # The files of the classes that are registered for the Hub: with all that they reach, they travel with a checkpoint.
 ENTRIES = ["configuration_r2tuning", "modeling_r2tuning", "processing_r2tuning", "pipeline_r2tuning"]
@@ -108,3 +109,31 @@ def test_pure_functions_need_torch_alone(name):
 
 def test_the_configuration_needs_no_torch():
     assert third_parties(parse("configuration_r2tuning")) == {"transformers", "huggingface_hub"}
+
+
+# ---- the other folders ----
+
+
+def modules_of(path):
+    """Packages that a file imports, without those of its own folder."""
+    return {module.split(".")[0] for level, module in imports(ast.parse(path.read_text())) if not level}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "dataset_scripts").rglob("*.py")), ids=lambda path: path.stem)
+def test_datasets_and_metrics_need_no_model(path):
+    assert not modules_of(path) & {"torch", "transformers", "safetensors", "modeling_r2tuning", "train"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "dataset_scripts/metrics").glob("*.py")), ids=lambda path: path.stem)
+def test_metrics_know_no_dataset(path):
+    """And only the modules for `evaluate.load` import `evaluate`, which takes seconds."""
+    tree = ast.parse(path.read_text())
+    modules = {"moment_retrieval", "highlight_detection", "summarization", "schema_metric"}
+    assert third_parties(tree) <= {"numpy"} | ({"datasets", "evaluate"} if path.stem in modules else set())
+    assert all(level <= 1 for level, _ in imports(tree)), "metrics import nothing from the folder above"
+
+
+@pytest.mark.parametrize("folder", ["modeling_r2tuning", "dataset_scripts"])
+def test_what_is_installed_does_not_need_the_checkout(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not modules_of(path) & {"train", "tests", "benchmarks", "examples"}, path

@@ -1,0 +1,284 @@
+"""Turn a benchmark into a Parquet dataset with its card, and push it to the Hub.
+
+python -m dataset_scripts.export qvhighlights OUT --data-dir ANNOTATIONS [--push org/qvhighlights]
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+from datasets import Dataset, DatasetDict
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from dataset_scripts import BUILDERS, load_vtg_dataset
+
+
+CARDS = Path(__file__).parents[1] / "hub_cards"
+# Upper bounds of the Hub's size categories, in rows of all splits.
+SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
+
+
+def export_dataset(
+    name: str,
+    output: str | os.PathLike,
+    *,
+    data_dir: str | os.PathLike,
+    on_error: str = "raise",
+    repo_id: str | None = None,
+) -> Path:
+    """Write all splits of a benchmark as Parquet, with a dataset card that names every configuration.
+
+    Args:
+        name: One of the six benchmarks.
+        output: Folder to make; it appears only when it is complete.
+        data_dir: Folder of the annotation files, as for `load_vtg_dataset`.
+        on_error: `"raise"`, or `"skip"` to leave out and count malformed annotations.
+        repo_id: Name that the example in the card uses; default the folder's.
+
+    Returns:
+        The folder. Benchmarks with domains have a configuration for each and `all`, the others `default`.
+
+    Raises:
+        ValueError: Unknown benchmark or malformed annotations.
+        FileExistsError: The folder exists and is not empty.
+    """
+    output = Path(output).absolute()
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"'{output}' is not empty. Name a new folder, or remove this one first.")
+    with _collect_log() as log:
+        splits = load_vtg_dataset(name, data_dir=data_dir, on_error=on_error)
+    partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
+    try:
+        configs = _split_by_domain(splits)
+        for config, datasets in configs.items():
+            for split, dataset in datasets.items():
+                path = partial / config / f"{split}.parquet"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                dataset.to_parquet(path)
+        _make_card(
+            name, configs, [line.replace(f"{data_dir}{os.sep}", "") for line in log], repo_id or output.name
+        ).save(partial / "README.md")
+        if output.exists():
+            output.rmdir()
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return output
+
+
+def push_dataset(
+    name: str, folder: str | os.PathLike, repo_id: str, *, private: bool = False, publish_anyway: bool = False
+) -> str:
+    """Upload an exported folder to a dataset repository, made if need be.
+
+    Args:
+        name: The benchmark in the folder.
+        folder: From `export_dataset`.
+        repo_id: `organisation/name`.
+        private: Make the repository private.
+        publish_anyway: Allow a public repository though the annotations may not be redistributed.
+
+    Returns:
+        Address of the repository.
+
+    Raises:
+        PermissionError: The annotations may not be redistributed and the repository is public.
+        RuntimeError: The upload failed; the message says how to repeat it.
+    """
+    check_licence(name, repo_id, private or publish_anyway)
+    api = HfApi()
+    try:
+        address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        is_private = api.repo_info(repo_id, repo_type="dataset").private
+    except (HfHubHTTPError, OSError) as error:
+        raise RuntimeError(_advice(repo_id, folder, error)) from error
+    check_licence(name, repo_id, is_private or publish_anyway)  # it may have existed, and be public
+    try:
+        api.upload_folder(
+            repo_id=repo_id, folder_path=folder, repo_type="dataset", commit_message=f"Add {name} as Parquet"
+        )
+    except (HfHubHTTPError, OSError, RuntimeError) as error:
+        raise RuntimeError(_advice(repo_id, folder, error)) from error
+    return str(address)
+
+
+def check_licence(name: str, repo_id: str, allowed: bool) -> None:
+    """Refuse to publish what may not be redistributed.
+
+    Args:
+        name: The benchmark.
+        repo_id: Repository it is to go to.
+        allowed: The repository is private, or the user holds the right to publish.
+
+    Raises:
+        PermissionError: The annotations may not be redistributed and it is not allowed.
+    """
+    facts = read_facts(name)
+    if not facts["redistributable"] and not allowed:
+        raise PermissionError(
+            f"The annotations of {name} may not be redistributed, and '{repo_id}' is public or would be. "
+            f"{facts['licence']} Push to a private repository (`--private`), or pass `--publish-anyway` if you hold "
+            "the right."
+        )
+
+
+def _advice(repo_id: str, folder: str | os.PathLike, error: Exception) -> str:
+    return (
+        f"Uploading to '{repo_id}' failed: {error}. The dataset is complete in '{folder}'; upload it with "
+        f"`hf upload {repo_id} {shlex.quote(str(folder))} --repo-type dataset`."
+    )
+
+
+@contextlib.contextmanager
+def _collect_log() -> Iterator[list[str]]:
+    """What the package logs meanwhile: for each split a line that says what was read and changed."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger(__package__)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def _split_by_domain(splits: DatasetDict) -> dict[str, dict[str, Dataset]]:
+    """Datasets by configuration and split."""
+    domains = sorted({domain for dataset in splits.values() for domain in dataset.unique("domain")} - {None})
+    if not domains:
+        return {"default": dict(splits)}
+    configs = {"all": dict(splits)}
+    for domain in domains:
+        of_domain = {split: _select(dataset, domain) for split, dataset in splits.items()}
+        configs[domain] = {split: dataset for split, dataset in of_domain.items() if len(dataset)}
+    return configs
+
+
+def _select(dataset: Dataset, domain: str) -> Dataset:
+    return dataset.select([row for row, value in enumerate(dataset["domain"]) if value == domain])
+
+
+def read_facts(name: str) -> dict:
+    """What `hub_cards/datasets.yaml` says of a benchmark."""
+    return yaml.safe_load((CARDS / "datasets.yaml").read_text(encoding="utf-8"))[name]
+
+
+def _make_card(name: str, configs: dict[str, dict[str, Dataset]], log: list[str], repo_id: str) -> DatasetCard:
+    facts = read_facts(name)
+    first, splits = next(iter(configs.items()))
+    entries = [
+        {
+            "config_name": config,
+            "default": config == first,
+            "data_files": [{"split": split, "path": f"{config}/{split}.parquet"} for split in datasets],
+        }
+        for config, datasets in configs.items()
+    ]
+    rows = sum(map(len, splits.values()))
+    data = DatasetCardData(
+        pretty_name=facts["pretty_name"],
+        license=facts["license"],
+        language="en",
+        task_categories=["other"],
+        tags=["video-temporal-grounding", "moment-retrieval", "highlight-detection", "video"],
+        size_categories=next((label for bound, label in SIZE_CATEGORIES.items() if rows < bound), "100K<n<1M"),
+        configs=entries,
+    )
+    return DatasetCard.from_template(
+        data,
+        template_path=str(CARDS / "dataset_card.md"),
+        repo_id=repo_id,
+        first_config=first if len(configs) > 1 else None,
+        first_split=next(iter(splits)),
+        counts=_count_table(splits),
+        command=f"python -m dataset_scripts.export {name}",
+        version=_version(),
+        log="\n".join(f"- {line}" for line in log),
+        **{key: value for key, value in facts.items() if key != "license"},
+    )
+
+
+def _count_table(splits: dict[str, Dataset]) -> str:
+    """Markdown table with a line for each split."""
+    lines = ["| split | queries | videos | moments | mean duration (s) |", "|---|---|---|---|---|"]
+    for split, dataset in splits.items():
+        durations = dict(zip(dataset["video_id"], dataset["duration_sec"], strict=True))
+        annotated = [moments for moments in dataset["moments"] if moments is not None]
+        moments = f"{sum(map(len, annotated)):,}" if annotated else "-"
+        mean = sum(durations.values()) / max(len(durations), 1)
+        lines.append(f"| {split} | {len(dataset):,} | {len(durations):,} | {moments} | {mean:.1f} |")
+    return "\n".join(lines)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("r2tuning")
+    except metadata.PackageNotFoundError:
+        return "of a source checkout"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = _make_parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger(__package__).setLevel(logging.INFO)
+    try:
+        if args.push:
+            check_licence(args.name, args.push, args.private or args.publish_anyway)
+        folder = export_dataset(
+            args.name, args.output, data_dir=args.data_dir, on_error=args.on_error, repo_id=args.push
+        )
+        sys.stdout.write(f"{folder}\n")
+        if args.push:
+            address = push_dataset(
+                args.name, folder, args.push, private=args.private, publish_anyway=args.publish_anyway
+            )
+            sys.stdout.write(f"{address}\n")
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        sys.stderr.write(f"export: error: {error}\n")
+        return 2
+    return 0
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_scripts.export",
+        description="Write a benchmark as a Parquet dataset with its card, which plain load_dataset reads.",
+    )
+    parser.add_argument("name", choices=BUILDERS, help="benchmark")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to make")
+    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
+    parser.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="malformed annotations: stop, or leave them out and count them (default: raise)",
+    )
+    parser.add_argument("--push", metavar="ORG/NAME", help="upload to this dataset repository on the Hub")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument(
+        "--publish-anyway",
+        action="store_true",
+        help="allow a public repository though the licence of the annotations does not provide for it",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+
+__all__ = ["check_licence", "export_dataset", "push_dataset", "read_facts"]

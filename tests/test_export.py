@@ -1,0 +1,141 @@
+"""Parquet exports: equal row by row through plain `load_dataset`, honest cards, licences respected, pushed whole."""
+
+import re
+import textwrap
+
+import pytest
+from annotation_samples import SPLITS, write_benchmark
+from datasets import load_dataset
+from loopback_hub import LoopbackHub, run_python
+from test_hub import constants
+
+from dataset_scripts import BUILDERS, export, load_vtg_dataset
+
+
+PUSH = """
+    import sys
+    from dataset_scripts.export import main
+    print("status", main([NAME, OUT, "--data-dir", DATA, "--push", REPO, *OPTIONS]))
+"""
+LOAD = """
+    from datasets import load_dataset
+    print(load_dataset(REPO, split="val")["query"])
+    print([row["query"] for row in load_dataset(REPO, split="val", streaming=True)])
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """For each benchmark its annotations and the exported folder."""
+    folders = {}
+    for name in BUILDERS:
+        root = tmp_path_factory.mktemp(name)
+        data_dir = write_benchmark(name, root / "data")
+        folders[name] = data_dir, export.export_dataset(name, root / "out", data_dir=data_dir)
+    return folders
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_equal_row_by_row(exported, name, tmp_path):
+    data_dir, folder = exported[name]
+    for split, expected in load_vtg_dataset(name, data_dir=data_dir).items():
+        loaded = load_dataset(str(folder), split=split, cache_dir=tmp_path)
+        assert loaded.features == expected.features
+        assert list(loaded) == list(expected)
+        assert list(load_dataset(str(folder), split=split, streaming=True)) == list(expected)
+
+
+@pytest.mark.parametrize("name", ["youtube_highlights", "tvsum"])
+def test_every_domain_is_a_configuration(exported, name, tmp_path):
+    data_dir, folder = exported[name]
+    domains = set(load_vtg_dataset(name, split="val", data_dir=data_dir)["domain"])
+    assert len(domains) == 2
+    for domain in domains:
+        expected = load_vtg_dataset(name, split="val", data_dir=data_dir, domain=domain)
+        loaded = load_dataset(str(folder), domain, split="val", cache_dir=tmp_path)
+        assert list(loaded) == list(expected)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_card_tells_licence_counts_and_changes(exported, name):
+    data_dir, folder = exported[name]
+    card = (folder / "README.md").read_text()
+    facts = export.read_facts(name)
+    assert facts["citation"] in card
+    assert f"license: {facts['license']}" in card
+    assert ("may not be passed on" in card) == (not facts["redistributable"])
+    for split, dataset in load_vtg_dataset(name, data_dir=data_dir).items():
+        assert f"| {split} | {len(dataset):,} | {len(set(dataset['video_id'])):,} |" in card
+        assert re.search(rf"^- {name}.* {split}: {len(dataset):,} examples read from", card, re.MULTILINE)
+    assert str(data_dir) not in card, "the card would show where the files lay on the maker's machine"
+
+
+def test_code_of_the_card_runs(exported, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    for name in ("qvhighlights", "tvsum"):
+        folder = exported[name][1]
+        code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
+        scope = {}
+        exec(code.replace(f'"{folder.name}"', repr(str(folder))), scope)
+        assert len(scope["dataset"]) > 0
+
+
+def test_folder_that_is_not_empty_is_kept(exported, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="not empty"):
+        export.export_dataset("tacos", tmp_path, data_dir=exported["tacos"][0])
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_failed_export_leaves_nothing(tmp_path):
+    data_dir = write_benchmark("tacos", tmp_path / "data")
+    (data_dir / "val.json").write_text("{")
+    with pytest.raises(ValueError, match=r"val\.json"):
+        export.export_dataset("tacos", tmp_path / "out", data_dir=data_dir)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def push(hub, home, name, data_dir, out, repo, *options):
+    values = {"NAME": name, "OUT": str(out), "DATA": str(data_dir), "REPO": repo, "OPTIONS": list(options)}
+    return run_python(constants(**values) + textwrap.dedent(PUSH), hub.env(home))
+
+
+@pytest.fixture
+def hub():
+    with LoopbackHub() as server:
+        yield server
+
+
+def test_push_and_load_by_name(hub, exported, tmp_path):
+    data_dir, _ = exported["qvhighlights"]
+    result = push(hub, tmp_path, "qvhighlights", data_dir, tmp_path / "out", "org/qvhighlights")
+    assert "status 0" in result.stdout, result.stderr
+    expected = load_vtg_dataset("qvhighlights", split="val", data_dir=data_dir)["query"]
+    code = constants(REPO="org/qvhighlights") + textwrap.dedent(LOAD)
+    loaded = run_python(code, hub.env(tmp_path / "other"))
+    assert loaded.stdout.count(expected[0]) == 2, loaded.stderr
+
+
+def test_licence_is_respected(hub, exported, tmp_path):
+    data_dir, _ = exported["charades_sta"]
+    refused = push(hub, tmp_path, "charades_sta", data_dir, tmp_path / "out", "org/charades")
+    assert "status 2" in refused.stdout
+    assert "may not be redistributed" in refused.stderr
+    assert not (tmp_path / "out").exists(), "refused before the work"
+    private = push(hub, tmp_path, "charades_sta", data_dir, tmp_path / "private", "org/charades", "--private")
+    assert "status 0" in private.stdout, private.stderr
+    public = push(hub, tmp_path, "charades_sta", data_dir, tmp_path / "public", "org/mine", "--publish-anyway")
+    assert "status 0" in public.stdout, public.stderr
+    existing = push(hub, tmp_path, "charades_sta", data_dir, tmp_path / "existing", "org/mine", "--private")
+    assert "status 2" in existing.stdout, "org/mine exists and is public, whatever --private says"
+    assert "may not be redistributed" in existing.stderr
+
+
+def test_failed_upload_keeps_the_folder(hub, exported, tmp_path):
+    environment = {**hub.env(tmp_path), "HF_TOKEN": "hf_wrong"}
+    values = {"NAME": "qvhighlights", "OUT": str(tmp_path / "out"), "DATA": str(exported["qvhighlights"][0])}
+    code = constants(**values, REPO="org/qvh", OPTIONS=[]) + textwrap.dedent(PUSH)
+    result = run_python(code, environment)
+    assert "status 2" in result.stdout
+    assert "hf upload org/qvh" in result.stderr
+    assert (tmp_path / "out/README.md").exists()
