@@ -92,7 +92,7 @@ def resolve_checkpoint(
         ValueError: `benchmark` or `domain` is missing, unknown or given in vain; or the file is no checkpoint.
     """
     name = os.fspath(model)
-    if os.path.isdir(name) or not (name == ORIGINAL_REPOSITORY or name.endswith(".pth")):
+    if not is_original(name):
         if benchmark is not None or domain is not None:
             raise ValueError(
                 f"`benchmark` and `domain` are for original checkpoints ('{ORIGINAL_REPOSITORY}' or a .pth file); "
@@ -105,6 +105,12 @@ def resolve_checkpoint(
     if name == ORIGINAL_REPOSITORY:
         name = hf_hub_download(ORIGINAL_REPOSITORY, original_filename(benchmark, domain))
     return _convert_once(Path(name), benchmark, domain, _clip_name(clip))
+
+
+def is_original(model: str | os.PathLike) -> bool:
+    """Whether `model` names checkpoints of the released code, which say nothing of their benchmark themselves."""
+    name = os.fspath(model)
+    return not os.path.isdir(name) and (name == ORIGINAL_REPOSITORY or name.endswith(".pth"))
 
 
 def check_model_type(name: str, expected: str) -> None:
@@ -180,4 +186,4 @@ def _save(model: PreTrainedModel, processor: R2TuningProcessor, output: Path) ->
         partial.rename(output)
 
 
-__all__ = ["DEFAULT_CLIP", "check_model_type", "convert_to_directory", "resolve_checkpoint"]
+__all__ = ["DEFAULT_CLIP", "check_model_type", "convert_to_directory", "is_original", "resolve_checkpoint"]

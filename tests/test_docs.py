@@ -50,6 +50,22 @@ def test_main_command_grounds_a_video(demo):
     assert "people laugh" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("beginning", "made"),
+    [
+        ("python train/run_evaluation.py --model", "scores.json"),
+        ("python train/run_feature_extraction.py", "features/settings.json"),
+        ("python -m dataset_scripts.export", "exported/README.md"),
+    ],
+)
+def test_benchmark_commands_run_on_the_demo(demo, beginning, made):
+    [command] = [block.strip() for block in blocks("bash") if block.startswith(beginning)]
+    words = [str(ROOT / word) if word.startswith("train/") else word for word in shlex.split(command)[1:]]
+    result = subprocess.run([sys.executable, *words], cwd=demo, capture_output=True, text=True, env=environment())
+    assert result.returncode == 0, result.stderr
+    assert (demo / made).exists()
+
+
 def test_ci_runs_the_test_command():
     command = blocks("bash")[2]
     ci = (ROOT / ".ci/run").read_text()

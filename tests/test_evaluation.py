@@ -1,0 +1,160 @@
+"""`train/run_evaluation.py`: any prediction file is scored as by the public code, a checkpoint predicts first."""
+
+import gzip
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from annotation_samples import moment_records, write_benchmark, write_json_lines, write_videos
+
+from dataset_scripts import load_vtg_dataset
+from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
+from train.predictions import frame_rate, predict, read_predictions, write_submission
+from train.run_evaluation import main
+
+
+SCRIPT = Path(__file__).parents[1] / "train/run_evaluation.py"
+
+
+def perfect(rows):
+    """Predictions that answer every query with its own moments and saliency."""
+    predictions = []
+    for row in rows:
+        windows = [[*window, 1.0] for window in row["relevant_windows"]]
+        saliency = [0.0] * (row["duration"] // 2)
+        for clip, scores in zip(row["relevant_clip_ids"], row["saliency_scores"], strict=True):
+            saliency[clip] = float(sum(scores))
+        predictions.append(
+            {"qid": row["qid"], "vid": row["vid"], "pred_relevant_windows": windows, "pred_saliency_scores": saliency}
+        )
+    return predictions
+
+
+@pytest.fixture
+def qvhighlights(tmp_path):
+    return write_benchmark("qvhighlights", tmp_path / "qvhighlights")
+
+
+def test_script_scores_a_file(qvhighlights, tmp_path):
+    """As a user calls it: a table on the terminal, the same numbers as JSON."""
+    path = write_json_lines(tmp_path / "preds.jsonl", perfect(moment_records("qvhighlights", "val")), compress=True)
+    arguments = ["--predictions", path, "--benchmark", "qvhighlights", "--data-dir", qvhighlights]
+    command = [sys.executable, SCRIPT, *arguments, "--output", tmp_path / "scores.json"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert document["num_queries"] == 4
+    brief = document["scores"]["brief"]
+    assert brief["MR-full-mAP"] == 100
+    assert brief["MR-full-mIoU"] == 100
+    lines = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line}
+    assert lines["full"].count("100.00") == len(lines["full"]) - 1
+    assert lines["Fair"][2] == f"{brief['HL-min-Fair-Hit1']:.2f}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["preds.jsonl.gz", "qvhighlights", "scores.json"]
+
+
+def test_public_predictions_score_as_published(shared_data, tmp_path, capsys):
+    expected = json.loads((shared_data / "metrics/expected.json").read_text())["sample_val_preds"]["r2_tuning"]
+    predictions = shared_data / "metrics/sample_val_preds.jsonl.gz"
+    arguments = ["--benchmark", "qvhighlights", "--split", "val", "--data-dir", shared_data / "qvhighlights"]
+    output = tmp_path / "scores.json"
+    assert main([str(word) for word in ["--predictions", predictions, *arguments, "--output", output]]) == 0
+    scores = json.loads(output.read_text())["scores"]
+    assert {name: scores[name] for name in expected} == expected
+    assert "1,550 queries" in capsys.readouterr().out
+
+
+def test_hidden_test_split(qvhighlights, tmp_path, capsys):
+    """Without ground truth there is no score, but a file for the server; with the public one there is a score."""
+    rows = moment_records("qvhighlights", "test")
+    path = write_json_lines(tmp_path / "preds.jsonl", perfect(rows))
+    words = ["--predictions", path, "--benchmark", "qvhighlights", "--split", "test", "--data-dir"]
+    assert main([str(word) for word in [*words, qvhighlights]]) == 2
+    assert "no ground truth" in capsys.readouterr().err
+    assert main([str(word) for word in [*words, qvhighlights, "--submission", tmp_path / "server"]]) == 0
+    with zipfile.ZipFile(tmp_path / "server/submission.zip") as archive:
+        assert archive.namelist() == ["hl_test_submission.jsonl"]
+        lines = [json.loads(line) for line in archive.read("hl_test_submission.jsonl").splitlines()]
+    assert [line["qid"] for line in lines] == [row["qid"] for row in rows]
+    public = write_benchmark("qvhighlights", tmp_path / "public", test="annotated")
+    assert main([str(word) for word in [*words, public]]) == 0
+    assert "100.00" in capsys.readouterr().out
+
+
+def test_submission_holds_both_splits(tmp_path):
+    for split in ("val", "test"):
+        write_submission(perfect(moment_records("qvhighlights", split)), tmp_path, split)
+    with zipfile.ZipFile(tmp_path / "submission.zip") as archive:
+        assert archive.namelist() == ["hl_val_submission.jsonl", "hl_test_submission.jsonl"]
+    with pytest.raises(ValueError, match="lack moments or saliency"):
+        write_submission([{"qid": 1, "vid": "a", "pred_relevant_windows": []}], tmp_path, "val")
+    with pytest.raises(ValueError, match="`split` must be one of"):
+        write_submission([], tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"qid": 1}\n{"qid": 2', "line 2: not JSON"),
+        (b'{"qid": 1}\n[1, 2]\n', "line 2: expected an object"),
+        (b"", "holds no predictions"),
+        (gzip.compress(b"\n"), "holds no predictions"),
+    ],
+)
+def test_bad_prediction_files_are_named(tmp_path, content, message):
+    path = tmp_path / "preds.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_predictions(path)
+
+
+def test_errors_are_one_line(qvhighlights, capsys):
+    words = ["--predictions", "nowhere.jsonl", "--benchmark", "qvhighlights", "--data-dir", str(qvhighlights)]
+    assert main(words) == 2
+    assert "nowhere.jsonl" in capsys.readouterr().err
+    assert main(["--model", "x", *words[2:]]) == 2
+    assert "--video-dir or --features" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["qvhighlights", "tacos", "youtube_highlights", "tvsum"])
+def test_checkpoint_predicts_every_query(name, checkpoint, tmp_path, capsys):
+    """Of every benchmark, in the common form, then scored; the saved file scores the same."""
+    data_dir, video_dir = write_benchmark(name, tmp_path / "data"), write_videos(name, tmp_path / "videos")
+    arguments = ["--benchmark", name, "--split", "val", "--data-dir", str(data_dir)]
+    model_arguments = ["--model", str(checkpoint), "--video-dir", str(video_dir), "--device", "cpu"]
+    saved, first, again = (tmp_path / part for part in ("preds.jsonl", "first.json", "again.json"))
+    words = [*arguments, *model_arguments, "--save-predictions", str(saved), "--output", str(first)]
+    assert main(words) == 0, capsys.readouterr().err
+    rows = load_vtg_dataset(name, split="val", data_dir=data_dir)
+    predictions = {row["qid"]: row for row in read_predictions(saved)}
+    assert set(predictions) == set(rows["qid"])
+    for row in rows:
+        prediction = predictions[row["qid"]]
+        assert ("pred_relevant_windows" in prediction) == ("moment_retrieval" in row["task"])
+        if row["saliency"] is not None:
+            assert len(prediction["pred_saliency_scores"]) == len(row["saliency"]["scores"])
+    assert main([*arguments, "--predictions", str(saved), "--output", str(again)]) == 0
+    assert json.loads(again.read_text())["scores"] == json.loads(first.read_text())["scores"]
+
+
+def test_one_frame_for_each_clip_of_youtube_highlights(tmp_path):
+    data_dir = write_benchmark("youtube_highlights", tmp_path)
+    row = load_vtg_dataset("youtube_highlights", split="val", data_dir=data_dir)[0]
+    assert frame_rate(row, 0.5) * row["duration_sec"] == pytest.approx(len(row["saliency"]["scores"]))
+
+
+def test_unreadable_video_is_counted(checkpoint, tmp_path, caplog):
+    data_dir, video_dir = write_benchmark("tacos", tmp_path / "data"), write_videos("tacos", tmp_path / "videos")
+    rows = load_vtg_dataset("tacos", split="val", data_dir=data_dir, video_dir=video_dir)
+    Path(rows[0]["video"]["path"]).write_bytes(b"broken")
+    model, processor = (
+        R2TuningForVideoGrounding.from_pretrained(checkpoint),
+        R2TuningProcessor.from_pretrained(checkpoint),
+    )
+    predictions = list(predict(model.eval(), processor, rows))
+    lost = [row["qid"] for row in rows if row["video_id"] == rows[0]["video_id"]]
+    assert {row["qid"] for row in predictions} == set(rows["qid"]) - set(lost)
+    assert f"{len(lost)} queries have no prediction" in caplog.text

@@ -1,0 +1,534 @@
+"""Feature extraction as users run it: resumed after a kill, corrupt files, several processes, frames instead."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import annotation_samples
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoints import save_clip, save_ours
+from transformers import CLIPModel
+from video_samples import truncate, write_video
+
+from dataset_scripts import load_vtg_dataset
+from modeling_r2tuning import R2TuningProcessor
+from modeling_r2tuning.processing_r2tuning import FrameStream
+from train import extraction
+from train.extraction import QueryJob, VideoJob, extract, plan_jobs
+from train.feature_cache import ONE_PER_CLIP, FeatureCache, query_path
+from train.feature_store import FeatureStore, fit_length
+from train.run_feature_extraction import main, make_parser
+
+
+SCRIPT = Path(__file__).parents[1] / "train/run_feature_extraction.py"
+NUM_LAYERS, FPS = 3, 5.0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """QVHighlights, small: annotations and videos."""
+    place = tmp_path_factory.mktemp("extraction")
+    annotation_samples.write_benchmark("qvhighlights", place / "annotations")
+    annotation_samples.write_videos("qvhighlights", place / "videos")
+    return place
+
+
+@pytest.fixture(scope="module")
+def clip(place, tiny_clip):
+    return save_clip(tiny_clip, place / "clip")
+
+
+@pytest.fixture
+def options(place, clip):
+    """Make the command's arguments; `None` leaves one out."""
+
+    def make(output, **changes):
+        chosen = {
+            "benchmark": "qvhighlights",
+            "data_dir": place / "annotations",
+            "video_dir": place / "videos",
+            "clip": clip,
+            "num_layers": NUM_LAYERS,
+            "fps": FPS,
+            "output": output,
+            **changes,
+        }
+        pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in chosen.items() if value is not None]
+        return [word for pair in pairs for word in pair]
+
+    return make
+
+
+@pytest.fixture
+def run(options, capsys):
+    """Run the command in this process; returns status, stdout and stderr."""
+
+    def run(output, **changes):
+        capsys.readouterr()
+        status = main(options(output, **changes))
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def complete(place, clip):
+    """The cache that an undisturbed run of two processes makes. Not to be changed."""
+    output = place / "complete"
+    arguments = ["--data-dir", place / "annotations", "--video-dir", place / "videos", "--clip", clip]
+    arguments += ["--num-layers", NUM_LAYERS, "--fps", FPS, "--output", output, "--num-processes", 2]
+    assert main(["--benchmark", "qvhighlights", *map(str, arguments)]) == 0
+    return output
+
+
+@pytest.fixture
+def copy(complete, tmp_path):
+    """A copy of that cache."""
+    for source in complete.rglob("*"):
+        if source.is_file():
+            target = tmp_path / "copy" / source.relative_to(complete)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    return tmp_path / "copy"
+
+
+@pytest.fixture(scope="module")
+def rows(place):
+    dataset = load_vtg_dataset("qvhighlights", data_dir=place / "annotations", video_dir=place / "videos")
+    return [row for split in dataset.values() for row in split]
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- features ------------------------------------------------------------------------------------------------------
+
+
+def test_every_video_and_query_has_its_file(complete, rows):
+    cache = FeatureCache(complete, fps=FPS)
+    for row in rows:
+        assert len(cache.video(row["video_id"])) == row["duration_sec"] * FPS
+        assert cache.query(row["qid"], row["query"]).shape[1:] == (NUM_LAYERS, 48)
+    assert len(contents(complete)) == 2 * len(rows) + 1
+
+
+def test_features_and_pixels_give_the_same(complete, clip, rows, tiny_model):
+    """But for rounding to half precision, 11 bits."""
+    processor = R2TuningProcessor.from_pretrained(save_ours(tiny_model, clip.parent / "checkpoint", fps=FPS))
+    cache = FeatureCache(complete, model=tiny_model, fps=processor.fps)
+    for row in rows[:4]:
+        inputs = processor(row["video"]["path"], row["query"])
+        video, text = cache.video(row["video_id"])[None], cache.query(row["qid"], row["query"])[None]
+        with torch.no_grad():
+            expected = tiny_model.get_video_hidden_states(inputs["pixel_values_videos"])
+            assert torch.equal(video, expected.half())
+            assert torch.equal(text, tiny_model.get_text_hidden_states(inputs["input_ids"]).half())
+            from_pixels = tiny_model(**inputs)
+            from_cache = tiny_model(video_hidden_states=video, text_hidden_states=text)
+        for name in ("logits", "boundary_offsets", "saliency_scores"):
+            torch.testing.assert_close(from_cache[name], from_pixels[name], rtol=2e-3, atol=2e-3)
+
+
+def test_a_checkpoint_settles_clip_k_and_the_frame_rate(run, clip, make_model, tmp_path):
+    model = make_model(num_recurrent_steps=2, save_backbone=True, clip_model_name_or_path=None, fps=1.0)
+    checkpoint = save_ours(model, tmp_path / "checkpoint", fps=1.0)
+    source = {"clip": None, "model": checkpoint, "split": "val"}
+    status, _, stderr = run(tmp_path / "cache", **source)
+    assert status == 2
+    assert "leave --fps and --num-layers out" in stderr
+    assert run(tmp_path / "cache", **source, fps=None, num_layers=None)[0] == 0
+    cache = FeatureCache(tmp_path / "cache", model=model, fps=1.0)
+    assert cache.video("val_Vid-0_60.0_76.0").shape == (16, 2, 5, 64)
+
+
+def test_bfloat16_is_close_and_another_cache(run, complete, copy, tmp_path):
+    name = "val_Vid-0_60.0_76.0"
+    assert run(tmp_path / "cache", split="val", dtype="bfloat16")[0] == 0
+    ours, exact = (FeatureCache(folder).video(name).float() for folder in (tmp_path / "cache", complete))
+    assert 0 < (ours - exact).norm() / exact.norm() < 0.02
+    status, _, stderr = run(copy, split="val", dtype="bfloat16")
+    assert status == 2
+    assert '`dtype` is "float32" there, "bfloat16" is needed' in stderr
+
+
+def test_youtube_highlights_has_one_frame_for_each_clip(run, tmp_path):
+    name = "youtube_highlights"
+    annotations = annotation_samples.write_benchmark(name, tmp_path / "annotations")
+    videos = annotation_samples.write_videos(name, tmp_path / "videos")
+    write_video(videos / "dog-clip0.mp4", count=260, rate=25)  # longer than annotated: 200
+    write_video(videos / "dog-clip1.mp4", count=200, rate=25)  # shorter: 250
+    paths = {"benchmark": name, "data_dir": annotations, "video_dir": videos}
+    status, _, stderr = run(tmp_path / "cache", **paths)
+    assert status == 2
+    assert "leave --fps out" in stderr
+    assert run(tmp_path / "cache", **paths, fps=None)[0] == 0
+    cache = FeatureCache(tmp_path / "cache")
+    assert cache.settings["fps"] == ONE_PER_CLIP
+    for split in load_vtg_dataset(name, data_dir=annotations).values():
+        for row in split:
+            assert len(cache.video(row["video_id"])) == len(row["saliency"]["scores"])
+
+
+@pytest.mark.parametrize("num_frames", [1, 31, 40, 41, 150])
+def test_a_length_is_cut_or_filled(num_frames):
+    pieces = [np.arange(32), np.arange(32, 40)]
+    fitted = np.concatenate(list(fit_length(iter(pieces), num_frames)))
+    assert fitted.tolist() == [min(frame, 39) for frame in range(num_frames)]
+
+
+def test_queries_that_are_cut_are_counted(run, complete, caplog):
+    assert run(complete)[0] == 0
+    assert "13 of 13 queries are longer than 16 tokens and cut there" in caplog.text
+
+
+def test_one_qid_in_two_splits_is_two_jobs(rows):
+    one, other = rows[0], {**rows[1], "qid": rows[0]["qid"]}
+    jobs = plan_jobs([one, other, one], 0.5, with_queries=True)
+    assert [(job.kind, job.id) for job in jobs] == [
+        ("queries", one["qid"]),
+        ("queries", one["qid"]),
+        ("videos", one["video_id"]),
+        ("videos", other["video_id"]),
+    ]
+    assert len({query_path(Path(), job.id, job.text) for job in jobs if job.kind == "queries"}) == 2
+
+
+def test_a_video_with_clips_of_two_domains_is_refused(rows):
+    clips = {"times_sec": [[0.0, 2.0]] * 3, "scores": [[1.0]] * 3}
+    one = {**rows[0], "task": ["highlight_detection"], "saliency": clips}
+    other = {**one, "saliency": {name: values[:2] for name, values in clips.items()}}
+    assert len(plan_jobs([one, one], ONE_PER_CLIP, with_queries=False)) == 1
+    with pytest.raises(ValueError, match="annotated twice"):
+        plan_jobs([one, other], ONE_PER_CLIP, with_queries=False)
+
+
+# ---- interrupted, corrupt, refused ---------------------------------------------------------------------------------
+
+
+def test_killed_and_restarted_is_as_if_undisturbed(options, run, complete, tmp_path):
+    """Killed while two processes work, ended by one; and the undisturbed run that it is compared with had two."""
+    output, count = tmp_path / "cache", len(contents(complete))
+    command = [sys.executable, str(SCRIPT), *options(output, num_processes=2)]
+    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=-3)
+    wait_until(lambda: len(list(output.glob("videos/*.safetensors"))) >= 2 or process.poll() is not None)
+    workers = child_processes(process.pid)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(map(is_running, workers)))
+    before = contents(output)
+    assert 3 <= len(before) < count
+    expected = contents(complete)
+    assert all(expected[path] == data for path, data in before.items() if path.parts[0] != "partial")
+    status, stdout, _ = run(output)
+    assert status == 0
+    assert "corrupt" not in stdout
+    assert contents(output) == expected
+
+
+def child_processes(process):
+    """Those that `process` started, where the system tells."""
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return path.read_text().split() if path.exists() else []
+
+
+def is_running(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, timeout_sec=90):
+    deadline = time.monotonic() + timeout_sec
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_corrupt_files_are_named_and_made_anew(run, complete, copy, caplog):
+    videos = sorted(copy.glob("videos/*"))
+    query = sorted(copy.glob("queries/*"))[0]
+    videos[0].write_bytes(b"")
+    videos[1].write_bytes(b"garbage" * 999)
+    truncate(videos[2], 0.5)
+    for path in (videos[3], query):
+        data = bytearray(path.read_bytes())
+        data[-100] ^= 1
+        path.write_bytes(data)
+    untouched = {path: path.stat().st_mtime_ns for path in videos[4:]}
+    status, stdout, _ = run(copy)
+    assert status == 0
+    assert "videos: 4 extracted (350 frames), 9 were complete, 0 failed; 4 were corrupt or outdated" in stdout
+    assert "queries: 1 extracted, 12 were complete, 0 failed; 1 were corrupt or outdated" in stdout
+    for path in (*videos[:4], query):
+        assert f"{path}' is corrupt" in caplog.text
+    assert contents(copy) == contents(complete)
+    assert untouched == {path: path.stat().st_mtime_ns for path in untouched}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fps": 1}, "`fps` is 5.0 there, 1.0 is needed"),
+        ({"num_layers": 2}, "`num_layers` is 3 there, 2 is needed"),
+        ({"store": "frames"}, '`store` is "features" there, "frames" is needed'),
+        ({"num_layers": 4}, "num_recurrent_steps` must not exceed the number of layers"),
+    ],
+)
+def test_other_settings_are_refused(run, copy, changes, message):
+    before = contents(copy)
+    status, _, stderr = run(copy, **changes)
+    assert status == 2
+    assert message in " ".join(stderr.split())
+    assert contents(copy) == before
+
+
+def test_other_weights_are_refused(run, copy, tiny_clip_config, tmp_path):
+    other = save_clip(CLIPModel(tiny_clip_config), tmp_path / "other")
+    status, _, stderr = run(copy, clip=other)
+    assert status == 2
+    assert "`clip_weights` is" in stderr
+
+
+def test_a_broken_video_stops_nothing(run, place, clip, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for path in (place / "videos").iterdir():
+        (videos / path.name).symlink_to(path)
+    broken = videos / "val_Vid-1_60.0_78.0.mp4"
+    broken.unlink()
+    broken.write_bytes(b"no video")
+    status, stdout, _ = run(tmp_path / "cache", video_dir=videos, split="val")
+    assert status == 1
+    assert "videos: 3 extracted (260 frames), 0 were complete, 1 failed" in stdout
+    assert f"failed: val_Vid-1_60.0_78.0: `video` '{broken}' cannot be read as a video" in stdout
+    with pytest.raises(FileNotFoundError):
+        FeatureCache(tmp_path / "cache").video("val_Vid-1_60.0_78.0")
+    broken.unlink()
+    broken.symlink_to(place / "videos" / broken.name)
+    status, stdout, _ = run(tmp_path / "cache", video_dir=videos, split="val")
+    assert status == 0
+    assert "videos: 1 extracted (90 frames), 3 were complete, 0 failed" in stdout
+
+
+def test_a_replaced_video_is_extracted_anew(run, place, complete, copy, caplog, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for path in (place / "videos").iterdir():
+        (videos / path.name).symlink_to(path)
+    replaced = videos / "test_Vid-0_60.0_76.0.mp4"
+    replaced.unlink()
+    write_video(replaced, count=250, rate=25)
+    status, stdout, _ = run(copy, video_dir=videos)
+    assert status == 0
+    assert "videos: 1 extracted (50 frames), 12 were complete" in stdout
+    assert "was made from something else: ['source_bytes'] changed" in caplog.text
+    assert len(FeatureCache(copy).video(replaced.stem)) == 50
+
+
+def test_features_that_are_not_finite_are_not_written(run, tiny_clip, tmp_path):
+    sound = tiny_clip.vision_model.pre_layrnorm.bias.detach().clone()
+    try:
+        with torch.no_grad():
+            tiny_clip.vision_model.pre_layrnorm.bias[0] = 1e6
+        clip = save_clip(tiny_clip, tmp_path / "clip")
+    finally:
+        with torch.no_grad():
+            tiny_clip.vision_model.pre_layrnorm.bias.copy_(sound)
+    status, stdout, _ = run(tmp_path / "cache", clip=clip, split="val")
+    assert status == 1
+    assert "failed: val_Vid-0_60.0_76.0: its features are too large for half precision" in stdout
+    assert not list((tmp_path / "cache").glob("videos/*"))
+
+
+def test_a_video_that_ends_early_is_not_written(tiny_model, processor, tmp_path):
+    store = FeatureStore(tmp_path, tiny_model, processor, {})
+    stream = FrameStream(iter([]), num_frames=5, fps=1.0, duration_sec=5.0)
+    with pytest.raises(ValueError, match="only 3 of its 5 frames could be read"):
+        list(store.write(video_job("short"), iter([stream, torch.zeros(3, 3, 64, 64)])))
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_is_started_once(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, _, stderr = run(tmp_path / "cache")
+    assert status == 2
+    assert "--num-processes makes processes" in stderr
+
+
+@pytest.mark.parametrize("changes", [{"data_dir": "missing"}, {"video_dir": "missing"}, {"clip": "missing"}])
+def test_what_is_missing_is_said_in_one_line(run, tmp_path, changes, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    status, _, stderr = run(tmp_path / "cache", **changes)
+    assert status == 2
+    assert "missing" in stderr.splitlines()[-1]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_every_option_is_explained():
+    actions = make_parser()._actions
+    assert all(action.help for action in actions)
+
+
+@pytest.mark.parametrize("option", ["--fps=0", "--fps=nan", "--num-layers=0", "--num-processes=x", "--store=pixels"])
+def test_a_bad_option_is_refused(option, options, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([*options(tmp_path), option])
+    assert option.split("=")[0] in capsys.readouterr().err
+
+
+# ---- the work ------------------------------------------------------------------------------------------------------
+
+
+class WaitingStore:
+    """Cannot write the first job before it has read the second one."""
+
+    def __init__(self):
+        self.second_is_read = threading.Event()
+
+    def check(self, job):
+        return "missing"
+
+    def read(self, job):
+        if job.id == "second":
+            self.second_is_read.set()
+        yield job.id
+
+    def write(self, job, items):
+        assert next(items) == job.id
+        assert self.second_is_read.wait(timeout=10)
+        yield 1
+
+
+def test_the_next_job_is_read_while_one_is_written():
+    jobs = [QueryJob("first", ""), QueryJob("second", ""), QueryJob("third", "")]
+    summary = extract(jobs, WaitingStore(), None)
+    assert summary.done == {"queries": 3}
+    assert not summary.failed
+
+
+class FailingStore(WaitingStore):
+    """Reads half of the bad video and cannot write to the full disk."""
+
+    def read(self, job):
+        yield from range(2)
+        if job.id == "bad":
+            raise OSError("the video ends here")
+        yield from range(2)
+
+    def write(self, job, items):
+        for _ in items:
+            yield 10
+            if job.id == "full":
+                raise OSError("the disk is full")
+
+
+def video_job(name):
+    return VideoJob(name, f"{name}.mp4", 1.0, 30, False)
+
+
+def test_the_progress_bar_ends_full(monkeypatch):
+    bars = []
+    make_bar = extraction._progress_bar
+    monkeypatch.setattr(extraction, "_progress_bar", lambda *args: bars.append(make_bar(*args)) or bars[-1])
+    summary = extract([video_job("good"), video_job("bad"), video_job("another")], FailingStore(), None)
+    assert summary.failed == {video_job("bad"): "the video ends here"}
+    assert summary.done == {"videos": 2}
+    assert (bars[-1].n, bars[-1].total) == (100, 100)
+
+
+def test_a_full_disk_stops_the_work():
+    with pytest.raises(OSError, match="the disk is full"):
+        extract([video_job("good"), video_job("full"), video_job("another")], FailingStore(), None)
+
+
+def test_a_process_passes_on_what_stops_it(monkeypatch):
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    monkeypatch.setattr("signal.signal", lambda *args: None)
+    jobs, next_job = [video_job("full")], context.Value("q", 0)
+    extraction._serve(jobs, lambda rank, num_processes: FailingStore(), 0, 2, next_job, sender)
+    messages = [receiver.recv(), receiver.recv()]
+    assert messages[0].num_frames == 10
+    assert isinstance(messages[1], OSError)
+
+
+def test_a_process_that_dies_is_noticed():
+    process = multiprocessing.get_context("fork").Process(target=os._exit, args=(3,))
+    process.start()
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        extraction._check_exit(process)
+
+
+# ---- frames --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def frames(place, clip):
+    """The small videos that an undisturbed run makes. Not to be changed."""
+    output = place / "frames"
+    arguments = ["--data-dir", place / "annotations", "--video-dir", place / "videos", "--clip", clip]
+    arguments += ["--store", "frames", "--output", output]
+    assert main(["--benchmark", "qvhighlights", *map(str, arguments)]) == 0
+    return output
+
+
+def test_small_videos_stand_in_for_the_videos(frames, place, processor, rows):
+    """The same frames at the same times, so the same pixels."""
+    dataset = load_vtg_dataset("qvhighlights", data_dir=place / "annotations", video_dir=frames / "videos")
+    small = [row for split in dataset.values() for row in split]
+    assert [row["qid"] for row in small] == [row["qid"] for row in rows]
+    for row, stand_in in zip(rows, small, strict=True):
+        expected, found = (processor(each["video"]["path"], fps=0.5) for each in (row, stand_in))
+        assert torch.equal(found["pixel_values_videos"], expected["pixel_values_videos"])
+        assert torch.equal(found["fps"], expected["fps"])
+
+
+@pytest.mark.parametrize("fps", [0.875, 1 / 3, 0.59318, 29.97])
+def test_any_frame_rate_comes_back(run, tmp_path, processor, place, fps):
+    name = "val_Vid-0_60.0_76.0.mp4"
+    assert run(tmp_path / "frames", store="frames", fps=fps, split="val")[0] == 0
+    paths = (place / "videos" / name, tmp_path / "frames/videos" / name)
+    source, small = (processor.stream_video(path, fps=fps) for path in paths)
+    assert small.num_frames == source.num_frames
+    assert small.duration_sec == pytest.approx(source.num_frames / fps)
+    assert torch.equal(torch.cat(list(small)), torch.cat(list(source)))
+
+
+def test_features_of_small_videos_are_those_of_the_videos(run, frames, place, tmp_path):
+    for name, video_dir in (("small", frames / "videos"), ("large", place / "videos")):
+        assert run(tmp_path / name, video_dir=video_dir, fps=None, split="val")[0] == 0
+    small, large = FeatureCache(tmp_path / "small"), FeatureCache(tmp_path / "large")
+    for path in (tmp_path / "large/videos").iterdir():
+        assert torch.equal(small.video(path.stem), large.video(path.stem))
+
+
+def test_corrupt_small_videos_are_made_anew(run, frames, tmp_path, caplog):
+    output = tmp_path / "frames"
+    settings = {"store": "frames", "fps": None}
+    assert run(output, **settings)[0] == 0
+    assert contents(output) == contents(frames)
+    paths = sorted(output.glob("videos/*.mp4"))
+    truncate(paths[0], 0.5)
+    data = bytearray(paths[1].read_bytes())
+    data[len(data) // 2] ^= 1
+    paths[1].write_bytes(data)
+    record = output / "records" / f"{paths[2].stem}.json"
+    record.unlink()
+    status, stdout, _ = run(output, **settings)
+    assert status == 0
+    assert "videos: 3 extracted (27 frames), 10 were complete, 0 failed; 3 were corrupt or outdated" in stdout
+    assert all(f"{path}' is corrupt" in caplog.text for path in paths[:3])
+    assert contents(output) == contents(frames)
+
+
+def test_small_videos_are_no_features(frames):
+    with pytest.raises(ValueError, match='`store` is "frames" there, "features" is needed'):
+        FeatureCache(frames)

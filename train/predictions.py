@@ -1,0 +1,200 @@
+"""Predictions in the common form: read from a file, made by a checkpoint, written for the evaluation server."""
+
+import gzip
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from modeling_r2tuning import EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
+from train.feature_cache import FeatureCache
+
+
+logger = logging.getLogger(__name__)
+
+CLIP_SEC = 2.0  # the unit of saliency where nothing is annotated
+SUBMISSION_FILE = "hl_{split}_submission.jsonl"  # names that the QVHighlights server asks for
+SUBMISSION_SPLITS = ("val", "test")
+
+
+def read_predictions(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Read a prediction file: one JSON object a line, plain or compressed by gzip.
+
+    Args:
+        path: File of lines such as `{"qid": 1, "vid": "a", "pred_relevant_windows": [[start, end, score], ...],
+            "pred_saliency_scores": [...]}`, times in seconds; either of the last two may be absent.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line is no such object; the message names it.
+    """
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    rows = []
+    with (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"'{path}', line {number}: not JSON ({error}).") from error
+            if not isinstance(row, dict) or not {"qid", "vid"} & set(row):
+                raise ValueError(f"'{path}', line {number}: expected an object with `qid`, got {line.strip()[:60]!r}.")
+            rows.append(row)
+    if not rows:
+        raise ValueError(f"'{path}' holds no predictions.")
+    return rows
+
+
+def write_predictions(rows: Iterable[dict[str, Any]], path: str | os.PathLike) -> None:
+    """Write one JSON object a line, to a temporary name and renamed."""
+    partial = f"{os.fspath(path)}.{os.getpid()}.partial"
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def write_submission(rows: Iterable[dict[str, Any]], folder: str | os.PathLike, split: str) -> Path:
+    """Write predictions as the QVHighlights server took them.
+
+    The server wanted `submission.zip` with a file for val and one for test: it is made anew from what the folder
+    holds, so call this once for each split.
+
+    Args:
+        rows: Predictions on `split`, with moments and saliency.
+        folder: Where to write.
+        split: `"val"` or `"test"`.
+
+    Returns:
+        Path of `submission.zip`.
+
+    Raises:
+        ValueError: Another split, or a prediction that lacks moments or saliency.
+    """
+    if split not in SUBMISSION_SPLITS:
+        raise ValueError(f"`split` must be one of {SUBMISSION_SPLITS} for a submission, got {split!r}.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{**row, "qid": int(row["qid"])} for row in rows]
+    lacking = [row["qid"] for row in rows if not {"pred_relevant_windows", "pred_saliency_scores"} <= set(row)]
+    if lacking:
+        raise ValueError(f"{len(lacking)} predictions lack moments or saliency, such as that of query {lacking[0]}.")
+    write_predictions(rows, folder / SUBMISSION_FILE.format(split=split))
+    partial, archive = folder / f"submission.{os.getpid()}.partial", folder / "submission.zip"
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in (SUBMISSION_FILE.format(split=part) for part in SUBMISSION_SPLITS):
+            if (folder / name).exists():
+                file.write(folder / name, name)
+    os.replace(partial, archive)
+    return archive
+
+
+@torch.inference_mode()
+def predict(
+    model: R2TuningForVideoGrounding,
+    processor: R2TuningProcessor,
+    rows: Iterable[dict[str, Any]],
+    cache: FeatureCache | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Predict every query of a dataset; each video is encoded once, whatever the number of its queries.
+
+    A video that cannot be read is logged and its queries get no prediction: the metrics count them as zero.
+
+    Args:
+        model: In eval mode.
+        processor: The model's.
+        rows: In the schema of `dataset_scripts.features`; `video` is needed unless there is a cache.
+        cache: Cached CLIP features instead of videos.
+
+    Yields:
+        A prediction in the common form for each query, all queries of a video behind each other.
+    """
+    videos: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        videos.setdefault(row["video_id"], []).append(row)
+    failed = 0
+    for queries in tqdm(videos.values(), desc="videos", unit=" videos"):
+        try:
+            encoded = _encode_video(model, processor, queries[0], cache)
+            texts = _encode_queries(model, processor, queries, cache)
+        except (OSError, ValueError) as error:
+            failed += len(queries)
+            logger.warning(f"{len(queries)} queries about '{queries[0]['video_id']}' have no prediction: {error}")
+            continue
+        outputs = model.ground(encoded, **texts)
+        answers = processor.post_process_video_grounding(outputs)
+        yield from map(_to_prediction, queries, answers)
+    if failed:
+        logger.warning(f"{failed} queries have no prediction, as their video could not be read.")
+
+
+def _encode_video(
+    model: R2TuningForVideoGrounding, processor: R2TuningProcessor, row: dict[str, Any], cache: FeatureCache | None
+) -> EncodedVideo:
+    fps = frame_rate(row, processor.fps)
+    if cache is not None:
+        states = cache.video(row["video_id"])
+        return model.encode_video(video_hidden_states=states, fps=fps, duration_sec=row["duration_sec"])
+    if row["video"] is None:
+        raise ValueError("the dataset was loaded without `video_dir`, and there is no feature cache.")
+    stream = processor.stream_video(row["video"]["path"], fps=fps)
+    return model.encode_video(stream, fps=fps, duration_sec=row["duration_sec"])
+
+
+def _encode_queries(
+    model: R2TuningForVideoGrounding,
+    processor: R2TuningProcessor,
+    rows: list[dict[str, Any]],
+    cache: FeatureCache | None,
+) -> dict[str, torch.Tensor]:
+    """The text inputs of `ground`, from the cache or by the tokenizer."""
+    if cache is None:
+        return dict(processor(text=[row["query"] for row in rows]).to(model.device))
+    states = [cache.query(row["qid"], row["query"]) for row in rows]
+    lengths = torch.tensor([len(state) for state in states])
+    padded = torch.nn.utils.rnn.pad_sequence(states, batch_first=True).to(model.device)
+    mask = torch.arange(padded.shape[1]) < lengths[:, None]
+    return {"text_hidden_states": padded, "attention_mask": mask.to(model.device)}
+
+
+def frame_rate(row: dict[str, Any], default: float) -> float:
+    """Frames per second for a video: on YouTube Highlights one frame for each annotated clip, else the default."""
+    if row["task"] == ["highlight_detection"]:
+        return len(row["saliency"]["scores"]) / row["duration_sec"]
+    return default
+
+
+def _to_prediction(row: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    prediction = {"qid": row["qid"], "query": row["query"], "vid": row["video_id"]}
+    if "moment_retrieval" in row["task"]:
+        prediction["pred_relevant_windows"] = [[m["start"], m["end"], m["score"]] for m in answer["moments"]]
+    if row["task"] != ["moment_retrieval"]:
+        prediction["pred_saliency_scores"] = _saliency_of_clips(row, answer)
+    return prediction
+
+
+def _saliency_of_clips(row: dict[str, Any], answer: dict[str, Any]) -> list[float]:
+    """Saliency of the frame in the middle of each annotated clip, of each 2-second clip where none is annotated."""
+    if row["saliency"] is not None:
+        middles = [(start + end) / 2 for start, end in row["saliency"]["times_sec"]]
+    else:
+        middles = [(clip + 0.5) * CLIP_SEC for clip in range(int(row["duration_sec"] / CLIP_SEC))]
+    scores, times = answer["saliency"], answer["frame_times"]
+    if row["task"] == ["highlight_detection"] and len(scores) == len(middles):
+        return scores  # one frame was sampled for each clip
+    fps = len(times) / (times[-1] + times[1]) if len(times) > 1 else 1.0
+    return [scores[min(int(middle * fps), len(scores) - 1)] for middle in middles]
+
+
+__all__ = ["frame_rate", "predict", "read_predictions", "write_predictions", "write_submission"]

@@ -1,0 +1,229 @@
+"""Score a prediction file, or a checkpoint, on a benchmark.
+
+python train/run_evaluation.py --predictions FILE --benchmark qvhighlights --split val --data-dir ANNOTATIONS
+python train/run_evaluation.py --model CHECKPOINT --benchmark tvsum --domain BK --data-dir ANNOTATIONS --video-dir VIDEOS
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoProcessor
+from transformers.utils import logging as transformers_logging
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
+
+from dataset_scripts import BUILDERS, load_vtg_dataset
+from dataset_scripts.metrics import compute_scores
+from modeling_r2tuning import R2TuningForVideoGrounding
+from modeling_r2tuning.checkpoints_r2tuning import check_model_type, is_original, resolve_checkpoint
+from train.feature_cache import FeatureCache
+from train.predictions import predict, read_predictions, write_predictions, write_submission
+
+
+USER_ERRORS = (ImportError, OSError, ValueError)
+RANGES = ("full", "short", "middle", "long")
+LEVELS = {"HL-min-Fair": "Fair", "HL-min-Good": "Good", "HL-min-VeryGood": "VeryGood"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+    transformers_logging.set_verbosity_error()
+    args = make_parser().parse_args(argv)
+    try:
+        rows = load_vtg_dataset(
+            args.benchmark,
+            split=args.split,
+            domain=args.domain,
+            data_dir=args.data_dir,
+            data_files=args.data_file,
+            video_dir=args.video_dir,
+            missing_videos=args.missing_videos,
+            on_error=args.on_error,
+        )
+        predictions = get_predictions(args, rows)
+        document = evaluate(args, predictions, list(rows))
+    except USER_ERRORS as error:
+        sys.stderr.write(f"run_evaluation: error: {error}\n")
+        return 2
+    sys.stdout.write(format_scores(document))
+    return 0
+
+
+def get_predictions(args: argparse.Namespace, rows: Any) -> list[dict[str, Any]]:
+    """Predictions from the file or of the checkpoint; the latter are written to `--save-predictions`."""
+    if args.predictions is not None:
+        return read_predictions(args.predictions)
+    if args.video_dir is None and args.features is None:
+        raise ValueError("--model needs --video-dir or --features.")
+    name = args.model
+    if is_original(name):
+        name = resolve_checkpoint(name, benchmark=args.benchmark, domain=args.domain, clip=args.clip)
+    check_model_type(name, "r2tuning")
+    clip = {} if args.clip is None else {"clip_model_name_or_path": args.clip, "clip_revision": None}
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = R2TuningForVideoGrounding.from_pretrained(name, **clip).to(device).eval()
+    processor = AutoProcessor.from_pretrained(name)
+    cache = None if args.features is None else FeatureCache(args.features, model=model, fps=processor.fps)
+    predictions = list(predict(model, processor, rows, cache))
+    if args.save_predictions is not None:
+        write_predictions(predictions, args.save_predictions)
+    return predictions
+
+
+def evaluate(args: argparse.Namespace, predictions: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict:
+    """Write what was asked for; returns the document of `--output`."""
+    document = {
+        "benchmark": args.benchmark,
+        "split": args.split,
+        "domain": args.domain,
+        "predictions": str(args.predictions or args.save_predictions or ""),
+        "model": args.model,
+        "match_reference_code": args.match_reference_code,
+        "num_queries": len(rows),
+        "num_predictions": len(predictions),
+    }
+    if args.submission is not None:
+        document["submission"] = str(write_submission(predictions, args.submission, args.split))
+    if any(row["moments"] is not None or row["saliency"] is not None for row in rows):
+        document["scores"] = compute_scores(
+            args.benchmark,
+            predictions,
+            rows,
+            match_reference_code=args.match_reference_code,
+            match_number=not args.shared_queries_only,
+        )
+    elif args.submission is None:
+        raise ValueError(
+            f"The {args.split} annotations hold no ground truth to score against. Name a file that does with "
+            "--data-file, or write a file for the server with --submission."
+        )
+    if args.output is not None:
+        partial = args.output.with_name(f"{args.output.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        partial.replace(args.output)
+    return document
+
+
+# ---- the printed table ---------------------------------------------------------------------------------------------
+
+
+def format_scores(document: dict[str, Any]) -> str:
+    """The scores as tables to read."""
+    title = f"{document['benchmark']} {document['split']}, {document['num_queries']:,} queries"
+    scores = document.get("scores")
+    if scores is None:
+        return f"{title}: no ground truth\n"
+    tables = [title]
+    if "full" in scores:
+        tables.append(_table("moments", {name: _moment_columns(scores[name]) for name in RANGES}))
+        lengths = {
+            bin_: {"queries": v["queries"], "mAP": v["MR-mAP"]} for bin_, v in scores["by_query_length"].items()
+        }
+        tables.append(_table("words", lengths))
+    levels = {label: scores[key] for key, label in LEVELS.items() if key in scores}
+    if levels:
+        columns = {label: {"mAP": part["HL-mAP"], "HIT@1": part["HL-Hit1"]} for label, part in levels.items()}
+        tables.append(_table("highlights", columns))
+    if set(scores) == {"brief"}:
+        tables.append(_table("domain", {name.removeprefix("mAP-"): {"mAP": v} for name, v in scores["brief"].items()}))
+    return "\n\n".join(tables) + "\n"
+
+
+def _moment_columns(part: dict[str, Any]) -> dict[str, float | None]:
+    columns = {f"R1@{level}": part["MR-R1"][level] for level in ("0.3", "0.5", "0.7")}
+    columns |= {f"R5@{level}": part["MR-R5"][level] for level in ("0.5", "0.7")}
+    columns |= {"mAP": part["MR-mAP"]["average"]}
+    columns |= {f"mAP@{level}": part["MR-mAP"][level] for level in ("0.5", "0.75")}
+    return columns | {"mIoU": part["MR-mIoU"]}
+
+
+def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
+    """Rows of the same columns, numbers to the right; `-` where there is nothing to score."""
+    header = [title, *next(iter(rows.values()))]
+    lines = [header, *([name, *map(_cell, columns.values())] for name, columns in rows.items())]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+
+
+# ---- arguments -----------------------------------------------------------------------------------------------------
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="run_evaluation.py",
+        description="Score predictions, or a checkpoint, on a benchmark; print a table and write JSON.",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="predictions, one JSON object a line, may be .gz"
+    )
+    source.add_argument(
+        "--model", metavar="NAME", help="checkpoint that makes the predictions: a folder or a Hub name"
+    )
+    parser.add_argument("--benchmark", required=True, choices=BUILDERS, help="benchmark")
+    parser.add_argument("--split", default="val", help="split (default: val)")
+    parser.add_argument("--domain", help="one domain of YouTube Highlights or TVSum (default: all)")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the annotation files")
+    parser.add_argument("--data-file", type=Path, metavar="FILE", help="this annotation file instead")
+    parser.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="malformed annotations: stop, or leave them out and count them (default: raise)",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the scores as JSON")
+    parser.add_argument(
+        "--match-reference-code",
+        action="store_true",
+        help="refuse, drop or copy what the public evaluation code refuses, drops or copies",
+    )
+    parser.add_argument(
+        "--shared-queries-only", action="store_true", help="score only the queries that have a prediction"
+    )
+    parser.add_argument(
+        "--submission", type=Path, metavar="DIR", help="also write files for the QVHighlights server to this folder"
+    )
+    _add_model_arguments(parser.add_argument_group("with --model"))
+    return parser
+
+
+def _add_model_arguments(group: Any) -> None:
+    group.add_argument("--video-dir", type=Path, metavar="DIR", help="folder of the videos")
+    group.add_argument("--features", type=Path, metavar="DIR", help="feature cache instead of videos")
+    group.add_argument(
+        "--missing-videos",
+        choices=("error", "skip"),
+        default="error",
+        help="videos that --video-dir lacks: stop, or leave their queries out and count them (default: error)",
+    )
+    group.add_argument(
+        "--save-predictions", type=Path, metavar="FILE", help="write the predictions, one object a line"
+    )
+    group.add_argument("--clip", metavar="NAME", help="CLIP instead of the one that the checkpoint names")
+    group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+
+__all__ = ["evaluate", "format_scores", "get_predictions", "main", "make_parser"]
