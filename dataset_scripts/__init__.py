@@ -1,4 +1,4 @@
-"""Annotations of six benchmarks of video temporal grounding, read into one schema.
+"""Annotations of six benchmarks of video temporal grounding and of a generated one, read into one schema.
 
     from dataset_scripts import load_vtg_dataset
     dataset = load_vtg_dataset("qvhighlights", split="val", data_dir="qvhighlights/")
@@ -17,6 +17,7 @@ from .builder import BenchmarkBuilder
 from .charades_sta import CharadesSTA
 from .ego4d_nlq import Ego4DNLQ
 from .features import FEATURES
+from .moving_shapes_builder import MovingShapes, MovingShapesSummary
 from .qvhighlights import QVHighlights
 from .reading import AnnotationError
 from .tacos import TACoS
@@ -33,6 +34,8 @@ BUILDERS: dict[str, type[BenchmarkBuilder]] = {
     "tacos": TACoS,
     "youtube_highlights": YouTubeHighlights,
     "tvsum": TVSum,
+    "moving_shapes": MovingShapes,
+    "moving_shapes_summary": MovingShapesSummary,
 }
 PathOrPaths = str | os.PathLike | dict[str, str | os.PathLike]
 
@@ -55,10 +58,11 @@ def load_vtg_dataset(
     for each split.
 
     Args:
-        name: "qvhighlights", "charades_sta", "ego4d_nlq", "tacos", "youtube_highlights" or "tvsum".
-        split: "train", "val" or "test", as far as the benchmark has it; `None` = all whose files exist.
+        name: "qvhighlights", "charades_sta", "ego4d_nlq", "tacos", "youtube_highlights" or "tvsum"; or "moving_shapes"
+            or "moving_shapes_summary" of a folder that `python -m dataset_scripts.moving_shapes` made.
+        split: "train", "val", "test" or "test_unseen", as far as the benchmark has it; `None` = all whose files exist.
         data_dir: Folder of the annotations. The form of a file is told by its content.
-        domain: One domain of YouTube Highlights or TVSum; `None` = all.
+        domain: One domain of YouTube Highlights or TVSum, one family of Moving Shapes; `None` = all.
         data_files: The annotations themselves: a path, or paths by split, where they have other names.
         video_dir: Folder of the videos, searched with all its folders; `None` = the column `video` is null.
         missing_videos: "error", or "skip" to leave out (and count) examples whose video is not in `video_dir`.

@@ -1,4 +1,4 @@
-"""The one schema that all six benchmarks are read into."""
+"""The one schema that all benchmarks are read into."""
 
 import datasets
 
@@ -13,7 +13,7 @@ import datasets
 #   times_sec     [start_sec, end_sec] of the clip
 #   scores        what each annotator gave it, on the benchmark's own scale (QVHighlights 0 to 4, three annotators, clips
 #                 outside all moments 0; TVSum 1 to 5, twenty annotators; YouTube Highlights -1, 0 or 1, one label)
-# domain        the benchmark's category (`dog`, `BK`); null where it has none
+# domain        the benchmark's category (`dog`, `BK`, `motion`); null where it has none
 # task          what the annotation serves: "moment_retrieval", "highlight_detection", "video_summarization"
 FEATURES = datasets.Features(
     {

@@ -10,8 +10,6 @@ from pathlib import Path
 import annotation_samples as samples
 import pytest
 
-from dataset_scripts import BUILDERS
-
 
 SCRIPTS = Path(__file__).parents[1] / "dataset_scripts"
 THIRD_PARTY = {"numpy", "datasets"}
@@ -36,7 +34,7 @@ def scanned(name):
     return set(re.findall(r"^from \.(\w+) import ", (SCRIPTS / f"{name}.py").read_text(), flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", samples.SPLITS)
 def test_a_builder_imports_all_siblings_that_it_needs_itself(name):
     needed, new = set(), siblings(name)
     while new:
@@ -45,7 +43,7 @@ def test_a_builder_imports_all_siblings_that_it_needs_itself(name):
     assert scanned(name) == siblings(name) == needed
 
 
-@pytest.mark.parametrize("name", sorted({module for name in BUILDERS for module in [name, *siblings(name)]}))
+@pytest.mark.parametrize("name", sorted({module for name in samples.SPLITS for module in [name, *siblings(name)]}))
 def test_loading_needs_numpy_and_datasets_alone(name):
     for level, module in imports(name):
         root = module.split(".")[0]
@@ -66,7 +64,7 @@ for name in sys.argv[1:]:
 def test_builders_work_where_only_their_siblings_are(tmp_path):
     """As datasets 3 runs them: copied with the siblings that the file names, in a package of another name."""
     expected = []
-    for name in BUILDERS:
+    for name in samples.SPLITS:
         package = tmp_path / f"{name}_carried"
         package.mkdir()
         for module in [name, *scanned(name)]:
@@ -76,6 +74,6 @@ def test_builders_work_where_only_their_siblings_are(tmp_path):
         sizes = [2 if highlights else samples.QUERIES_PER_SPLIT[split] for split in samples.SPLITS[name]]
         expected.append(" ".join(map(str, [name, *sizes])))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", RUN, *BUILDERS]
+    command = [sys.executable, "-c", RUN, *samples.SPLITS]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (run.stdout.splitlines(), run.returncode) == (expected, 0), run.stderr

@@ -9,7 +9,7 @@ from datasets import load_dataset
 from loopback_hub import LoopbackHub, run_python
 from test_hub import constants
 
-from dataset_scripts import BUILDERS, export, load_vtg_dataset
+from dataset_scripts import export, load_vtg_dataset
 
 
 PUSH = """
@@ -28,7 +28,7 @@ LOAD = """
 def exported(tmp_path_factory):
     """For each benchmark its annotations and the exported folder."""
     folders = {}
-    for name in BUILDERS:
+    for name in SPLITS:
         root = tmp_path_factory.mktemp(name)
         data_dir = write_benchmark(name, root / "data")
         folders[name] = data_dir, export.export_dataset(name, root / "out", data_dir=data_dir)

@@ -1,4 +1,4 @@
-"""Metrics of the six benchmarks, in NumPy.
+"""Metrics of the benchmarks, in NumPy.
 
 `compute_scores` takes a whole list of predictions. `moments.py`, `highlights.py` and `summaries.py` hold one task each;
 `moment_retrieval.py`, `highlight_detection.py` and `summarization.py` make modules for `evaluate.load` of them. (Apart,
@@ -30,8 +30,12 @@ from .moments import score_moments
 from .summaries import score_summaries
 
 
-MOMENT_BENCHMARKS = ("qvhighlights", "charades_sta", "ego4d_nlq", "tacos")
-DOMAIN_BENCHMARKS = {"youtube_highlights": score_youtube_highlights, "tvsum": score_summaries}
+MOMENT_BENCHMARKS = ("qvhighlights", "charades_sta", "ego4d_nlq", "tacos", "moving_shapes")
+DOMAIN_BENCHMARKS = {
+    "youtube_highlights": score_youtube_highlights,
+    "tvsum": score_summaries,
+    "moving_shapes_summary": score_summaries,
+}
 BRIEF_RECALLS = ("0.3", "0.5", "0.7")
 
 
@@ -78,7 +82,8 @@ def compute_scores(
     """Score predictions for a benchmark.
 
     Args:
-        benchmark: "qvhighlights", "charades_sta", "ego4d_nlq", "tacos", "youtube_highlights" or "tvsum".
+        benchmark: "qvhighlights", "charades_sta", "ego4d_nlq", "tacos", "youtube_highlights", "tvsum", "moving_shapes" or
+            "moving_shapes_summary".
         predictions: Records with `qid` (compared as string; else `vid`), `pred_relevant_windows`
             `[[start_sec, end_sec, score], ...]` and / or `pred_saliency_scores`, one a clip.
         references: Rows of the dataset, with `qid`, `query`, `moments`, `saliency` and `domain`.

@@ -1,0 +1,250 @@
+"""Moving Shapes: a benchmark of video temporal grounding that anyone can generate from a seed.
+
+    python -m dataset_scripts.moving_shapes OUT --seed 0
+
+Coloured shapes come and go, move, grow, shrink, blink and spin before textured, drifting backgrounds. OUT gets
+
+- `videos/{split}_{number}.mp4`;
+- `moving_shapes_{split}.jsonl`: queries with moments and saliency, in the form of QVHighlights with the family of the
+  query as `domain`. The families presence, co-presence, place and size make the main part, motion and order the hard;
+- `moving_shapes_summary_{split}.jsonl`: a title for each video and the importance of its shots, as in TVSum.
+
+Splits: train, val, test, and test_unseen, whose five combinations of colour and shape are in no other split.
+
+A video depends on the seed, its split and its number alone: neither on the number of processes nor on that of videos.
+Annotations do not depend on the size of the pictures either. Scenes are drawn in `moving_shapes_scenes.py`, their pixels
+in `moving_shapes_render.py`, queries in `moving_shapes_queries.py`.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from .moving_shapes_queries import make_queries, observe, rate_importance, rate_saliency
+from .moving_shapes_render import DEFAULT_SIZE, DEFAULT_TRAIL_SEC, write_video
+from .moving_shapes_scenes import SPLITS, make_scene, random_stream
+
+
+NUM_VIDEOS = {"train": 900, "val": 100, "test": 150, "test_unseen": 50}
+SIZES = (64, 224)
+SETTINGS_FILE = "moving_shapes.json"
+VERSION = 1  # raised when the same seed gives other videos or annotations than before
+QUERIES, RATINGS, JUDGEMENTS = 1, 2, 3  # purposes of random numbers; 0 is the scene's
+
+
+def generate_moving_shapes(
+    folder: str | os.PathLike,
+    *,
+    seed: int = 0,
+    num_videos: Mapping[str, int] = NUM_VIDEOS,
+    size: int = DEFAULT_SIZE,
+    trail_sec: float = DEFAULT_TRAIL_SEC,
+    processes: int = 1,
+) -> Path:
+    """Write the videos and annotations of the benchmark; videos that are there already are kept, as after a kill.
+
+    Args:
+        folder: Where to write; made if need be.
+        seed: At least 0.
+        num_videos: Number of videos by split; a split that is left out is not written.
+        size: Height and width of the videos, even, 64 to 224 pixels.
+        trail_sec: How long the trail behind moving things lasts, which shows their direction in a single picture.
+        processes: How many work side by side. A script that asks for several needs the usual
+            `if __name__ == "__main__":`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: An argument is out of range, or the folder holds videos made with other settings.
+        RuntimeError: A process was killed.
+    """
+    _check_arguments(seed, num_videos, size, trail_sec, processes)
+    folder = Path(folder)
+    videos = folder / "videos"
+    videos.mkdir(parents=True, exist_ok=True)
+    _check_settings(folder / SETTINGS_FILE, {"version": VERSION, "seed": seed, "size": size, "trail_sec": trail_sec})
+    for leftover in videos.glob("*.partial"):
+        leftover.unlink()
+    jobs = [(split, index) for split in SPLITS for index in range(num_videos.get(split, 0))]
+    work = partial(_make_video, videos, seed, size, trail_sec)
+    with _parallel_map(processes) as parallel_map:
+        results = list(tqdm(parallel_map(work, jobs), total=len(jobs), desc="Moving Shapes", unit=" videos"))
+    for split in SPLITS:
+        of_split = [result for result, job in zip(results, jobs, strict=True) if job[0] == split]
+        if of_split:
+            _write_lines(folder / f"moving_shapes_{split}.jsonl", (row for rows, _ in of_split for row in rows))
+            _write_lines(folder / f"moving_shapes_summary_{split}.jsonl", (row for _, row in of_split))
+    return folder
+
+
+def annotate_video(seed: int, split: str, index: int) -> tuple[list[dict], dict]:
+    """The annotations of a video, without its pixels.
+
+    Args:
+        seed: Of the benchmark.
+        split: One of `SPLITS`.
+        index: Number of the video in its split.
+
+    Returns:
+        A record for each query in the form of QVHighlights, and the record of its summary.
+    """
+    scene = make_scene(seed, split, index)
+    facts = observe(scene)
+    video = {"vid": f"{split}_{index:05d}", "duration": scene.duration_sec}
+    ratings = random_stream(seed, split, index, RATINGS)
+    rows = []
+    for number, query in enumerate(make_queries(facts, random_stream(seed, split, index, QUERIES))):
+        saliency = rate_saliency(query, facts, ratings)
+        clips = np.flatnonzero(query.clip_shares())
+        rows.append(
+            {
+                "qid": f"{video['vid']}_{number}",
+                "query": query.text,
+                **video,
+                "relevant_windows": query.fact.moments(),
+                "relevant_clip_ids": clips.tolist(),
+                "saliency_scores": saliency[clips].tolist(),
+                "domain": query.family,
+            }
+        )
+    title, importance = rate_importance(facts, random_stream(seed, split, index, JUDGEMENTS))
+    return rows, {"query": title, **video, "shot_scores": importance.tolist()}
+
+
+def _make_video(videos: Path, seed: int, size: int, trail_sec: float, job: tuple[str, int]) -> tuple[list[dict], dict]:
+    """Write a video unless it is there, and return its annotations."""
+    rows, summary = annotate_video(seed, *job)
+    path = videos / f"{summary['vid']}.mp4"
+    if not path.exists():
+        write_video(make_scene(seed, *job), path, size=size, trail_sec=trail_sec)
+    return rows, summary
+
+
+@contextmanager
+def _parallel_map(processes: int) -> Iterator:
+    """A `map` over several processes that gives results in order."""
+    if processes == 1:
+        yield map
+        return
+    # Started afresh: a copy of this process would copy locks that other libraries' threads hold.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        try:
+            yield partial(pool.map, chunksize=4)
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "A process was killed (often: out of memory). Run the same again to continue, with fewer processes."
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # else all waiting videos would be made first
+            raise
+
+
+def _write_lines(path: Path, rows: Iterable[dict]) -> None:
+    """Write JSON lines under a temporary name and rename."""
+    partial_path = path.with_name(f"{path.name}.partial")
+    partial_path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial_path.replace(path)
+
+
+def _check_settings(path: Path, settings: dict) -> None:
+    """Store how the videos of a folder are made, or refuse to mix them with others."""
+    if not path.exists():
+        _write_lines(path, [settings])
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found != settings:
+        raise ValueError(
+            f"'{path.parent}' holds Moving Shapes made with {found}, not with {settings}. Name a new folder, or remove "
+            "that one."
+        )
+
+
+def _check_arguments(seed: int, num_videos: Mapping[str, int], size: int, trail_sec: float, processes: int) -> None:
+    lowest, highest = SIZES
+    if seed < 0:
+        raise ValueError(f"`seed` must be at least 0, got {seed}.")
+    if not lowest <= size <= highest or size % 2:
+        raise ValueError(f"`size` must be even, from {lowest} to {highest}, got {size}.")
+    if not 0 <= trail_sec <= 5:
+        raise ValueError(f"`trail_sec` must be from 0 to 5, got {trail_sec}.")
+    if processes < 1:
+        raise ValueError(f"`processes` must be at least 1, got {processes}.")
+    for split, number in num_videos.items():
+        if split not in SPLITS or number < 0:
+            raise ValueError(f"`num_videos` must give a number of at least 0 for some of {SPLITS}, got {num_videos}.")
+
+
+# ---- command line --------------------------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = _make_parser().parse_args(argv)
+    try:
+        folder = generate_moving_shapes(
+            args.output,
+            seed=args.seed,
+            num_videos={split: getattr(args, _option(split).replace("-", "_")) for split in SPLITS},
+            size=args.size,
+            trail_sec=args.trail,
+            processes=args.processes,
+        )
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        sys.stderr.write(f"moving_shapes: error: {error}\n")
+        return 2
+    sys.stdout.write(f"{folder}\n")
+    return 0
+
+
+def _option(split: str) -> str:
+    return f"videos-{split.removeprefix('test_')}"
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_scripts.moving_shapes",
+        description="Generate Moving Shapes, a benchmark of video temporal grounding: videos of coloured shapes with "
+        "queries, moments, saliency and importance. Run it again after an interruption and it continues.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same benchmark")
+    for split, number in NUM_VIDEOS.items():
+        text = (
+            "of test_unseen, with combinations that are in no other split" if split == "test_unseen" else f"of {split}"
+        )
+        parser.add_argument(f"--{_option(split)}", type=int, default=number, metavar="N", help=f"videos {text}")
+    parser.add_argument(
+        "--size", type=int, default=DEFAULT_SIZE, metavar="PIXELS", help="height and width, {} to {}".format(*SIZES)
+    )
+    parser.add_argument(
+        "--trail",
+        type=float,
+        default=DEFAULT_TRAIL_SEC,
+        metavar="SECONDS",
+        help="how long the trail behind moving things lasts; with 0 no single picture shows a direction",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="work with so many processes"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+
+__all__ = ["NUM_VIDEOS", "annotate_video", "generate_moving_shapes"]

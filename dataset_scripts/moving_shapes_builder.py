@@ -1,0 +1,85 @@
+"""Reading Moving Shapes, the benchmark that `python -m dataset_scripts.moving_shapes` generates, into the schema.
+
+What to know of it:
+- Queries are in the form of QVHighlights; the family of a query is its domain. Moments lie on quarters of a second,
+  mostly on whole seconds.
+- "test_unseen" asks for combinations of colour and shape that are in no other split.
+- Titles and the importance of shots, as in TVSum, are a benchmark of their own, `moving_shapes_summary`.
+"""
+
+from collections.abc import Iterator
+
+import datasets
+
+from .builder import BenchmarkBuilder, BenchmarkConfig
+from .cleaning import CLIP_SEC, HIGHEST_TVSUM_SCORE, LOWEST_TVSUM_SCORE, Report
+from .features import FEATURES
+from .moment_lines import read_moment_lines
+from .moving_shapes_queries import QUERIES_PER_VIDEO
+from .moving_shapes_scenes import SPLITS
+from .reading import Record, parse_json, read_lines
+from .videos import VideoFolder
+
+
+class MovingShapes(BenchmarkBuilder):
+    """Builder of the queries of Moving Shapes; a family or all."""
+
+    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in ("all", *QUERIES_PER_VIDEO)]
+    DEFAULT_CONFIG_NAME = "all"
+    FILES = {split: (f"moving_shapes_{split}.jsonl",) for split in SPLITS}
+    TRAINING_FPS = 1
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description="Moments and highlights in generated videos of moving shapes.", features=FEATURES
+        )
+
+    def read_examples(
+        self, path: str, split: str, videos: VideoFolder, report: Report
+    ) -> Iterator[tuple[Record, dict]]:
+        """Yield the queries of the chosen family."""
+        for record, example in read_moment_lines(path, split, report):
+            domain = record.text("domain", f"one of {', '.join(QUERIES_PER_VIDEO)}")
+            if self.config.name in ("all", domain):
+                yield record, {**example, "domain": domain, "task": ["moment_retrieval", "highlight_detection"]}
+
+
+class MovingShapesSummary(BenchmarkBuilder):
+    """Builder of the titles and shot importances of Moving Shapes."""
+
+    FILES = {split: (f"moving_shapes_summary_{split}.jsonl",) for split in SPLITS}
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description="Importance of every two seconds of generated videos of moving shapes.", features=FEATURES
+        )
+
+    def read_examples(
+        self, path: str, split: str, videos: VideoFolder, report: Report
+    ) -> Iterator[tuple[Record, dict]]:
+        """Yield the videos of a file."""
+        for number, line in read_lines(path):
+            with report.skip_errors():
+                record = Record(parse_json(line, path, number), f"{path}, line {number}")
+                yield record, _read_summary(record)
+
+
+def _read_summary(record: Record) -> dict:
+    scores = record.scores("shot_scores", LOWEST_TVSUM_SCORE, HIGHEST_TVSUM_SCORE)
+    video_id = record.text("vid")
+    return {
+        "qid": video_id,
+        "query": record.text("query", "a title"),
+        "video_id": video_id,
+        "duration_sec": record.number("duration", above=0),
+        "moments": None,
+        "saliency": {
+            "times_sec": [[CLIP_SEC * shot, CLIP_SEC * (shot + 1)] for shot in range(len(scores))],
+            "scores": scores,
+        },
+        "domain": "moving_shapes",
+        "task": ["video_summarization"],
+    }
+
+
+__all__ = ["MovingShapes", "MovingShapesSummary"]

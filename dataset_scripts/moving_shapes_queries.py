@@ -1,0 +1,371 @@
+"""Queries of Moving Shapes, and what their annotators say: where each is true, how salient and how important.
+
+| part | family | true where | example |
+|---|---|---|---|
+| main | presence | the object is visible | a red circle can be seen |
+| main | co-presence | both are | the red circle together with the blue square |
+| main | place | its centre is at that side of the picture | the red circle is at the left |
+| main | size | it has that size | the small red circle |
+| hard | motion | it does that | the red circle moves left |
+| hard | order | another query is true, after or before an instant | ... before the blue square leaves |
+
+Truth is judged for each picture of the video, on maps of what is visible: an object is visible where at least half of
+its pixels are seen. Where a fact changes gradually, there is a zone that is neither true nor false. A query that stays
+there for longer than a second is not asked; nor is one that is true for less than two seconds or interrupted for less
+than one, has more than five moments, or would be answered by three quarters of the video.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .moving_shapes_render import render_identities
+from .moving_shapes_scenes import ACTIONS, COLORS, FPS, RADII, SHAPES, Scene
+
+
+MAIN_FAMILIES = ("presence", "co-presence", "place", "size")
+HARD_FAMILIES = ("motion", "order")
+QUERIES_PER_VIDEO = {"presence": 2, "co-presence": 1, "place": 2, "size": 1, "motion": 3, "order": 2}
+
+VISIBLE_SHARE, VISIBLE_ZONE = 0.5, 0.15  # a fact is uncertain within so much of its threshold
+SIDE_EDGE, SIDE_ZONE = 0.415, 0.045
+SMALL_EDGE, LARGE_EDGE, SIZE_ZONE = 0.097, 0.152, 0.015
+UNCERTAIN_SEC, SHORTEST_SEC, SHORTEST_GAP_SEC = 1, 2, 1
+MOST_MOMENTS, MOST_COVERED = 5, 0.75
+
+CLIP_SEC = 2
+RATERS = np.array([-0.3, 0.0, 0.3])  # leniency of the three annotators of saliency
+RATING_NOISE = 0.5
+NUM_JUDGES, JUDGE_LENIENCY, JUDGE_NOISE = 20, 0.4, 0.7  # of importance
+
+SIDES = ("left", "right", "top", "bottom")
+PRESENCE_PHRASES = ("{a}", "{a} is visible", "{a} is in the picture", "{a} can be seen")
+COPRESENCE_PHRASES = (
+    "{a} and {b}",
+    "{a} together with {b}",
+    "{a} and {b} are visible",
+    "{a} and {b} can be seen",
+    "both {a} and {b} are in the picture",
+)
+PLACE_PHRASES = (
+    "{a} at the {side}",
+    "{a} is at the {side}",
+    "{a} near the {side}",
+    "{a} at the {side} of the picture",
+)
+SIZE_PHRASES = ("{sized}", "{sized} is visible", "{sized} can be seen", "{a} is {size}")
+MOVE_PHRASES = ("{a} moves {way}", "{a} is moving {way}", "{a} goes {way}")
+MOTION_PHRASES = {
+    **{
+        f"moves {way}": tuple(p.replace("{way}", way) for p in MOVE_PHRASES) for way in ("left", "right", "up", "down")
+    },
+    "grows": ("{a} grows", "{a} is growing", "{a} becomes larger"),
+    "shrinks": ("{a} shrinks", "{a} is shrinking", "{a} becomes smaller"),
+    "blinks": ("{a} blinks", "{a} is blinking", "{a} flashes"),
+    "spins": ("{a} spins", "{a} is spinning", "{a} turns around"),
+}
+ORDER_PHRASES = ("{main} {clause}", "{clause} {main}")
+
+
+def vocabulary() -> tuple[str, ...]:
+    """All words of queries, titles and captions, in alphabetic order."""
+    phrases = [*PRESENCE_PHRASES, *COPRESENCE_PHRASES, *PLACE_PHRASES, *SIZE_PHRASES]
+    phrases += [phrase for phrases in MOTION_PHRASES.values() for phrase in phrases]
+    words = {word for phrase in phrases for word in phrase.split() if not word.startswith("{")}
+    words |= {"the", "a", "small", "large", "after", "before", "appears", "leaves", *SIDES, *COLORS, *SHAPES}
+    return tuple(sorted(words))
+
+
+# ---- facts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Whether something holds in each picture.
+
+    Args:
+        true: `(num_frames,)` bool.
+        uncertain: `(num_frames,)` bool, where it is between true and false.
+    """
+
+    true: np.ndarray
+    uncertain: np.ndarray
+
+    def __and__(self, other: "Fact") -> "Fact":
+        possible = (self.true | self.uncertain) & (other.true | other.uncertain)
+        certain = self.true & ~self.uncertain & other.true & ~other.uncertain
+        return Fact(self.true & other.true, possible & ~certain)
+
+    def moments(self) -> list[tuple[float, float]]:
+        """Start and end of every stretch in which it is true, in seconds."""
+        return [(start / FPS, end / FPS) for start, end in find_runs(self.true)]
+
+
+def find_runs(values: np.ndarray) -> list[tuple[int, int]]:
+    """First and behind-last index of every stretch of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], values, [False]]).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def _below(values: np.ndarray, edge: float, zone: float) -> Fact:
+    with np.errstate(invalid="ignore"):  # NaN where the object is absent: neither true nor uncertain
+        return Fact(values < edge, np.abs(values - edge) < zone)
+
+
+@dataclass(frozen=True)
+class ObjectFacts:
+    """What can be said of one object.
+
+    Args:
+        name: Colour and shape, as in "red circle".
+        visible: Whether it is seen.
+        radius: `(num_frames,)`, 0 where it is absent.
+        sides: Whether it is at each of `SIDES`, seen or not.
+        sizes: Whether it is small or large, seen or not.
+        actions: What it does, seen or not.
+    """
+
+    name: str
+    visible: Fact
+    radius: np.ndarray
+    sides: dict[str, Fact]
+    sizes: dict[str, Fact]
+    actions: dict[str, Fact]
+
+
+def observe(scene: Scene) -> list[ObjectFacts]:
+    """Facts about every object of a scene, in the order of `scene.objects`."""
+    identities, areas = render_identities(scene)
+    times = (np.arange(scene.num_frames) + 0.5) / FPS
+    facts = []
+    for number, item in enumerate(scene.objects):
+        seen = (identities == number + 1).sum(axis=(1, 2))
+        hidden_share = 1 - seen / np.maximum(areas[number], 1)
+        x, y, radius, _ = item.poses(times).T
+        facts.append(
+            ObjectFacts(
+                name=f"{item.color} {item.shape}",
+                visible=_below(hidden_share, 1 - VISIBLE_SHARE, VISIBLE_ZONE),
+                radius=np.nan_to_num(radius),
+                sides={
+                    "left": _below(x, SIDE_EDGE, SIDE_ZONE),
+                    "right": _below(1 - x, SIDE_EDGE, SIDE_ZONE),
+                    "top": _below(y, SIDE_EDGE, SIDE_ZONE),
+                    "bottom": _below(1 - y, SIDE_EDGE, SIDE_ZONE),
+                },
+                sizes={
+                    "small": _below(radius, SMALL_EDGE, SIZE_ZONE),
+                    "large": _below(-radius, -LARGE_EDGE, SIZE_ZONE),
+                },
+                actions={action: _acting(scene, number, action) for action in ACTIONS},
+            )
+        )
+    return facts
+
+
+def _acting(scene: Scene, number: int, action: str) -> Fact:
+    true = np.zeros(scene.num_frames, dtype=bool)
+    for segment in scene.objects[number].segments:
+        if segment.action == action:
+            true[segment.start_sec * FPS : segment.end_sec * FPS] = True
+    return Fact(true, np.zeros_like(true))
+
+
+def _clip_means(values: np.ndarray) -> np.ndarray:
+    """Mean over each clip of two seconds."""
+    return values.reshape(-1, CLIP_SEC * FPS).mean(axis=1)
+
+
+# ---- queries -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question about a video.
+
+    Args:
+        family: One of `QUERIES_PER_VIDEO`.
+        text: The sentence.
+        fact: Where it is true.
+        objects: Numbers of the objects that it asks for, without the one that gives the instant of an order.
+        decides: For the family "order": whether the clause excludes a moment of the main sentence.
+    """
+
+    family: str
+    text: str
+    fact: Fact
+    objects: tuple[int, ...]
+    decides: bool = False
+
+    def clip_shares(self) -> np.ndarray:
+        """For how much of each clip of two seconds it is true."""
+        return _clip_means(self.fact.true.astype(float))
+
+
+def make_queries(facts: list[ObjectFacts], random: np.random.Generator) -> list[Query]:
+    """Draw the queries of a video; those of a family that the scene does not give are missing.
+
+    Args:
+        facts: From `observe`.
+        random: Picks the queries and their wording.
+    """
+    queries = [*_state_queries(facts, random), *_order_queries(facts, random)]
+    queries = [query for query in queries if _is_sound(query.fact)]
+    chosen = []
+    for family, number in QUERIES_PER_VIDEO.items():
+        of_family = [query for query in queries if query.family == family]
+        of_family = [of_family[place] for place in random.permutation(len(of_family))]
+        chosen += sorted(of_family, key=lambda query: not query.decides)[:number]  # few do, so these come first
+    return chosen
+
+
+def _is_sound(fact: Fact) -> bool:
+    """Whether a query with this truth may be asked."""
+    runs = find_runs(fact.true)
+    gaps = [start - end for (_, end), (start, _) in zip(runs, runs[1:], strict=False)]
+    return (
+        1 <= len(runs) <= MOST_MOMENTS
+        and min(end - start for start, end in runs) >= SHORTEST_SEC * FPS
+        and min(gaps, default=FPS) >= SHORTEST_GAP_SEC * FPS
+        and max((end - start for start, end in find_runs(fact.uncertain)), default=0) <= UNCERTAIN_SEC * FPS
+        and fact.true.mean() < MOST_COVERED
+    )
+
+
+def _name(name: str, random: np.random.Generator) -> str:
+    return f"{random.choice(['the', 'a'])} {name}"
+
+
+def _state_queries(facts: list[ObjectFacts], random: np.random.Generator) -> Iterator[Query]:
+    """All queries of the families without order, each in one wording."""
+    for number, item in enumerate(facts):
+        a = _name(item.name, random)
+        yield Query("presence", random.choice(PRESENCE_PHRASES).format(a=a), item.visible, (number,))
+        for side, fact in item.sides.items():
+            text = random.choice(PLACE_PHRASES).format(a=a, side=side)
+            yield Query("place", text, item.visible & fact, (number,))
+        for size, fact in item.sizes.items():
+            text = random.choice(SIZE_PHRASES).format(a=a, size=size, sized=_name(f"{size} {item.name}", random))
+            yield Query("size", text, item.visible & fact, (number,))
+        for action, fact in item.actions.items():
+            yield Query("motion", random.choice(MOTION_PHRASES[action]).format(a=a), item.visible & fact, (number,))
+        for other in range(number):
+            first, second = random.permutation([number, other]).tolist()
+            text = random.choice(COPRESENCE_PHRASES).format(
+                a=_name(facts[first].name, random), b=_name(facts[second].name, random)
+            )
+            yield Query("co-presence", text, item.visible & facts[other].visible, (first, second))
+
+
+def _order_queries(facts: list[ObjectFacts], random: np.random.Generator) -> Iterator[Query]:
+    """Sentences about one object, cut at the instant at which another appears or leaves, if it does so once."""
+    mains = [query for query in _state_queries(facts, random) if query.family in ("presence", "motion")]
+    for query in mains:
+        if len(query.text.split()) <= 3:
+            continue  # a bare name, which is no sentence
+        for other, item in enumerate(facts):
+            if other in query.objects or item.visible.uncertain.any():
+                continue
+            for change, frame in _instants(item.visible.true):
+                for order in ("after", "before"):
+                    clause = f"{order} {_name(item.name, random)} {change}"
+                    yield from _cut(query, order == "after", frame, random.choice(ORDER_PHRASES), clause)
+
+
+def _instants(visible: np.ndarray) -> list[tuple[str, int]]:
+    """Changes that happen once in a video, with the number of the picture."""
+    changes = np.diff(visible.astype(np.int8))
+    found = []
+    for change, step in (("appears", 1), ("leaves", -1)):
+        frames = np.flatnonzero(changes == step) + 1
+        if len(frames) == 1 and not (change == "appears" and visible[0]) and not (change == "leaves" and visible[-1]):
+            found.append((change, int(frames[0])))
+    return found
+
+
+def _cut(query: Query, after: bool, frame: int, phrase: str, clause: str) -> Iterator[Query]:
+    """The query after or before an instant, if none of its moments lies across or within a second of it."""
+    runs = find_runs(query.fact.true)
+    if any(start - FPS < frame < end + FPS for start, end in runs):
+        return
+    inside = (np.arange(len(query.fact.true)) >= frame) == after
+    fact = Fact(query.fact.true & inside, query.fact.uncertain & inside)
+    kept = len(find_runs(fact.true))
+    if kept:
+        text = phrase.format(main=query.text, clause=clause)
+        yield replace(query, family="order", text=text, fact=fact, decides=kept < len(runs))
+
+
+# ---- annotators ----------------------------------------------------------------------------------------------------
+
+
+def rate_saliency(query: Query, facts: list[ObjectFacts], random: np.random.Generator) -> np.ndarray:
+    """What three simulated annotators say of every clip, 0 to 4: more, the longer it is true and the larger it is.
+
+    Args:
+        query: What they look for.
+        facts: From `observe`.
+        random: Their errors.
+
+    Returns:
+        `(num_clips, 3)` int; 0 in clips in which the query is never true. At least one clip has a 4.
+    """
+    share = query.clip_shares()
+    radius = sum(facts[number].radius for number in query.objects)
+    radius = _clip_means(radius * query.fact.true) / np.maximum(share, 1e-9)
+    interest = share * (0.65 + 0.35 * radius / radius.max())
+    ideal = 4 * interest / interest.max()
+    scores = ideal[:, None] + RATERS + random.normal(0, RATING_NOISE, (len(ideal), len(RATERS)))
+    scores = np.clip(np.rint(scores), 0, 4).astype(int)
+    scores[share == 0] = 0
+    if scores.max() < 4:
+        scores[ideal.argmax(), -1] = 4
+    return scores
+
+
+def rate_importance(facts: list[ObjectFacts], random: np.random.Generator) -> tuple[str, np.ndarray]:
+    """A title that names one object, and what twenty simulated annotators say of every shot of two seconds.
+
+    A shot is the more important, the longer the object is seen, the larger it is and the more it does.
+
+    Args:
+        facts: From `observe`.
+        random: Picks the title's object, and the annotators' errors.
+
+    Returns:
+        The title; and `(num_shots, 20)` int from 1 to 5.
+    """
+    coming_and_going = [item for item in facts if 0 < item.visible.true.mean() < 0.8] or facts
+    item = coming_and_going[random.integers(len(coming_and_going))]
+    acting = np.any([fact.true for fact in item.actions.values()], axis=0)
+    interest = item.visible.true * (1.3 + item.radius / RADII["large"][1] + 1.5 * acting)
+    leniency = random.normal(0, JUDGE_LENIENCY, NUM_JUDGES)
+    scores = 1.2 + _clip_means(interest)[:, None] + leniency
+    scores = np.rint(scores + random.normal(0, JUDGE_NOISE, scores.shape)).astype(int)
+    return _name(item.name, random), np.clip(scores, 1, 5)
+
+
+__all__ = [
+    "COPRESENCE_PHRASES",
+    "HARD_FAMILIES",
+    "LARGE_EDGE",
+    "MAIN_FAMILIES",
+    "MOTION_PHRASES",
+    "ORDER_PHRASES",
+    "PLACE_PHRASES",
+    "PRESENCE_PHRASES",
+    "QUERIES_PER_VIDEO",
+    "SIDE_EDGE",
+    "SIZE_PHRASES",
+    "SMALL_EDGE",
+    "Fact",
+    "ObjectFacts",
+    "Query",
+    "find_runs",
+    "make_queries",
+    "observe",
+    "rate_importance",
+    "rate_saliency",
+    "vocabulary",
+]

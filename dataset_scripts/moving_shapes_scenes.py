@@ -1,0 +1,442 @@
+"""Scenes of Moving Shapes: what lies where, and what it does, at every time of a video; drawn from a seed, no pixels.
+
+A scene holds two to four coloured shapes, each colour and shape at most once. An object is present in spells; in a
+spell it rests and acts in turn. All changes fall on whole seconds. Lengths and places are shares of the picture's side,
+x to the right and y down, so a scene has no resolution.
+
+Resting objects lie clearly at a side or clearly in the middle, and are clearly small, medium or large: what a query
+asks for is true or false, and between the two only for a moment while something moves or grows.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+
+FPS = 4  # pictures per second of a video; fine enough for moments, whole seconds and the blur of one picture
+
+COLORS = {
+    "red": (215, 40, 40),
+    "green": (40, 180, 60),
+    "blue": (55, 75, 230),
+    "yellow": (235, 215, 45),
+    "pink": (235, 85, 200),
+    "cyan": (50, 210, 220),
+}
+# How far a shape reaches from its centre, in units of its radius.
+SHAPES = {"circle": 1.0, "square": 1.22, "triangle": 1.3, "ring": 1.0, "cross": 1.07}
+COMBINATIONS = tuple((color, shape) for color in COLORS for shape in SHAPES)
+# Kept for the split "test_unseen": each shape once, five of the six colours.
+UNSEEN = (("red", "triangle"), ("green", "ring"), ("blue", "cross"), ("yellow", "circle"), ("pink", "square"))
+SEEN = tuple(combination for combination in COMBINATIONS if combination not in UNSEEN)
+
+ANGULAR = ("square", "triangle", "cross")  # nobody would see the others spin
+
+SPLITS = ("train", "val", "test", "test_unseen")
+RADII = {"small": (0.072, 0.082), "medium": (0.112, 0.128), "large": (0.175, 0.2)}
+# Centres of resting objects: at a side, in the middle, at the other side; the gaps between are only passed through.
+ZONES = ((0.0, 0.37), (0.46, 0.54), (0.63, 1.0))
+# What an object can do, with how often; each has a repertoire of two of these, so that its actions repeat.
+REPERTOIRE = {"horizontal": 0.25, "vertical": 0.25, "size": 0.3, "blink": 0.1, "spin": 0.1}
+ACTIONS = ("moves left", "moves right", "moves up", "moves down", "grows", "shrinks", "blinks", "spins")
+SPEEDS = (0.12, 0.36)  # of moves, in picture sides per second: 8 to 23 pixels at 64
+SHORTEST_MOVE = 0.25
+SLOWEST_GROWTH = 0.018  # of the radius, in picture sides per second
+SPIN_SPEEDS = (2.4, 2.65)  # radians per second: at 1, 2 or 4 pictures a second no square or triangle looks at rest
+CANDIDATES = 16  # places or actions drawn for a segment, of which the one that hides least of others is taken
+
+
+class Pose(NamedTuple):
+    """Where an object is: centre, radius in picture sides, angle in radians."""
+
+    x: float
+    y: float
+    radius: float
+    angle: float = 0.0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of time in which an object does one thing, its pose changing evenly from `start` to `end`.
+
+    Args:
+        start_sec: Whole second at which it begins.
+        end_sec: Whole second at which it ends.
+        action: One of `ACTIONS`, or "rests".
+        start: Pose at its beginning.
+        end: Pose at its end.
+        phase: For "blinks": pictures by which its rhythm is shifted.
+    """
+
+    start_sec: int
+    end_sec: int
+    action: str
+    start: Pose
+    end: Pose
+    phase: int = 0
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """A shape and all it does. `rgb` is its colour with a small deviation; grey blobs have the colour "grey"."""
+
+    color: str
+    shape: str
+    rgb: tuple[float, float, float]
+    segments: tuple[Segment, ...]
+
+    @cached_property
+    def _tracks(self) -> tuple[np.ndarray, ...]:
+        """Starts, ends, and poses at both, of all segments."""
+        columns = [(s.start_sec, s.end_sec, s.start, s.end) for s in self.segments]
+        return tuple(np.array(column, dtype=np.float64) for column in zip(*columns, strict=True))
+
+    def poses(self, times_sec: np.ndarray) -> np.ndarray:
+        """`(..., 4)` poses at `times_sec (...)`, NaN where the object is absent."""
+        starts, ends, first, last = self._tracks
+        index = np.maximum(np.searchsorted(starts, times_sec, side="right") - 1, 0)
+        share = (times_sec - starts[index]) / (ends - starts)[index]
+        present = (share >= 0) & (share < 1)
+        poses = first[index] + share[..., None] * (last - first)[index]
+        return np.where(present[..., None], poses, np.nan)
+
+    @property
+    def mean_radius(self) -> float:
+        """Over the segments; large objects are drawn first, so that small ones stay visible."""
+        return sum(s.start.radius + s.end.radius for s in self.segments) / (2 * len(self.segments))
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A background, from a cut to the next.
+
+    Args:
+        start_sec: Time of the cut, 0 for the first.
+        seed: Of the texture.
+        level: Mean brightness, 0 to 255.
+        contrast: Of the texture.
+        tint: Factor of each colour channel.
+        cells: Coarseness of the texture, patches per side.
+        drift: Movement of the texture, (x, y) in picture sides per second.
+    """
+
+    start_sec: int
+    seed: int
+    level: float
+    contrast: float
+    tint: tuple[float, float, float]
+    cells: int
+    drift: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is seen in a video.
+
+    Args:
+        duration_sec: Whole and even.
+        objects: In the order of drawing.
+        distractors: Grey blobs that no query asks for, drawn before the objects.
+        shots: Backgrounds.
+        brightness: Amplitude, period in seconds and phase of the wave that the light follows.
+        noise: Standard deviation of the camera's noise, of 255.
+        noise_seed: Of that noise.
+    """
+
+    duration_sec: int
+    objects: tuple[SceneObject, ...]
+    distractors: tuple[SceneObject, ...]
+    shots: tuple[Shot, ...]
+    brightness: tuple[float, float, float]
+    noise: float
+    noise_seed: int
+
+    @property
+    def num_frames(self) -> int:
+        """Pictures of the video."""
+        return self.duration_sec * FPS
+
+
+def random_stream(seed: int, split: str, index: int, purpose: int) -> np.random.Generator:
+    """The random numbers of one video for one purpose, independent of all others.
+
+    Args:
+        seed: Of the whole benchmark, at least 0.
+        split: One of `SPLITS`.
+        index: Number of the video in its split.
+        purpose: Any number; what is drawn for one purpose does not move what is drawn for another.
+    """
+    return np.random.default_rng([seed, SPLITS.index(split), index, purpose])
+
+
+def make_scene(seed: int, split: str, index: int) -> Scene:
+    """Draw the scene of a video.
+
+    Args:
+        seed: Of the whole benchmark, at least 0.
+        split: One of `SPLITS`.
+        index: Number of the video in its split.
+    """
+    random = random_stream(seed, split, index, 0)
+    # Mostly short, so that the benchmark is made quickly; one in ten up to the 150 s of QVHighlights.
+    duration = 2 * int(random.integers(31, 76) if random.random() < 0.1 else random.integers(10, 31))
+    combinations = UNSEEN if split == "test_unseen" else SEEN
+    chosen = random.choice(len(combinations), size=random.choice([2, 3, 4], p=[0.3, 0.4, 0.3]), replace=False)
+    objects = []
+    for number in chosen:
+        objects.append(_draw_object(random, *combinations[number], duration, objects))
+    return Scene(
+        duration_sec=duration,
+        objects=tuple(sorted(objects, key=lambda item: -item.mean_radius)),
+        distractors=tuple(draw_distractor(random, duration) for _ in range(random.integers(0, 3))),
+        shots=_draw_shots(random, duration),
+        **draw_camera(random),
+    )
+
+
+def draw_camera(random: np.random.Generator) -> dict:
+    """Draw the fields of a `Scene` that say how its light and noise are."""
+    amplitude, period, phase = random.uniform([0.02, 4, 0], [0.15, 15, 2 * np.pi]).tolist()
+    return {
+        "brightness": (amplitude, period, phase),
+        "noise": random.uniform(2, 8),
+        "noise_seed": int(random.integers(2**31)),
+    }
+
+
+def draw_shot(random: np.random.Generator, start_sec: int = 0) -> Shot:
+    """Draw a background."""
+    angle, speed = random.uniform([0, 0.005], [2 * np.pi, 0.04])
+    return Shot(
+        start_sec=start_sec,
+        seed=int(random.integers(2**31)),
+        level=random.uniform(45, 150),
+        contrast=random.uniform(8, 28),
+        tint=tuple(random.uniform(0.88, 1.12, 3).tolist()),
+        cells=int(random.integers(4, 12)),
+        drift=(float(speed * np.cos(angle)), float(speed * np.sin(angle))),
+    )
+
+
+def _draw_shots(random: np.random.Generator, duration: int) -> tuple[Shot, ...]:
+    """One background, or several with at least four seconds between two cuts."""
+    cuts = [0]
+    for cut in sorted(random.integers(4, duration - 3, size=random.poisson(duration / 30)).tolist()):
+        if cut - cuts[-1] >= 4:
+            cuts.append(cut)
+    return tuple(draw_shot(random, cut) for cut in cuts)
+
+
+def draw_distractor(random: np.random.Generator, duration: int) -> SceneObject:
+    """A grey blob that wanders through the whole video."""
+    radius, grey = random.uniform(0.05, 0.1), random.uniform(60, 200)
+    segments, time, point = [], 0, random.uniform(0, 1, 2)
+    while time < duration:
+        end = min(time + int(random.integers(3, 9)), duration)
+        target = random.uniform(0, 1, 2)
+        poses = Pose(*point.tolist(), radius), Pose(*target.tolist(), radius)
+        segments.append(Segment(time, end, "moves", *poses))
+        time, point = end, target
+    return SceneObject("grey", "blob", (grey, grey, grey), tuple(segments))
+
+
+# ---- objects -------------------------------------------------------------------------------------------------------
+
+
+def draw_rgb(random: np.random.Generator, color: str) -> tuple[float, float, float]:
+    """Draw a shade of a colour."""
+    return tuple((np.array(COLORS[color]) + random.uniform(-15, 15, 3)).tolist())
+
+
+def draw_pose(random: np.random.Generator, shape: str, resizes: bool = False) -> Pose:
+    """Draw a clear size and a clear place at which an object may rest; one that `resizes` gets the room for it."""
+    lowest, highest = RADII[("small", "large", "medium")[random.integers(2 if resizes else 3)]]
+    radius = random.uniform(lowest, highest)
+    margin = _margin(RADII["large"][1] if resizes else radius, shape)
+    return Pose(_draw_place(random, margin), _draw_place(random, margin), radius)
+
+
+def _margin(radius: float, shape: str) -> float:
+    """Least distance of a centre from the edge of the picture."""
+    return radius * SHAPES[shape] + 0.01
+
+
+def _draw_place(random: np.random.Generator, margin: float) -> float:
+    """Draw a coordinate, clearly at a side or in the middle."""
+    low, high = ZONES[(0, 0, 1, 2, 2)[random.integers(5)]]
+    return random.uniform(max(low, margin), min(high, 1 - margin))
+
+
+def _draw_object(
+    random: np.random.Generator, color: str, shape: str, duration: int, others: Sequence[SceneObject]
+) -> SceneObject:
+    weights = np.array(list(REPERTOIRE.values()))
+    if shape not in ANGULAR:
+        weights[-1] = 0  # they do not spin
+    repertoire = random.choice(list(REPERTOIRE), size=2, replace=False, p=weights / weights.sum()).tolist()
+    segments = []
+    for start, end in _draw_spells(random, duration):
+        pose = None
+        for stretch in _divide_spell(random, start, end, duration):
+            segments.append(draw_segment(random, stretch, pose, shape, repertoire, others))
+            pose = segments[-1].end
+    return SceneObject(color, shape, draw_rgb(random, color), tuple(segments))
+
+
+def _draw_spells(random: np.random.Generator, duration: int) -> list[tuple[int, int]]:
+    """Times of presence. Objects that are always there can only be asked for by what they do."""
+    number = random.choice([0, 1, 2, 3], p=[0.2, 0.4, 0.2, 0.2])
+    if number == 0:
+        return [(0, duration)]
+    shortest, gap = 4, 3
+    present = max(int(random.uniform(0.2, 0.6) * duration), shortest * number)
+    absent = duration - present
+    lengths = shortest + random.multinomial(present - shortest * number, random.dirichlet([2] * number))
+    gaps = random.multinomial(absent - gap * (number - 1), random.dirichlet([1] * (number + 1)))
+    gaps[1:-1] += gap
+    starts = np.cumsum(gaps[:-1]) + np.cumsum(lengths) - lengths
+    return list(zip(starts.tolist(), (starts + lengths).tolist(), strict=True))
+
+
+def _divide_spell(random: np.random.Generator, start: int, end: int, duration: int) -> list[tuple[int, int, bool]]:
+    """Stretches of rest and action in turn: beginning, end, whether the object acts. Long videos have longer rests."""
+    parts, acts = [], bool(random.random() < 0.5)
+    while start < end:
+        length = int(random.integers(3, 8) if acts else random.integers(2, 6) * max(1, duration / 60))
+        until = end if end - start - length < 2 else start + length
+        parts.append((start, until, acts and 3 <= until - start <= 8))
+        start, acts = until, not acts
+    return parts
+
+
+def draw_segment(
+    random: np.random.Generator,
+    stretch: tuple[int, int, bool],
+    pose: Pose | None,
+    shape: str,
+    repertoire: list[str],
+    others: Sequence[SceneObject],
+) -> Segment:
+    """Draw what an object does for a while: of some candidates the first that overlaps with no other object.
+
+    Args:
+        random: The random numbers.
+        stretch: Whole seconds at which it begins and ends, and whether the object acts.
+        pose: Where the object is; `None` = it comes anew.
+        shape: Of the object.
+        repertoire: What it can do, of `REPERTOIRE`.
+        others: Objects that it should not overlap with.
+
+    Returns:
+        The least bad candidate if all overlap, or none acts as wanted.
+    """
+    start, end, acts = stretch
+    times = np.arange(start, end, 0.5)
+    taken = [other.poses(times)[:, :3].tolist() for other in others]
+    best, lowest = None, math.inf
+    for _ in range(CANDIDATES):
+        first = pose or draw_pose(random, shape, "size" in repertoire)
+        kind = repertoire[random.integers(len(repertoire))] if acts else "rest"
+        segment = _draw_candidate(random, start, end, first, shape, kind)
+        penalty = _overlap(segment, taken) + 0.1 * (acts and segment.action == "rests")
+        if penalty < lowest:
+            best, lowest = segment, penalty
+        if penalty == 0:
+            break
+    return best
+
+
+def _overlap(segment: Segment, taken: list[list[list[float]]]) -> float:
+    """By how much an object comes too near to others, in picture sides; mean over half seconds.
+
+    Args:
+        segment: What the object does.
+        taken: Centre and radius of each other object at each half second, NaN where it is absent.
+    """
+    # In plain Python: for so few numbers it is several times faster than NumPy.
+    total, steps = 0.0, 2 * (segment.end_sec - segment.start_sec)
+    (x, y, radius, _), end = segment.start, segment.end
+    dx, dy, dr = ((end[axis] - segment.start[axis]) / steps for axis in range(3))
+    for other in taken:
+        for step, (other_x, other_y, other_radius) in enumerate(other):
+            distance = math.hypot(x + step * dx - other_x, y + step * dy - other_y)
+            excess = 1.1 * (radius + step * dr + other_radius) - distance
+            if excess > 0:  # not so where NaN
+                total += excess / steps
+    return total
+
+
+def _draw_candidate(random: np.random.Generator, start: int, end: int, pose: Pose, shape: str, kind: str) -> Segment:
+    """A segment with an action of that kind, at rest where it is not possible."""
+    if kind == "blink":
+        return Segment(start, end, "blinks", pose, pose, phase=int(random.integers(6)))
+    if kind == "spin":
+        turn = random.uniform(*SPIN_SPEEDS) * (end - start) * (-1, 1)[random.integers(2)]
+        return Segment(start, end, "spins", pose, pose._replace(angle=pose.angle + turn))
+    target = None
+    if kind == "size":
+        target = _draw_size(random, pose, shape, end - start)
+    elif kind != "rest":
+        target = _draw_target(random, pose, shape, end - start, "x" if kind == "horizontal" else "y")
+    if target is None:
+        return Segment(start, end, "rests", pose, pose)
+    return Segment(start, end, _name_action(pose, target), pose, target)
+
+
+def _name_action(start: Pose, end: Pose) -> str:
+    """Which of `ACTIONS` leads from one pose to another that differs in x, y or radius."""
+    if start.radius != end.radius:
+        return "grows" if end.radius > start.radius else "shrinks"
+    if start.x != end.x:
+        return "moves right" if end.x > start.x else "moves left"
+    return "moves down" if end.y > start.y else "moves up"
+
+
+def _draw_target(random: np.random.Generator, pose: Pose, shape: str, seconds: int, axis: str) -> Pose | None:
+    """A pose that is reached by moving along an axis; `None` if none was drawn at the right distance."""
+    margin, now, (slowest, fastest) = _margin(pose.radius, shape), getattr(pose, axis), SPEEDS
+    for _ in range(CANDIDATES):
+        place = _draw_place(random, margin)
+        if max(slowest * seconds, SHORTEST_MOVE) <= abs(place - now) <= fastest * seconds:
+            return pose._replace(**{axis: place})
+    return None
+
+
+def _draw_size(random: np.random.Generator, pose: Pose, shape: str, seconds: int) -> Pose | None:
+    """A pose of another size that fits into the picture; `None` if it is not reached fast enough to be seen."""
+    lowest, highest = RADII[("small", "medium", "large")[random.integers(3)]]
+    radius = random.uniform(lowest, highest)
+    margin = _margin(radius, shape)
+    fits = all(margin <= place <= 1 - margin for place in (pose.x, pose.y))
+    return pose._replace(radius=radius) if fits and abs(radius - pose.radius) >= SLOWEST_GROWTH * seconds else None
+
+
+__all__ = [
+    "ACTIONS",
+    "ANGULAR",
+    "COLORS",
+    "COMBINATIONS",
+    "FPS",
+    "RADII",
+    "SEEN",
+    "SHAPES",
+    "SPLITS",
+    "UNSEEN",
+    "Pose",
+    "Scene",
+    "SceneObject",
+    "Segment",
+    "Shot",
+    "draw_camera",
+    "draw_distractor",
+    "draw_pose",
+    "draw_rgb",
+    "draw_segment",
+    "draw_shot",
+    "make_scene",
+    "random_stream",
+]
