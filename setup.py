@@ -30,6 +30,8 @@ setup(
         "tqdm>=4.60",
         "datasets>=5.2",
         "evaluate>=0.4.6",
+        "jinja2>=3.1",  # cards
+        "pyyaml>=6",
     ],
     extras_require={
         "plot": ["matplotlib>=3.8"],

@@ -1,4 +1,4 @@
-"""The command `r2tuning`: finds moments in a video, converts the authors' checkpoints."""
+"""The command `r2tuning`: finds moments in a video, converts the authors' checkpoints, publishes checkpoints."""
 
 import argparse
 import contextlib
@@ -25,10 +25,12 @@ from transformers.utils import logging as transformers_logging
 
 from .checkpoints_r2tuning import DEFAULT_CLIP, check_model_type, convert_to_directory, resolve_checkpoint
 from .convert_r2tuning_checkpoint import BENCHMARKS, ORIGINAL_REPOSITORY
+from .model_zoo_r2tuning import convert_all, released_models
 from .modeling_r2tuning import R2TuningForVideoGrounding
 from .pipeline_r2tuning import VideoGroundingPipeline
 from .plotting_r2tuning import format_time, import_figure, plot_grounding
 from .processing_r2tuning import NMS_METHODS, R2TuningProcessor
+from .publishing_r2tuning import push_checkpoint
 from .video_io_r2tuning import cut_clip, iter_video_frames
 
 
@@ -54,14 +56,16 @@ Find the moments of a video that a sentence describes (R2-Tuning, arXiv 2404.008
 
   r2tuning ground   look for moments in a video
   r2tuning convert  turn a checkpoint of the authors' code into a folder for `--model`
+  r2tuning push     publish such a folder on the Hugging Face Hub
 """
 EXAMPLES = f"""\
 examples:
   r2tuning ground talk.mp4 "people laugh" --model {ORIGINAL_REPOSITORY} --benchmark qvhighlights
   r2tuning ground talk.mp4 "a man opens the door" "people laugh" --model my_model --plot talk.png --clips found/
   r2tuning convert r2_tuning_tacos.pth my_model --benchmark tacos
+  r2tuning push my_model org/my_model
 
-`r2tuning ground --help` and `r2tuning convert --help` explain every option.
+`r2tuning COMMAND --help` explains every option.
 """
 GROUND_DESCRIPTION = """\
 Look for moments in a video. For each query a table of the best moments is printed, with the most salient times
@@ -71,6 +75,25 @@ and 1, and scores are comparable within one model only.
 CONVERT_DESCRIPTION = """\
 Turn a checkpoint of the authors' code into a folder that `r2tuning ground --model` and transformers read. The weights
 of CLIP are not copied: the folder refers to them. Prints the folder's path.
+
+With --all every released checkpoint is converted, each to a folder of its own with a model card that holds the results
+that the authors published. What cannot be converted or pushed is named at the end; the same command again does what is
+left.
+"""
+CONVERT_USAGE = """\
+r2tuning convert ORIGINAL.pth OUT --benchmark NAME [--domain NAME] [--clip DIR_OR_REPO]
+       r2tuning convert --all OUT [--source DIR] [--clip DIR_OR_REPO] [--push-to ORG [--private]]"""
+PUSH_DESCRIPTION = """\
+Publish a checkpoint on the Hugging Face Hub: model, processor, code, model card and results in one commit, to a new
+repository or as an update of one. Prints its address.
+
+The card is made of the folder's settings and of `results.json`, which training and `r2tuning convert --all` write. A
+`README.md` of your own in the folder is taken instead. Nothing but the checkpoint is uploaded: no state of the
+optimizer, no videos, no logs. Log in with `hf auth login` first, or set HF_TOKEN to a token that may write.
+"""
+PUSH_EPILOG = """\
+example:
+  r2tuning push runs/qvhighlights/best org/r2tuning-qvhl --private
 """
 
 
@@ -124,8 +147,33 @@ def _ground(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    convert_to_directory(args.source, args.output, benchmark=args.benchmark, domain=args.domain, clip=args.clip)
+    if args.all is not None:
+        _convert_all(args)
+        return
+    for option in ("source", "push_to", "private"):
+        if getattr(args, option):
+            raise ValueError(f"--{option.replace('_', '-')} goes with --all (see `r2tuning convert --help`)")
+    convert_to_directory(args.original, args.output, benchmark=args.benchmark, domain=args.domain, clip=args.clip)
     _write(sys.stdout, str(args.output))
+
+
+def _convert_all(args: argparse.Namespace) -> None:
+    if (args.original, args.benchmark, args.domain) != (None, None, None):
+        raise ValueError("--all converts every checkpoint: leave out ORIGINAL.pth, --benchmark and --domain")
+    failures = convert_all(args.all, source=args.source, clip=args.clip, push_to=args.push_to, private=args.private)
+    models = [model.name for model in released_models()]
+    for name in models:
+        if name not in failures:
+            _write(sys.stdout, str(args.all / name))
+    if failures:
+        raise OSError(
+            f"{len(failures)} of {len(models)} checkpoints failed: {', '.join(failures)}; the same command does what "
+            "is left"
+        )
+
+
+def _push(args: argparse.Namespace) -> None:
+    _write(sys.stdout, push_checkpoint(args.folder, args.repository, private=args.private, clip=args.clip))
 
 
 def _load_pipeline(args: argparse.Namespace) -> VideoGroundingPipeline:
@@ -304,7 +352,7 @@ def _make_parser() -> argparse.ArgumentParser:
     layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = _Parser(prog="r2tuning", description=DESCRIPTION, epilog=EXAMPLES, **layout)
     parser.add_argument("--version", action="version", version=f"r2tuning {sys.modules[__package__].__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, help="ground or convert")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, help="ground, convert or push")
     ground = commands.add_parser(
         "ground", help="look for moments in a video", description=GROUND_DESCRIPTION, epilog=_ground_epilog(), **layout
     )
@@ -312,11 +360,16 @@ def _make_parser() -> argparse.ArgumentParser:
     convert = commands.add_parser(
         "convert",
         help="convert a checkpoint of the authors' code",
+        usage=CONVERT_USAGE,
         description=CONVERT_DESCRIPTION,
         epilog=_convert_epilog(),
         **layout,
     )
     _add_convert_arguments(convert)
+    push = commands.add_parser(
+        "push", help="publish a checkpoint on the Hub", description=PUSH_DESCRIPTION, epilog=PUSH_EPILOG, **layout
+    )
+    _add_push_arguments(push)
     return parser
 
 
@@ -420,18 +473,64 @@ def _add_output_arguments(group: Any) -> None:
 
 def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_convert)
-    parser.add_argument("source", metavar="ORIGINAL.pth", help="checkpoint of the authors' code")
-    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; must be new or empty")
-    _add_benchmark_arguments(parser, required=True)
+    one = [
+        parser.add_argument("original", metavar="ORIGINAL.pth", help="checkpoint of the authors' code"),
+        parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; must be new or empty"),
+        _add_benchmark_arguments(parser, required=True),
+    ]
     parser.add_argument(
         "--clip",
         metavar="DIR_OR_REPO",
         help=f"the CLIP that the checkpoint was trained on (default: {DEFAULT_CLIP})",
     )
+    every = parser.add_argument_group("all released checkpoints")
+    every.add_argument(
+        "--all",
+        action=_InPlaceOf,
+        others=one,
+        type=Path,
+        metavar="OUT",
+        help=f"convert the {len(released_models())} released checkpoints to folders in OUT: r2tuning-qvhl, "
+        "r2tuning-charades, r2tuning-tvsum-bk ...",
+    )
+    every.add_argument(
+        "--source",
+        metavar="DIR",
+        help=f"folder of the .pth files under the authors' names (default: fetched from {ORIGINAL_REPOSITORY})",
+    )
+    every.add_argument(
+        "--push-to", metavar="ORG", help="publish each on the Hub in this organisation, as ORG/r2tuning-qvhl ..."
+    )
+    every.add_argument("--private", action="store_true", help="make the repositories private")
 
 
-def _add_benchmark_arguments(group: Any, required: bool) -> None:
-    group.add_argument(
+class _InPlaceOf(argparse.Action):
+    """An option that makes required ones superfluous."""
+
+    def __init__(self, *args, others: list[argparse.Action], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.others = others
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, values)
+        for other in self.others:
+            other.required = False
+
+
+def _add_push_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_push)
+    parser.add_argument("folder", metavar="DIR", help="checkpoint, such as the folder `best` of a training run")
+    parser.add_argument("repository", metavar="ORG/NAME", help="repository on the Hub; made if there is none")
+    parser.add_argument("--private", action="store_true", help="make the repository private; one that exists must be")
+    parser.add_argument(
+        "--clip",
+        metavar="REPO",
+        help="name on the Hub of the CLIP that the checkpoint refers to, if it refers to a folder of this machine",
+    )
+
+
+def _add_benchmark_arguments(group: Any, required: bool) -> argparse.Action:
+    benchmark = group.add_argument(
         "--benchmark",
         required=required,
         choices=tuple(BENCHMARKS),
@@ -441,6 +540,7 @@ def _add_benchmark_arguments(group: Any, required: bool) -> None:
     group.add_argument(
         "--domain", metavar="NAME", help="the part of the benchmark, where there are several (names below)"
     )
+    return benchmark
 
 
 def _ground_epilog() -> str:
@@ -458,8 +558,9 @@ def _convert_epilog() -> str:
     return f"""\
 {_benchmark_table()}
 
-example:
+examples:
   r2tuning convert r2_tuning_tvsum_bk.pth tvsum_bk --benchmark tvsum --domain BK
+  r2tuning convert --all released --push-to org
 """
 
 

@@ -1,10 +1,12 @@
 """A small Hugging Face Hub on the loopback interface, for the real `huggingface_hub` client. Standard library only.
 
-The client reads its environment when it is imported, so what talks to this Hub runs in a subprocess:
+The client reads its environment when it is imported, so what talks to this Hub runs in another process:
 
     with LoopbackHub() as hub:
         hub.add_repo("org/model", {"config.json": b"{}"})
         run_python("import huggingface_hub; ...", hub.env(tmp_path))
+
+or, in the process of the test, after `hub.connect(monkeypatch, tmp_path)`.
 
 Every repository has the branch `main` and nothing else. Not imitated: xet, redirects, other branches, tags, pull
 requests, discussions, pages of results, rights by organisation, deleting or moving a repository. Answer to those: 501.
@@ -57,6 +59,10 @@ class _HubError(Exception):
         super().__init__(message)
         self.status = status
         self.headers = {"X-Error-Message": message, "X-Error-Code": code, **(headers or {})}
+
+
+class _HangUp(Exception):
+    """No answer at all."""
 
 
 class _Blob:
@@ -139,6 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._route(url.path)
             except _HubError as error:
                 self._reply({"error": str(error)}, error.status, error.headers)
+            except _HangUp:
+                self.close_connection = True
 
     do_HEAD = do_POST = do_PUT = do_GET
 
@@ -327,6 +335,25 @@ class LoopbackHub:
         own = {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": WRITE_TOKEN, "HF_HOME": str(home)}
         return own | dict.fromkeys(switches, "1") | dict.fromkeys(["NO_PROXY", "no_proxy"], "127.0.0.1")
 
+    def connect(self, monkeypatch, home, token=WRITE_TOKEN):
+        """Let the client of this process know this Hub alone until the end of the test, with its cache in `home`."""
+        import huggingface_hub
+
+        values = {
+            "ENDPOINT": self.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": self.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_TOKEN_PATH": str(home / "token"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+        }
+        for name, value in values.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        for name, value in {"HF_TOKEN": token, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)  # newer versions keep a client
+        huggingface_hub.close_session()  # what there was may know of a proxy
+
     def add_repo(self, repo_id, files, repo_type="model", private=False, gated=False):
         """Add a repository with one commit. The files of a `gated` one are refused to every token."""
         contents = {path: data if isinstance(data, bytes) else Path(data).read_bytes() for path, data in files.items()}
@@ -342,8 +369,13 @@ class LoopbackHub:
         """Return the title of every commit, the oldest first."""
         return [commit.title for commit in self._repos[repo_type, repo_id].commits]
 
+    def is_private(self, repo_id, repo_type="model"):
+        return self._repos[repo_type, repo_id].private
+
     def fail_next(self, method, path_part, status, times=1):
         """Answer `status` to the next `times` requests of this method whose path contains `path_part`.
+
+        The status `None` hangs up without an answer.
 
         The client repeats most requests up to five times after 429, 500, 502, 503 and 504, with pauses of seconds; a
         commit is sent once. Use another status, such as 400 or 403, for a failure that it reports at once. A failed
@@ -355,6 +387,8 @@ class LoopbackHub:
         for failure in self._failures:
             if failure[0] == method and failure[1] in path:
                 self._failures.remove(failure)
+                if failure[2] is None:
+                    raise _HangUp
                 raise _HubError(failure[2], "The test ordered this failure")
 
 

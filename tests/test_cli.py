@@ -390,6 +390,16 @@ def test_a_query_may_begin_with_a_dash(video, checkpoint, capsys):
 # ---- convert -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("first", ["released.pth", "--benchmark"])
+def test_convert_takes_its_arguments_in_any_order(first, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_released("released.pth")
+    options = ["--benchmark", "tacos", "--clip", clip]
+    arguments = ["released.pth", *options, "out"] if first == "released.pth" else [*options, "released.pth", "out"]
+    assert main(["convert", *arguments]) == 0
+    assert capsys.readouterr().out == "out\n"
+
+
 def test_convert_prints_the_folder_that_ground_reads(clip, ground, tmp_path, capsys):
     released = save_released(tmp_path / "released.pth")
     output = str(tmp_path / "out")
@@ -429,7 +439,7 @@ def test_errors_of_convert(arguments, message, clip, tmp_path, monkeypatch, caps
 # ---- help ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ground", "--help"], ["convert", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["ground", "--help"], ["convert", "--help"], ["push", "--help"]])
 def test_help_teaches_with_an_example(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -451,6 +461,17 @@ def test_help_names_every_option_benchmark_and_domain(capsys):
         assert all(word in text for word in [name, *filter(None, benchmark.files)])
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("convert", "benchmark domain clip all source push-to private"), ("push", "private clip")],
+)
+def test_help_names_every_option(command, options, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n  --{option} " in text for option in options.split())
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
@@ -470,6 +491,10 @@ def test_version(capsys):
         (["ground", "talk.mp4", "--model", "m"], "required: QUERY"),
         (["ground", "talk.mp4", "a man", "--model", "m", "--fast"], "unrecognized arguments: --fast"),
         (["ground", "talk.mp4", "a man", "--mod", "m"], "required: --model"),
+        (["convert"], "required: ORIGINAL.pth, OUT, --benchmark (see `r2tuning convert --help`)"),
+        (["convert", "--all"], "--all: expected one argument"),
+        (["push", "my_model"], "required: ORG/NAME (see `r2tuning push --help`)"),
+        (["push", "/no/model", "my_model"], "must be 'organisation/name', got 'my_model'"),
     ],
 )
 def test_wrong_commands(arguments, message, capsys):

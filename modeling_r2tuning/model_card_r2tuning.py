@@ -1,0 +1,188 @@
+"""The card of a checkpoint, filled from what lies in its folder: settings, and results in `results.json`."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+
+CARDS = Path(__file__).parents[1] / "hub_cards"
+RESULTS = "results.json"
+# A card that holds this line is made anew when the checkpoint is pushed; one without it is taken as it is.
+MARKER = "<!-- Made from results.json: remove this line to keep changes of your own. -->"
+
+
+@dataclass
+class Results:
+    """Content of `results.json`: what a checkpoint was measured at, and how it came about.
+
+    Attributes:
+        benchmark: What it was trained on, by the name that `load_vtg_dataset` knows.
+        split: What it was measured on; `None` = it was not.
+        scores: Percentages by the names that `compute_scores` gives; `None` = not defined. Empty = not measured.
+        domain: The part of the benchmark, where there are several.
+        original: The authors' file that it was converted from; its scores are theirs. `None` = trained by us.
+        training: Of what was trained: "command", "commit", "epoch", "step", "seconds", "device", "versions" by package
+            and "settings".
+    """
+
+    benchmark: str
+    split: str | None
+    scores: dict[str, float | None]
+    domain: str | None = None
+    original: str | None = None
+    training: dict[str, Any] | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> "Results | None":
+        """Results of the checkpoint in a folder, if there are any.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        path = folder / RESULTS
+        if not path.exists():
+            return None
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"'{path}' does not hold results ({error}); remove it or write it anew.") from error
+
+    def save(self, folder: Path) -> None:
+        """Write them beside a checkpoint."""
+        write_text(folder / RESULTS, json.dumps(asdict(self), indent=2) + "\n")
+
+    @property
+    def title(self) -> str:
+        """Benchmark and domain, to read."""
+        name = read_facts(self.benchmark).get("pretty_name", self.benchmark)
+        return name if self.domain is None else f"{name} ({self.domain})"
+
+
+def make_model_card(folder: Path, name: str, config: dict[str, Any]) -> ModelCard:
+    """The card of a checkpoint.
+
+    Args:
+        folder: The checkpoint, with or without `results.json`.
+        name: What its examples load: a repository, or the folder.
+        config: Content of its `config.json`, as it is published.
+    """
+    results = Results.load(folder)
+    facts = {} if results is None else read_facts(results.benchmark)
+    scores = {} if results is None else {key: value for key, value in results.scores.items() if value is not None}
+    return ModelCard.from_template(
+        _card_data(name, config, results, facts, scores),
+        template_path=str(CARDS / "model_card.md"),
+        name=name,
+        marker=MARKER,
+        title=results and results.title,
+        zoo=read_published()["source"],
+        config=config,
+        processor=read_json(folder / "processor_config.json"),
+        results=results,
+        facts=facts,
+        scores=scores,
+        training=results and results.training and _to_read(results.training),
+        has_curves=(folder / "curves.png").exists(),
+    )
+
+
+def write_model_card(folder: str | os.PathLike) -> None:
+    """Write the card into the checkpoint's folder, unless there is one with changes of the user's own."""
+    folder = Path(folder)
+    if is_own_card(folder / "README.md"):
+        card = make_model_card(folder, folder.name, read_json(folder / "config.json"))
+        write_text(folder / "README.md", str(card))
+
+
+def is_own_card(path: Path) -> bool:
+    """Whether a card is missing or made by us, so that it may be made anew."""
+    return not path.exists() or MARKER in path.read_text(encoding="utf-8")
+
+
+def read_facts(benchmark: str) -> dict[str, Any]:
+    """What `hub_cards/datasets.yaml` says of a benchmark; empty if it does not know it."""
+    return yaml.safe_load((CARDS / "datasets.yaml").read_text(encoding="utf-8")).get(benchmark, {})
+
+
+def read_published() -> dict[str, Any]:
+    """Content of `hub_cards/published_results.yaml`."""
+    return yaml.safe_load((CARDS / "published_results.yaml").read_text(encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a checkpoint."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write to a temporary name and rename."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _card_data(
+    name: str, config: dict[str, Any], results: Results | None, facts: dict[str, Any], scores: dict[str, float]
+) -> ModelCardData:
+    tasks = ["moment-retrieval"] if config["use_moment_head"] else []
+    clip = None if config["save_backbone"] else config["clip_model_name_or_path"]
+    license_name = "bsd-3-clause" if results is not None and results.original is not None else facts.get("license")
+    return ModelCardData(
+        language="en",
+        license=license_name,
+        library_name="transformers",
+        pipeline_tag="video-text-to-text",  # the nearest of those that the Hub knows
+        tags=["video-temporal-grounding", *tasks, "highlight-detection", "video-summarization", "r2tuning"],
+        base_model=clip,
+        base_model_relation=clip and "adapter",
+        datasets=None if results is None else [results.benchmark],
+        model_name=name.split("/")[-1],
+        eval_results=[_eval_result(results, score, value) for score, value in scores.items()] or None,
+    )
+
+
+def _eval_result(results: Results, score: str, value: float) -> EvalResult:
+    published = {"source_name": "R2-Tuning model zoo", "source_url": read_published()["source"]}
+    return EvalResult(
+        task_type="video-text-to-text",
+        task_name="Video temporal grounding",
+        dataset_type=results.benchmark,
+        dataset_name=results.title,
+        dataset_config=results.domain,
+        dataset_split=results.split,
+        metric_type=_metric_type(score),
+        metric_name=score,
+        metric_value=value,
+        **(published if results.original is not None else {}),
+    )
+
+
+def _metric_type(score: str) -> str:
+    """Of a name such as "MR-full-R1@0.5" or "mAP-dog", the part that is a measure."""
+    return next((part for part in score.split("-") if part.startswith(("R1@", "R5@", "mAP", "mIoU", "Hit1"))), score)
+
+
+def _to_read(training: dict[str, Any]) -> dict[str, Any]:
+    minutes = training["seconds"] / 60
+    duration = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
+    return {**training, "duration": duration, "versions": versions}
+
+
+__all__ = [
+    "MARKER",
+    "Results",
+    "is_own_card",
+    "make_model_card",
+    "read_json",
+    "read_published",
+    "write_model_card",
+]

@@ -1,0 +1,149 @@
+"""The authors' twenty released checkpoints, converted one by one, each with its card and the published results."""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from transformers.utils import logging
+
+from .checkpoints_r2tuning import DEFAULT_CLIP, check_model_type, convert_to_directory
+from .convert_r2tuning_checkpoint import BENCHMARKS, ORIGINAL_REPOSITORY, original_filename
+from .model_card_r2tuning import CARDS, Results, read_published, write_model_card
+from .publishing_r2tuning import check_destination, push_checkpoint
+
+
+logger = logging.get_logger(__name__)
+
+SHORT_NAMES = {
+    "qvhighlights": "qvhl",
+    "ego4d_nlq": "ego4d",
+    "charades_sta": "charades",
+    "tacos": "tacos",
+    "youtube_highlights": "youtube",
+    "tvsum": "tvsum",
+}
+
+
+@dataclass(frozen=True)
+class ReleasedModel:
+    """One of the authors' checkpoints."""
+
+    benchmark: str
+    domain: str | None
+
+    @property
+    def name(self) -> str:
+        """Ours, such as "r2tuning-qvhl" or "r2tuning-tvsum-bk"."""
+        return "-".join(["r2tuning", SHORT_NAMES[self.benchmark], *([self.domain.lower()] if self.domain else [])])
+
+    @property
+    def original(self) -> str:
+        """Path of the file in the authors' repository."""
+        return original_filename(self.benchmark, self.domain)
+
+    def results(self, file: Path) -> Results:
+        """What the authors publish for it; no scores if `file` is another than theirs."""
+        published = read_published()[self.benchmark]
+        scores = published["scores"]
+        if self.domain is not None:
+            scores = {f"mAP-{self.domain}": scores[f"mAP-{self.domain}"]}
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if not digest.startswith(Path(self.original).stem.split("-")[-1]):  # the authors name files by their hash
+            logger.warning(
+                f"'{file}' is not the published file: its SHA-256 begins with {digest[:8]}. The published results are "
+                f"left out of the card of {self.name}."
+            )
+            scores = {}
+        return Results(
+            benchmark=self.benchmark,
+            domain=self.domain,
+            split=published["split"],
+            scores=scores,
+            original=f"{ORIGINAL_REPOSITORY}/{self.original}",
+        )
+
+
+def released_models() -> list[ReleasedModel]:
+    """All twenty."""
+    return [ReleasedModel(name, domain) for name, benchmark in BENCHMARKS.items() for domain in benchmark.files]
+
+
+def convert_all(
+    output: str | os.PathLike,
+    *,
+    source: str | os.PathLike | None = None,
+    clip: str | None = None,
+    push_to: str | None = None,
+    private: bool = False,
+) -> dict[str, str]:
+    """Convert every released checkpoint to a folder of its own, and publish it if asked to.
+
+    What is there already is not converted again, and what the Hub has already is not uploaded again: after a failure
+    the same call does what is left.
+
+    Args:
+        output: Folder of the folders, whose names are those of the repositories: "r2tuning-qvhl" and so on.
+        source: Folder of the authors' `.pth` files under their names, or of their repository; default: the Hub.
+        clip: As for `convert_to_directory`.
+        push_to: Organisation or user on the Hub.
+        private: Make the repositories private.
+
+    Returns:
+        For each checkpoint that failed, the reason.
+
+    Raises:
+        OSError: `source` or CLIP is not found.
+        PermissionError: There is no token to push with.
+        ValueError: `push_to` is no name of an organisation, or `clip` is another kind of model or, though the
+            checkpoints are pushed, a folder.
+    """
+    if source is not None and not os.path.isdir(source):
+        raise FileNotFoundError(f"There is no folder '{source}'.")
+    if push_to is not None:
+        check_destination(f"{push_to}/{released_models()[0].name}")
+        if clip is not None and os.path.isdir(clip):
+            raise ValueError(f"`clip` must be a name on the Hub where checkpoints are pushed, got the folder '{clip}'.")
+    check_model_type(DEFAULT_CLIP if clip is None else clip, "clip")
+    failures = {}
+    for model in released_models():
+        folder = Path(output) / model.name
+        try:
+            convert_released(model, folder, source=source, clip=clip)
+            if push_to is not None:
+                address = push_checkpoint(folder, f"{push_to}/{model.name}", private=private)
+                logger.info(f"{model.name} is at {address}")
+        except (OSError, ValueError) as error:
+            logger.error(f"{model.name}: {error}")
+            failures[model.name] = str(error)
+    return failures
+
+
+def convert_released(
+    model: ReleasedModel, folder: Path, *, source: str | os.PathLike | None = None, clip: str | None = None
+) -> None:
+    """Convert a released checkpoint with its results, licence and card; nothing is done where all is there."""
+    if (folder / "README.md").exists():  # the last that is written
+        return
+    file = _find(model, source)
+    if not (folder / "config.json").exists():
+        convert_to_directory(file, folder, benchmark=model.benchmark, domain=model.domain, clip=clip)
+    model.results(file).save(folder)
+    shutil.copyfile(CARDS / "original_license.txt", folder / "LICENSE")
+    write_model_card(folder)
+    logger.info(f"converted {model.name}")
+
+
+def _find(model: ReleasedModel, source: str | os.PathLike | None) -> Path:
+    if source is None:
+        return Path(hf_hub_download(ORIGINAL_REPOSITORY, model.original))
+    paths = [Path(source) / model.original, Path(source) / Path(model.original).name]
+    for path in paths:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"There is no file '{paths[1]}'.")
+
+
+__all__ = ["ReleasedModel", "convert_all", "convert_released", "released_models"]

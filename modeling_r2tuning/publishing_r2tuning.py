@@ -1,0 +1,196 @@
+"""Checkpoints to the Hub: model, processor, code, card and results in one commit."""
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter is httpx's, by whatever name it is installed
+from huggingface_hub.utils import validate_repo_id
+from transformers.utils import logging
+
+from .checkpoints_r2tuning import check_model_type
+from .model_card_r2tuning import is_own_card, make_model_card, read_json
+
+
+logger = logging.get_logger(__name__)
+
+CODE = tuple(f"{part}_r2tuning.py" for part in ("configuration", "modeling", "processing", "pipeline"))
+REQUIRED = ("config.json", "processor_config.json", "tokenizer.json", *CODE)
+WEIGHTS = "model*.safetensors"
+# Of a folder nothing else is published: no state of the optimizer, no videos, no answers.
+PUBLISHED = (
+    *(WEIGHTS, "model.safetensors.index.json", "config.json", "processor_config.json", "preprocessor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*_r2tuning.py"),
+    *("README.md", "LICENSE", "results.json", "metrics.json", "curves.png"),
+)
+WAITS_SEC = (2, 10, 30)  # before the second and each further attempt
+PASSING_STATUS = {408, 425, 429}  # besides those from 500 on, which are the server's own trouble
+
+
+def push_checkpoint(folder: str | os.PathLike, repo_id: str, *, private: bool = False, clip: str | None = None) -> str:
+    """Publish a checkpoint on the Hub, in a new repository or as the next commit of one that exists.
+
+    Everything goes in one commit, so that nothing half-published is ever seen; what a commit before it has published
+    and this one does not is removed. The card is made of the folder's settings and `results.json`, unless the folder
+    has a `README.md` of the user's own. The folder itself is left as it is.
+
+    Args:
+        folder: As `save_checkpoint` writes it.
+        repo_id: `organisation/name`, or your user's name for the organisation.
+        private: Make the repository private; one that exists must be.
+        clip: Name on the Hub of the CLIP that the checkpoint refers to, where it refers to a local folder.
+
+    Returns:
+        Address of the repository.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds no complete checkpoint of R2-Tuning, or one that nobody else could load; or a name without
+            organisation.
+        PermissionError: No token, or one that may not write there; or the repository is public and should be private.
+        ConnectionError: The upload failed, though it was tried several times. The message has the command to finish.
+    """
+    check_destination(repo_id)
+    folder = Path(folder)
+    config = _published_config(folder, clip)
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and _belongs(path.name)}
+    files["config.json"] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+    if is_own_card(folder / "README.md"):
+        files["README.md"] = str(make_model_card(folder, repo_id, config)).encode()
+    api = HfApi()
+    try:
+        address = _with_patience(lambda: _create(api, repo_id, private))
+        _with_patience(lambda: _commit(api, repo_id, files))
+    except (HTTPError, OSError, RuntimeError) as error:
+        options = [*(["--private"] if private else []), *(["--clip", clip] if clip is not None else [])]
+        command = shlex.join(["r2tuning", "push", os.path.abspath(folder), repo_id, *options])
+        raise _explain(error, f"The checkpoint in '{folder}' is unharmed; finish with `{command}`.") from error
+    return address
+
+
+def check_destination(repo_id: str) -> None:
+    """Refuse at once, without asking the Hub, what could not be pushed in the end.
+
+    Raises:
+        PermissionError: There is no token.
+        ValueError: `repo_id` is not of the form `organisation/name`.
+    """
+    if repo_id.count("/") != 1:
+        raise ValueError(f"`repo_id` must be 'organisation/name', got '{repo_id}'.")
+    validate_repo_id(repo_id)
+    if get_token() is None:
+        raise PermissionError(
+            "There is no token for the Hugging Face Hub: log in with `hf auth login`, or set HF_TOKEN to a token that "
+            "may write."
+        )
+
+
+# ---- what is published ---------------------------------------------------------------------------------------------
+
+
+def _belongs(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in PUBLISHED)
+
+
+def _published_config(folder: Path, clip: str | None) -> dict[str, Any]:
+    """The checkpoint's `config.json` with a CLIP that others can fetch."""
+    _check_complete(folder)
+    config = read_json(folder / "config.json")
+    if clip is not None and config["save_backbone"]:
+        raise ValueError(f"`clip` must be left out: the checkpoint in '{folder}' holds its own CLIP.")
+    if clip is not None:
+        config |= {"clip_model_name_or_path": clip, "clip_revision": None}
+    name = config["clip_model_name_or_path"]
+    if name is not None and not os.path.isabs(name) and not os.path.isdir(name):
+        return config
+    if config["save_backbone"]:
+        return {**config, "clip_model_name_or_path": None}
+    raise ValueError(
+        f"The checkpoint in '{folder}' fetches CLIP from '{name}', where nobody else finds it. Name the same CLIP on the "
+        "Hub (`clip`, `--clip`), or save the checkpoint with `model.config.save_backbone = True`."
+    )
+
+
+def _check_complete(folder: Path) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder '{folder}'.")
+    if (folder / "best/config.json").exists() and not (folder / "config.json").exists():
+        raise ValueError(f"'{folder}' is a training run; push one of its models, such as '{folder / 'best'}'.")
+    check_model_type(str(folder), "r2tuning")
+    lacking = [name for name in REQUIRED if not (folder / name).exists()]
+    if not any(folder.glob(WEIGHTS)):
+        lacking.append("model.safetensors")
+    if not read_json(folder / "config.json").get("custom_pipelines"):
+        lacking.append("`custom_pipelines` in config.json")
+    if lacking:
+        raise ValueError(
+            f"The checkpoint in '{folder}' lacks {', '.join(lacking)}. Write it with "
+            "`modeling_r2tuning.save_checkpoint(model, processor, folder)`."
+        )
+
+
+# ---- the Hub -------------------------------------------------------------------------------------------------------
+
+
+def _create(api: HfApi, repo_id: str, private: bool) -> str:
+    """Make the repository if there is none; its address."""
+    address = api.create_repo(repo_id, private=private, exist_ok=True)
+    if private and not api.model_info(repo_id).private:
+        raise PermissionError(f"'{repo_id}' exists and is public: make it private on the Hub first, or name another.")
+    return str(address)
+
+
+def _commit(api: HfApi, repo_id: str, files: dict[str, Path | bytes]) -> None:
+    stale = {name for name in api.list_repo_files(repo_id) if _belongs(name)} - files.keys()
+    api.create_commit(
+        repo_id,
+        [
+            *(CommitOperationAdd(name, content) for name, content in files.items()),
+            *(CommitOperationDelete(name) for name in sorted(stale)),
+        ],
+        commit_message="Publish an R2-Tuning checkpoint",
+    )
+
+
+def _with_patience(action: Callable[[], Any]) -> Any:
+    """The result of an action, which is tried again where a failure may pass by itself."""
+    for wait_sec in WAITS_SEC:
+        try:
+            return action()
+        except (HTTPError, RuntimeError) as error:
+            if not _may_pass(error):
+                raise
+            logger.warning(f"the Hub failed ({_reason(error)}); trying again in {wait_sec} s")
+            time.sleep(wait_sec)
+    return action()
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in PASSING_STATUS or error.response.status_code >= 500
+    return True  # no answer at all, or the storage of large files failed, which gives a new address the next time
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        return f"{str(error).rstrip('.')}: {_reason(error.__cause__)}"
+    return getattr(error, "server_message", None) or str(error) or type(error).__name__
+
+
+def _explain(error: Exception, advice: str) -> OSError:
+    """An error that says what went wrong and how to go on."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status in (401, 403):
+        kind, hint = PermissionError, "The token may not write there: `hf auth login` with one that may. "
+    else:
+        kind, hint = (PermissionError if isinstance(error, PermissionError) else ConnectionError), ""
+    return kind(f"Publishing failed: {_reason(error).rstrip('.')}. {hint}{advice}")
+
+
+__all__ = ["check_destination", "push_checkpoint"]

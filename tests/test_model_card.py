@@ -1,0 +1,144 @@
+"""The model card: what it says of measured, published and missing results, and its metadata."""
+
+import json
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from tiny_checkpoints import save_ours
+
+from modeling_r2tuning.model_card_r2tuning import MARKER, Results, make_model_card, write_model_card
+
+
+SCORES = {"MR-full-R1@0.5": 67.74, "MR-full-mAP": 47.86, "MR-long-mIoU": None, "HL-min-VeryGood-Hit1": 63.2}
+TRAINING = {
+    "command": "python train/run.py --benchmark qvhighlights",
+    "commit": "c0ffee with changes",
+    "epoch": 3,
+    "step": 1234,
+    "seconds": 5400.0,
+    "device": "2 x NVIDIA H200",
+    "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
+    "settings": {"epochs": 30},
+}
+
+
+@pytest.fixture
+def folder(make_model, tmp_path):
+    return save_ours(make_model(clip_model_name_or_path="org/clip"), tmp_path / "r2tuning-test", nms="hard")
+
+
+@pytest.fixture
+def card_of(folder):
+    """Make the card of the checkpoint with these results."""
+
+    def make(results=None, name="org/r2tuning-test"):
+        if results is not None:
+            results.save(folder)
+        return make_model_card(folder, name, json.loads((folder / "config.json").read_text()))
+
+    return make
+
+
+def python_blocks(card):
+    return [block.split("```")[0] for block in card.text.split("```python\n")[1:]]
+
+
+def test_measured_results(card_of, folder):
+    (folder / "curves.png").touch()
+    card = card_of(Results("qvhighlights", "val", SCORES, training=TRAINING))
+    assert "Measured on the `val` split of QVHighlights at the end of epoch 3 (step 1234)." in card.text
+    assert (
+        "| `MR-full-R1@0.5` | 67.74 |\n| `MR-full-mAP` | 47.86 |\n| `HL-min-VeryGood-Hit1` | 63.20 |\n\n" in card.text
+    )
+    assert "```bash\npython train/run.py --benchmark qvhighlights\n```" in card.text
+    assert "at commit `c0ffee with changes` with torch 2.13.0, transformers 5.23.0" in card.text
+    assert "the steps took 90 minutes on\n2 x NVIDIA H200. `metrics.json` holds" in card.text
+    assert "![curves](curves.png)" in card.text
+    assert "CC BY-NC-SA 4.0" in card.text
+    assert card.text.count("@inproceedings{") == 2
+    assert "BSD" not in card.text
+
+
+def test_metadata(card_of):
+    card = card_of(Results("qvhighlights", "val", SCORES, training=TRAINING))
+    data = ModelCard(str(card)).data  # as the Hub reads it
+    assert (data.library_name, data.pipeline_tag, data.license) == (
+        "transformers",
+        "video-text-to-text",
+        "cc-by-nc-sa-4.0",
+    )
+    assert (data.base_model, data.datasets, data.model_name) == ("org/clip", ["qvhighlights"], "r2tuning-test")
+    assert {result.metric_name: result.metric_value for result in data.eval_results} == {
+        name: value for name, value in SCORES.items() if value is not None
+    }
+    assert [result.metric_type for result in data.eval_results] == ["R1@0.5", "mAP", "Hit1"]
+    for result in data.eval_results:
+        assert (result.dataset_name, result.dataset_type, result.dataset_split) == (
+            "QVHighlights",
+            "qvhighlights",
+            "val",
+        )
+        assert result.source_url is None
+
+
+def test_published_results(card_of):
+    original = "yeliudev/R2-Tuning/checkpoints/r2_tuning_tvsum_bk-45b59440.pth"
+    card = card_of(Results("tvsum", "val", {"mAP-BK": 91.23}, domain="BK", original=original))
+    assert f"converted from `{original}`" in card.text
+    assert (
+        "Published by the authors in their [model zoo](https://github.com/yeliudev/R2-Tuning#-model-zoo)" in card.text
+    )
+    assert "**not\nmeasured again here**" in card.text
+    assert "Measured on" not in card.text
+    assert "Trained by" not in card.text
+    assert "R²-Tuning on TVSum (BK)\n" in card.text
+    assert "BSD-3-Clause, in the file `LICENSE`" in card.text
+    (result,) = card.data.eval_results
+    assert (result.dataset_config, result.metric_type, result.metric_value) == ("BK", "mAP", 91.23)
+    assert result.source_url.startswith("https://github.com/yeliudev/R2-Tuning")
+    assert card.data.license == "bsd-3-clause"
+
+
+@pytest.mark.parametrize("results", [None, Results("nobody_knows", None, {}, training=TRAINING)])
+def test_without_scores(card_of, results):
+    card = card_of(results)
+    assert "No scores are recorded with this checkpoint." in card.text
+    assert "None" not in str(card)
+    assert card.data.eval_results is None
+    assert card.data.license is None
+    assert len(python_blocks(card)) == 2
+
+
+def test_a_model_without_moments_does_not_promise_any(make_model, tmp_path):
+    model = make_model(use_moment_head=False, strides=(1,), save_backbone=True, clip_model_name_or_path=None)
+    save_ours(model, tmp_path / "ours", nms=None)
+    card = make_model_card(tmp_path / "ours", "org/name", json.loads((tmp_path / "ours/config.json").read_text()))
+    assert 'answer["moments"]' not in card.text
+    assert 'answer["summary"]' in card.text
+    assert "It does not retrieve moments. [R²-Tuning](" in card.text
+    assert "moment-retrieval" not in card.data.tags
+    assert card.data.base_model is None
+    assert "| CLIP | in this repository, last 3 layers |" in card.text
+    assert "| overlapping moments | kept |" in card.text
+
+
+def test_settings(card_of):
+    text = card_of().text
+    assert "| CLIP | `org/clip`, last 3 layers |\n" in text
+    assert "| temporal strides | 1, 2, 4 |\n| frames per second | 0.5 |\n" in text
+    assert "| overlapping moments | hard non-maximum suppression |\n" in text
+
+
+def test_the_card_on_disk_is_made_anew_until_it_is_changed(folder):
+    write_model_card(folder)
+    path = folder / "README.md"
+    assert 'model="r2tuning-test"' in path.read_text()
+    assert yaml.safe_load(path.read_text().split("---")[1])["library_name"] == "transformers"
+    Results("tacos", "test", {"MR-full-mIoU": 12.3}, training=TRAINING).save(folder)
+    write_model_card(folder)
+    assert "12.30" in path.read_text()
+    path.write_text(path.read_text().replace(MARKER, ""))
+    (folder / "results.json").unlink()
+    write_model_card(folder)
+    assert "12.30" in path.read_text()

@@ -1,0 +1,323 @@
+"""Checkpoints on the Hub, by the real client against the loopback server: pushed, pulled, refused, interrupted."""
+
+import json
+import shlex
+import shutil
+import textwrap
+from pathlib import Path
+
+import pytest
+from loopback_hub import READ_TOKEN, LoopbackHub, run_python
+from tiny_checkpoints import save_clip, save_ours
+
+from modeling_r2tuning import publishing_r2tuning
+from modeling_r2tuning.cli_r2tuning import main
+from modeling_r2tuning.model_card_r2tuning import Results
+from modeling_r2tuning.publishing_r2tuning import push_checkpoint
+from tests.test_remote_code import FILES as CODE
+
+
+NAME = "org/r2tuning-qvhl"
+COMMITS = ["initial commit", "Publish an R2-Tuning checkpoint"]
+PUBLISHED = {
+    *CODE,
+    *("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("model.safetensors", "README.md", "results.json", "metrics.json", "curves.png"),
+}
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub that the client of this process writes to without long waits."""
+    monkeypatch.setattr(publishing_r2tuning, "WAITS_SEC", (0.01, 0.02, 0.03))
+    with LoopbackHub() as hub:
+        hub.connect(monkeypatch, tmp_path / "home")
+        yield hub
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path):
+    """A checkpoint with its results, among things that are nobody else's business."""
+    folder = tmp_path / "run" / "best"
+    shutil.copytree(checkpoint, folder)
+    Results(
+        benchmark="qvhighlights",
+        split="val",
+        scores={"MR-full-R1@0.5": 67.74, "MR-full-mAP": 47.86},
+        training={
+            **{"command": "python train/run.py", "commit": "c0ffee", "epoch": 3, "step": 30, "seconds": 60},
+            **{"device": "CPU", "versions": {"torch": "2"}, "settings": {}},
+        },
+    ).save(folder)
+    (folder / "metrics.json").write_text("{}")
+    (folder / "curves.png").write_bytes(b"png")
+    for name in ("training_state/optimizer.bin", "optimizer.pt", "answers.json", "talk.mp4", ".hidden", "notes.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("private")
+    return folder
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+# ---- what is published ---------------------------------------------------------------------------------------------
+
+
+def test_everything_goes_in_one_commit_and_nothing_else(hub, folder):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert push_checkpoint(folder, NAME) == f"{hub.endpoint}/{NAME}"
+    assert hub.commits(NAME) == COMMITS
+    assert not hub.is_private(NAME)
+    files = hub.files(NAME)
+    assert files.keys() == PUBLISHED
+    for name in PUBLISHED - {"README.md", "config.json"}:
+        assert files[name] == before[folder / name], name
+    assert f'pipeline("video-grounding", model="{NAME}"' in files["README.md"].decode()
+    assert json.loads(files["config.json"]) == json.loads((folder / "config.json").read_text())
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_repository_is_updated(hub, folder):
+    hub.add_repo(NAME, {"notes.txt": b"theirs", "old_r2tuning.py": b"", "model-00001-of-00002.safetensors": b"1"})
+    push_checkpoint(folder, NAME)
+    assert hub.files(NAME).keys() == {*PUBLISHED, "notes.txt"}
+    push_checkpoint(folder, NAME)
+    assert hub.commits(NAME) == COMMITS  # nothing has changed
+    (folder / "curves.png").unlink()
+    edit_json(folder / "results.json", scores={"MR-full-mAP": 48.86})
+    push_checkpoint(folder, NAME)
+    assert hub.commits(NAME) == [*COMMITS, COMMITS[1]]
+    assert hub.files(NAME).keys() == {*PUBLISHED, "notes.txt"} - {"curves.png"}
+    card = hub.files(NAME)["README.md"].decode()
+    assert "48.86" in card
+    assert "curves" not in card
+
+
+def test_a_card_of_ones_own_is_kept(hub, folder):
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nMine\n")
+    push_checkpoint(folder, NAME)
+    assert hub.files(NAME)["README.md"] == b"---\nlicense: mit\n---\nMine\n"
+
+
+def test_clip_in_a_folder_is_named_or_refused(hub, make_model, clip_folder, tmp_path):
+    save_ours(make_model(), tmp_path / "ours")
+    with pytest.raises(ValueError, match=f"fetches CLIP from '{clip_folder}', where nobody else finds it"):
+        push_checkpoint(tmp_path / "ours", NAME)
+    push_checkpoint(tmp_path / "ours", NAME, clip="org/clip")
+    files = hub.files(NAME)
+    assert json.loads(files["config.json"])["clip_model_name_or_path"] == "org/clip"
+    assert "\nbase_model: org/clip\n" in files["README.md"].decode()
+    assert json.loads((tmp_path / "ours/config.json").read_text())["clip_model_name_or_path"] == str(clip_folder)
+
+
+def test_clip_inside_the_checkpoint(hub, folder, clip_folder):
+    edit_json(folder / "config.json", clip_model_name_or_path=str(clip_folder))
+    push_checkpoint(folder, NAME)
+    assert json.loads(hub.files(NAME)["config.json"])["clip_model_name_or_path"] is None
+    assert "base_model" not in hub.files(NAME)["README.md"].decode()
+    with pytest.raises(ValueError, match="`clip` must be left out"):
+        push_checkpoint(folder, NAME, clip="org/clip")
+
+
+# ---- pulled from another process -----------------------------------------------------------------------------------
+
+# The card's own code comes after it.
+WITHOUT_PACKAGE = """
+    import json, sys
+
+    class Refuse:
+        def find_spec(self, name, path=None, target=None):
+            if name == "modeling_r2tuning":
+                raise ModuleNotFoundError(name)
+
+    sys.meta_path.insert(0, Refuse())
+    from transformers import AutoModel
+
+    def outcome(name, **options):
+        try:
+            return type(AutoModel.from_pretrained(name, **options)).__module__.split(".")[0]
+        except (OSError, ValueError) as error:
+            return str(error)
+
+    seen = {
+        "untrusted": outcome(NAME),
+        "missing": outcome("org/none", trust_remote_code=True),
+        "anonymous": outcome(NAME, trust_remote_code=True, token=False),
+        "reader": outcome(NAME, trust_remote_code=True, token=READ_TOKEN),
+    }
+"""
+PRINT = """
+    seen |= {"pipeline": answer["saliency"], "parts": answers[0]["saliency"]}
+    print()  # transformers has asked a question
+    print(json.dumps(seen))
+"""
+WITH_PACKAGE = """
+    import modeling_r2tuning
+    from transformers import AutoModel, AutoProcessor, pipeline
+
+    grounder = pipeline("video-grounding", model=NAME)
+    model, processor = AutoModel.from_pretrained(NAME), AutoProcessor.from_pretrained(NAME)
+    trusted = AutoModel.from_pretrained(NAME, trust_remote_code=True)
+    assert {type(part).__module__.split(".")[0] for part in (grounder, model, processor, trusted)} == {"modeling_r2tuning"}
+    print(grounder("talk.mp4", query="a man in a red shirt opens the door")["saliency"])
+"""
+
+
+def run(code, hub, folder, **values):
+    """Run code in `folder`, in an interpreter that finds our package but nothing beside it; what it prints last."""
+    root = str(Path(__file__).parents[1])
+    constants = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+    result = run_python(
+        constants + textwrap.dedent(code), {**hub.env(folder / "home"), "PYTHONPATH": root}, cwd=folder
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def test_a_private_checkpoint_is_pulled_by_those_who_may(hub, folder, checkpoint, tmp_path):
+    push_checkpoint(folder, NAME, private=True)
+    assert hub.is_private(NAME)
+    shutil.copy(checkpoint / "sample.mp4", tmp_path / "talk.mp4")
+    card = hub.files(NAME)["README.md"].decode()
+    blocks = [block.split("```")[0] for block in card.split("```python\n")[1:]]
+    assert len(blocks) == 2
+    code = "\n".join([textwrap.dedent(WITHOUT_PACKAGE), *blocks, textwrap.dedent(PRINT)])
+    seen = run(code, hub, tmp_path, NAME=NAME, READ_TOKEN=READ_TOKEN)
+    assert seen["reader"] == "transformers_modules"
+    assert "trust_remote_code=True" in seen["untrusted"]
+    assert "org/none is not a local folder" in seen["missing"]
+    assert f"{NAME} is not a local folder" in seen["anonymous"]
+    assert seen["parts"] == pytest.approx(seen["pipeline"], abs=1e-6)
+    assert run(WITH_PACKAGE, hub, tmp_path, NAME=NAME) == pytest.approx(seen["pipeline"], abs=1e-6)
+
+
+# ---- refused -------------------------------------------------------------------------------------------------------
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(hub, folder):
+    hub.add_repo(NAME, {})
+    with pytest.raises(PermissionError, match=f"'{NAME}' exists and is public"):
+        push_checkpoint(folder, NAME, private=True)
+    assert hub.commits(NAME) == ["initial commit"]
+
+
+def test_without_rights(hub, folder, monkeypatch):
+    hub.add_repo(NAME, {})
+    monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
+    with pytest.raises(PermissionError, match="may not write there.* finish with `r2tuning push .*best org/"):
+        push_checkpoint(folder, NAME)
+    assert hub.commits(NAME) == ["initial commit"]
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PermissionError, match="There is no token for the Hugging Face Hub"):
+        push_checkpoint(folder, NAME)
+
+
+@pytest.mark.parametrize("name", ["r2tuning-qvhl", "a/b/c", "org/", "org/two words", "org/-name"])
+def test_a_name_must_have_an_organisation_and_be_one(hub, folder, name):
+    with pytest.raises(ValueError, match="must be 'organisation/name'|epo id|repo_name"):
+        push_checkpoint(folder, name)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "There is no folder"),
+        (lambda folder: (folder / "config.json").unlink(), "holds no model"),
+        (lambda folder: edit_json(folder / "config.json", model_type="clip"), "holds a model of type 'clip'"),
+        (lambda folder: edit_json(folder / "config.json", custom_pipelines={}), "lacks `custom_pipelines`"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "lacks model.safetensors. Write it with"),
+        (lambda folder: (folder / "pipeline_r2tuning.py").unlink(), "lacks pipeline_r2tuning.py"),
+        (lambda folder: (folder / "processor_config.json").unlink(), "lacks processor_config.json"),
+        (lambda folder: (folder / "results.json").write_text("[1"), "does not hold results"),
+        (lambda folder: (folder / "results.json").write_text('{"score": 1}'), "does not hold results"),
+    ],
+)
+def test_not_a_checkpoint(hub, folder, damage, message):
+    damage(folder)
+    with pytest.raises((OSError, ValueError), match=message):
+        push_checkpoint(folder, NAME)
+    assert not hub._repos
+
+
+def test_a_run_is_not_a_checkpoint(hub, folder):
+    with pytest.raises(ValueError, match=f"push one of its models, such as '{folder}'"):
+        push_checkpoint(folder.parent, NAME)
+
+
+# ---- interrupted ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/api/repos/create", None),  # hangs up
+        ("POST", "/api/repos/create", 503),
+        ("POST", "/commit/", None),
+        ("POST", "/commit/", 500),
+        ("PUT", "/lfs/objects/", 403),  # the address has expired
+    ],
+)
+def test_a_failure_that_may_pass_is_tried_again(hub, folder, caplog, method, path, status):
+    hub.fail_next(method, path, status, times=3)
+    push_checkpoint(folder, NAME)
+    assert caplog.text.count("trying again") == 3
+    assert hub.commits(NAME) == COMMITS
+    assert hub.files(NAME).keys() == PUBLISHED
+
+
+@pytest.mark.parametrize(("path", "status"), [("/api/repos/create", 404), ("/commit/", 403), ("/commit/", 400)])
+def test_a_refusal_is_not_tried_again(hub, folder, caplog, path, status):
+    hub.fail_next("POST", path, status)
+    with pytest.raises(OSError, match="finish with"):
+        push_checkpoint(folder, NAME)
+    assert "trying again" not in caplog.text
+    push_checkpoint(folder, NAME)
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("POST", "/commit/", 502), ("PUT", "/lfs/objects/", 400)])
+def test_the_command_that_an_error_names_finishes(hub, folder, capsys, method, path, status):
+    hub.fail_next(method, path, status, times=4)
+    with pytest.raises(ConnectionError, match="The test ordered this failure.* is unharmed; finish with") as raised:
+        push_checkpoint(folder, NAME, private=True)
+    assert hub.commits(NAME) == ["initial commit"]
+    capsys.readouterr()
+    command = shlex.split(str(raised.value).split("`")[1])
+    assert command[0] == "r2tuning"
+    assert main(command[1:]) == 0
+    assert capsys.readouterr().out == f"{hub.endpoint}/{NAME}\n"
+    assert hub.commits(NAME) == COMMITS
+    assert hub.files(NAME).keys() == PUBLISHED
+    assert hub.is_private(NAME)
+
+
+def test_a_hub_that_is_not_there(hub, folder, caplog):
+    hub.stop()
+    with pytest.raises(ConnectionError, match="finish with `r2tuning push"):
+        push_checkpoint(folder, NAME)
+    assert caplog.text.count("trying again") == 3
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_the_command_pushes(hub, make_model, tiny_clip, tmp_path, capsys):
+    save_clip(tiny_clip, tmp_path / "clip")
+    save_ours(make_model(clip_model_name_or_path=str(tmp_path / "clip")), tmp_path / "ours")
+    capsys.readouterr()  # progress bars
+    assert main(["push", str(tmp_path / "ours"), NAME]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("r2tuning: error: The checkpoint in ")
+    assert main(["push", str(tmp_path / "ours"), NAME, "--private", "--clip", "org/clip"]) == 0
+    assert capsys.readouterr() == (f"{hub.endpoint}/{NAME}\n", "")
+    assert hub.is_private(NAME)
+
+
+def test_the_command_tells_of_every_attempt(hub, folder, capsys):
+    hub.fail_next("POST", "/commit/", 500, times=4)
+    assert main(["push", str(folder), NAME]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("r2tuning: warning: the Hub failed (") for line in lines[:3])
+    assert lines[3].startswith("r2tuning: error: Publishing failed: ")
