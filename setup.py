@@ -36,7 +36,7 @@ setup(
     extras_require={
         "plot": ["matplotlib>=3.8"],
         "tvsum": ["h5py>=3.10"],  # TVSum's own .mat file
-        "train": ["accelerate>=1.15"],
+        "train": ["accelerate>=1.15", "matplotlib>=3.8", "tensorboard>=2.14"],
         "test": [
             "pytest>=8",
             "ruff>=0.14",
@@ -45,6 +45,7 @@ setup(
             "matplotlib>=3.8",
             "peft>=0.21",
             "accelerate>=1.15",
+            "tensorboard>=2.14",
         ],
     },
     entry_points={"console_scripts": ["r2tuning = modeling_r2tuning.cli_r2tuning:main"]},

@@ -2,6 +2,8 @@
 
 Two recipes: "released" is what the authors' code does and what made the published checkpoints, "paper" is the
 formulas as printed (arXiv 2404.00801, Eq. 9-15). `RECIPES` holds every number in which they differ.
+
+In distributed training `video_grounding_loss` is the loss of the batch of all processes, on each of them.
 """
 
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .distributed_r2tuning import gather_rows, sum_over_processes, undo_averaging
 from .points_r2tuning import assign_targets
 
 
@@ -79,8 +82,10 @@ def pad_moments(
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of `values` where `mask` is `True`; 0 (with a zero gradient) where nothing is."""
-    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+    """Mean of `values` where `mask` is `True`, in all processes; 0 (with a zero gradient) where nothing is."""
+    sums = torch.stack([values.masked_fill(~mask, 0.0).sum(), mask.sum().to(values.dtype)])
+    total, count = sum_over_processes(sums)
+    return total / count.clamp(min=1)
 
 
 def focal_loss(
@@ -210,10 +215,7 @@ def video_grounding_loss(outputs, frame_embeds, text_embeds, labels, config) -> 
     parts = _point_losses(outputs, labels, recipe)
     weight = config.saliency_loss_weight if recipe.saliency_weight is None else recipe.saliency_weight
     parts["saliency"] = weight * saliency_loss(
-        outputs.saliency_scores,
-        labels.saliency,
-        outputs.frame_mask,
-        labels.positive_frame,
+        *gather_rows(outputs.saliency_scores, labels.saliency, outputs.frame_mask, labels.positive_frame),
         strict_negatives=recipe.strict_negatives,
         over_batch=config.use_moment_head and not recipe.strict_negatives,
     )
@@ -222,12 +224,12 @@ def video_grounding_loss(outputs, frame_embeds, text_embeds, labels, config) -> 
     else:
         positive = F.one_hot(labels.positive_frame, outputs.frame_mask.shape[1]).bool()
     frames = pool_positive_frames(frame_embeds, positive)
+    pairs = gather_rows(frames.transpose(0, 1), text_embeds.transpose(0, 1))  # each (batch, num_steps, hidden)
     if config.use_video_calibration:
-        parts["video_calibration"] = CALIBRATION_WEIGHT * calibration_loss(frames, text_embeds)
+        parts["video_calibration"] = CALIBRATION_WEIGHT * calibration_loss(*(rows.transpose(0, 1) for rows in pairs))
     if config.use_layer_calibration:
-        pairs = frames.transpose(0, 1), text_embeds.transpose(0, 1)
         parts["layer_calibration"] = CALIBRATION_WEIGHT * calibration_loss(*pairs)
-    return sum(parts.values()), parts
+    return undo_averaging(sum(parts.values())), parts
 
 
 def _point_losses(outputs, labels: GroundingLabels, recipe: LossRecipe) -> dict[str, torch.Tensor]:

@@ -27,6 +27,7 @@ FILES = {
     "block_r2tuning.py",
     "configuration_r2tuning.py",
     "decoding_r2tuning.py",
+    "distributed_r2tuning.py",
     "encoding_r2tuning.py",
     "heads_r2tuning.py",
     "losses_r2tuning.py",

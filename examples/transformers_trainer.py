@@ -1,0 +1,62 @@
+"""Train with `transformers.Trainer` instead of `train/run.py`.
+
+    python examples/transformers_trainer.py --data-dir ANNOTATIONS --features CACHE --output-dir RUN
+
+The model returns its loss and `GroundingCollator` makes its arguments, which is all that the Trainer needs. What
+`train/run.py` adds: the released schedule, the benchmark's own scores, positive frames that are drawn anew in each
+epoch (here in each run), and resuming from any step.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from transformers import Trainer, TrainingArguments
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
+
+from dataset_scripts import load_vtg_dataset  # noqa: E402 (behind the line above)
+from modeling_r2tuning import save_checkpoint  # noqa: E402
+from train.collate import GroundingCollator  # noqa: E402
+from train.config import TrainingConfig, read_preset  # noqa: E402
+from train.data import GroundingData  # noqa: E402
+from train.feature_cache import FeatureCache  # noqa: E402
+from train.model import make_model, make_processor  # noqa: E402
+
+
+def train(config: TrainingConfig, **arguments) -> Trainer:
+    """Train and save a model; `arguments` are those of `TrainingArguments`."""
+    model = make_model(config)
+    processor = make_processor(config, model.config.fps)
+    rows = load_vtg_dataset(config.benchmark, split="train", data_dir=config.data_dir)
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=config.output_dir,
+            per_device_train_batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            warmup_steps=config.warmup_steps,
+            remove_unused_columns=False,  # the collator makes the model's arguments of what the dataset gives
+            **{"num_train_epochs": config.epochs * config.repeat_factor, "report_to": "none", **arguments},
+        ),
+        train_dataset=GroundingData(list(rows), processor, FeatureCache(config.features, model=model)),
+        data_collator=GroundingCollator(config.seed, model.config.positive_saliency),
+    )
+    trainer.train()
+    save_checkpoint(model, processor, Path(config.output_dir) / "final")
+    return trainer
+
+
+def main():
+    """Read the command line and train on QVHighlights."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data-dir", "features", "output-dir"):
+        parser.add_argument(f"--{name}", required=True, help=f"as for train/run.py: {name.replace('-', ' ')}")
+    train(TrainingConfig(**read_preset("qvhighlights"), **vars(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

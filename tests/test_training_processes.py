@@ -1,0 +1,74 @@
+"""Two processes with gloo, started by torchrun, against one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+from training_samples import MODEL, as_arguments, write_benchmark
+from two_processes import CASES
+
+from train.run import DONE, main
+
+
+TESTS = Path(__file__).parent
+PARTS = {"classification", "boundary", "saliency", "video_calibration", "layer_calibration"}
+
+
+@pytest.fixture(scope="module")
+def both(tiny_clip, tmp_path_factory):
+    """What `two_processes.py` reports, and the folders of the same run in two processes and in one."""
+    folder = tmp_path_factory.mktemp("processes")
+    options = write_benchmark(folder, tiny_clip)
+    options["gradient-accumulation"] = 2
+    options["model"] = json.dumps({**MODEL, "dropout": 0.0, "drop_path": 0.0})  # each process has its own
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = [TESTS / "two_processes.py", folder / "report.json", *as_arguments(options, output_dir=folder / "two")]
+    result = subprocess.run(
+        [*torchrun, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    assert main(as_arguments(options, output_dir=folder / "one")) == DONE
+    return json.loads((folder / "report.json").read_text()), folder / "two", folder / "one"
+
+
+def test_there_were_two_processes(both):
+    report, two, _ = both
+    assert report["processes"] == 2
+    checkpoint = two / "step_000006/training_state"
+    assert json.loads((checkpoint / "progress.json").read_text())["num_processes"] == 2
+    first, second = (torch.load(checkpoint / f"random_states_{rank}.pkl", weights_only=False) for rank in range(2))
+    assert not torch.equal(first["torch_manual_seed"], second["torch_manual_seed"])  # they drop out something else
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_gradients_are_those_of_the_whole_batch(both, case):
+    """On each process; shares of unequal size and length. Gradients relative to the largest entry of each parameter."""
+    for found in both[0][case]:
+        assert found["losses"] <= 1e-5
+        assert found["gradients"] <= 1e-5, found["at"]
+
+
+def test_a_run_of_two_processes_is_that_of_one(both):
+    _, two, one = both
+    got, want = (json.loads((folder / "metrics.json").read_text()) for folder in (two, one))
+    assert got["evaluations"] == want["evaluations"]
+    assert got["steps"]["step"] == want["steps"]["step"] == [1, 2, 3, 4, 5, 6]
+    for name in ("loss", "grad_norm", "learning_rate", *PARTS):
+        np.testing.assert_allclose(got["steps"][name], want["steps"][name], rtol=1e-4, err_msg=name)
+
+
+def test_weights_of_two_processes_are_those_of_one(both):
+    """But for those whose gradient is rounding noise, of which Adam makes full steps."""
+    got, want = (load_file(folder / "final/model.safetensors") for folder in both[1:])
+    for key, value in want.items():
+        if not key.endswith(("video_key.bias", "k_proj.bias")):
+            torch.testing.assert_close(got[key], value, atol=1e-3, rtol=1e-3, msg=key)

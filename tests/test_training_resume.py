@@ -1,0 +1,348 @@
+"""A run that is killed anywhere and started again ends as one that was not."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+from training_samples import as_arguments, write_benchmark
+
+from train import checkpointing, loop, run
+from train.checkpointing import CheckpointFolder
+from train.run import DONE, USAGE, main
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate(monkeypatch):
+    """Each run is like one in a process of its own; it draws no curves, which takes the longest here."""
+    reset_accelerate()
+    monkeypatch.setattr(run, "draw_curves", lambda *arguments: None)
+
+
+def reset_accelerate():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def options(tiny_clip, tmp_path_factory):
+    """Three epochs of three steps, each of two parts, with dropout; checkpoints between evaluations too."""
+    options = write_benchmark(tmp_path_factory.mktemp("benchmark"), tiny_clip)
+    parts = {"gradient-accumulation": 2, "queries-per-video": 2}
+    return {**options, **parts, "epochs": 3, "save-steps": 2, "resume": "auto"}
+
+
+@pytest.fixture(scope="module")
+def whole(options, tmp_path_factory):
+    """Folder of a run that was left alone."""
+    reset_accelerate()
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert main(as_arguments(options, output_dir=folder)) == DONE
+    return folder
+
+
+def steps(folder):
+    return sorted(path.name for path in folder.glob("step_*"))
+
+
+def assert_same_run(folder, whole):
+    """The same weights to the last bit, the same best model, the same measurements."""
+    for name in ("final", "best"):
+        got, want = (load_file(each / name / "model.safetensors") for each in (folder, whole))
+        assert got.keys() == want.keys()
+        for key, value in want.items():
+            assert torch.equal(got[key], value), f"{name} {key}"
+    got, want = (json.loads((each / "metrics.json").read_text()) for each in (folder, whole))
+    for metrics in (got, want):
+        del metrics["steps"]["seconds"]
+    assert got == want
+    assert steps(folder) == steps(whole)
+    assert not list(folder.glob(".*"))
+
+
+def run_in_child(patch, arguments):
+    """Exit code of a copy of this process that runs `main` after `patch()`."""
+
+    def body():
+        patch()
+        os._exit(main(arguments))
+
+    child = multiprocessing.get_context("fork").Process(target=body)
+    child.start()
+    child.join(timeout=120)
+    return child.exitcode
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# ---- killed ------------------------------------------------------------------------------------------------------
+
+
+def kill_between_the_parts_of_a_step():
+    backward, calls = loop.Accelerator.backward, []
+
+    def counting(self, loss):
+        calls.append(None)
+        if len(calls) == 8:  # the second part of the fourth step
+            kill()
+        backward(self, loss)
+
+    loop.Accelerator.backward = counting
+
+
+def kill_in_an_evaluation():
+    predict, calls = loop.predict, []
+
+    def counting(*arguments):
+        for prediction in predict(*arguments):
+            calls.append(None)
+            if len(calls) == 11:  # of eight in each evaluation
+                kill()
+            yield prediction
+
+    loop.predict = counting
+
+
+def kill_while_a_checkpoint_is_written():
+    save_checkpoint, calls = checkpointing.save_checkpoint, []
+
+    def counting(model, processor, folder):
+        save_checkpoint(model, processor, folder)
+        calls.append(None)
+        if len(calls) == 3:
+            path = folder / "model.safetensors"
+            path.write_bytes(path.read_bytes()[:1000])
+            kill()
+
+    checkpointing.save_checkpoint = counting
+
+
+def kill_between_best_and_checkpoint():
+    replace = checkpointing._replace
+
+    def counting(source, target):
+        if target.name == "step_000003":
+            assert (target.parent / "best").exists()
+            kill()
+        replace(source, target)
+
+    checkpointing._replace = counting
+
+
+def kill_while_an_old_checkpoint_is_removed():
+    rmtree = checkpointing.shutil.rmtree
+
+    def halfway(path, **options):
+        if Path(path).name == ".step_000002.partial":
+            (path / "model.safetensors").unlink()
+            kill()
+        rmtree(path, **options)
+
+    checkpointing.shutil.rmtree = halfway
+
+
+KILLS = {
+    kill_between_the_parts_of_a_step: ["step_000002", "step_000003"],
+    kill_in_an_evaluation: ["step_000003", "step_000004"],
+    kill_while_a_checkpoint_is_written: ["step_000002", "step_000003"],
+    kill_between_best_and_checkpoint: ["step_000002"],
+    kill_while_an_old_checkpoint_is_removed: ["step_000003", "step_000004"],
+}
+
+
+@pytest.mark.parametrize("kill_somewhere", KILLS)
+def test_a_killed_run_goes_on_exactly(options, whole, tmp_path, kill_somewhere):
+    arguments = as_arguments(options, output_dir=tmp_path)
+    assert run_in_child(kill_somewhere, arguments) == -signal.SIGKILL
+    assert steps(tmp_path) == KILLS[kill_somewhere]
+    assert main(arguments) == DONE
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_command_killed_from_outside_goes_on_exactly(options, whole, tmp_path):
+    """Whenever it is: after the first checkpoint. It is then finished with a loader process."""
+    arguments = [sys.executable, str(ROOT / "train/run.py"), *as_arguments(options, output_dir=tmp_path)]
+    process = subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    with contextlib.closing(process.stderr):
+        while not steps(tmp_path) and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, process.stderr.read()[-2000:]
+    assert main(as_arguments(options, output_dir=tmp_path, num_workers=1)) == DONE
+    assert_same_run(tmp_path, whole)
+
+
+# ---- stopped -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_finishes_its_step_and_goes_on_exactly(
+    options, whole, tmp_path, monkeypatch, capsys, number, status
+):
+    learning_rate, handlers = loop.learning_rate, [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)]
+    with monkeypatch.context() as patch:
+
+        def interrupting(step, *arguments):
+            if step == 4:
+                os.kill(os.getpid(), number)
+            return learning_rate(step, *arguments)
+
+        patch.setattr(loop, "learning_rate", interrupting)
+        assert main(as_arguments(options, output_dir=tmp_path)) == status
+    assert "after step 5; `--resume auto` goes on" in capsys.readouterr().err
+    assert steps(tmp_path)[-1] == "step_000005"
+    assert [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)] == handlers
+    assert main(as_arguments(options, output_dir=tmp_path)) == DONE
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_run_stopped_in_an_evaluation_does_it_again(options, whole, tmp_path, monkeypatch):
+    predict, count = loop.predict, []
+    with monkeypatch.context() as patch:
+
+        def interrupting(*arguments):
+            for prediction in predict(*arguments):
+                count.append(None)
+                os.kill(os.getpid(), signal.SIGTERM)
+                yield prediction
+
+        patch.setattr(loop, "predict", interrupting)
+        assert main(as_arguments(options, output_dir=tmp_path)) == 143
+    assert len(count) == 1
+    assert steps(tmp_path)[-1] == "step_000003"
+    assert json.loads((tmp_path / "metrics.json").read_text())["evaluations"] == []
+    assert main(as_arguments(options, output_dir=tmp_path)) == DONE
+    assert_same_run(tmp_path, whole)
+
+
+def stop_all_processes_at_once():
+    """As a cluster's scheduler does; `setsid` keeps it from the processes of the tests."""
+    os.setsid()
+    learning_rate = loop.learning_rate
+
+    def interrupting(step, *arguments):
+        if step == 4:
+            os.killpg(0, signal.SIGTERM)
+            time.sleep(0.2)
+        return learning_rate(step, *arguments)
+
+    loop.learning_rate = interrupting
+
+
+def test_a_signal_to_the_loader_processes_too_does_no_harm(options, whole, tmp_path):
+    arguments = as_arguments(options, output_dir=tmp_path, num_workers=2)
+    assert run_in_child(stop_all_processes_at_once, arguments) == 143
+    assert steps(tmp_path)[-1] == "step_000005"
+    assert main(arguments) == DONE
+    assert_same_run(tmp_path, whole)
+
+
+# ---- full disks --------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def full_disk(limit=32 * 1024):
+    """No file may grow beyond `limit` bytes, which the weights need; writing more fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_loses_nothing(options, whole, tmp_path, monkeypatch, capsys):
+    """The run goes on without checkpoints, says so, and can be resumed from the last one that was written."""
+    learning_rate = loop.learning_rate
+    with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+
+        def filling(step, *arguments):
+            if step == 4:
+                stack.enter_context(full_disk())
+            return learning_rate(step, *arguments)
+
+        patch.setattr(loop, "learning_rate", filling)
+        assert main(as_arguments(options, output_dir=tmp_path)) == USAGE
+    assert "checkpoint of step 9 could not be written" in capsys.readouterr().err
+    assert steps(tmp_path) == ["step_000003", "step_000004"]
+    assert not list(tmp_path.glob(".*"))
+    assert main(as_arguments(options, output_dir=tmp_path)) == DONE
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_disk_that_has_room_again_is_used(options, whole, tmp_path, monkeypatch):
+    """What could not be saved, at the end of the second epoch, is not called the best."""
+    learning_rate = loop.learning_rate
+    with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+
+        def filling(step, *arguments):
+            if step == 4:
+                stack.enter_context(full_disk())
+            if step == 7:
+                stack.close()
+            return learning_rate(step, *arguments)
+
+        patch.setattr(loop, "learning_rate", filling)
+        assert main(as_arguments(options, output_dir=tmp_path)) == DONE
+    got, want = (load_file(each / "final/model.safetensors") for each in (tmp_path, whole))
+    assert all(torch.equal(got[key], value) for key, value in want.items())
+    assert steps(tmp_path) == steps(whole)
+    progress = json.loads((tmp_path / "step_000009/training_state/progress.json").read_text())
+    assert progress["best_step"] in (3, 9)
+
+
+# ---- folders -----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_was_being_replaced_is_put_back(whole, tmp_path):
+    """The process was killed between two renames."""
+    (tmp_path / ".metrics.json.partial").write_text("{")
+    for name in (".best.old", ".final.old", "final", ".step_000004.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(name)
+    CheckpointFolder(tmp_path, loop.Accelerator(cpu=True), model=None, processor=None, keep=1).prepare()
+    assert {path.name: (path / "name").read_text() for path in tmp_path.iterdir()} == {
+        "best": ".best.old",
+        "final": "final",
+    }
+
+
+def test_the_newest_checkpoints_are_kept(whole, options, tmp_path):
+    assert steps(whole) == ["step_000008", "step_000009"]
+    assert main(as_arguments(options, output_dir=tmp_path, keep_checkpoints=1, epochs=1)) == DONE
+    assert steps(tmp_path) == ["step_000003"]
+
+
+def test_a_finished_run_does_nothing_more(whole, options):
+    before = {path: path.stat().st_mtime for path in whole.glob("step_*")}
+    assert main(as_arguments(options, output_dir=whole)) == DONE
+    assert {path: path.stat().st_mtime for path in whole.glob("step_*")} == before
+
+
+def test_a_run_is_not_begun_over_another(whole, options, capsys):
+    assert main(as_arguments(options, output_dir=whole, resume="never")) == USAGE
+    assert "`--resume auto`" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_other_settings(whole, options, capsys):
+    assert main(as_arguments(options, output_dir=whole, learning_rate=1e-3, num_workers=1)) == USAGE
+    message = capsys.readouterr().err
+    assert "`learning_rate` was 0.005, now is 0.001" in message
+    assert "num_workers" not in message

@@ -1,0 +1,97 @@
+"""Run by torchrun: losses and gradients of a batch in one process and shared out among all; then a whole training run.
+
+Arguments: a file for the differences as JSON, and the command line of `train/run.py`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+
+import torch  # noqa: E402 (behind the line above)
+import torch.distributed as dist  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+from conftest import TINY, TINY_TEXT, TINY_VISION  # noqa: E402
+from model_checks import make_inputs, make_labels  # noqa: E402
+
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding  # noqa: E402
+from train.run import main  # noqa: E402
+
+
+FRAMES, WORDS = (13, 3, 20, 6, 9), (6, 4, 9, 2, 5)
+# The first process has two points that are positive, the other one many.
+MOMENTS = ([[10.0, 11.0]], [[0.4, 0.6]], [[2.0, 5.0], [8.0, 20.0]], [[1.0, 4.0]], [[0.0, 9.0]])
+SHARES = (slice(0, 2), slice(2, 5))  # of unequal size, with other longest videos
+WITHOUT_MOMENTS = {"use_moment_head": False, "use_temporal_endpoints": False, "strides": [1]}
+CASES = {
+    "released": {},
+    "paper": {"loss_recipe": "paper"},
+    "released without moments": WITHOUT_MOMENTS,
+    "paper without moments": {"loss_recipe": "paper", **WITHOUT_MOMENTS},
+}
+
+
+def make_model(fields):
+    torch.manual_seed(0)
+    sizes = {"vision_config": TINY_VISION, "text_config": TINY_TEXT, **TINY, "dropout": 0.0, "drop_path": 0.0}
+    model = R2TuningForVideoGrounding(R2TuningConfig(**{**sizes, **fields}))
+    for parameter in (model.r2_block.scale, model.r2_block.gate, model.grounding_head.level_scale):
+        torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model.train()
+
+
+def make_batch(config, share):
+    """Rows of a batch, padded no more than they need."""
+    batch = {**make_inputs(config, FRAMES, WORDS, cached=True), **make_labels(config, FRAMES, fps=1.0)}
+    if config.use_moment_head:
+        batch |= {"moments": [torch.tensor(each) for each in MOMENTS], "fps": torch.ones(len(MOMENTS))}
+    batch = {name: value[share] for name, value in batch.items()}
+    lengths = {"frame_mask": ("video_hidden_states", "saliency"), "attention_mask": ("text_hidden_states",)}
+    for mask, names in lengths.items():
+        longest = int(batch[mask].sum(dim=1).max())
+        for name in (mask, *names):
+            batch[name] = batch[name][:, :longest]
+    return batch
+
+
+def compute(model, batch, backward):
+    outputs = model(**batch)
+    backward(outputs.loss)
+    learned = {n.removeprefix("module."): p.grad for n, p in model.named_parameters() if p.requires_grad}
+    return {"loss": outputs.loss.item(), **{n: part.item() for n, part in outputs.loss_parts.items()}}, learned
+
+
+def difference(got, want):
+    """Largest difference of the losses, and of gradients relative to the largest entry of each."""
+    losses = max(abs(got[0][name] - value) for name, value in want[0].items())
+    gradients = {
+        name: ((got[1][name] - value).abs().max() / value.abs().max().clamp(min=1e-3)).item()
+        for name, value in want[1].items()
+    }
+    return {"losses": losses, "gradients": max(gradients.values()), "at": max(gradients, key=gradients.get)}
+
+
+def run(path, arguments):
+    torch.set_num_threads(1)
+    models = {name: make_model(fields) for name, fields in CASES.items()}
+    whole = slice(0, len(FRAMES))
+    want = {
+        name: compute(model, make_batch(model.config, whole), torch.Tensor.backward) for name, model in models.items()
+    }
+    accelerator = Accelerator(cpu=True, mixed_precision="fp16")  # as the presets have it; of no effect on CPU
+    report = {"processes": accelerator.num_processes}
+    for name, model in models.items():
+        model.zero_grad()
+        share = make_batch(model.config, SHARES[accelerator.process_index])
+        got = compute(accelerator.prepare(model), share, accelerator.backward)
+        report[name] = [None] * accelerator.num_processes
+        dist.all_gather_object(report[name], difference(got, want[name]))
+    if accelerator.is_main_process:
+        Path(path).write_text(json.dumps(report))
+    return main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,70 @@
+"""A new model on a frozen CLIP, and its processor, with the settings of a benchmark."""
+
+import os
+from typing import Any
+
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
+from modeling_r2tuning.checkpoints_r2tuning import check_model_type
+from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
+from train.config import TrainingConfig
+
+
+def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
+    """A model whose side block is new and whose encoders are those of `config.clip`.
+
+    Raises:
+        OSError: CLIP is not found.
+        ValueError: It is another kind of model, or `config.model` has an unknown field.
+    """
+    check_model_type(config.clip, "clip")
+    clip_config = CLIPConfig.from_pretrained(config.clip)
+    fields = model_fields(config)
+    unknown = sorted(fields.keys() - vars(R2TuningConfig()).keys())
+    if unknown:
+        raise ValueError(f"`model` has fields that R2TuningConfig does not know: {unknown}.")
+    model = R2TuningForVideoGrounding(
+        R2TuningConfig(vision_config=clip_config.vision_config, text_config=clip_config.text_config, **fields)
+    )
+    clip = CLIPModel.from_pretrained(config.clip)
+    model.vision_model.load_state_dict(clip.vision_model.state_dict())
+    model.text_model.load_state_dict(clip.text_model.state_dict())
+    return model
+
+
+def model_fields(config: TrainingConfig) -> dict[str, Any]:
+    """Fields of `R2TuningConfig`: those of the benchmark, then those of the run."""
+    fields = {"clip_model_name_or_path": _clip_name(config), "loss_recipe": config.loss_recipe}
+    if config.benchmark in BENCHMARKS:
+        settings = BENCHMARKS[config.benchmark]
+        names = ("fps", "dropout", "window_sec", "saliency_loss_weight")
+        fields |= {name: getattr(settings, name) for name in names}
+        if settings.positive_saliency is not None:  # no moments: points are frames, and their times are not told
+            fields |= {"use_moment_head": False, "use_temporal_endpoints": False, "strides": [1]}
+            fields |= {"positive_saliency": settings.positive_saliency}
+    return fields | config.model
+
+
+def make_processor(config: TrainingConfig, fps: float) -> R2TuningProcessor:
+    """CLIP's pictures and words, and the post-processing of the benchmark."""
+    from transformers import CLIPImageProcessor  # warns where torchvision is missing
+
+    fields = {"fps": fps}
+    if config.benchmark in BENCHMARKS:
+        fields |= {name: getattr(BENCHMARKS[config.benchmark], name) for name in ("nms", "round_to")}
+    return R2TuningProcessor(
+        CLIPImageProcessor.from_pretrained(config.clip),
+        CLIPTokenizer.from_pretrained(config.clip),
+        **{**fields, **config.post_processing},
+    )
+
+
+def _clip_name(config: TrainingConfig) -> str | None:
+    """Name on the Hub, or the absolute path of a folder; none where the checkpoint holds CLIP itself."""
+    if config.model.get("save_backbone"):
+        return None
+    return os.path.abspath(config.clip) if os.path.isdir(config.clip) else config.clip
+
+
+__all__ = ["make_model", "make_processor", "model_fields"]
