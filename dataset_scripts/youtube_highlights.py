@@ -1,7 +1,8 @@
 """YouTube Highlights (Sun et al., ECCV 2014): which clips of a raw video were kept in an edited one.
 
 What to know of it:
-- There is no query: R2-Tuning and others take the title of the video, item 5 of `info`, which may be blank.
+- There is no query: R2-Tuning and others take the title of the video, item 5 of `info`. One is blank:
+  its domain stands for it, as no model can look for nothing.
 - Clips are about 100 frames long and begin every 50 frames, so they overlap; a label `match` is 1 (in the edited video),
   0 (unsure) or -1 (not). Metrics take match > 0 as positive. The last clips may end a few frames after the video.
 - R2-Tuning samples one frame for each clip: num_clips / duration frames per second.
@@ -118,7 +119,7 @@ def read_video(record: Record, video_id: str, domain: str, report: Report) -> di
     report.note("videos have clips that end after them", any(end > num_frames for _, end in clips))
     return {
         "qid": video_id,
-        "query": read_title(record, report),
+        "query": read_title(record, domain, report),
         "video_id": video_id,
         "duration_sec": num_frames / fps,
         "moments": None,
@@ -131,11 +132,11 @@ def read_video(record: Record, video_id: str, domain: str, report: Report) -> di
     }
 
 
-def read_title(record: Record, report: Report) -> str:
-    """The title in `info`; a blank one stays, as the video has no other query."""
+def read_title(record: Record, domain: str, report: Report) -> str:
+    """The title in `info`; the domain where it is blank."""
     info = record.items("info")
     if len(info) <= TITLE or not isinstance(info[TITLE], str | None):
         raise record.error("info", f"a list with the title at index {TITLE}")
     title = Record({"title": info[TITLE] or ""}, record.place).text("title", blank=True)
-    report.note("videos have a blank title", not title.strip())
-    return title
+    report.change("blank titles replaced by the domain", not title.strip())
+    return title if title.strip() else domain

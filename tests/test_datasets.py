@@ -258,3 +258,14 @@ def test_repeated_and_empty_records_are_kept_and_counted(tmp_path, caplog):
 def test_wrong_arguments_are_named_with_the_choices(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         load_vtg_dataset(**{"name": "tacos", "data_dir": tmp_path, **arguments})
+
+
+def test_a_blank_title_is_replaced_by_the_domain(tmp_path, caplog):
+    """YouTube Highlights has one; CLIP would be asked for nothing."""
+    videos = samples.youtube_annotations()
+    videos["dog-clip0"]["info"][5] = " "
+    samples.write_youtube_highlights(tmp_path)
+    samples.write_json(tmp_path / "youtube_anno.json", videos)
+    dataset = load_vtg_dataset("youtube_highlights", split="train", data_dir=tmp_path, domain="dog")
+    assert dataset["query"][:] == ["dog"]
+    assert "1 blank titles replaced by the domain" in caplog.text

@@ -124,7 +124,7 @@ def predict(
     for row in rows:
         videos.setdefault(row["video_id"], []).append(row)
     failed = 0
-    for queries in tqdm(videos.values(), desc="videos", unit=" videos"):
+    for queries in tqdm(videos.values(), desc="videos", unit=" videos", leave=False):
         try:
             encoded = _encode_video(model, processor, queries[0], cache)
             texts = _encode_queries(model, processor, queries, cache)
