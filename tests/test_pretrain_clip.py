@@ -1,0 +1,73 @@
+"""The small CLIP for Moving Shapes: its tokenizer, its training, and what its acceptance measures."""
+
+import json
+
+import pytest
+import torch
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+from dataset_scripts.moving_shapes_frames import ShownObject
+from dataset_scripts.moving_shapes_queries import vocabulary
+from dataset_scripts.moving_shapes_scenes import COLORS, SHAPES
+from train import pretrain_clip
+from train.clip_acceptance import probe_tokens
+from train.pretrain_clip import contrast, draw_pictures, make_tokenizer, position_code, pretrain
+
+
+def test_every_word_is_one_token():
+    tokenizer = make_tokenizer()
+    assert [word for word in vocabulary() if len(tokenizer(word)["input_ids"]) != 3] == []
+    assert len({tokenizer(word)["input_ids"][1] for word in vocabulary()}) == len(vocabulary())
+    assert len(tokenizer("zigzag")["input_ids"]) > 3, "other words fall into parts"
+
+
+def test_positions_differ_by_row_and_by_column():
+    code = position_code(8, 128).unflatten(0, (8, 8))
+    assert torch.equal(code[0, 3, 64:], code[5, 3, 64:])
+    assert torch.equal(code[3, 0, :64], code[3, 5, :64])
+    assert torch.cdist(code.flatten(0, 1), code.flatten(0, 1)).add(torch.eye(64)).min() > 0.1
+
+
+def test_contrast_is_lowest_on_the_diagonal():
+    assert contrast(20 * torch.eye(4)) < contrast(20 * torch.eye(4).flip(0))
+
+
+def test_probes_find_what_tokens_hold():
+    """Tokens that say where, how large and what give 1; random ones give next to nothing."""
+    torch.manual_seed(0)
+    random = torch.rand(600, 3).tolist()
+    names = [(color, shape) for color in COLORS for shape in SHAPES]
+    objects = [(ShownObject(*names[i % 30], x, y, 0.05 + 0.15 * r, "rests"),) for i, (x, y, r) in enumerate(random)]
+    states = torch.randn(600, 65, 16)
+    assert max(probe_tokens(states, objects).values()) < 0.5
+    for picture, (item,) in enumerate(objects):
+        told = [item.x, item.y, item.radius]
+        told += [item.color == color for color in COLORS] + [item.shape == shape for shape in SHAPES]
+        states[picture, 1:, :14] = torch.tensor(told).float()
+    assert min(probe_tokens(states, objects).values()) > 0.95
+
+
+def test_pictures_do_not_depend_on_processes():
+    alone, shared = draw_pictures(3, 8, 1), draw_pictures(3, 8, 2)
+    assert (alone.images == shared.images).all()
+    assert alone.captions == shared.captions
+    assert len(alone.images) == 16
+
+
+def test_short_training_learns_and_is_saved(tmp_path, monkeypatch):
+    """A few steps lower the loss; what is written loads as any CLIP and tells how it was measured."""
+    monkeypatch.setattr(pretrain_clip, "WARMUP_STEPS", 5)
+    options = {"pictures": 64, "held_out": 70, "batch_size": 16, "learning_rate": 5e-4, "seed": 1, "processes": 1}
+    first = pretrain(tmp_path / "first", steps=1, **options)
+    document = pretrain(tmp_path / "clip", steps=80, **options)
+    assert document["loss"] < 0.95 * first["loss"]
+    assert json.loads((tmp_path / "clip/acceptance.json").read_text()) == document
+    clip = CLIPModel.from_pretrained(tmp_path / "clip").eval()
+    tokenizer, image_processor = (
+        kind.from_pretrained(tmp_path / "clip") for kind in (CLIPTokenizer, CLIPImageProcessor)
+    )
+    pixels = image_processor(draw_pictures(3, 1, 1).images[0], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        logits = clip(pixel_values=pixels, **tokenizer(["a red circle"], return_tensors="pt")).logits_per_image
+    assert logits.isfinite().all()
+    assert document["retrieval_64"]["picture_to_caption"] == pytest.approx(1 / 64, abs=0.2)

@@ -1,0 +1,283 @@
+"""Train a small CLIP from scratch on single pictures of Moving Shapes, to be frozen and used as any CLIP.
+
+python train/pretrain_clip.py OUT --steps 2000
+
+Pictures come with variants that differ in one attribute, and captions that differ in one word: so identity alone does
+not solve the task. Two contrastive losses are added: of the pooled embeddings, as in CLIP, and of tokens, in which each
+word looks for the patch that fits it best (FILIP, arXiv 2111.07783): it is on patches that R²-Tuning relies.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import nn
+from tqdm import tqdm
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
+
+from dataset_scripts.moving_shapes_frames import FrameSettings, ShownObject, iter_captioned_frames
+from dataset_scripts.moving_shapes_queries import vocabulary
+from dataset_scripts.moving_shapes_scenes import SEEN
+from train.clip_acceptance import accept_clip
+
+
+IMAGE_SIZE, PATCH_SIZE, WIDTH, NUM_LAYERS, NUM_HEADS = 64, 8, 128, 4, 4
+TOKEN_STD = 0.5  # of the word embeddings: large, so that words stay apart in the frozen tower
+FRAMES = FrameSettings(size=IMAGE_SIZE, combinations=SEEN, pair_share=0.12, num_captions=4, variants=True)
+FRAMES_AT_ONCE = 500
+MAX_GRADIENT_NORM = 1.0
+LOSSES = 10  # steps over which the final loss is averaged
+WARMUP_STEPS, LOWEST_RATE = 100, 0.02  # the latter of the highest learning rate
+
+
+class Pictures(NamedTuple):
+    """Pictures, each followed by its variant.
+
+    Attributes:
+        images: `(num_pictures, size, size, 3)` uint8.
+        captions: Several wordings of each; those of a variant differ in one word.
+        objects: What each shows; none for pairs of pictures.
+    """
+
+    images: np.ndarray
+    captions: list[tuple[str, ...]]
+    objects: list[tuple[ShownObject, ...]]
+
+
+def draw_pictures(seed: int, number: int, processes: int) -> Pictures:
+    """Draw `number` pictures and as many variants; the result does not depend on the number of processes."""
+    starts = range(0, number, FRAMES_AT_ONCE)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        parts = list(tqdm(pool.map(partial(_draw_some, seed, number), starts), "drawing", len(starts)))
+    frames = [frame for part in parts for frame in part]
+    return Pictures(
+        np.stack([frame.image for frame in frames]),
+        [frame.captions for frame in frames],
+        [frame.objects for frame in frames],
+    )
+
+
+def _draw_some(seed: int, number: int, start: int) -> list:
+    return list(iter_captioned_frames(seed, start, min(start + FRAMES_AT_ONCE, number), FRAMES))
+
+
+# ---- the model -----------------------------------------------------------------------------------------------------
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """A tokenizer in CLIP's format for which every word of the benchmark is one token; other words fall into parts."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    bpe.train_from_iterator([" ".join(vocabulary())] * 2, trainer)
+    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *dict.fromkeys("".join(pair) for pair in merges)]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer({token: index for index, token in enumerate(tokens)}, merges, model_max_length=77)
+
+
+def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """A small CLIP with random weights; positions start as two-dimensional waves of the size of the content."""
+    sizes = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": NUM_LAYERS,
+        "num_attention_heads": NUM_HEADS,
+        "hidden_act": "gelu",  # quick_gelu is slow on a CPU
+    }
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = CLIPConfig(
+        vision_config={**sizes, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE},
+        text_config={**sizes, **ids, "vocab_size": len(tokenizer)},
+        projection_dim=WIDTH,
+    )
+    clip = CLIPModel._from_config(config, attn_implementation="eager")  # the fastest at this size on a CPU
+    with torch.no_grad():
+        clip.vision_model.embeddings.position_embedding.weight[1:] = position_code(IMAGE_SIZE // PATCH_SIZE, WIDTH)
+        clip.text_model.embeddings.token_embedding.weight.normal_(0, TOKEN_STD)
+    return clip
+
+
+def position_code(side: int, width: int) -> torch.Tensor:
+    """`(side * side, width)`: sine and cosine of the row in one half, of the column in the other."""
+    frequencies = torch.exp(torch.linspace(math.log(math.pi / 2), math.log(math.pi * side / 2), width // 4))
+    angles = torch.linspace(0, 1, side)[:, None] * frequencies
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
+    rows, columns = axis[:, None].expand(side, side, -1), axis[None].expand(side, side, -1)
+    return torch.cat([rows, columns], dim=2).flatten(0, 1)
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def contrast(similarity: torch.Tensor) -> torch.Tensor:
+    """Symmetric cross entropy of `(n, n)` logits whose diagonal is right."""
+    right = torch.arange(len(similarity))
+    return (F.cross_entropy(similarity, right) + F.cross_entropy(similarity.T, right)) / 2
+
+
+def clip_loss(clip: CLIPModel, pixels: torch.Tensor, text: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Contrast of the pooled embeddings and of the tokens.
+
+    Args:
+        clip: The model.
+        pixels: `(n, 3, height, width)`.
+        text: `input_ids` and `attention_mask` of the `n` captions.
+    """
+    with torch.autocast("cpu", torch.bfloat16):
+        vision = clip.vision_model(pixels).last_hidden_state
+        image = F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(vision)).float(), dim=-1)
+        states = clip.text_model(text["input_ids"]).last_hidden_state
+        words = F.normalize(clip.text_projection(states).float(), dim=-1)
+    last = text["attention_mask"].sum(dim=1) - 1
+    pooled = words[torch.arange(len(words)), last]
+    inner = text["attention_mask"].clone().float()
+    inner[:, 0] = 0
+    inner[torch.arange(len(inner)), last] = 0  # only the words between start and end
+    best = torch.einsum("ipc,jlc->ijlp", image[:, 1:], words).amax(dim=-1)  # (images, texts, length)
+    by_word = (best * inner).sum(dim=-1) / inner.sum(dim=-1)
+    scale = clip.logit_scale.exp().clamp(max=100)
+    return contrast(scale * image[:, 0] @ pooled.T) + contrast(scale * by_word)
+
+
+class Trainer:
+    """Trains; the learning rate falls along a cosine.
+
+    Args:
+        clip: The model.
+        tokenizer: Its tokenizer.
+        image_processor: Says how pixels are normalised.
+        pictures: To train on.
+        seed: Of the batches.
+        batch_size: Pictures of a batch, half of them variants of the others.
+        learning_rate: At its highest.
+    """
+
+    def __init__(
+        self,
+        clip: CLIPModel,
+        tokenizer: CLIPTokenizer,
+        image_processor: CLIPImageProcessor,
+        pictures: Pictures,
+        *,
+        seed: int,
+        batch_size: int,
+        learning_rate: float,
+    ):
+        self.clip, self.tokenizer, self.pictures = clip, tokenizer, pictures
+        self.random = np.random.default_rng(seed)
+        self.batch_size, self.learning_rate = batch_size, learning_rate
+        self.mean = torch.tensor(image_processor.image_mean)[:, None, None]
+        self.std = torch.tensor(image_processor.image_std)[:, None, None]
+        self.optimizer = torch.optim.AdamW(clip.parameters(), weight_decay=0.05, betas=(0.9, 0.98))
+
+    def pixels(self, images: np.ndarray) -> torch.Tensor:
+        """From `(n, size, size, 3)` uint8 to normalised `(n, 3, size, size)`."""
+        return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - self.mean) / self.std
+
+    def step(self) -> float:
+        """One step; returns the loss."""
+        first = 2 * self.random.choice(len(self.pictures.images) // 2, self.batch_size // 2, replace=False)
+        wording = self.random.integers(FRAMES.num_captions, size=len(first))
+        indices, wording = np.concatenate([first, first + 1]), np.concatenate([wording, wording])
+        captions = [self.pictures.captions[index][w] for index, w in zip(indices, wording, strict=True)]
+        text = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
+        loss = clip_loss(self.clip, self.pixels(self.pictures.images[indices]), text)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.clip.parameters(), MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        return loss.item()
+
+    def run(self, steps: int) -> list[float]:
+        """Train; returns the loss of each step."""
+        losses = []
+        with tqdm(range(steps), desc="training", unit=" steps") as bar:
+            for number in bar:
+                warm = min(1.0, (number + 1) / WARMUP_STEPS)
+                for group in self.optimizer.param_groups:
+                    falling = 0.5 * (1 + math.cos(math.pi * number / steps))
+                    group["lr"] = self.learning_rate * warm * (LOWEST_RATE + (1 - LOWEST_RATE) * falling)
+                losses.append(self.step())
+                bar.set_postfix(loss=f"{losses[-1]:.3f}")
+        return losses
+
+
+def pretrain(
+    output: Path,
+    *,
+    steps: int,
+    pictures: int,
+    held_out: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    processes: int,
+) -> dict:
+    """Draw, train, measure and write; returns what `acceptance.json` holds.
+
+    Args:
+        output: Folder to write CLIP, tokenizer and image processor to.
+        steps: Steps of training.
+        pictures: Pictures to train on, each with a variant.
+        held_out: Pictures for the measurements, each with a variant.
+        batch_size: Pictures of a step, half of them variants of the others.
+        learning_rate: At its highest.
+        seed: Of pictures, weights and batches.
+        processes: Processes that draw.
+    """
+    torch.manual_seed(seed)
+    drawn = draw_pictures(seed, pictures + held_out, processes)
+    seen, unseen = (
+        Pictures(*(part[some] for part in drawn)) for some in (slice(2 * pictures), slice(2 * pictures, None))
+    )
+    tokenizer = make_tokenizer()
+    crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    image_processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop)
+    clip = make_clip(tokenizer)
+    options = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
+    trainer = Trainer(clip, tokenizer, image_processor, seen, **options)
+    losses = trainer.run(steps)
+    measured = accept_clip(clip.eval(), tokenizer, trainer.pixels(unseen.images), unseen.captions, unseen.objects)
+    for part in (clip, tokenizer, image_processor):
+        part.save_pretrained(output)
+    document = {"steps": steps, "pictures": pictures, **options, "loss": float(np.mean(losses[-LOSSES:])), **measured}
+    partial = output / f"acceptance.{os.getpid()}.partial"
+    partial.write_text(json.dumps(document, indent=2) + "\n")
+    partial.replace(output / "acceptance.json")
+    return document
+
+
+def main():
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="folder to write CLIP, tokenizer and image processor to")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of training (default: 2000)")
+    parser.add_argument("--pictures", type=int, default=30_000, help="pictures, each with a variant (default: 30000)")
+    parser.add_argument("--held-out", type=int, default=1500, help="pictures for the measurements (default: 1500)")
+    parser.add_argument("--batch-size", type=int, default=128, help="pictures of a step (default: 128)")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help="at its highest (default: 0.0005)")
+    parser.add_argument("--seed", type=int, default=7, help="of pictures, weights and batches (default: 7)")
+    parser.add_argument("--processes", type=int, default=2, help="processes that draw (default: 2)")
+    sys.stdout.write(json.dumps(pretrain(**vars(parser.parse_args())), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
