@@ -24,13 +24,13 @@ from transformers.utils import logging as transformers_logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
-from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS  # noqa: E402 (behind the line above)
-from train.checkpointing import write_json  # noqa: E402
-from train.config import TrainingConfig, read_config  # noqa: E402
-from train.curves import draw_curves  # noqa: E402
-from train.hub import check_push, push_run, record_results  # noqa: E402
-from train.loop import Interrupted, NonFiniteError, TrainingRun, dry_run, train  # noqa: E402
-from train.preparation import longest_batch, prepare_run, start_or_resume  # noqa: E402
+from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
+from train.checkpointing import write_json
+from train.config import TrainingConfig, read_config
+from train.curves import draw_curves
+from train.hub import check_push, push_run, record_results
+from train.loop import Interrupted, NonFiniteError, TrainingRun, dry_run, train
+from train.preparation import longest_batch, prepare_run, start_or_resume
 
 
 logger = get_logger(__name__)

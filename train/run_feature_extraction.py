@@ -24,14 +24,14 @@ from transformers.utils import logging as transformers_logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
-from dataset_scripts import load_vtg_dataset  # noqa: E402 (behind the line above)
-from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor  # noqa: E402
-from modeling_r2tuning.checkpoints_r2tuning import DEFAULT_CLIP, check_model_type  # noqa: E402
-from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS  # noqa: E402
-from train.extraction import QueryJob, Store, Summary, extract, plan_jobs  # noqa: E402
-from train.feature_cache import ONE_PER_CLIP, prepare_folder  # noqa: E402
-from train.feature_store import FeatureStore, feature_settings  # noqa: E402
-from train.frame_store import FrameStore, frame_settings  # noqa: E402
+from dataset_scripts import load_vtg_dataset
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
+from modeling_r2tuning.checkpoints_r2tuning import DEFAULT_CLIP, check_model_type
+from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
+from train.extraction import QueryJob, Store, Summary, extract, plan_jobs
+from train.feature_cache import ONE_PER_CLIP, prepare_folder
+from train.feature_store import FeatureStore, feature_settings
+from train.frame_store import FrameStore, frame_settings
 
 
 logger = logging.getLogger("train.run_feature_extraction")  # also when it is run as a script
