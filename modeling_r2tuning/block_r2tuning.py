@@ -243,8 +243,9 @@ class RecurrentStep(nn.Module):
         video_projection = VideoProjection if config.use_temporal_endpoints else InputProjection
         self.video_projection = video_projection(config.vision_config.hidden_size, config)
         self.text_projection = InputProjection(config.text_config.hidden_size, config)
-        self.video_key = nn.Linear(hidden, hidden)
-        self.text_query = nn.Linear(hidden, hidden)
+        if config.method == "r2_tuning":
+            self.video_key = nn.Linear(hidden, hidden)
+            self.text_query = nn.Linear(hidden, hidden)
         self.temporal_layers = nn.ModuleList(TemporalLayer(config) for _ in range(config.num_temporal_layers))
 
     def pool_patches(self, video: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
@@ -288,6 +289,11 @@ class R2Block(nn.Module):
         self.gate = nn.Parameter(torch.zeros(config.num_steps - 1))  # g_k in the paper, before the sigmoid
 
     @property
+    def pools_patches(self) -> bool:
+        """Whether a frame is more than its CLS token."""
+        return self.config.method == "r2_tuning"
+
+    @property
     def layer_order(self) -> list[int]:
         """Layers in the order they are visited; 0 is the shallowest."""
         layers = range(self.config.num_steps)
@@ -312,8 +318,10 @@ class R2Block(nn.Module):
             frame_mask: `(batch, num_frames)`, `True` = real.
 
         Yields:
-            `(batch, num_frames, num_tokens, hidden)`, in visiting order.
+            `(batch, num_frames, num_tokens, hidden)`, in visiting order; one token where patches are not pooled.
         """
+        if not self.pools_patches:
+            hidden_states = hidden_states[:, :, :, :1]
         endpoints = temporal_endpoints(frame_mask.sum(dim=1), frame_mask.shape[1]).to(self.scale.dtype)
         for layer, states in zip(self.layer_order, self._select_layers(hidden_states, dim=2), strict=True):
             inputs = (states, endpoints) if self.config.use_temporal_endpoints else (states,)
@@ -353,7 +361,9 @@ class R2Block(nn.Module):
         for layer, tokens, words in zip(self.layer_order, video, text, strict=True):
             step = self._step(layer)
             cls = tokens[:, :, 0].repeat_interleave(len(words) // len(tokens), dim=0)
-            new = cls + self.scale[layer].tanh() * step.pool_patches(tokens, words, text_mask)  # Eq. 6
+            new = cls
+            if self.pools_patches:
+                new = cls + self.scale[layer].tanh() * step.pool_patches(tokens, words, text_mask)  # Eq. 6
             if previous is not None:  # Eq. 7; the first step has no gate, as in the released code
                 gate = self.gate[min(layer, previous)].sigmoid()
                 new = gate * new + (1 - gate) * frames

@@ -24,6 +24,9 @@ class R2TuningConfig(PreTrainedConfig):
             Branch, tag or commit of `clip_model_name_or_path`.
         save_backbone (`bool`, defaults to `False`):
             Store CLIP in the checkpoint too. Without it a checkpoint holds only what is learned (about 11 MB).
+        method (`"r2_tuning"` or `"none"`, defaults to `"r2_tuning"`):
+            How CLIP is put to use [Table 9]: by recurrent refinement, or not tuned at all: a frame is the CLS token of
+            the last layer, and only its projection, one temporal layer, pyramid and heads are learned.
         hidden_size (`int`, defaults to 256):
             Width C of the side block.
         num_attention_heads (`int`, defaults to 8):
@@ -79,6 +82,7 @@ class R2TuningConfig(PreTrainedConfig):
     clip_model_name_or_path: str | None = "openai/clip-vit-base-patch32"
     clip_revision: str | None = None
     save_backbone: bool = False
+    method: Literal["r2_tuning", "none"] = "r2_tuning"
     hidden_size: int = 256
     num_attention_heads: int = 8
     num_recurrent_steps: int = 4
@@ -128,6 +132,14 @@ class R2TuningConfig(PreTrainedConfig):
             raise ValueError(
                 f"`num_recurrent_steps` must not exceed the number of layers of either CLIP encoder ({depth}), "
                 f"got {self.num_recurrent_steps}."
+            )
+
+    def validate_method(self):
+        """Without tuning only the last layer is read."""
+        if self.method == "none" and self.num_recurrent_steps != 1:
+            raise ValueError(
+                f"`num_recurrent_steps` must be 1 with `method` 'none', which reads the last layer only, got "
+                f"{self.num_recurrent_steps}."
             )
 
     def validate_strides(self):

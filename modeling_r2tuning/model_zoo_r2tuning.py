@@ -105,7 +105,9 @@ def convert_all(
     if push_to is not None:
         check_destination(f"{push_to}/{released_models()[0].name}")
         if clip is not None and os.path.isdir(clip):
-            raise ValueError(f"`clip` must be a name on the Hub where checkpoints are pushed, got the folder '{clip}'.")
+            raise ValueError(
+                f"`clip` must be a name on the Hub where checkpoints are pushed, got the folder '{clip}'."
+            )
     check_model_type(DEFAULT_CLIP if clip is None else clip, "clip")
     failures = {}
     for model in released_models():

@@ -432,8 +432,9 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     def _unused_parameters(self, outputs: VideoGroundingOutput) -> list[nn.Parameter]:
         """Parameters that may have had no part in `outputs`: distributed training asks for a gradient of each."""
         head, num_frames = self.grounding_head, outputs.frame_mask.shape[1]
-        unused = [step.video_key.bias for step in self.r2_block.steps]
-        unused += [self.r2_block.gate, head.level_scale]
+        unused = [self.r2_block.scale, self.r2_block.gate, head.level_scale]
+        if self.r2_block.pools_patches:
+            unused += [step.video_key.bias for step in self.r2_block.steps]
         for stride, level in zip(self.config.strides, head.pyramid.levels, strict=True):
             if stride > num_frames:
                 unused += level.parameters()

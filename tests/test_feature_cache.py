@@ -273,9 +273,16 @@ def test_another_clip_is_refused(folder, make_model):
         FeatureCache(folder, model=model)
 
 
-def test_another_number_of_layers_is_refused(folder, make_model):
-    with pytest.raises(ValueError, match="`num_layers` is 3 there, 2 is needed"):
-        FeatureCache(folder, model=make_model(num_recurrent_steps=2))
+def test_too_few_layers_are_refused(tmp_path, settings, make_model):
+    prepare_folder(tmp_path, {**settings, "num_layers": 2})
+    with pytest.raises(ValueError, match="`num_layers` is 2 there, 3 is needed"):
+        FeatureCache(tmp_path, model=make_model())
+
+
+def test_a_model_of_fewer_layers_is_given_the_last(folder, make_model):
+    cache = FeatureCache(folder, model=make_model(num_recurrent_steps=2))
+    assert torch.equal(cache.video("v"), video_states()[:, -2:])
+    assert torch.equal(cache.query("q", TEXT), text_states()[:, -2:])
 
 
 def test_another_frame_rate_is_refused(folder):

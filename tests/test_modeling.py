@@ -35,6 +35,7 @@ CONFIGURATIONS = {
     "mean": {"layer_fusion": "mean"},
     "three_layers": {"num_temporal_layers": 3},
     "one_step": {"num_recurrent_steps": 1},
+    "without_tuning": {"method": "none", "num_recurrent_steps": 1},
     "no_calibration": {"use_video_calibration": False, "use_layer_calibration": False},
 }
 
@@ -555,7 +556,9 @@ def test_a_clip_without_some_of_its_weights_is_refused(saved_model, clip_folder,
 
 
 def test_a_checkpoint_without_some_of_its_weights_is_refused(saved_model):
-    edit_weights(saved_model / "model.safetensors", lambda weights: weights.pop("grounding_head.boundary_head.conv1.bias"))
+    edit_weights(
+        saved_model / "model.safetensors", lambda weights: weights.pop("grounding_head.boundary_head.conv1.bias")
+    )
     with pytest.raises(ValueError, match=r"lacks 1 weights, such as \['grounding_head.boundary_head.conv1.bias'\]"):
         R2TuningForVideoGrounding.from_pretrained(saved_model)
 
@@ -623,7 +626,9 @@ def test_native_lora_adapters_are_trained_saved_and_loaded(tiny_model, saved_mod
 LEARNED_MODULES = ["r2_block", "pyramid", "text_pooling", "classification_head", "boundary_head"]
 
 
-@pytest.mark.parametrize("learned", [None, LEARNED_MODULES, ["r2_block", "grounding_head"]], ids=["lora", "modules", "head"])
+@pytest.mark.parametrize(
+    "learned", [None, LEARNED_MODULES, ["r2_block", "grounding_head"]], ids=["lora", "modules", "head"]
+)
 def test_peft_models_are_trained_saved_and_loaded(saved_model, tmp_path, learned):
     model = get_peft_model(R2TuningForVideoGrounding.from_pretrained(saved_model), lora(modules_to_save=learned))
     config = model.base_model.model.config

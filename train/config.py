@@ -49,6 +49,10 @@ class TrainingConfig:
     train_split: str = option("split to train on", "train")
     eval_split: str | None = option("split to evaluate on; none = no evaluation", "val")
     clip: str = option("frozen CLIP, a folder or a name on the Hub", DEFAULT_CLIP)
+    method: Literal["r2_tuning", "none"] = option(
+        "what is learned [Table 9]: the R2 block, or without any tuning of CLIP the pyramid and heads alone",
+        "r2_tuning",
+    )
     model: dict = option("fields of R2TuningConfig that differ from the benchmark's and the preset's", factory=dict)
     post_processing: dict = option("fields of the processor likewise: nms, nms_threshold, round_to", factory=dict)
     loss_recipe: Literal["released", "paper"] = option(

@@ -51,7 +51,8 @@ class FeatureCache:
 
     Args:
         folder: The cache.
-        model: The model that is to read the features; `None` = any, then nothing is compared.
+        model: The model that is to read the features; `None` = any, then nothing is compared. One that reads fewer of
+            CLIP's layers than a cache of ours holds is given the last ones.
         fps: Frames per second that are expected; `None` = any. One frame per annotated clip is no matter of choice.
         check: Compare checksums: each file is read wholly when this object reads it first. `False`: only what the
             header says, so that a part of a long video is read without the rest.
@@ -79,7 +80,8 @@ class FeatureCache:
             return
         wanted = {"format": FORMAT, "store": "features"}
         if model is not None:
-            wanted |= {"clip_weights": fingerprint(model), "num_layers": model.config.num_recurrent_steps}
+            enough = max(model.config.num_recurrent_steps, self.settings.get("num_layers", 0))
+            wanted |= {"clip_weights": fingerprint(model), "num_layers": enough}
         if fps is not None and self.settings.get("fps") != ONE_PER_CLIP:
             wanted["fps"] = float(fps)
         compare_settings(self.folder, self.settings, wanted)
@@ -125,7 +127,7 @@ class FeatureCache:
         if any(found.get(name) != value for name, value in wanted.items()):
             raise ValueError(f"'{path}' belongs to another cache or to another id. {AGAIN}")
         self._checked.add(path)
-        return states
+        return states if self._config is None else states[:, -self._config.num_recurrent_steps :]
 
     def _video_shape(self) -> tuple[int, ...] | None:
         if self._config is None:

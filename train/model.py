@@ -36,6 +36,7 @@ def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
 def model_fields(config: TrainingConfig) -> dict[str, Any]:
     """Fields of `R2TuningConfig`: those of the benchmark, then those of the run."""
     fields = {"clip_model_name_or_path": _clip_name(config), "loss_recipe": config.loss_recipe}
+    fields |= {"method": config.method} | ({"num_recurrent_steps": 1} if config.method == "none" else {})
     if config.benchmark in BENCHMARKS:
         settings = BENCHMARKS[config.benchmark]
         names = ("fps", "dropout", "window_sec", "saliency_loss_weight")
