@@ -1,7 +1,8 @@
 """Reading Moving Shapes, the benchmark that `python -m dataset_scripts.moving_shapes` generates, into the schema.
 
 What to know of it:
-- Queries are in the form of QVHighlights; the family of a query is its domain. Moments lie on quarters of a second,
+- Queries are in the form of QVHighlights; the family of a query is its domain. The parts "main" and "hard" may be asked
+  for in place of a family. Moments lie on quarters of a second,
   mostly on whole seconds.
 - "test_unseen" asks for combinations of colour and shape that are in no other split.
 - Titles and the importance of shots, as in TVSum, are a benchmark of their own, `moving_shapes_summary`.
@@ -15,16 +16,20 @@ from .builder import BenchmarkBuilder, BenchmarkConfig
 from .cleaning import CLIP_SEC, HIGHEST_TVSUM_SCORE, LOWEST_TVSUM_SCORE, Report
 from .features import FEATURES
 from .moment_lines import read_moment_lines
-from .moving_shapes_queries import QUERIES_PER_VIDEO
+from .moving_shapes_queries import HARD_FAMILIES, MAIN_FAMILIES, QUERIES_PER_VIDEO
 from .moving_shapes_scenes import SPLITS
 from .reading import Record, parse_json, read_lines
 from .videos import VideoFolder
 
 
-class MovingShapes(BenchmarkBuilder):
-    """Builder of the queries of Moving Shapes; a family or all."""
+PARTS = {"all": tuple(QUERIES_PER_VIDEO), "main": MAIN_FAMILIES, "hard": HARD_FAMILIES}
+PARTS |= {family: (family,) for family in QUERIES_PER_VIDEO}
 
-    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in ("all", *QUERIES_PER_VIDEO)]
+
+class MovingShapes(BenchmarkBuilder):
+    """Builder of the queries of Moving Shapes; a family, the main or the hard part, or all."""
+
+    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in PARTS]
     DEFAULT_CONFIG_NAME = "all"
     FILES = {split: (f"moving_shapes_{split}.jsonl",) for split in SPLITS}
     TRAINING_FPS = 1
@@ -37,10 +42,10 @@ class MovingShapes(BenchmarkBuilder):
     def read_examples(
         self, path: str, split: str, videos: VideoFolder, report: Report
     ) -> Iterator[tuple[Record, dict]]:
-        """Yield the queries of the chosen family."""
+        """Yield the queries of the chosen part."""
         for record, example in read_moment_lines(path, split, report):
             domain = record.text("domain", f"one of {', '.join(QUERIES_PER_VIDEO)}")
-            if self.config.name in ("all", domain):
+            if domain in PARTS[self.config.name]:
                 yield record, {**example, "domain": domain, "task": ["moment_retrieval", "highlight_detection"]}
 
 
@@ -82,4 +87,4 @@ def _read_summary(record: Record) -> dict:
     }
 
 
-__all__ = ["MovingShapes", "MovingShapesSummary"]
+__all__ = ["PARTS", "MovingShapes", "MovingShapesSummary"]

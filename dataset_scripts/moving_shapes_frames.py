@@ -114,6 +114,27 @@ class ShownObject:
             return None
         return AXES[axis][int(value > 0.5)]
 
+    @property
+    def facts(self) -> frozenset[str]:
+        """All that can be said of it."""
+        facts = (self.color, self.shape, self.size, self.side("x"), self.side("y"), self.action)
+        return frozenset(fact for fact in facts if fact)
+
+
+@dataclass(frozen=True)
+class Clause:
+    """What a caption says of one object.
+
+    Args:
+        index: Of the object.
+        text: A query that it answers.
+        facts: What the text says of it; true of any object of whose facts they are a part.
+    """
+
+    index: int
+    text: str
+    facts: frozenset[str]
+
 
 @dataclass(frozen=True)
 class CaptionedFrame:
@@ -122,11 +143,13 @@ class CaptionedFrame:
     Args:
         image: `(size, size, 3)` uint8 RGB.
         captions: Several wordings; number i of a variant differs in one word from number i of its original.
-        objects: All that is shown, in the order of drawing; empty for a pair of pictures.
+        clauses: Those of each caption, one for each object.
+        objects: All that is shown, in the order of drawing; empty for a pair of pictures, as are the clauses.
     """
 
     image: np.ndarray
     captions: tuple[str, ...]
+    clauses: tuple[tuple[Clause, ...], ...]
     objects: tuple[ShownObject, ...]
 
 
@@ -193,6 +216,15 @@ class Wording:
         phrase = _phrases(item, self.topic)[self.phrase]
         return phrase.format(a=a, sized=sized, size=item.size, side=side.get(self.topic))
 
+    def clause(self, item: ShownObject) -> Clause:
+        """The clause with what it says."""
+        facts = {item.color, item.shape}
+        if self.sized or self.topic == "size":
+            facts.add(item.size)
+        facts |= {item.side(axis) for axis in AXES if self.topic in (axis, "corner")}
+        facts |= {item.action} if self.topic == "action" else set()
+        return Clause(self.index, self.say(item), frozenset(facts))
+
 
 def _phrases(item: ShownObject, topic: str) -> tuple[str, ...]:
     if topic == "action":
@@ -219,10 +251,11 @@ def _make_single(random: np.random.Generator, settings: FrameSettings) -> list[C
         scenes.append(replace(scene, objects=(*scene.objects[:changed], item, *scene.objects[changed + 1 :])))
     shown = [_show(scene, number) for scene in scenes]
     wordings = [_draw_wordings(random, shown[0], changed, topic) for _ in range(settings.num_captions)]
-    return [
-        CaptionedFrame(_render(scene, number, settings), tuple(_tell(words, objects) for words in wordings), objects)
-        for scene, objects in zip(scenes, shown, strict=True)
-    ]
+    frames = []
+    for scene, objects in zip(scenes, shown, strict=True):
+        captions, clauses = zip(*(_tell(words, objects) for words in wordings), strict=True)
+        frames.append(CaptionedFrame(_render(scene, number, settings), captions, clauses, objects))
+    return frames
 
 
 def _pose(item: SceneObject, number: int) -> Pose:
@@ -257,13 +290,15 @@ def _draw_article(random: np.random.Generator) -> str:
     return ("the", "a")[random.integers(2)]
 
 
-def _tell(wordings: list[Wording], shown: tuple[ShownObject, ...]) -> str:
-    """The caption."""
+def _tell(wordings: list[Wording], shown: tuple[ShownObject, ...]) -> tuple[str, tuple[Clause, ...]]:
+    """The caption and its clauses."""
     if wordings[0].topic != "together":
-        return " and ".join(wording.say(shown[wording.index]) for wording in wordings)
+        clauses = tuple(wording.clause(shown[wording.index]) for wording in wordings)
+        return " and ".join(clause.text for clause in clauses), clauses
     bare = [replace(wording, topic="presence", phrase=0) for wording in wordings]
-    a, b = (wording.say(shown[wording.index]) for wording in bare)
-    return COPRESENCE_PHRASES[wordings[0].phrase].format(a=a, b=b)
+    clauses = tuple(wording.clause(shown[wording.index]) for wording in bare)
+    a, b = (clause.text for clause in clauses)
+    return COPRESENCE_PHRASES[wordings[0].phrase].format(a=a, b=b), clauses
 
 
 # ---- its variant ---------------------------------------------------------------------------------------------------
@@ -400,7 +435,7 @@ def _make_pair(random: np.random.Generator, settings: FrameSettings) -> list[Cap
         for _ in range(settings.num_captions)
     ]
     return [
-        CaptionedFrame(_render_pair(pair, scene, settings), tuple(pair.tell(wording) for wording in wordings), ())
+        CaptionedFrame(_render_pair(pair, scene, settings), tuple(map(pair.tell, wordings)), ((),) * len(wordings), ())
         for pair in pairs
     ]
 
@@ -424,4 +459,4 @@ def _render_pair(pair: Pair, scene: Scene, settings: FrameSettings) -> np.ndarra
     return np.concatenate(halves, axis=1).astype(np.uint8)
 
 
-__all__ = ["CaptionedFrame", "FrameSettings", "ShownObject", "iter_captioned_frames"]
+__all__ = ["CaptionedFrame", "Clause", "FrameSettings", "ShownObject", "iter_captioned_frames"]

@@ -5,6 +5,8 @@
 - Separability of words in the frozen text tower: cosine between different words in the same sentence.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from transformers import CLIPModel, CLIPTokenizer
@@ -77,9 +79,8 @@ def probe_tokens(states: torch.Tensor, objects: list[tuple[ShownObject, ...]]) -
         states: `(num_pictures, num_tokens, hidden)`, of one layer.
         objects: What each picture shows.
     """
-    side = round((states.shape[1] - 1) ** 0.5)
     shown = [(picture, item) for picture, items in enumerate(objects) for item in items]
-    cells = [1 + min(int(item.y * side), side - 1) * side + min(int(item.x * side), side - 1) for _, item in shown]
+    cells = object_cells([item for _, item in shown], round((states.shape[1] - 1) ** 0.5))
     features = states[[picture for picture, _ in shown], cells].double()
     features = (features - features.mean(dim=0)) / (features.std(dim=0) + 1e-6)
     features = torch.cat([features, torch.ones(len(features), 1)], dim=1)
@@ -102,6 +103,12 @@ def probe_tokens(states: torch.Tensor, objects: list[tuple[ShownObject, ...]]) -
     }
 
 
+def object_cells(objects: Sequence[ShownObject], side: int) -> torch.Tensor:
+    """`(num_objects,)`, the token of the patch at each object's centre, of `1 + side * side` tokens, CLS first."""
+    rows, columns = ([min(int(getattr(item, axis) * side), side - 1) for item in objects] for axis in ("y", "x"))
+    return 1 + side * torch.tensor(rows) + torch.tensor(columns)
+
+
 def measure_words(clip: CLIPModel, tokenizer: CLIPTokenizer) -> dict[str, float]:
     """Mean and highest cosine between different query words at the same place of the same sentence."""
     inputs = tokenizer([SENTENCE.format(word=word) for word in vocabulary()], return_tensors="pt")
@@ -111,4 +118,4 @@ def measure_words(clip: CLIPModel, tokenizer: CLIPTokenizer) -> dict[str, float]
     return {"mean_cosine": cosines.mean().item(), "highest_cosine": cosines.max().item()}
 
 
-__all__ = ["accept_clip", "measure_retrieval", "measure_words", "probe_tokens"]
+__all__ = ["accept_clip", "measure_retrieval", "measure_words", "object_cells", "probe_tokens"]

@@ -1,10 +1,14 @@
 """Train a small CLIP from scratch on single pictures of Moving Shapes, to be frozen and used as any CLIP.
 
-python train/pretrain_clip.py OUT --steps 2000
+python train/pretrain_clip.py OUT
 
 Pictures come with variants that differ in one attribute, and captions that differ in one word: so identity alone does
-not solve the task. Two contrastive losses are added: of the pooled embeddings, as in CLIP, and of tokens, in which each
-word looks for the patch that fits it best (FILIP, arXiv 2111.07783): it is on patches that R²-Tuning relies.
+not solve the task. Two contrastive losses are added: of whole pictures and captions, as in CLIP, and of regions and
+clauses, as in RegionCLIP (arXiv 2112.09106): the patch at the centre of an object and what the caption says of it. It
+is on patches that R²-Tuning relies.
+
+Three choices of the first weights save most of the training that a vision transformer needs to see shape and place:
+patches are whitened, positions are waves of the size of the content, and attention begins with what is alike and near.
 """
 
 import argparse
@@ -29,14 +33,19 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
-from dataset_scripts.moving_shapes_frames import FrameSettings, ShownObject, iter_captioned_frames
+from dataset_scripts.moving_shapes_frames import Clause, FrameSettings, ShownObject, iter_captioned_frames
 from dataset_scripts.moving_shapes_queries import vocabulary
 from dataset_scripts.moving_shapes_scenes import SEEN
-from train.clip_acceptance import accept_clip
+from train.clip_acceptance import accept_clip, object_cells
 
 
-IMAGE_SIZE, PATCH_SIZE, WIDTH, NUM_LAYERS, NUM_HEADS = 64, 8, 128, 4, 4
+IMAGE_SIZE, PATCH_SIZE, NUM_LAYERS, NUM_HEADS = 64, 8, 4, 4
+VISION_WIDTH, TEXT_WIDTH = 128, 64
 TOKEN_STD = 0.5  # of the word embeddings: large, so that words stay apart in the frozen tower
+POSITION_SCALE = 2.0  # whitened patches have a variance of 1
+ATTENTION_STD = 0.085  # of queries and keys: a token's own place begins with most of its attention
+PIXEL_NOISE = 0.02  # variance below which whitening amplifies nothing
+WHITENED_PICTURES = 2000
 FRAMES = FrameSettings(size=IMAGE_SIZE, combinations=SEEN, pair_share=0.12, num_captions=4, variants=True)
 FRAMES_AT_ONCE = 500
 MAX_GRADIENT_NORM = 1.0
@@ -50,11 +59,13 @@ class Pictures(NamedTuple):
     Attributes:
         images: `(num_pictures, size, size, 3)` uint8.
         captions: Several wordings of each; those of a variant differ in one word.
+        clauses: What each wording says of each object; nothing for pairs of pictures.
         objects: What each shows; none for pairs of pictures.
     """
 
     images: np.ndarray
     captions: list[tuple[str, ...]]
+    clauses: list[tuple[tuple[Clause, ...], ...]]
     objects: list[tuple[ShownObject, ...]]
 
 
@@ -67,6 +78,7 @@ def draw_pictures(seed: int, number: int, processes: int) -> Pictures:
     return Pictures(
         np.stack([frame.image for frame in frames]),
         [frame.captions for frame in frames],
+        [frame.clauses for frame in frames],
         [frame.objects for frame in frames],
     )
 
@@ -93,26 +105,59 @@ def make_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer({token: index for index, token in enumerate(tokens)}, merges, model_max_length=77)
 
 
-def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """A small CLIP with random weights; positions start as two-dimensional waves of the size of the content."""
+def make_clip(tokenizer: CLIPTokenizer, pixels: torch.Tensor) -> CLIPModel:
+    """A small CLIP whose weights are random but for patches, positions and where attention begins.
+
+    Args:
+        tokenizer: Its tokenizer.
+        pixels: `(num_pictures, 3, size, size)`, normalised, to whiten patches by.
+    """
     sizes = {
-        "hidden_size": WIDTH,
-        "intermediate_size": 4 * WIDTH,
         "num_hidden_layers": NUM_LAYERS,
         "num_attention_heads": NUM_HEADS,
         "hidden_act": "gelu",  # quick_gelu is slow on a CPU
     }
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = CLIPConfig(
-        vision_config={**sizes, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE},
-        text_config={**sizes, **ids, "vocab_size": len(tokenizer)},
-        projection_dim=WIDTH,
+        vision_config={
+            **sizes,
+            "hidden_size": VISION_WIDTH,
+            "intermediate_size": 4 * VISION_WIDTH,
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH_SIZE,
+        },
+        text_config={
+            **sizes,
+            **ids,
+            "hidden_size": TEXT_WIDTH,
+            "intermediate_size": 4 * TEXT_WIDTH,
+            "vocab_size": len(tokenizer),
+        },
+        projection_dim=VISION_WIDTH,
     )
     clip = CLIPModel._from_config(config, attn_implementation="eager")  # the fastest at this size on a CPU
+    embeddings = clip.vision_model.embeddings
     with torch.no_grad():
-        clip.vision_model.embeddings.position_embedding.weight[1:] = position_code(IMAGE_SIZE // PATCH_SIZE, WIDTH)
+        embeddings.patch_embedding.weight.copy_(whitening_filters(pixels))
+        code = position_code(IMAGE_SIZE // PATCH_SIZE, VISION_WIDTH)
+        embeddings.position_embedding.weight[1:] = POSITION_SCALE * code
+        for layer in clip.vision_model.encoder.layers:
+            layer.self_attn.q_proj.weight.normal_(0, ATTENTION_STD)
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
         clip.text_model.embeddings.token_embedding.weight.normal_(0, TOKEN_STD)
     return clip
+
+
+def whitening_filters(pixels: torch.Tensor) -> torch.Tensor:
+    """Filters `(VISION_WIDTH, 3, PATCH_SIZE, PATCH_SIZE)`: the strongest components of patches, at equal strength.
+
+    With random filters the colour of a patch drowns its edges, by which shapes are told apart.
+    """
+    patches = F.unfold(pixels, PATCH_SIZE, stride=PATCH_SIZE).transpose(1, 2).flatten(0, 1)
+    patches = (patches - patches.mean(dim=0)).double()
+    variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))  # in ascending order
+    filters = (components / (variances + PIXEL_NOISE).sqrt()).T.flip(0)[:VISION_WIDTH]
+    return filters.float().unflatten(1, (3, PATCH_SIZE, PATCH_SIZE))
 
 
 def position_code(side: int, width: int) -> torch.Tensor:
@@ -124,6 +169,14 @@ def position_code(side: int, width: int) -> torch.Tensor:
     return torch.cat([rows, columns], dim=2).flatten(0, 1)
 
 
+def normalize(images: np.ndarray, image_processor: CLIPImageProcessor) -> torch.Tensor:
+    """From `(num_pictures, size, size, 3)` uint8 to `(num_pictures, 3, size, size)`, as the image processor does it."""
+    mean, std = (
+        torch.tensor(value)[:, None, None] for value in (image_processor.image_mean, image_processor.image_std)
+    )
+    return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
+
+
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
@@ -133,28 +186,59 @@ def contrast(similarity: torch.Tensor) -> torch.Tensor:
     return (F.cross_entropy(similarity, right) + F.cross_entropy(similarity.T, right)) / 2
 
 
-def clip_loss(clip: CLIPModel, pixels: torch.Tensor, text: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Contrast of the pooled embeddings and of the tokens.
+class Batch(NamedTuple):
+    """What a step sees.
 
-    Args:
-        clip: The model.
-        pixels: `(n, 3, height, width)`.
-        text: `input_ids` and `attention_mask` of the `n` captions.
+    Attributes:
+        pixels: `(num_pictures, 3, size, size)`, normalised.
+        captions: `input_ids` and `attention_mask` of the pictures' captions.
+        clauses: The same of their clauses.
+        pictures: `(num_clauses,)`, which picture a clause is about.
+        cells: `(num_clauses,)`, token of the patch at the centre of the object that it is about.
+        true: `(num_clauses, num_clauses)`, whether a clause, by column, is true of the object that another, by row, is
+            about.
+    """
+
+    pixels: torch.Tensor
+    captions: dict[str, torch.Tensor]
+    clauses: dict[str, torch.Tensor]
+    pictures: torch.Tensor
+    cells: torch.Tensor
+    true: torch.Tensor
+
+
+def clip_loss(clip: CLIPModel, batch: Batch) -> torch.Tensor:
+    """Contrast of pictures with captions, and of regions with clauses.
+
+    A clause that happens to be true of another region is no negative of it.
     """
     with torch.autocast("cpu", torch.bfloat16):
-        vision = clip.vision_model(pixels).last_hidden_state
-        image = F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(vision)).float(), dim=-1)
-        states = clip.text_model(text["input_ids"]).last_hidden_state
-        words = F.normalize(clip.text_projection(states).float(), dim=-1)
-    last = text["attention_mask"].sum(dim=1) - 1
-    pooled = words[torch.arange(len(words)), last]
-    inner = text["attention_mask"].clone().float()
-    inner[:, 0] = 0
-    inner[torch.arange(len(inner)), last] = 0  # only the words between start and end
-    best = torch.einsum("ipc,jlc->ijlp", image[:, 1:], words).amax(dim=-1)  # (images, texts, length)
-    by_word = (best * inner).sum(dim=-1) / inner.sum(dim=-1)
+        states = clip.vision_model(batch.pixels).last_hidden_state
+        tokens = F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(states)).float(), dim=-1)
+        captions, clauses = (embed_texts(clip, texts) for texts in (batch.captions, batch.clauses))
     scale = clip.logit_scale.exp().clamp(max=100)
-    return contrast(scale * image[:, 0] @ pooled.T) + contrast(scale * by_word)
+    regions = scale * tokens[batch.pictures, batch.cells] @ clauses.T
+    others = ~torch.eye(len(regions), dtype=torch.bool)
+    return contrast(scale * tokens[:, 0] @ captions.T) + contrast(
+        regions.masked_fill(batch.true & others, float("-inf"))
+    )
+
+
+def embed_texts(clip: CLIPModel, texts: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Unit vectors `(num_texts, projection_dim)`."""
+    states = clip.text_model(texts["input_ids"]).last_hidden_state
+    last = texts["attention_mask"].sum(dim=1) - 1
+    return F.normalize(clip.text_projection(states[torch.arange(len(states)), last]).float(), dim=-1)
+
+
+def truth(clauses: list[Clause], objects: list[ShownObject]) -> torch.Tensor:
+    """`(num_objects, num_clauses)`, whether each clause is true of each object."""
+    names = sorted(set().union(*(item.facts for item in (*clauses, *objects))))
+    said, seen = (
+        torch.tensor([[name in item.facts for name in names] for item in items], dtype=torch.float32)
+        for items in (clauses, objects)
+    )
+    return seen @ said.T == said.sum(dim=1)
 
 
 class Trainer:
@@ -181,25 +265,38 @@ class Trainer:
         batch_size: int,
         learning_rate: float,
     ):
-        self.clip, self.tokenizer, self.pictures = clip, tokenizer, pictures
+        self.clip, self.tokenizer, self.image_processor, self.pictures = clip, tokenizer, image_processor, pictures
         self.random = np.random.default_rng(seed)
         self.batch_size, self.learning_rate = batch_size, learning_rate
-        self.mean = torch.tensor(image_processor.image_mean)[:, None, None]
-        self.std = torch.tensor(image_processor.image_std)[:, None, None]
         self.optimizer = torch.optim.AdamW(clip.parameters(), weight_decay=0.05, betas=(0.9, 0.98))
 
-    def pixels(self, images: np.ndarray) -> torch.Tensor:
-        """From `(n, size, size, 3)` uint8 to normalised `(n, 3, size, size)`."""
-        return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - self.mean) / self.std
+    def draw_batch(self) -> Batch:
+        """Pictures drawn at random, their variants, and one wording of each."""
+        first = 2 * self.random.choice(len(self.pictures.images) // 2, self.batch_size // 2, replace=False)
+        wording = self.random.integers(FRAMES.num_captions, size=len(first))
+        chosen = [(index + variant, w) for variant in (0, 1) for index, w in zip(first, wording, strict=True)]
+        said = [
+            (picture, clause, self.pictures.objects[index][clause.index])
+            for picture, (index, w) in enumerate(chosen)
+            for clause in self.pictures.clauses[index][w]
+        ]
+        pictures, clauses, objects = zip(*said, strict=True)
+        return Batch(
+            normalize(self.pictures.images[[index for index, _ in chosen]], self.image_processor),
+            self.tokenize([self.pictures.captions[index][w] for index, w in chosen]),
+            self.tokenize([clause.text for clause in clauses]),
+            torch.tensor(pictures),
+            object_cells(objects, IMAGE_SIZE // PATCH_SIZE),
+            truth(clauses, objects),
+        )
+
+    def tokenize(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask`, padded."""
+        return self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
 
     def step(self) -> float:
         """One step; returns the loss."""
-        first = 2 * self.random.choice(len(self.pictures.images) // 2, self.batch_size // 2, replace=False)
-        wording = self.random.integers(FRAMES.num_captions, size=len(first))
-        indices, wording = np.concatenate([first, first + 1]), np.concatenate([wording, wording])
-        captions = [self.pictures.captions[index][w] for index, w in zip(indices, wording, strict=True)]
-        text = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
-        loss = clip_loss(self.clip, self.pixels(self.pictures.images[indices]), text)
+        loss = clip_loss(self.clip, self.draw_batch())
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.clip.parameters(), MAX_GRADIENT_NORM)
@@ -251,11 +348,12 @@ def pretrain(
     tokenizer = make_tokenizer()
     crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     image_processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop)
-    clip = make_clip(tokenizer)
+    clip = make_clip(tokenizer, normalize(seen.images[: 2 * WHITENED_PICTURES : 2], image_processor))
     options = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
     trainer = Trainer(clip, tokenizer, image_processor, seen, **options)
     losses = trainer.run(steps)
-    measured = accept_clip(clip.eval(), tokenizer, trainer.pixels(unseen.images), unseen.captions, unseen.objects)
+    pixels = normalize(unseen.images, image_processor)
+    measured = accept_clip(clip.eval(), tokenizer, pixels, unseen.captions, unseen.objects)
     for part in (clip, tokenizer, image_processor):
         part.save_pretrained(output)
     document = {"steps": steps, "pictures": pictures, **options, "loss": float(np.mean(losses[-LOSSES:])), **measured}
@@ -269,11 +367,11 @@ def main():
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder to write CLIP, tokenizer and image processor to")
-    parser.add_argument("--steps", type=int, default=2000, help="steps of training (default: 2000)")
+    parser.add_argument("--steps", type=int, default=3000, help="steps of training (default: 3000)")
     parser.add_argument("--pictures", type=int, default=30_000, help="pictures, each with a variant (default: 30000)")
     parser.add_argument("--held-out", type=int, default=1500, help="pictures for the measurements (default: 1500)")
-    parser.add_argument("--batch-size", type=int, default=128, help="pictures of a step (default: 128)")
-    parser.add_argument("--learning-rate", type=float, default=5e-4, help="at its highest (default: 0.0005)")
+    parser.add_argument("--batch-size", type=int, default=96, help="pictures of a step (default: 96)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="at its highest (default: 0.001)")
     parser.add_argument("--seed", type=int, default=7, help="of pictures, weights and batches (default: 7)")
     parser.add_argument("--processes", type=int, default=2, help="processes that draw (default: 2)")
     sys.stdout.write(json.dumps(pretrain(**vars(parser.parse_args())), indent=2) + "\n")

@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
-from dataset_scripts import load_vtg_dataset
+from dataset_scripts import BUILDERS, load_vtg_dataset
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.checkpoints_r2tuning import DEFAULT_CLIP, check_model_type
 from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
@@ -37,6 +37,8 @@ from train.frame_store import FrameStore, frame_settings
 logger = logging.getLogger("train.run_feature_extraction")  # also when it is run as a script
 processor_logger = logging.getLogger("modeling_r2tuning.processing_r2tuning")
 
+FRAME_RATES = {name: settings.fps for name, settings in BENCHMARKS.items()}
+FRAME_RATES |= dict.fromkeys(("moving_shapes", "moving_shapes_summary"), 1.0)
 DONE, SOME_FAILED, ERROR = 0, 1, 2
 INTERRUPTED = 130
 PER_CLIP_BENCHMARK = "youtube_highlights"
@@ -168,7 +170,7 @@ def load_processor(args: argparse.Namespace) -> R2TuningProcessor:
         CLIPImageProcessor.from_pretrained(args.clip),
         CLIPTokenizer.from_pretrained(args.clip),
     )
-    return R2TuningProcessor(image_processor, tokenizer, fps=args.fps or BENCHMARKS[args.benchmark].fps)
+    return R2TuningProcessor(image_processor, tokenizer, fps=args.fps or FRAME_RATES[args.benchmark])
 
 
 def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
@@ -249,14 +251,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_data_arguments(group: Any) -> None:
     """Arguments that choose videos and queries."""
-    group.add_argument("--benchmark", required=True, choices=tuple(BENCHMARKS), help="the benchmark")
+    group.add_argument("--benchmark", required=True, choices=tuple(BUILDERS), help="the benchmark")
     group.add_argument(
         "--split",
         action="append",
-        choices=("train", "val", "test"),
+        choices=("train", "val", "test", "test_unseen"),
         help="a split; may be given several times (default: all whose annotations are there)",
     )
-    group.add_argument("--domain", help="one domain of YouTube Highlights or TVSum (default: all)")
+    group.add_argument("--domain", help="one domain of YouTube Highlights, TVSum or Moving Shapes (default: all)")
     group.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
     group.add_argument(
         "--video-dir", type=Path, required=True, metavar="DIR", help="folder of the videos, searched with its folders"
@@ -289,9 +291,7 @@ def add_clip_arguments(group: Any) -> None:
         metavar="DIR_OR_REPO",
         help="an R2-Tuning checkpoint that is to read the features: it settles CLIP, K and the frame rate",
     )
-    rates = ", ".join(
-        f"{name} {settings.fps:g}" for name, settings in BENCHMARKS.items() if name != PER_CLIP_BENCHMARK
-    )
+    rates = ", ".join(f"{name} {fps:g}" for name, fps in FRAME_RATES.items() if name != PER_CLIP_BENCHMARK)
     group.add_argument(
         "--fps",
         type=positive(float),
