@@ -17,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=["modeling_r2tuning", "dataset_scripts", "dataset_scripts.metrics", "hub_cards"],
-    package_data={"hub_cards": ["*"]},
+    package_data={"hub_cards": ["*"], "modeling_r2tuning": ["default_model/*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",  # what transformers 5 asks for; the tests ran with 2.13

@@ -24,23 +24,17 @@ from transformers.utils import logging as transformers_logging
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
 from dataset_scripts import load_vtg_dataset  # noqa: E402 (behind the line above)
-from dataset_scripts.metrics import compute_scores  # noqa: E402
 from dataset_scripts.moving_shapes_builder import PARTS  # noqa: E402
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor  # noqa: E402
 from train.feature_cache import FeatureCache  # noqa: E402
 from train.predictions import predict  # noqa: E402
+from train.run_evaluation import PART_COLUMNS, score_parts  # noqa: E402
 
 
 CLIP_SEC = 2.0
 FPS = 1.0
 NUM_WINDOWS = 10  # of an answer without training, the best first
 MOST_OVERLAP = 0.5  # between two of them
-COLUMNS = {
-    "R1@0.5": "MR-full-R1@0.5",
-    "R1@0.7": "MR-full-R1@0.7",
-    "mAP": "MR-full-mAP",
-    "HIT@1": "HL-min-VeryGood-Hit1",
-}
 Windows = list[list[float]]
 Row = dict[str, Any]
 
@@ -64,17 +58,6 @@ def main() -> None:
         args.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def score_parts(predictions: list[Row], rows: list[Row]) -> dict[str, dict[str, float]]:
-    """The columns of the table for each part and family."""
-    by_qid = {prediction["qid"]: prediction for prediction in predictions}
-    scores = {}
-    for part, families in PARTS.items():
-        some = [row for row in rows if row["domain"] in families]
-        brief = compute_scores("moving_shapes", [by_qid[row["qid"]] for row in some if row["qid"] in by_qid], some)
-        scores[part] = {column: brief["brief"][key] for column, key in COLUMNS.items()}
-    return scores
-
-
 def count_parts(rows: list[Row]) -> dict[str, int]:
     """Queries of each part and family."""
     return {part: sum(row["domain"] in families for row in rows) for part, families in PARTS.items()}
@@ -82,7 +65,7 @@ def count_parts(rows: list[Row]) -> dict[str, int]:
 
 def format_table(scores: dict[str, dict[str, dict[str, float]]]) -> str:
     """A table in Markdown; a cell holds the four columns."""
-    lines = [f"| {' / '.join(COLUMNS)} | {' | '.join(PARTS)} |", f"|{'---|' * (len(PARTS) + 1)}"]
+    lines = [f"| {' / '.join(PART_COLUMNS)} | {' | '.join(PARTS)} |", f"|{'---|' * (len(PARTS) + 1)}"]
     for name, parts in scores.items():
         cells = (" / ".join(f"{value:.1f}" for value in columns.values()) for columns in parts.values())
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -8,7 +8,7 @@ from .convert_r2tuning_checkpoint import convert_original_checkpoint
 from .encoding_r2tuning import EncodedVideo
 from .heads_r2tuning import VideoGroundingOutput
 from .modeling_r2tuning import R2TuningForVideoGrounding
-from .pipeline_r2tuning import VideoGroundingPipeline, save_checkpoint
+from .pipeline_r2tuning import DEFAULT_MODEL, VideoGroundingPipeline, save_checkpoint
 from .processing_r2tuning import R2TuningProcessor
 from .video_io_r2tuning import load_video_frames
 
@@ -21,11 +21,14 @@ AutoProcessor.register(R2TuningConfig, R2TuningProcessor)
 R2TuningConfig.register_for_auto_class()
 R2TuningForVideoGrounding.register_for_auto_class("AutoModel")
 R2TuningProcessor.register_for_auto_class()
-PIPELINE_REGISTRY.register_pipeline(
-    "video-grounding", pipeline_class=VideoGroundingPipeline, pt_model=AutoModel, type="multimodal"
-)
+TASK = "video-grounding"
+PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=VideoGroundingPipeline, pt_model=AutoModel, type="multimodal")
+# Behind the copy, of which every checkpoint that is saved keeps a record: the path is this machine's.
+VideoGroundingPipeline._registered_impl = {TASK: PIPELINE_REGISTRY.supported_tasks[TASK].copy()}
+PIPELINE_REGISTRY.supported_tasks[TASK]["default"] = {"model": (str(DEFAULT_MODEL), "main")}
 
 __all__ = [
+    "DEFAULT_MODEL",
     "EncodedVideo",
     "R2TuningConfig",
     "R2TuningForVideoGrounding",

@@ -1,4 +1,4 @@
-"""The command `r2tuning`: finds moments in a video, converts the authors' checkpoints, publishes checkpoints."""
+"""The command `r2tuning`: finds moments in a video, shows itself, converts and publishes checkpoints."""
 
 import argparse
 import contextlib
@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import sys
 import tempfile
 import urllib.request
@@ -25,9 +26,10 @@ from transformers.utils import logging as transformers_logging
 
 from .checkpoints_r2tuning import DEFAULT_CLIP, check_model_type, convert_to_directory, resolve_checkpoint
 from .convert_r2tuning_checkpoint import BENCHMARKS, ORIGINAL_REPOSITORY
+from .demo_r2tuning import format_comparison, format_summary, make_demo
 from .model_zoo_r2tuning import convert_all, released_models
 from .modeling_r2tuning import R2TuningForVideoGrounding
-from .pipeline_r2tuning import VideoGroundingPipeline
+from .pipeline_r2tuning import DEFAULT_MODEL, VideoGroundingPipeline
 from .plotting_r2tuning import format_time, import_figure, plot_grounding
 from .processing_r2tuning import NMS_METHODS, R2TuningProcessor
 from .publishing_r2tuning import push_checkpoint
@@ -49,17 +51,20 @@ USER_ERRORS = (
 )
 PIPELINE_OPTIONS = ("fps", "nms", "round_to", "score_threshold", "window_sec")
 MAX_MOMENTS = 50  # in the JSON file
+DEMO_SEEDS = 10**6
 PLOT_ENDINGS = (".png", ".pdf", ".svg")
 
 DESCRIPTION = """\
 Find the moments of a video that a sentence describes (R2-Tuning, arXiv 2404.00801).
 
+  r2tuning demo     see it work, on a generated video
   r2tuning ground   look for moments in a video
   r2tuning convert  turn a checkpoint of the authors' code into a folder for `--model`
   r2tuning push     publish such a folder on the Hugging Face Hub
 """
 EXAMPLES = f"""\
 examples:
+  r2tuning demo
   r2tuning ground talk.mp4 "people laugh" --model {ORIGINAL_REPOSITORY} --benchmark qvhighlights
   r2tuning ground talk.mp4 "a man opens the door" "people laugh" --model my_model --plot talk.png --clips found/
   r2tuning convert r2_tuning_tacos.pth my_model --benchmark tacos
@@ -71,6 +76,10 @@ GROUND_DESCRIPTION = """\
 Look for moments in a video. For each query a table of the best moments is printed, with the most salient times
 (highlights) and a short summary of the video as the query sees it. Times are minutes:seconds; a score is between 0
 and 1, and scores are comparable within one model only.
+"""
+DEMO_DESCRIPTION = """\
+Generate a video of moving coloured shapes that no model has seen, ask it a query of each kind, and print what is found
+beside the truth. OUT gets the video, a timeline and the best moment of each query as a clip.
 """
 CONVERT_DESCRIPTION = """\
 Turn a checkpoint of the authors' code into a folder that `r2tuning ground --model` and transformers read. The weights
@@ -143,7 +152,26 @@ def _ground(args: argparse.Namespace) -> None:
             plot_grounding(answers, video, args.plot, top=args.top)
             logger.info("wrote %s", args.plot)
         if args.clips is not None:
-            _cut_clips(answers, video, duration_sec, args)
+            _cut_clips(answers, video, duration_sec, args.clips, args.top)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    import_figure()
+    seed = secrets.randbelow(DEMO_SEEDS) if args.seed is None else args.seed
+    clips = args.output / "clips"
+    clips.mkdir(parents=True, exist_ok=True)
+    video, queries = make_demo(args.output, seed)
+    pipe = _load_pipeline(args)
+    answers = pipe(str(video), query=[query.text for query in queries])
+    _write(sys.stdout, f"{video} (--seed {seed} makes it again)")
+    for query, answer in zip(queries, answers, strict=True):
+        _write(sys.stdout, "\n" + format_comparison(query, answer, args.top))
+    _write(sys.stdout, "\n" + format_summary(queries, answers))
+    plot_grounding(
+        answers, str(video), args.output / "timeline.png", top=args.top, truths=[q.moments for q in queries]
+    )
+    logger.info("wrote %s", args.output / "timeline.png")
+    _cut_clips(answers, str(video), iter_video_frames(str(video), 1.0).duration_sec, clips, top=1)
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -240,21 +268,21 @@ def _write_json(document: dict[str, Any], path: Path) -> None:
     logger.info("wrote %s", path)
 
 
-def _cut_clips(answers: list[dict[str, Any]], video: str, duration_sec: float, args: argparse.Namespace) -> None:
+def _cut_clips(answers: list[dict[str, Any]], video: str, duration_sec: float, folder: Path, top: int) -> None:
     found = [
         (query, rank, moment["start"], min(moment["end"], duration_sec))
         for query, answer in enumerate(answers, 1)
-        for rank, moment in enumerate(answer["moments"][: args.top], 1)
+        for rank, moment in enumerate(answer["moments"][:top], 1)
     ]
     with _progress_bar("cutting clips", " clips") as progress:
         for count, (query, rank, start, end) in enumerate(found, 1):
             if start < end:
                 name = f"{Path(video).stem}_query{query}_moment{rank}_{start:.1f}-{end:.1f}s.mp4"
-                cut_clip(video, args.clips / name, start, end)
+                cut_clip(video, folder / name, start, end)
             else:
                 logger.warning("moment %d of query %d is empty and was not cut", rank, query)
             progress(count, len(found))
-    logger.info("wrote %d clips to %s", sum(start < end for *_, start, end in found), args.clips)
+    logger.info("wrote %d clips to %s", sum(start < end for *_, start, end in found), folder)
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -352,7 +380,11 @@ def _make_parser() -> argparse.ArgumentParser:
     layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = _Parser(prog="r2tuning", description=DESCRIPTION, epilog=EXAMPLES, **layout)
     parser.add_argument("--version", action="version", version=f"r2tuning {sys.modules[__package__].__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, help="ground, convert or push")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, help="demo, ground, convert or push")
+    demo = commands.add_parser(
+        "demo", help="see it work, on a generated video", description=DEMO_DESCRIPTION, **layout
+    )
+    _add_demo_arguments(demo)
     ground = commands.add_parser(
         "ground", help="look for moments in a video", description=GROUND_DESCRIPTION, epilog=_ground_epilog(), **layout
     )
@@ -373,6 +405,18 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_demo, benchmark=None, domain=None, clip=None, device=None, dtype="float32")
+    parser.add_argument(
+        "output", metavar="OUT", type=Path, nargs="?", default=Path("demo"), help="folder to write (default: demo)"
+    )
+    parser.add_argument("--seed", type=_whole, metavar="N", help="of the video (default: another one each time)")
+    parser.add_argument("--top", type=_count, default=3, metavar="N", help="moments shown per query (default: 3)")
+    parser.add_argument(
+        "--model", default=str(DEFAULT_MODEL), metavar="DIR_OR_REPO", help="default: the one of the package"
+    )
+
+
 def _add_ground_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_ground)
     parser.add_argument("video", metavar="VIDEO", help="video file, or http(s) address of one")
@@ -382,10 +426,11 @@ def _add_ground_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model",
-        required=True,
+        default=str(DEFAULT_MODEL),
         metavar="DIR_OR_REPO",
         help="a checkpoint folder or Hugging Face repository; or the authors' own files: "
-        f"{ORIGINAL_REPOSITORY} or a .pth file, with --benchmark (converted once, then cached below HF_HOME)",
+        f"{ORIGINAL_REPOSITORY} or a .pth file, with --benchmark (converted once, then cached below HF_HOME). "
+        "Default: the small model of the package, which knows generated videos of coloured shapes only",
     )
     _add_benchmark_arguments(model, required=False)
     model.add_argument(
@@ -595,6 +640,13 @@ def _count(text: str) -> int:
         if int(text) >= 1:
             return int(text)
     raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got '{text}'")
+
+
+def _whole(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if int(text) >= 0:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got '{text}'")
 
 
 def _nms_method(text: str) -> str | None:

@@ -42,6 +42,8 @@ class R2TuningConfig(PreTrainedConfig):
         layer_fusion (`"reversed"`, `"forward"`, `"single"` or `"mean"`, defaults to `"reversed"`):
             Refinement from the deepest layer to the shallowest or the other way round, the K-th layer from the end
             alone, or the mean of the last K [Figure 7].
+        initial_pooling_scale (`float`, defaults to 0.0):
+            What the weight of the spatial pooling is trained from, before its tanh; 0 lets training open it by and by.
         strides (`list[int]`, defaults to `(1, 2, 4, 8)`):
             Temporal strides of the feature pyramid in frames: rising powers of two.
         use_temporal_endpoints (`bool`, defaults to `True`):
@@ -90,6 +92,7 @@ class R2TuningConfig(PreTrainedConfig):
     attention_order: Literal["cross_self", "self_cross"] = "cross_self"
     shared_block: bool = True
     layer_fusion: Literal["reversed", "forward", "single", "mean"] = "reversed"
+    initial_pooling_scale: float | int = 0.0
     strides: list[int] | tuple[int, ...] = (1, 2, 4, 8)
     use_temporal_endpoints: bool = True
     use_moment_head: bool = True

@@ -28,6 +28,7 @@ class Results:
         original: The authors' file that it was converted from; its scores are theirs. `None` = trained by us.
         training: Of what was trained: "command", "commit", "epoch", "step", "seconds", "device", "versions" by package
             and "settings".
+        evaluations: Scores on other splits, by split and by the part of it.
     """
 
     benchmark: str
@@ -36,6 +37,7 @@ class Results:
     domain: str | None = None
     original: str | None = None
     training: dict[str, Any] | None = None
+    evaluations: dict[str, dict[str, dict[str, float | None]]] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> "Results | None":
@@ -178,6 +180,7 @@ def _to_read(training: dict[str, Any]) -> dict[str, Any]:
 
 
 __all__ = [
+    "CARDS",
     "MARKER",
     "Results",
     "is_own_card",
@@ -185,4 +188,5 @@ __all__ = [
     "read_json",
     "read_published",
     "write_model_card",
+    "write_text",
 ]

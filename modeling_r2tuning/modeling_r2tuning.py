@@ -47,7 +47,7 @@ class R2TuningPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         """Attention xavier uniform, feed-forward kaiming normal, the rest torch's defaults (the released code's)."""
         if isinstance(module, R2Block):
-            init.zeros_(module.scale)
+            init.constant_(module.scale, self.config.initial_pooling_scale)
             init.zeros_(module.gate)
             # Visited after its parts; those without parameters of their own are never visited in custom code.
             for part in module.modules():

@@ -2,13 +2,24 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from transformers import Pipeline, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import logging
 
 from .processing_r2tuning import as_video_list
 
+
+logger = logging.get_logger(__name__)
+
+DEFAULT_MODEL = Path(__file__).with_name("default_model")  # comes with the package, not with the code of a checkpoint
+DEFAULT_MODEL_LIMITS = (
+    "This is the small model that comes with the package: it knows Moving Shapes only, generated videos of coloured "
+    "shapes. For real video name a model: one of the Hub, such as one trained with train/run.py, or the authors' "
+    "yeliudev/R2-Tuning, which `r2tuning convert` turns into a folder that `model=` takes."
+)
 
 # Options of a call and the parameters they become.
 PREPROCESS = {"fps": "fps", "progress": "progress"}
@@ -31,7 +42,7 @@ class VideoGroundingPipeline(Pipeline):
     """Find the moments of a video that a sentence describes.
 
     ```python
-    pipe = pipeline("video-grounding", model="org/r2tuning-qvhl")
+    pipe = pipeline("video-grounding", model="org/r2tuning-qvhl")  # without a model: one that knows Moving Shapes only
     pipe("talk.mp4", query="people laugh")
     pipe("talk.mp4", query=["people laugh", "a man opens the door"])
     pipe([{"video": "a.mp4", "query": "people laugh"}, {"video": "b.mp4", "query": "a dog barks"}])
@@ -48,6 +59,11 @@ class VideoGroundingPipeline(Pipeline):
 
     _load_processor = True
     _load_tokenizer = _load_image_processor = _load_video_processor = _load_feature_extractor = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if os.path.abspath(self.model.name_or_path) == str(DEFAULT_MODEL.absolute()):
+            logger.warning_once(DEFAULT_MODEL_LIMITS)
 
     def __call__(self, videos: Any, query: str | list[str] | None = None, **kwargs) -> Any:
         """Ground one video or many.
@@ -133,4 +149,4 @@ def _as_item(video: Any, query: str | list[str] | None) -> dict[str, Any]:
     return item
 
 
-__all__ = ["VideoGroundingPipeline", "save_checkpoint"]
+__all__ = ["DEFAULT_MODEL", "VideoGroundingPipeline", "save_checkpoint"]

@@ -33,6 +33,7 @@ LABEL_WIDTH = 0.62  # of a moment's rank and score
 PLOT_WIDTH = WIDTH - LEFT - RIGHT
 
 CURVE_COLOR, MOMENT_COLOR, HIGHLIGHT_COLOR = "#35618f", "#d1495b", "#e09f1f"
+TRUTH_COLOR = "#3a7d44"
 TEXT_COLOR, RULE_COLOR = "#555555", "#999999"
 
 
@@ -42,8 +43,9 @@ def plot_grounding(
     path: str | os.PathLike | None = None,
     *,
     top: int = 5,
+    truths: list[list[tuple[float, float]]] | None = None,
 ) -> "Figure":
-    """Draw what was found in a video: frames on top, then for each query its saliency curve and best moments.
+    """Draw what was found in a video: frames on top, then for each query its saliency curve and best moments (Figure 6).
 
     Moments are bars, the better the more opaque, labelled with rank and score; the best one is shaded in the curve,
     where dots mark the highlights.
@@ -53,6 +55,7 @@ def plot_grounding(
         video: The video that was asked: path, bytes, binary file object or http(s) address.
         path: File to write; its ending (.png, .pdf, .svg) tells the format. `None` = none.
         top: Moments drawn for each query.
+        truths: For each answer the true moments, start and end in seconds; drawn as a line above what was found.
 
     Returns:
         The figure.
@@ -74,9 +77,12 @@ def plot_grounding(
     figure = figure_class(figsize=(WIDTH, TOP + strip_height + rows + BOTTOM))
     _draw_thumbnails(_add_row(figure, TOP, strip_height, duration_sec), frames)
     y = TOP + strip_height
-    for answer, each, lane_height in zip(answers, lanes, lane_heights, strict=True):
+    truths = [[]] * len(answers) if truths is None else truths
+    for answer, truth, each, lane_height in zip(answers, truths, lanes, lane_heights, strict=True):
         y += TITLE_HEIGHT
-        _draw_curve(_add_row(figure, y, CURVE_HEIGHT, duration_sec), answer)
+        curve = _add_row(figure, y, CURVE_HEIGHT, duration_sec)
+        _draw_curve(curve, answer)
+        _draw_truth(curve, truth)
         y += CURVE_HEIGHT
         axes = _add_row(figure, y, lane_height, duration_sec)
         _draw_moments(axes, answer["moments"], each)
@@ -193,6 +199,15 @@ def _draw_curve(axes: "Axes", answer: dict[str, Any]) -> None:
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=5, parse_math=False)
 
 
+def _draw_truth(axes: "Axes", truth: list[tuple[float, float]]) -> None:
+    """Lines along the upper edge of a curve."""
+    if truth:
+        edge = axes.get_xaxis_transform()  # x in seconds, y as a share of the height
+        axes.hlines([1.0] * len(truth), *zip(*truth, strict=True), color=TRUTH_COLOR, linewidth=5, transform=edge)
+        axes.set_xlim(*axes.get_xlim())
+        _label_row(axes, "truth", 1.0, TRUTH_COLOR)
+
+
 def _draw_moments(axes: "Axes", moments: list[dict[str, float]], lanes: list[int]) -> None:
     """Bars labelled with rank and score."""
     duration_sec = axes.get_xlim()[1]
@@ -208,7 +223,7 @@ def _draw_moments(axes: "Axes", moments: list[dict[str, float]], lanes: list[int
     _label_row(axes, "moments" if moments else "no moments", 0.5)
 
 
-def _label_row(axes: "Axes", text: str, height: float) -> None:
+def _label_row(axes: "Axes", text: str, height: float, color: str = TEXT_COLOR) -> None:
     axes.annotate(
         text,
         (0, height),
@@ -218,7 +233,7 @@ def _label_row(axes: "Axes", text: str, height: float) -> None:
         ha="right",
         va="center",
         fontsize=8,
-        color=TEXT_COLOR,
+        color=color,
     )
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_checkpoint import write_checkpoint
 from transformers import CLIPConfig, CLIPModel
 
-from examples.random_model import write_checkpoint
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 
 
@@ -102,7 +102,7 @@ def tiny_model(make_model):
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """Folder with a complete random checkpoint and `sample.mp4`, as `examples/random_model.py` writes them."""
+    """Folder with a complete random checkpoint and `sample.mp4`."""
     folder = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint(folder)
     return folder

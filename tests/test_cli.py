@@ -486,11 +486,10 @@ def test_version(capsys):
     [
         ([], "required: COMMAND (see `r2tuning --help`)"),
         (["find"], "invalid choice: 'find'"),
-        (["ground"], "required: VIDEO, QUERY, --model (see `r2tuning ground --help`)"),
-        (["ground", "talk.mp4", "a man"], "required: --model"),
+        (["ground"], "required: VIDEO, QUERY (see `r2tuning ground --help`)"),
         (["ground", "talk.mp4", "--model", "m"], "required: QUERY"),
         (["ground", "talk.mp4", "a man", "--model", "m", "--fast"], "unrecognized arguments: --fast"),
-        (["ground", "talk.mp4", "a man", "--mod", "m"], "required: --model"),
+        (["ground", "talk.mp4", "a man", "--mod", "m"], "unrecognized arguments: --mod m"),
         (["convert"], "required: ORIGINAL.pth, OUT, --benchmark (see `r2tuning convert --help`)"),
         (["convert", "--all"], "--all: expected one argument"),
         (["push", "my_model"], "required: ORG/NAME (see `r2tuning push --help`)"),

@@ -116,7 +116,8 @@ def test_positive_frames_without_moments(rule, saliency, expected):
 
 def make_plan(video_ids, num_processes=1, **changes):
     places = {"data_dir": "", "features": "", "output_dir": ""}
-    return BatchPlan(video_ids, TrainingConfig(benchmark="qvhighlights", **places, **changes), num_processes)
+    config = TrainingConfig(benchmark="qvhighlights", **places, **changes)
+    return BatchPlan(video_ids, config, num_processes, durations=[len(video) for video in video_ids])
 
 
 def test_an_epoch_of_qvhighlights_has_226_steps():
@@ -130,10 +131,12 @@ def test_an_epoch_of_qvhighlights_has_226_steps():
     size=st.integers(1, 3),
     videos=st.integers(1, 5),
     repeat=st.integers(1, 3),
+    by_length=st.booleans(),
 )
-def test_every_query_is_drawn_as_often_as_it_should(queries, size, videos, repeat):
+def test_every_query_is_drawn_as_often_as_it_should(queries, size, videos, repeat, by_length):
     video_ids = [str(video) for video, count in enumerate(queries) for _ in range(count)]
     fields = {"batch_size": videos * size, "queries_per_video": size, "repeat_factor": repeat, "epochs": 2}
+    fields["group_by_length"] = by_length
     plan = make_plan(video_ids, **fields)
     steps = [plan.draws(step) for step in range(plan.num_steps)]
     assert max(map(len, steps)) <= videos
@@ -148,6 +151,16 @@ def test_every_query_is_drawn_as_often_as_it_should(queries, size, videos, repea
             assert len({video_ids[draw % len(video_ids)] for draw in group}) == 1
     first, second = ({draw for group in groups for draw in group} for groups in seen)
     assert not first & second  # so that positive frames are drawn anew
+
+
+def test_videos_of_like_length_share_a_batch():
+    """Every batch spans a fifth of the lengths, and batches of all lengths are mixed."""
+    video_ids = ["v" * length for length in np.random.default_rng(0).permutation(np.arange(1, 101))]
+    plan = make_plan(video_ids, batch_size=5, group_by_length=True)
+    lengths = [[len(video_ids[draw]) for draw in sum(plan.draws(step), [])] for step in range(20)]
+    assert max(max(batch) - min(batch) for batch in lengths) == 4
+    assert sorted(lengths) != lengths
+    assert make_plan(video_ids, batch_size=5, group_by_length=True).draws(3) == plan.draws(3)
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,8 @@ def test_saved_pipeline_loads_again(grounder, sample, tmp_path):
     grounder.save_pretrained(tmp_path)
     again = pipeline("video-grounding", model=str(tmp_path))
     assert_same(again(sample, query="a"), grounder(sample, query="a"))
+    kept = json.loads((tmp_path / "config.json").read_text())["custom_pipelines"]["video-grounding"]
+    assert "default" not in kept, "a path of this machine"
 
 
 def test_half_precision_encoders(checkpoint, sample, grounder):

@@ -62,6 +62,7 @@ def test_short_training_learns_and_is_saved(tmp_path, monkeypatch):
     document = pretrain(tmp_path / "clip", steps=80, **options)
     assert document["loss"] < 0.95 * first["loss"]
     assert json.loads((tmp_path / "clip/acceptance.json").read_text()) == document
+    assert f"| 1 | {document['probes'][0]['x']:.2f} |" in (tmp_path / "clip/README.md").read_text()
     clip = CLIPModel.from_pretrained(tmp_path / "clip").eval()
     tokenizer, image_processor = (
         kind.from_pretrained(tmp_path / "clip") for kind in (CLIPTokenizer, CLIPImageProcessor)

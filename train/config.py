@@ -64,6 +64,9 @@ class TrainingConfig:
     repeat_factor: int = option("passes over the training split that count as one epoch", 1)
     batch_size: int = option("queries in a step, over all processes and accumulated parts", 32)
     queries_per_video: int = option("queries of a video that share one copy of it in a batch", 1)
+    group_by_length: bool = option(
+        "batches of videos of like length, so that little is padded; a batch is then no random sample", False
+    )
     gradient_accumulation: int = option("parts of a batch that are computed one after the other", 1)
     learning_rate: float = option("learning rate after the warm-up", 5e-4)
     schedule: Literal["step", "cosine"] = option(

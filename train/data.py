@@ -25,6 +25,7 @@ from train.predictions import frame_rate
 
 
 PREFETCH = 2  # batches that each worker has ready
+SORTED_STEPS = 50  # steps whose videos are sorted by length together
 
 
 class GroundingData(Dataset):
@@ -107,10 +108,18 @@ class BatchPlan:
         video_ids: Video of each row.
         config: Settings of the run.
         num_processes: Training processes, which share a batch.
+        durations: Length of the video of each row, in seconds; used by `config.group_by_length`.
     """
 
-    def __init__(self, video_ids: list[str], config: TrainingConfig, num_processes: int = 1):
+    def __init__(
+        self,
+        video_ids: list[str],
+        config: TrainingConfig,
+        num_processes: int = 1,
+        durations: list[float] | None = None,
+    ):
         self.config = config
+        self.durations = durations
         self.num_processes = num_processes
         self.num_parts = num_processes * config.gradient_accumulation
         self.groups_per_step = config.batch_size // config.queries_per_video
@@ -162,7 +171,19 @@ class BatchPlan:
             for number, groups in enumerate(passes)
             for group in groups
         ]
-        return [groups[index] for index in generator.permutation(len(groups))]
+        groups = [groups[index] for index in generator.permutation(len(groups))]
+        return self._sort(groups, generator) if self.config.group_by_length else groups
+
+    def _sort(self, groups: list[list[int]], generator: np.random.Generator) -> list[list[int]]:
+        """Bring videos of like length together, so that little is padded; the order of batches stays random."""
+        pool, size = SORTED_STEPS * self.groups_per_step, self.groups_per_step
+        pools = [groups[start : start + pool] for start in range(0, len(groups), pool)]
+        in_order = [
+            group for some in pools for group in sorted(some, key=lambda g: self.durations[g[0] % self.num_rows])
+        ]
+        whole = len(groups) // size
+        batches = [in_order[size * index : size * (index + 1)] for index in generator.permutation(whole)]
+        return [group for batch in batches for group in batch] + in_order[size * whole :]
 
     def _one_pass(self, generator: np.random.Generator) -> list[list[int]]:
         size = self.config.queries_per_video

@@ -1,12 +1,13 @@
 """The training loop: steps, evaluations, checkpoints, and what happens when something asks it to stop."""
 
+import contextlib
 import itertools
 import math
 import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,10 @@ class TrainingRun:
         """Where the history is written."""
         return Path(self.config.output_dir) / "metrics.json"
 
-    def batches(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Batches of this process from the next step to the end of the run."""
+    def batches(self) -> Generator[dict[str, torch.Tensor], None, None]:
+        """Batches of this process from the next step to the end of the run; to be closed, which ends the workers."""
         rank = self.accelerator.process_index
-        return iter(make_loader(self.data, self.collator, self.plan, self.progress.step, rank))
+        yield from make_loader(self.data, self.collator, self.plan, self.progress.step, rank)
 
     @property
     def is_finished(self) -> bool:
@@ -135,8 +136,7 @@ def train(run: TrainingRun) -> None:
         OSError: The last checkpoint could not be written.
     """
     saved = replace(run.progress)
-    with StopSignals() as signals, _progress_bar(run) as bar:
-        batches = run.batches()
+    with StopSignals() as signals, _progress_bar(run) as bar, contextlib.closing(run.batches()) as batches:
         while True:
             is_best = run.is_evaluation_due and evaluate(run, signals)
             stopping = _any_process(run.accelerator, signals.number is not None)

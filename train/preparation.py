@@ -42,7 +42,8 @@ def prepare_run(config: TrainingConfig) -> TrainingRun:
     cache = None if config.features is None else FeatureCache(config.features, model=model, fps=model.config.fps)
     rows = load_rows(config, model)
     data = GroundingData(rows[config.train_split], processor, cache)
-    plan = BatchPlan([row["video_id"] for row in data.rows], config, accelerator.num_processes)
+    video_ids, durations = ([row[name] for row in data.rows] for name in ("video_id", "duration_sec"))
+    plan = BatchPlan(video_ids, config, accelerator.num_processes, durations)
     prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, config))
     set_seed(config.seed, device_specific=True)  # every process drops out something else
     return TrainingRun(

@@ -14,7 +14,6 @@ patches are whitened, positions are waves of the size of the content, and attent
 import argparse
 import json
 import math
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -25,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from tqdm import tqdm
@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `
 from dataset_scripts.moving_shapes_frames import Clause, FrameSettings, ShownObject, iter_captioned_frames
 from dataset_scripts.moving_shapes_queries import vocabulary
 from dataset_scripts.moving_shapes_scenes import SEEN
+from modeling_r2tuning.model_card_r2tuning import CARDS, write_text
 from train.clip_acceptance import accept_clip, object_cells
 
 
@@ -356,18 +357,27 @@ def pretrain(
     measured = accept_clip(clip.eval(), tokenizer, pixels, unseen.captions, unseen.objects)
     for part in (clip, tokenizer, image_processor):
         part.save_pretrained(output)
-    document = {"steps": steps, "pictures": pictures, **options, "loss": float(np.mean(losses[-LOSSES:])), **measured}
-    partial = output / f"acceptance.{os.getpid()}.partial"
-    partial.write_text(json.dumps(document, indent=2) + "\n")
-    partial.replace(output / "acceptance.json")
+    sizes = {"steps": steps, "pictures": pictures, "held_out": held_out}
+    document = {**sizes, **options, "loss": float(np.mean(losses[-LOSSES:])), **measured}
+    write_text(output / "acceptance.json", json.dumps(document, indent=2) + "\n")
+    write_text(output / "README.md", make_card(output.name, document))
     return document
+
+
+def make_card(name: str, measured: dict) -> str:
+    """The model card, from what `acceptance.json` holds."""
+    data = ModelCardData(
+        language="en", library_name="transformers", pipeline_tag="zero-shot-image-classification", tags=["clip"]
+    )
+    template = str(CARDS / "clip_card.md")
+    return str(ModelCard.from_template(data, template_path=template, name=name, measured=measured))
 
 
 def main():
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder to write CLIP, tokenizer and image processor to")
-    parser.add_argument("--steps", type=int, default=3000, help="steps of training (default: 3000)")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of training (default: 2000)")
     parser.add_argument("--pictures", type=int, default=30_000, help="pictures, each with a variant (default: 30000)")
     parser.add_argument("--held-out", type=int, default=1500, help="pictures for the measurements (default: 1500)")
     parser.add_argument("--batch-size", type=int, default=96, help="pictures of a step (default: 96)")

@@ -21,13 +21,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `
 
 from dataset_scripts import BUILDERS, load_vtg_dataset
 from dataset_scripts.metrics import compute_scores
+from dataset_scripts.moving_shapes_builder import PARTS
 from modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.checkpoints_r2tuning import check_model_type, is_original, resolve_checkpoint
+from modeling_r2tuning.model_card_r2tuning import Results, write_model_card
 from train.feature_cache import FeatureCache
 from train.predictions import predict, read_predictions, write_predictions, write_submission
 
 
 USER_ERRORS = (ImportError, OSError, ValueError)
+PART_COLUMNS = {
+    "R1@0.5": "MR-full-R1@0.5",
+    "R1@0.7": "MR-full-R1@0.7",
+    "mAP": "MR-full-mAP",
+    "HIT@1": "HL-min-VeryGood-Hit1",
+}
 RANGES = ("full", "short", "middle", "long")
 LEVELS = {"HL-min-Fair": "Fair", "HL-min-Good": "Good", "HL-min-VeryGood": "VeryGood"}
 
@@ -100,16 +108,47 @@ def evaluate(args: argparse.Namespace, predictions: list[dict[str, Any]], rows: 
             match_reference_code=args.match_reference_code,
             match_number=not args.shared_queries_only,
         )
+        if args.benchmark == "moving_shapes" and args.domain is None:
+            document["parts"] = score_parts(predictions, rows)
     elif args.submission is None:
         raise ValueError(
             f"The {args.split} annotations hold no ground truth to score against. Name a file that does with "
             "--data-file, or write a file for the server with --submission."
         )
+    if args.record:
+        record(document)
     if args.output is not None:
         partial = args.output.with_name(f"{args.output.name}.{os.getpid()}.partial")
         partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         partial.replace(args.output)
     return document
+
+
+def score_parts(predictions: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Scores of each part and family of Moving Shapes; of all queries of a part, answered or not."""
+    by_qid = {prediction["qid"]: prediction for prediction in predictions}
+    scores = {}
+    for part, families in PARTS.items():
+        some = [row for row in rows if row["domain"] in families]
+        answered = [by_qid[row["qid"]] for row in some if row["qid"] in by_qid]
+        brief = compute_scores("moving_shapes", answered, some)["brief"]
+        scores[part] = {column: brief[name] for column, name in PART_COLUMNS.items()}
+    return scores
+
+
+def record(document: dict[str, Any]) -> None:
+    """Add the scores to `results.json` and to the card of the checkpoint that was measured."""
+    folder = Path(document["model"])
+    results = Results.load(folder)
+    if results is None or results.benchmark != document["benchmark"]:
+        raise ValueError(
+            f"--record adds to the results of a training run on {document['benchmark']}; '{folder}' has none."
+        )
+    name = document["split"] if document["domain"] is None else f"{document['split']}, {document['domain']}"
+    parts = document.get("parts") or {"all": document["scores"]["brief"]}
+    results.evaluations = {**(results.evaluations or {}), name: parts}
+    results.save(folder)
+    write_model_card(folder)
 
 
 # ---- the printed table ---------------------------------------------------------------------------------------------
@@ -128,6 +167,8 @@ def format_scores(document: dict[str, Any]) -> str:
             bin_: {"queries": v["queries"], "mAP": v["MR-mAP"]} for bin_, v in scores["by_query_length"].items()
         }
         tables.append(_table("words", lengths))
+    if "parts" in document:
+        tables.append(_table("queries", document["parts"]))
     levels = {label: scores[key] for key, label in LEVELS.items() if key in scores}
     if levels:
         columns = {label: {"mAP": part["HL-mAP"], "HIT@1": part["HL-Hit1"]} for label, part in levels.items()}
@@ -216,6 +257,9 @@ def _add_model_arguments(group: Any) -> None:
         help="videos that --video-dir lacks: stop, or leave their queries out and count them (default: error)",
     )
     group.add_argument(
+        "--record", action="store_true", help="add the scores to the results and the card of the checkpoint, a folder"
+    )
+    group.add_argument(
         "--save-predictions", type=Path, metavar="FILE", help="write the predictions, one object a line"
     )
     group.add_argument("--clip", metavar="NAME", help="CLIP instead of the one that the checkpoint names")
@@ -226,4 +270,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-__all__ = ["evaluate", "format_scores", "get_predictions", "main", "make_parser"]
+__all__ = ["evaluate", "format_scores", "get_predictions", "main", "make_parser", "score_parts"]

@@ -1,14 +1,5 @@
-"""Write a small model with random weights and a sample video, to try the whole path without a download.
+"""A small model with random weights and a sample video, complete on disk."""
 
-    python examples/random_model.py demo
-    r2tuning ground demo/sample.mp4 "a red circle" --model demo
-
-Its answers mean nothing: nobody trained it.
-"""
-
-import argparse
-import json
-import sys
 from pathlib import Path
 
 import av
@@ -68,42 +59,8 @@ def write_sample_video(path: Path, seconds: int = 20, fps: int = 10):
         container.mux(stream.encode())
 
 
-def write_annotations(path: Path):
-    """Two queries about the sample video, in the form of QVHighlights."""
-    sample = {"vid": "sample", "duration": 20}
-    shown = {
-        "relevant_windows": [[4, 12]],
-        "relevant_clip_ids": [2, 3, 4, 5],
-        "saliency_scores": [[2, 3, 3], [4, 4, 3], [4, 4, 4], [3, 4, 2]],
-    }
-    hidden = {
-        "relevant_windows": [[0, 4], [12, 20]],
-        "relevant_clip_ids": [0, 1, 6, 7, 8, 9],
-        "saliency_scores": [[1, 2, 1], [2, 2, 1], [3, 2, 2], [2, 2, 2], [4, 3, 2], [1, 2, 2]],
-    }
-    queries = [
-        {"qid": 1, "query": "a red circle crosses the picture", **sample, **shown},
-        {"qid": 2, "query": "an empty picture", **sample, **hidden},
-    ]
-    path.write_text("".join(json.dumps(query) + "\n" for query in queries))
-
-
 def write_checkpoint(directory: Path):
-    """Write a complete checkpoint, `sample.mp4` and annotations of it into a folder."""
+    """Write a complete checkpoint and `sample.mp4` into a folder."""
     tokenizer = byte_tokenizer()
     save_checkpoint(random_model(tokenizer), random_processor(tokenizer), directory)
     write_sample_video(directory / "sample.mp4")
-    write_annotations(directory / "highlight_val_release.jsonl")
-
-
-def main():
-    """Read the command line and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path, help="folder to write the checkpoint, sample.mp4 and annotations to")
-    directory = parser.parse_args().directory
-    write_checkpoint(directory)
-    sys.stdout.write(f"Wrote a model with RANDOM weights to {directory}: its answers mean nothing.\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,58 @@
+"""Make a checkpoint of a training run the default model of the package, without the code that the package has itself.
+
+python train/package_default_model.py RUN/best
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
+
+from modeling_r2tuning import DEFAULT_MODEL
+from modeling_r2tuning.model_card_r2tuning import read_json, write_text
+
+
+FILES = (
+    *("model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *("preprocessor_config.json", "processor_config.json", "results.json", "README.md"),
+)
+ABOUT_CODE = ("auto_map", "custom_pipelines")
+LARGEST = 12 * 1024**2  # bytes, all files together
+
+
+def package(checkpoint: Path, output: Path = DEFAULT_MODEL) -> None:
+    """Copy what `from_pretrained` needs of a checkpoint that holds its CLIP.
+
+    Raises:
+        FileNotFoundError: The checkpoint lacks a file; results come with a run that was evaluated.
+        ValueError: It holds no CLIP, or it is too large for a package.
+    """
+    config = read_json(checkpoint / "config.json")
+    if not config["save_backbone"]:
+        raise ValueError(f"'{checkpoint}' holds no CLIP: train with --model '{{\"save_backbone\": true}}'.")
+    size = sum((checkpoint / name).stat().st_size for name in FILES)
+    if size > LARGEST:
+        raise ValueError(f"'{checkpoint}' has {size:,} bytes; a package should hold at most {LARGEST:,}.")
+    output.mkdir(exist_ok=True)
+    for name in FILES:
+        shutil.copyfile(checkpoint / name, output / name)
+    config = {name: value for name, value in config.items() if name not in ABOUT_CODE}
+    write_text(output / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, metavar="RUN/best", help="checkpoint of a run of train/run.py")
+    package(parser.parse_args().checkpoint)
+
+
+if __name__ == "__main__":
+    main()
+
+
+__all__ = ["package"]
