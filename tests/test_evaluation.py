@@ -13,7 +13,7 @@ from annotation_samples import moment_records, write_benchmark, write_json_lines
 from dataset_scripts import load_vtg_dataset
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
 from train.predictions import frame_rate, predict, read_predictions, write_submission
-from train.run_evaluation import main
+from train.run_evaluation import main, record, score_parts
 
 
 SCRIPT = Path(__file__).parents[1] / "train/run_evaluation.py"
@@ -158,3 +158,27 @@ def test_unreadable_video_is_counted(checkpoint, tmp_path, caplog):
     lost = [row["qid"] for row in rows if row["video_id"] == rows[0]["video_id"]]
     assert {row["qid"] for row in predictions} == set(rows["qid"]) - set(lost)
     assert f"{len(lost)} queries have no prediction" in caplog.text
+
+
+# ---- parts of Moving Shapes ----
+
+
+def make_row(qid, family):
+    saliency = {"times_sec": [[0.0, 2.0], [2.0, 4.0]], "scores": [[4, 4, 4], [0, 0, 0]]}
+    row = {"qid": qid, "query": "a red circle", "video_id": "v", "duration_sec": 4.0, "domain": family}
+    return {**row, "moments": [[0.0, 2.0]], "saliency": saliency}
+
+
+def test_parts_are_scored_apart():
+    """A query without a prediction counts as zero, and for its own part and family only."""
+    rows = [make_row("a", "place"), make_row("b", "size"), make_row("c", "motion"), make_row("d", "size")]
+    answer = {"pred_relevant_windows": [[0.0, 2.0, 1.0]], "pred_saliency_scores": [1.0, 0.0]}
+    scores = score_parts([{"qid": qid, **answer} for qid in ("a", "c", "d")], rows)
+    found = {part: columns["R1@0.5"] for part, columns in scores.items()}
+    assert found == {"all": 75, "main": 66.67, "hard": 100, "place": 100, "size": 50, "motion": 100}
+
+
+def test_only_measured_checkpoints_take_records(checkpoint):
+    document = {"model": str(checkpoint), "benchmark": "moving_shapes", "split": "test", "domain": None}
+    with pytest.raises(ValueError, match=r"--record adds to the results of a training run on moving_shapes"):
+        record(document)

@@ -445,6 +445,8 @@ def test_rows_come_back_in_the_schema(benchmark_folder):
 def test_a_family_is_a_domain(benchmark_folder):
     rows = load_vtg_dataset("moving_shapes", split="train", data_dir=benchmark_folder, domain="motion")
     assert set(rows["domain"]) == {"motion"}
+    part = load_vtg_dataset("moving_shapes", split="train", data_dir=benchmark_folder, domain="hard")
+    assert set(part["domain"]) == set(HARD_FAMILIES)
     assert len(rows) == sum(
         row["domain"] == "motion" for row in load_vtg_dataset("moving_shapes", data_dir=benchmark_folder)["train"]
     )
@@ -537,6 +539,22 @@ def test_what_is_told_of_a_picture_is_what_it_shows():
                 assert color == item.color
                 checked += 1
     assert checked > 60
+
+
+def test_clauses_say_what_their_facts_say():
+    sayable = {*COLORS, *SHAPES, "small", "large"}
+    for frame in make_frames(150, pair_share=0.2, num_captions=2, variants=True):
+        for caption, clauses in zip(frame.captions, frame.clauses, strict=True):
+            assert sorted(clause.index for clause in clauses) == list(range(len(frame.objects)))
+            for clause in clauses:
+                assert clause.text in caption
+                assert clause.facts <= frame.objects[clause.index].facts
+                words, [*actions] = set(clause.text.split()), clause.facts & MOTION_PHRASES.keys()
+                assert words & sayable == clause.facts & sayable
+                if not actions:
+                    assert words & set(SIDES) == clause.facts & set(SIDES)
+                for action in actions:
+                    assert any(phrase.removeprefix("{a} ") in clause.text for phrase in MOTION_PHRASES[action])
 
 
 def test_captions_are_true_of_what_is_shown():

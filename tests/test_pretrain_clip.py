@@ -4,14 +4,24 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from dataset_scripts.moving_shapes_frames import ShownObject
+from dataset_scripts.moving_shapes_frames import Clause, ShownObject
 from dataset_scripts.moving_shapes_queries import vocabulary
 from dataset_scripts.moving_shapes_scenes import COLORS, SHAPES
 from train import pretrain_clip
 from train.clip_acceptance import probe_tokens
-from train.pretrain_clip import contrast, draw_pictures, make_tokenizer, position_code, pretrain
+from train.pretrain_clip import (
+    PATCH_SIZE,
+    contrast,
+    draw_pictures,
+    make_tokenizer,
+    position_code,
+    pretrain,
+    truth,
+    whitening_filters,
+)
 
 
 def test_every_word_is_one_token():
@@ -30,6 +40,22 @@ def test_positions_differ_by_row_and_by_column():
 
 def test_contrast_is_lowest_on_the_diagonal():
     assert contrast(20 * torch.eye(4)) < contrast(20 * torch.eye(4).flip(0))
+
+
+def test_a_clause_is_true_of_every_object_of_which_its_facts_hold():
+    left, right = (ShownObject("red", "ring", x, 0.5, 0.05, "rests") for x in (0.2, 0.8))
+    clauses = [Clause(0, "", frozenset(facts)) for facts in (["red"], ["red", "left"], ["small", "right"], ["blue"])]
+    assert truth(clauses, [left, right]).tolist() == [[True, True, False, False], [True, False, True, False]]
+
+
+def test_whitened_patches_have_equal_strength():
+    """Of correlated pixels, every filter gives the same variance, but for what is mere noise."""
+    torch.manual_seed(0)
+    noise = torch.randn(200, 3, 64, 64)
+    pixels = F.avg_pool2d(noise, 3, stride=1, padding=1) * 3
+    found = F.conv2d(pixels, whitening_filters(pixels), stride=PATCH_SIZE).transpose(0, 1).flatten(1).var(dim=1)
+    assert found.max() < 1.05
+    assert found.min() > 0.6
 
 
 def test_probes_find_what_tokens_hold():

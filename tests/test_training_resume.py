@@ -254,6 +254,23 @@ def test_a_signal_to_the_loader_processes_too_does_no_harm(options, whole, tmp_p
     assert_same_run(tmp_path, whole)
 
 
+def test_a_stopped_command_ends_though_its_loader_processes_wait(options, tmp_path):
+    """The signal reaches the command alone; its loader process has nothing to do and would never look."""
+    arguments = as_arguments(options, output_dir=tmp_path, num_workers=1, epochs=1000)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train/run.py"), *arguments],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        while not steps(tmp_path) and process.poll() is None:
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+    finally:
+        process.kill()
+
+
 # ---- full disks --------------------------------------------------------------------------------------------------
 
 

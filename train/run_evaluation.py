@@ -125,11 +125,13 @@ def evaluate(args: argparse.Namespace, predictions: list[dict[str, Any]], rows: 
 
 
 def score_parts(predictions: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Scores of each part and family of Moving Shapes; of all queries of a part, answered or not."""
+    """Scores of each part and family of Moving Shapes that has queries; of all of them, answered or not."""
     by_qid = {prediction["qid"]: prediction for prediction in predictions}
     scores = {}
     for part, families in PARTS.items():
         some = [row for row in rows if row["domain"] in families]
+        if not some:
+            continue
         answered = [by_qid[row["qid"]] for row in some if row["qid"] in by_qid]
         brief = compute_scores("moving_shapes", answered, some)["brief"]
         scores[part] = {column: brief[name] for column, name in PART_COLUMNS.items()}

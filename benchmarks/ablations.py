@@ -1,0 +1,173 @@
+"""The paper's ablations on a benchmark at hand: train every variant of a table, score it, print and draw the table.
+
+python benchmarks/ablations.py --table 5 --data-dir shapes --features shapes_features --clip shapes_clip --output ablations
+
+Start it again after an interruption: runs that are complete are kept. Numbers of the paper are of QVHighlights val and
+stand beside as they are; what can be compared is the order of the variants, not the values.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `benchmarks`
+
+from benchmarks.variants import Budget, mean_and_spread, run_variant  # noqa: E402 (behind the line above)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant of a table.
+
+    Args:
+        name: As in the paper.
+        model: Fields of `R2TuningConfig` that set it apart.
+        paper: The paper's mAP on QVHighlights val; `None` = read off a figure only, or not given.
+    """
+
+    name: str
+    model: dict[str, Any] = field(default_factory=dict)
+    paper: float | None = None
+
+
+CALIBRATION = {"none": (False, False, 44.01), "video": (True, False, 46.74), "layer": (False, True, 44.60)}
+CALIBRATION |= {"both": (True, True, 47.59)}
+LAYERS = (47.59, 47.62, 47.68, 47.81, 47.53, 47.42)
+LENGTHS = {"1-10": 47.08, "11-20": 49.13, "21-30": 28.79, "31-40": 67.24, ">=41": 72.38}
+TITLES = {
+    "5": "Calibration losses (Table 5)",
+    "6": "Length of the query in words (Table 6)",
+    "10": "Order of the two attentions (Table 10)",
+    "11": "One block for each layer, or one for all (Table 11)",
+    "12": "Temporal layers in a step (Table 12)",
+    "fig7": "Which of CLIP's layers, and in which order (Figure 7)",
+}
+FUSIONS = ("single", "mean", "forward", "reversed")
+
+
+def rows_of(table: str, depth: int) -> list[Row]:
+    """The variants of a table, for a CLIP of `depth` layers."""
+    if table == "5":
+        return [
+            Row(name, {"use_video_calibration": video, "use_layer_calibration": layer}, paper)
+            for name, (video, layer, paper) in CALIBRATION.items()
+        ]
+    if table == "6":
+        return [Row("R²-Tuning")]
+    if table == "10":
+        return [
+            Row("self, cross", {"attention_order": "self_cross"}, 45.21),
+            Row("cross, self", {"attention_order": "cross_self"}, 47.59),
+        ]
+    if table == "11":
+        return [
+            Row("each layer its own", {"shared_block": False}, 47.48),
+            Row("shared", {"shared_block": True}, 47.59),
+        ]
+    if table == "12":
+        return [Row(str(count), {"num_temporal_layers": count}, paper) for count, paper in enumerate(LAYERS, 1)]
+    return [
+        Row(f"{fusion}, K={count}", {"layer_fusion": fusion, "num_recurrent_steps": count})
+        for fusion in FUSIONS
+        for count in range(1, min(depth, 6) + 1)
+    ]
+
+
+def main() -> None:
+    """Run what is missing, then print the table, write JSON and draw it."""
+    args = make_parser().parse_args()
+    data = {"data-dir": args.data_dir, "features": args.features, "clip": args.clip}
+    budget = Budget(args.preset, data, (args.split,), {"epochs": args.epochs})
+    folder = args.output / "runs"
+    results = {
+        row.name: [run_variant(folder, row.name, {"model": row.model}, seed, budget) for seed in args.seeds]
+        for row in rows_of(args.table, read_depth(args.clip))
+    }
+    lines = list(lines_of(args.table, results, args.split))
+    document = {"command": shlex.join(sys.argv), "table": args.table, "preset": args.preset, "rows": lines}
+    (args.output / f"table_{args.table}.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    text = format_table(TITLES[args.table], args.preset, lines)
+    (args.output / f"table_{args.table}.md").write_text(text, encoding="utf-8")
+    draw(TITLES[args.table], args.preset, lines, args.output / f"table_{args.table}.png")
+    sys.stdout.write(text)
+
+
+def read_depth(clip: str) -> int:
+    """Layers of the shallower encoder of a CLIP."""
+    from transformers import CLIPConfig
+
+    config = CLIPConfig.from_pretrained(clip)
+    return min(config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers)
+
+
+def lines_of(table: str, results: dict[str, list[dict[str, Any]]], split: str) -> Iterator[dict[str, Any]]:
+    """Name, the paper's mAP, and mean and spread of ours over the seeds; for Table 6 a line for each length."""
+    if table == "6":
+        [runs] = results.values()
+        for name, paper in LENGTHS.items():
+            found = [run[split]["scores"]["by_query_length"].get(name) for run in runs]
+            if all(found):
+                yield _line(f"{name} words ({found[0]['queries']})", paper, [each["MR-mAP"] for each in found])
+        return
+    papers = {row.name: row.paper for row in rows_of(table, 6)}
+    for name, runs in results.items():
+        yield _line(name, papers[name], [run[split]["scores"]["brief"]["MR-full-mAP"] for run in runs])
+
+
+def _line(name: str, paper: float | None, values: list[float]) -> dict[str, Any]:
+    mean, spread = mean_and_spread(values)
+    return {"name": name, "paper_mAP": paper, "mAP": round(mean, 2), "spread": round(spread, 2), "seeds": len(values)}
+
+
+def format_table(title: str, preset: str, lines: list[dict[str, Any]]) -> str:
+    """The table in Markdown."""
+    head = [
+        f"# {title}",
+        "",
+        f"| | mAP on {preset} | spread | the paper's mAP on QVHighlights val |",
+        "|---|---|---|---|",
+    ]
+    rows = [
+        f"| {line['name']} | {line['mAP']:.2f} | {line['spread']:.2f} | {line['paper_mAP'] or '-'} |" for line in lines
+    ]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def draw(title: str, preset: str, lines: list[dict[str, Any]], path: Path) -> None:
+    """Bars with the spread over seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.5 + 0.9 * len(lines), 3.6), layout="constrained")
+    axes = figure.subplots()
+    names, values = [line["name"] for line in lines], [line["mAP"] for line in lines]
+    axes.bar(names, values, yerr=[line["spread"] for line in lines], color="#35618f", capsize=3, width=0.6)
+    low = min(values)
+    axes.set(ylim=(max(0, low - 0.3 * low), None), ylabel=f"mAP on {preset}", title=title)
+    axes.tick_params(axis="x", rotation=30 if len(lines) > 6 else 0)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", required=True, choices=tuple(TITLES), help="table or figure of the paper")
+    parser.add_argument("--preset", default="moving_shapes", help="preset of train/run.py (default: moving_shapes)")
+    parser.add_argument("--data-dir", required=True, help="folder of the annotations")
+    parser.add_argument("--features", required=True, help="feature cache")
+    parser.add_argument("--clip", required=True, help="the CLIP of the features")
+    parser.add_argument("--split", default="test", help="split to score on (default: test)")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs of every run (default: 2)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of every variant (default: 0)")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs and tables")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
