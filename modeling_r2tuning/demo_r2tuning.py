@@ -40,11 +40,14 @@ def make_demo(folder: Path, seed: int) -> tuple[Path, list[DemoQuery]]:
     from dataset_scripts.moving_shapes_scenes import make_scene
 
     rows, _ = annotate_video(seed, SPLIT, 0)
-    first = {row["domain"]: row for row in reversed(rows)}
-    queries = [DemoQuery(row["query"], family, row["relevant_windows"]) for family, row in first.items()]
+    queries = []
+    for family in dict.fromkeys(row["domain"] for row in rows):
+        some = [DemoQuery(row["query"], family, row["relevant_windows"]) for row in rows if row["domain"] == family]
+        asked = [query.moments for query in queries]
+        queries.append(next((query for query in some if query.moments not in asked), some[0]))  # not the same again
     path = folder / "video.mp4"
     write_video(make_scene(seed, SPLIT, 0), path)
-    return path, queries[::-1]
+    return path, queries
 
 
 def best_iou(moment: dict[str, float], truth: list[tuple[float, float]]) -> float:

@@ -13,12 +13,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
 from modeling_r2tuning import DEFAULT_MODEL
-from modeling_r2tuning.model_card_r2tuning import read_json, write_text
+from modeling_r2tuning.model_card_r2tuning import read_json, write_model_card, write_text
 
 
 FILES = (
     *("model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-    *("preprocessor_config.json", "processor_config.json", "results.json", "README.md"),
+    *("preprocessor_config.json", "processor_config.json", "results.json"),
 )
 ABOUT_CODE = ("auto_map", "custom_pipelines")
 LARGEST = 12 * 1024**2  # bytes, all files together
@@ -42,6 +42,7 @@ def package(checkpoint: Path, output: Path = DEFAULT_MODEL) -> None:
         shutil.copyfile(checkpoint / name, output / name)
     config = {name: value for name, value in config.items() if name not in ABOUT_CODE}
     write_text(output / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_model_card(output)
 
 
 def main() -> None:
