@@ -35,6 +35,7 @@ setup(
     ],
     extras_require={
         "plot": ["matplotlib>=3.8"],
+        "lora": ["peft>=0.21"],  # checkpoints of the method "lora"
         "tvsum": ["h5py>=3.10"],  # TVSum's own .mat file
         "train": ["accelerate>=1.15", "matplotlib>=3.8", "tensorboard>=2.14"],
         "test": [

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import initialization as init
 
 from .configuration_r2tuning import R2TuningConfig
 
@@ -87,6 +88,15 @@ class Dropout(nn.Dropout):
         count = hidden_states.numel()
         bits = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),)).view(torch.int16)[:count]
         return (bits >= round(self.p * 2**16) - 2**15).view(hidden_states.shape).to(hidden_states.dtype)
+
+
+class ZeroLinear(nn.Linear):
+    """A linear layer that begins as zero: the way up of an adapter, which so changes nothing at first."""
+
+    def reset_parameters(self) -> None:
+        """All zero."""
+        init.zeros_(self.weight)
+        init.zeros_(self.bias)
 
 
 class InputProjection(nn.Module):
@@ -381,6 +391,7 @@ __all__ = [
     "R2BlockOutput",
     "TemporalAttention",
     "VideoProjection",
+    "ZeroLinear",
     "temporal_endpoints",
     "time_code",
 ]

@@ -6,6 +6,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 
+Method = Literal["r2_tuning", "none", "full", "lora", "vpt", "vop", "st_adapter", "e3va", "losa", "lst"]
+IN_CLIP = ("full", "lora", "vpt", "vop", "st_adapter")  # change what CLIP computes
+BESIDE_CLIP = ("e3va", "losa", "lst")  # side networks that read what the frozen CLIP computes
+
+
 @strict
 class R2TuningConfig(PreTrainedConfig):
     r"""Everything that decides what an R2-Tuning model computes; the defaults are the paper's QVHighlights model.
@@ -23,16 +28,19 @@ class R2TuningConfig(PreTrainedConfig):
         clip_revision (`str`, *optional*):
             Branch, tag or commit of `clip_model_name_or_path`.
         save_backbone (`bool`, defaults to `False`):
-            Store CLIP in the checkpoint too. Without it a checkpoint holds only what is learned (about 11 MB).
-        method (`"r2_tuning"` or `"none"`, defaults to `"r2_tuning"`):
-            How CLIP is put to use [Table 9]: by recurrent refinement, or not tuned at all: a frame is the CLS token of
-            the last layer, and only its projection, one temporal layer, pyramid and heads are learned.
+            Store CLIP in the checkpoint too. Without it a checkpoint holds only what is learned (about 11 MB). Always
+            set with full tuning, which learns CLIP.
+        method (`str`, defaults to `"r2_tuning"`):
+            How CLIP is put to use [Table 9]. `"r2_tuning"`: by recurrent refinement. `"none"`: not tuned at all, a
+            frame is the CLS token of the last layer, and only its projection, one temporal layer, pyramid and heads
+            are learned. `"full"`, `"lora"`, `"vpt"`, `"vop"`, `"st_adapter"`, `"e3va"`, `"losa"` or `"lst"`: the same
+            with that transfer method, which makes the token; see `method_*_r2tuning.py`.
         hidden_size (`int`, defaults to 256):
             Width C of the side block.
         num_attention_heads (`int`, defaults to 8):
             Heads of the temporal layers; must divide `hidden_size`.
         num_recurrent_steps (`int`, defaults to 4):
-            K in the paper: how many of CLIP's last layers are read [Figure 7].
+            K in the paper: how many of CLIP's last layers are read [Figure 7]; by a side network too, at best all.
         num_temporal_layers (`int`, defaults to 1):
             Transformer layers in each recurrent step [Table 12].
         attention_order (`"cross_self"` or `"self_cross"`, defaults to `"cross_self"`):
@@ -84,7 +92,7 @@ class R2TuningConfig(PreTrainedConfig):
     clip_model_name_or_path: str | None = "openai/clip-vit-base-patch32"
     clip_revision: str | None = None
     save_backbone: bool = False
-    method: Literal["r2_tuning", "none"] = "r2_tuning"
+    method: Method = "r2_tuning"
     hidden_size: int = 256
     num_attention_heads: int = 8
     num_recurrent_steps: int = 4
@@ -110,6 +118,7 @@ class R2TuningConfig(PreTrainedConfig):
         self.vision_config = _as_config(self.vision_config, CLIPVisionConfig)
         self.text_config = _as_config(self.text_config, CLIPTextConfig)
         self.strides = list(self.strides)  # JSON knows no tuples
+        self.save_backbone = self.save_backbone or self.method == "full"
         if not __name__.startswith("transformers_modules."):
             # With the package installed the task is registered: the Hub's copy of the pipeline is not needed.
             kwargs.pop("custom_pipelines", None)
@@ -117,8 +126,40 @@ class R2TuningConfig(PreTrainedConfig):
 
     @property
     def num_steps(self) -> int:
-        """Number of recurrent steps that are run: K, or 1 where a single or a mean layer is used."""
-        return self.num_recurrent_steps if self.layer_fusion in ("reversed", "forward") else 1
+        """Number of recurrent steps that are run: K, or 1 where a single or a mean layer or another method is used."""
+        recurrent = self.method == "r2_tuning" and self.layer_fusion in ("reversed", "forward")
+        return self.num_recurrent_steps if recurrent else 1
+
+    @property
+    def layers_read(self) -> slice:
+        """Which of an encoder's layers are read: the last K, by LST every second of them, the last one included."""
+        step = 2 if self.method == "lst" else 1
+        return slice((self.num_recurrent_steps - 1) % step - self.num_recurrent_steps, None, step)
+
+    @property
+    def num_text_states(self) -> int:
+        """Number of states of a word that are read."""
+        return len(range(self.num_recurrent_steps)[self.layers_read])
+
+    @property
+    def num_video_states(self) -> int:
+        """Number of states of a frame that are read; by E3VA also both branches of each layer."""
+        return 2 * self.num_recurrent_steps + 1 if self.method == "e3va" else self.num_text_states
+
+    @property
+    def tokens_read(self) -> slice:
+        """Which tokens of a frame are read: all, or CLS alone where nothing asks for the others."""
+        return slice(None) if self.method in ("r2_tuning", "losa", "lst") else slice(1)
+
+    @property
+    def mixes_frames(self) -> bool:
+        """Whether frames see each other inside CLIP, so that a video must be encoded as a whole."""
+        return self.method in ("vop", "st_adapter")
+
+    @property
+    def reads_plain_clip(self) -> bool:
+        """Whether the outputs of the layers of an untouched CLIP are all that is read, as a feature cache has them."""
+        return self.method not in (*IN_CLIP, "e3va")
 
     def validate_sizes(self):
         """Counts are positive, the width divides into heads, K layers exist in both encoders."""
@@ -138,10 +179,10 @@ class R2TuningConfig(PreTrainedConfig):
             )
 
     def validate_method(self):
-        """Without tuning only the last layer is read."""
-        if self.method == "none" and self.num_recurrent_steps != 1:
+        """Without a block or side network beside CLIP only the last layer is read."""
+        if self.method in ("none", *IN_CLIP) and self.num_recurrent_steps != 1:
             raise ValueError(
-                f"`num_recurrent_steps` must be 1 with `method` 'none', which reads the last layer only, got "
+                f"`num_recurrent_steps` must be 1 with `method` '{self.method}', which reads the last layer only, got "
                 f"{self.num_recurrent_steps}."
             )
 
@@ -173,4 +214,4 @@ def _as_config(value: dict | PreTrainedConfig | None, kind: type[PreTrainedConfi
     return value if isinstance(value, PreTrainedConfig) else kind(**(value or {}))
 
 
-__all__ = ["R2TuningConfig"]
+__all__ = ["BESIDE_CLIP", "IN_CLIP", "Method", "R2TuningConfig"]

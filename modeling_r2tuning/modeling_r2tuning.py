@@ -5,9 +5,10 @@ once.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPConfig, CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
@@ -15,14 +16,19 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from .block_r2tuning import FeedForward, R2Block, R2BlockOutput, TemporalAttention
-from .configuration_r2tuning import R2TuningConfig
+from .configuration_r2tuning import BESIDE_CLIP, IN_CLIP, R2TuningConfig
 from .encoding_r2tuning import EncodedVideo, encode_windows, stream_windows, window_size
 from .heads_r2tuning import GroundingHead, VideoGroundingOutput
 from .losses_r2tuning import GroundingLabels, pad_moments, video_grounding_loss
+from .method_lora_r2tuning import add_lora, is_lora, load_lora, save_lora
+from .methods_r2tuning import make_method
 
 
 logger = logging.get_logger(__name__)
 
+ENCODERS = ("vision_model.", "text_model.")
+UNUSED_NORMS = ("vision_model.post_layernorm.", "text_model.final_layer_norm.")  # come after all that is read
+FINGERPRINT_VALUES = 64  # of a weight of the method: a step of training changes all its values
 HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download", "proxies")  # serve CLIP as well
 
 
@@ -35,10 +41,8 @@ class R2TuningPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")
     _no_split_modules = ("CLIPEncoderLayer", "R2Block", "GroundingHead")
-    _keep_in_fp32_modules_strict = (
-        "r2_block",
-        "grounding_head",
-    )  # `dtype` chooses the precision of the frozen encoders
+    # `dtype` chooses the precision of the encoders, not of what is put into or beside them
+    _keep_in_fp32_modules_strict = ("r2_block", "grounding_head", "method")
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -54,7 +58,7 @@ class R2TuningPreTrainedModel(PreTrainedModel):
                 _init_temporal_part(part)
         elif isinstance(module, GroundingHead):
             init.ones_(module.level_scale)
-        elif isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
+        elif hasattr(module, "reset_parameters"):
             module.reset_parameters()
 
 
@@ -78,25 +82,44 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     answer = processor.post_process_video_grounding(outputs)[0]["moments"][0]
     ```
 
-    The encoders stay frozen and in eval mode; parameters of theirs that are made trainable (full tuning, LoRA, visual
-    prompts) get gradients. `from_pretrained(..., dtype=torch.bfloat16)` holds the encoders in half precision; what is
-    learned stays in float32.
+    With another `config.method` it is a baseline of the paper's Table 9: frames and words that this method makes with
+    CLIP take the place of those that R2-Tuning reads, the rest is the same.
+
+    The encoders stay in eval mode and, but for full tuning, frozen; parameters of theirs that are made trainable get
+    gradients. `from_pretrained(..., dtype=torch.bfloat16)` holds the encoders in half precision; what is learned
+    besides stays in float32.
     """
 
     def __init__(self, config: R2TuningConfig):
         super().__init__(config)
         self.vision_model = CLIPVisionModel._from_config(config.vision_config)
         self.text_model = CLIPTextModel._from_config(config.text_config)
+        self.method = make_method(config)
         self.r2_block = R2Block(config)
         self.grounding_head = GroundingHead(config)
         self.post_init()
+        if config.method == "lora":
+            add_lora(self)
         self._freeze_encoders()
         if not config.save_backbone:
             self._keys_to_ignore_on_load_missing = {r"^vision_model\.", r"^text_model\."}
+        self._keys_to_ignore_on_load_missing = {*self._keys_to_ignore_on_load_missing, r"\.lora_"}
 
     def _freeze_encoders(self):
-        self.vision_model.requires_grad_(False).eval()
-        self.text_model.requires_grad_(False).eval()
+        """Freeze what is not learned, above all CLIP."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(self._is_learned(name))
+        self.vision_model.eval()
+        self.text_model.eval()
+
+    def _is_learned(self, name: str) -> bool:
+        if self.config.method == "full":
+            return not name.startswith(UNUSED_NORMS)
+        return not name.startswith(ENCODERS) or self._is_adapter(name)
+
+    def _is_adapter(self, name: str) -> bool:
+        """Whether a weight belongs to the adapters of the method LoRA, which have files of their own."""
+        return self.config.method == "lora" and is_lora(name)
 
     def train(self, mode: bool = True):
         """Set the training mode of the side block and heads; CLIP stays in eval mode."""
@@ -126,10 +149,19 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
                 f"{sorted(info['missing_keys'])[:3]}. Save it again, with `config.save_backbone` set only if CLIP is "
                 "in it."
             )
+        if model.config.method == "lora":
+            where = {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
+            load_lora(model, pretrained_model_name_or_path, **where, **hub)
         if not model.config.save_backbone:
             model._load_clip(pretrained_model_name_or_path, **hub)
         model._freeze_encoders()
         return (model, info) if output_loading_info else model
+
+    @torch.no_grad()
+    def copy_clip(self, vision_model: nn.Module, text_model: nn.Module) -> None:
+        """Fill both encoders with the weights of others of the same shapes, such as those of a `CLIPModel`."""
+        _copy_weights(vision_model, self.vision_model)
+        _copy_weights(text_model, self.text_model)
 
     def _load_clip(self, checkpoint: str, **hub):
         """Fill both encoders with the weights of `config.clip_model_name_or_path`."""
@@ -172,37 +204,61 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save what is learned, and CLIP too if `config.save_backbone` is set or anything in CLIP is trainable."""
-        encoders = ("vision_model.", "text_model.")
-        trained = any(value.requires_grad for name, value in self.named_parameters() if name.startswith(encoders))
+        trained = any(
+            value.requires_grad and not self._is_adapter(name)
+            for name, value in self.named_parameters()
+            if name.startswith(ENCODERS)
+        )
         adapters_only = getattr(self, "_hf_peft_config_loaded", False)
         if trained and not adapters_only and not self.config.save_backbone:
             logger.warning("CLIP is being trained, so it is saved with the checkpoint (`save_backbone=True`).")
             self.config.save_backbone = True
-        ignored = set() if self.config.save_backbone else {k for k in self.state_dict() if k.startswith(encoders)}
-        self._keys_to_ignore_on_save = ignored
+        self._keys_to_ignore_on_save = {
+            name
+            for name in self.state_dict()
+            if self._is_adapter(name) or (name.startswith(ENCODERS) and not self.config.save_backbone)
+        }
+        if self.config.method == "lora":
+            if kwargs.get("push_to_hub"):
+                raise ValueError("`push_to_hub` would leave peft's files out: call `model.push_to_hub(name)` instead.")
+            save_lora(self, save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     # ---- frozen encoders ---------------------------------------------------------------------------------------
 
-    def get_video_hidden_states(self, pixel_values_videos: torch.Tensor, chunk_size: int | None = 32) -> torch.Tensor:
-        """CLIP's last K states of each frame.
+    def get_video_hidden_states(
+        self,
+        pixel_values_videos: torch.Tensor,
+        chunk_size: int | None = 32,
+        *,
+        frame_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What is read of each frame in CLIP: its last K states, with other methods than R2-Tuning see `config`.
 
         Args:
             pixel_values_videos: `(batch, num_frames, 3, height, width)`, normalised pixels.
-            chunk_size: Frames encoded at once; `None` = all.
+            chunk_size: Frames encoded at once; `None` = all. Methods that mix frames encode a video at once.
+            frame_mask: `(batch, num_frames)`, `True` = real; default: all. Only where frames are mixed it matters.
 
         Returns:
             `(batch, num_frames, num_layers, num_tokens, vision_hidden)`, last layer last. In memory the layers are
             outermost, so that a single layer is contiguous.
         """
-        frames = pixel_values_videos.flatten(0, 1).to(self.vision_model.dtype)
-        chunks = frames.split(chunk_size or len(frames))
-        states = [self._last_states(self.vision_model, pixel_values=chunk) for chunk in chunks]
+        pixels = pixel_values_videos.to(self.vision_model.dtype)
+        if self.config.mixes_frames:
+            chunks, missing = _whole_videos(pixels, frame_mask)
+        else:
+            chunks = pixels.flatten(0, 1).split(chunk_size or pixels.shape[:2].numel())
+            missing = [0] * len(chunks)
+        states = [
+            [_pad_frames(layer, count) for layer in self._last_states(self.vision_model, pixel_values=chunk)]
+            for chunk, count in zip(chunks, missing, strict=True)
+        ]
         layers = [torch.cat(layer) if len(layer) > 1 else layer[0] for layer in zip(*states, strict=True)]
-        return torch.stack(layers).unflatten(1, pixel_values_videos.shape[:2]).movedim(0, 2)
+        return torch.stack(layers).unflatten(1, pixels.shape[:2]).movedim(0, 2)
 
     def get_text_hidden_states(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """CLIP's last K states of each token, `(batch, text_length, num_layers, text_hidden)`, last layer last.
+        """What is read of each token in CLIP, `(batch, text_length, num_layers, text_hidden)`, last layer last.
 
         Attention is causal, so tokens padded on the right do not matter here.
         """
@@ -211,18 +267,44 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     def _last_states(self, encoder: nn.Module, **inputs) -> list[torch.Tensor]:
         """Outputs of the last K blocks, before any final norm; nothing is kept for backward if nothing is trained."""
         states = []
-        hooks = [
-            layer.register_forward_hook(lambda _, args, output: states.append(output))
-            for layer in encoder.encoder.layers[-self.config.num_recurrent_steps :]
-        ]
-        trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in encoder.parameters())
+        tokens = self.config.tokens_read if encoder is self.vision_model else slice(None)
+
+        def keep(_, arguments, output):
+            output = output[0] if isinstance(output, tuple) else output
+            states.append(output if tokens == slice(None) else output[:, tokens].clone())
+
+        # Hooks run in the order they are made: those of the method first.
+        hooks = self.method.attach(self.vision_model, self.text_model) if hasattr(self.method, "attach") else []
+        hooks += [part.register_forward_hook(keep) for part in self._parts_read(encoder)]
+        learned = self.config.method in IN_CLIP or any(parameter.requires_grad for parameter in encoder.parameters())
         try:
-            with torch.set_grad_enabled(trained):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and learned):
                 encoder(**inputs)
         finally:
             for hook in hooks:
                 hook.remove()
         return states
+
+    def _parts_read(self, encoder: nn.Module) -> Iterable[nn.Module]:
+        """Parts of an encoder whose outputs are its states."""
+        layers = encoder.encoder.layers[self.config.layers_read]
+        if self.config.method == "e3va" and encoder is self.vision_model:
+            return self.method.parts_read(layers)
+        return layers
+
+    # ---- from CLIP's states to the block -----------------------------------------------------------------------
+
+    def _project_video(self, states: torch.Tensor, frame_mask: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Projected states of each step, see `R2Block.project_video`."""
+        if self.config.method in BESIDE_CLIP:
+            states = self.method.refine_video(states)
+        return self.r2_block.project_video(states, frame_mask)
+
+    def _project_text(self, states: torch.Tensor) -> list[torch.Tensor]:
+        """Projected text states of each step, see `R2Block.project_text`."""
+        if self.config.method in BESIDE_CLIP:
+            states = self.method.refine_text(states)
+        return self.r2_block.project_text(states)
 
     # ---- encode once, ask many ---------------------------------------------------------------------------------
 
@@ -267,18 +349,20 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         window_sec = self.config.window_sec if window_sec == "config" else window_sec
         if window_sec is not None and not window_sec > 0:
             raise ValueError(f"`window_sec` must be positive or None, got {window_sec}.")
-        window = window_size(window_sec, fps)
         if video_hidden_states is not None:
             _check_shape("video_hidden_states", video_hidden_states, self._state_shape[1:])
             pieces = iter([video_hidden_states.to(self.device)])
         else:
-            pieces = self._encode_pieces(pixel_values_videos, chunk_size)
-        return encode_windows(
-            stream_windows(pieces, window), self._project_window, fps, duration_sec, self._fingerprint()
-        )
+            pieces = self._pixel_pieces(pixel_values_videos, chunk_size)
+            if not self.config.mixes_frames:  # then a frame's states are the same in all windows
+                pieces = (self.get_video_hidden_states(piece[None], chunk_size)[0] for piece in pieces)
+        windows = stream_windows(pieces, window_size(window_sec, fps))
+        if video_hidden_states is None and self.config.mixes_frames:
+            windows = ((start, self.get_video_hidden_states(frames[None])[0]) for start, frames in windows)
+        return encode_windows(windows, self._project_window, fps, duration_sec, self._fingerprint())
 
-    def _encode_pieces(self, pixel_values_videos: torch.Tensor | Iterable[torch.Tensor], chunk_size: int):
-        """CLIP's states of one piece of video after the other, `(n, num_layers, num_tokens, vision_hidden)` each."""
+    def _pixel_pieces(self, pixel_values_videos: torch.Tensor | Iterable[torch.Tensor], chunk_size: int):
+        """One piece of video after the other, `(n, 3, height, width)` each, on the model's device."""
         if isinstance(pixel_values_videos, torch.Tensor):
             if pixel_values_videos.dim() == 5 and len(pixel_values_videos) == 1:
                 pixel_values_videos = pixel_values_videos[0]
@@ -291,19 +375,22 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
                     "`pixel_values_videos` must be one video, `(num_frames, 3, height, width)`, or an iterable of "
                     f"such pieces, got the shape {tuple(piece.shape)}."
                 )
-            yield self.get_video_hidden_states(piece[None].to(self.device), chunk_size)[0]
+            yield piece.to(self.device)
 
     def _project_window(self, states: torch.Tensor) -> torch.Tensor:
         """Projected states of one window, `(num_steps, window_frames, num_tokens, hidden)`."""
         frame_mask = torch.ones(1, len(states), dtype=torch.bool, device=states.device)
-        return torch.cat(list(self.r2_block.project_video(states[None], frame_mask)))
+        return torch.cat(list(self._project_video(states[None], frame_mask)))
 
     def _fingerprint(self) -> str:
-        """Identifies the weights that an encoded video depends on, CLIP's excepted."""
+        """Identifies the weights that an encoded video depends on, frozen CLIP's excepted."""
         digest = hashlib.sha256(f"{self.config.layer_fusion} {self.config.num_recurrent_steps}".encode())
-        for step in self.r2_block.steps:
-            for value in step.video_projection.state_dict().values():
-                digest.update(value.detach().float().cpu().numpy().tobytes())
+        weights = [value for step in self.r2_block.steps for value in step.video_projection.state_dict().values()]
+        for name, value in self.named_parameters():
+            if name.startswith(("vision_model.", "method.")) and self._is_learned(name):
+                weights.append(value.flatten()[:FINGERPRINT_VALUES])
+        for value in weights:
+            digest.update(value.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @torch.no_grad()
@@ -335,7 +422,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         if encoded_video.fingerprint != self._fingerprint():
             raise ValueError("`encoded_video` was made by other weights than this model's. Encode the video again.")
         text, text_mask = self._text_inputs(input_ids, text_hidden_states, attention_mask)
-        words = self.r2_block.project_text(text)
+        words = self._project_text(text)
         starts, frame_masks = encoded_video.window_starts.to(self.device), encoded_video.frame_mask.to(self.device)
         rows = []
         for start, mask, embeds in zip(starts, frame_masks, encoded_video.video_embeds, strict=True):
@@ -393,8 +480,8 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         """
         text, text_mask = self._text_inputs(input_ids, text_hidden_states, attention_mask)
         states, frame_mask = self._video_inputs(pixel_values_videos, video_hidden_states, frame_mask, len(text_mask))
-        video = self.r2_block.project_video(states, frame_mask[:: len(text_mask) // len(states)])
-        outputs, block = self._predict(video, self.r2_block.project_text(text), frame_mask, text_mask)
+        video = self._project_video(states, frame_mask[:: len(text_mask) // len(states)])
+        outputs, block = self._predict(video, self._project_text(text), frame_mask, text_mask)
         outputs.fps = _per_query("fps", fps, text_mask)
         outputs.duration_sec = _per_query("duration_sec", duration_sec, text_mask)
         outputs.hidden_states = tuple(block.hidden_states) if output_hidden_states else None
@@ -445,7 +532,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     @property
     def _state_shape(self) -> tuple[int | None, ...]:
         """Shape of `video_hidden_states`; `None` = any size."""
-        return None, None, self.config.num_recurrent_steps, None, self.config.vision_config.hidden_size
+        return None, None, self.config.num_video_states, None, self.config.vision_config.hidden_size
 
     def _text_inputs(
         self,
@@ -462,7 +549,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             if input_ids.shape[1] > longest:
                 raise ValueError(f"`input_ids` must not be longer than {longest} tokens, got {input_ids.shape[1]}.")
         else:
-            sizes = (None, None, self.config.num_recurrent_steps, self.config.text_config.hidden_size)
+            sizes = (None, None, self.config.num_text_states, self.config.text_config.hidden_size)
             _check_shape("text_hidden_states", text_hidden_states, sizes)
         given = input_ids if input_ids is not None else text_hidden_states
         mask = _check_mask("attention_mask", attention_mask, given)
@@ -494,7 +581,9 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         mask = _check_mask("frame_mask", frame_mask, given)
         if (mask[:, 1:] & ~mask[:, :-1]).any():
             raise ValueError("`frame_mask` must be padded on the right: no `True` may follow a `False`.")
-        states = self.get_video_hidden_states(given) if pixel_values_videos is not None else given
+        states = given
+        if pixel_values_videos is not None:
+            states = self.get_video_hidden_states(pixel_values_videos, frame_mask=mask)
         if not mask.all():  # padding may hold anything, such as the infinities of the released caches
             states = states.masked_fill(~mask[..., None, None, None], 0.0)
         return states, mask.repeat_interleave(per_video, dim=0)
@@ -551,6 +640,19 @@ def _check_mask(name: str, mask: torch.Tensor | None, masked: torch.Tensor) -> t
     return mask
 
 
+def _whole_videos(pixels: torch.Tensor, frame_mask: torch.Tensor | None) -> tuple[list[torch.Tensor], list[int]]:
+    """Each video without its padding, and how many frames of padding that is."""
+    num_frames = pixels.shape[1]
+    lengths = [num_frames] * len(pixels) if frame_mask is None else frame_mask.sum(dim=1).tolist()
+    videos = [video[:length] for video, length in zip(pixels, lengths, strict=True)]
+    return videos, [num_frames - length for length in lengths]
+
+
+def _pad_frames(states: torch.Tensor, count: int) -> torch.Tensor:
+    """States `(num_frames, num_tokens, hidden)` with `count` more frames of zeros."""
+    return F.pad(states, (0, 0, 0, 0, 0, count)) if count else states
+
+
 def _per_query(name: str, value: torch.Tensor | float | None, text_mask: torch.Tensor) -> torch.Tensor | None:
     """A number for each query, `(batch,)`, float32."""
     if value is None:
@@ -589,10 +691,14 @@ def _load_encoder(model_class: type[PreTrainedModel], name: str, encoder: PreTra
         raise ValueError(
             f"CLIP '{name}' is incomplete: it lacks {sorted(info['missing_keys'])[:3]} and perhaps others."
         )
+    _copy_weights(found, encoder)
+
+
+def _copy_weights(source: nn.Module, encoder: nn.Module):
     ours = {
         key.replace(".base_layer.", "."): value for key, value in encoder.state_dict().items()
     }  # as peft names them
-    for key, value in found.state_dict().items():
+    for key, value in source.state_dict().items():
         ours[key].copy_(value)
 
 

@@ -28,6 +28,7 @@ PUBLISHED = (
     *(WEIGHTS, "model.safetensors.index.json", "config.json", "processor_config.json", "preprocessor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*_r2tuning.py"),
     *("README.md", "LICENSE", "results.json", "metrics.json", "curves.png"),
+    *("lora/adapter_config.json", "lora/adapter_model.safetensors"),
 )
 WAITS_SEC = (2, 10, 30)  # before the second and each further attempt
 PASSING_STATUS = {408, 425, 429}  # besides those from 500 on, which are the server's own trouble
@@ -59,7 +60,8 @@ def push_checkpoint(folder: str | os.PathLike, repo_id: str, *, private: bool = 
     check_destination(repo_id)
     folder = Path(folder)
     config = _published_config(folder, clip)
-    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and _belongs(path.name)}
+    paths = {path.relative_to(folder).as_posix(): path for path in [*folder.iterdir(), *folder.glob("lora/*")]}
+    files = {name: path for name, path in sorted(paths.items()) if path.is_file() and _belongs(name)}
     files["config.json"] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
     if is_own_card(folder / "README.md"):
         files["README.md"] = str(make_model_card(folder, repo_id, config)).encode()

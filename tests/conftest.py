@@ -86,10 +86,12 @@ def make_model(make_config, tiny_clip):
         torch.manual_seed(1)
         model = R2TuningForVideoGrounding(make_config(**fields))
         if not {"vision_config", "text_config"} & fields.keys():
-            model.vision_model.load_state_dict(tiny_clip.vision_model.state_dict())
-            model.text_model.load_state_dict(tiny_clip.text_model.state_dict())
+            model.copy_clip(tiny_clip.vision_model, tiny_clip.text_model)
         for parameter in (model.r2_block.scale, model.r2_block.gate, model.grounding_head.level_scale):
             torch.nn.init.uniform_(parameter, 0.5, 1.5)  # as initialised, the spatial path adds nothing
+        for name, parameter in model.named_parameters():
+            if name.startswith("method.") or ".lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.1)  # as initialised, adapters add nothing
         return model.eval()
 
     return make

@@ -14,6 +14,8 @@ FRAMES = (9, 7, 3, 1)
 WORDS = (5, 2, 6, 3)
 JUNK = 7.0
 ENCODERS = ("vision_model.", "text_model.")
+LEARNED_IN_CLIP = {"full": ("encoder.", "embeddings.", "pre_layrnorm."), "lora": (".lora_A.", ".lora_B.")}
+IN_CLIP = {"full", "lora", "vpt", "vop", "st_adapter"}  # methods whose gradients pass through the encoders
 # Other shapes make other splits of the same sums: float32 differs by some 1e-6.
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -32,12 +34,13 @@ def length_mask(lengths):
 
 def make_inputs(config, frames=FRAMES, words=WORDS, cached=False, seed=0):
     """A padded batch of random pixels and token ids, or of CLIP states."""
-    vision, text, steps = config.vision_config, config.text_config, config.num_recurrent_steps
+    vision, text = config.vision_config, config.text_config
     generator = torch.Generator().manual_seed(seed)
     if cached:
-        query = [torch.randn(n, steps, text.hidden_size, generator=generator) for n in words]
+        query = [torch.randn(n, config.num_text_states, text.hidden_size, generator=generator) for n in words]
         tokens = (vision.image_size // vision.patch_size) ** 2 + 1
-        video = [torch.randn(n, steps, tokens, vision.hidden_size, generator=generator) for n in frames]
+        shape = (config.num_video_states, tokens, vision.hidden_size)
+        video = [torch.randn(n, *shape, generator=generator) for n in frames]
         inputs = {"video_hidden_states": pad(video, JUNK), "text_hidden_states": pad(query, JUNK)}
     else:
         query = [torch.randint(0, text.vocab_size, (n,), generator=generator) for n in words]
@@ -94,6 +97,11 @@ def assert_equal_outputs(got, want, **tolerance):
         torch.testing.assert_close(got[name], want[name], **(tolerance or {"atol": 0, "rtol": 0}), msg=name)
 
 
+def is_learned(config, name):
+    """Whether a parameter of this name is learned: nothing of CLIP, but for two methods."""
+    return not name.startswith(ENCODERS) or any(part in name for part in LEARNED_IN_CLIP.get(config.method, ()))
+
+
 @contextlib.contextmanager
 def saved_for_backward():
     """Shapes of all tensors that autograd keeps."""
@@ -105,7 +113,7 @@ def saved_for_backward():
 
 
 class ModelChecks:
-    """Promises of every model class; `model` is a fixture of the subclass, in eval mode, with frozen encoders."""
+    """Promises of every model class, whatever its `config.method`; `model` is a fixture of the subclass, in eval mode."""
 
     # ---- batches -------------------------------------------------------------------------------------------------
 
@@ -140,7 +148,9 @@ class ModelChecks:
     def test_cached_states_give_what_the_pixels_give(self, model):
         inputs = make_inputs(model.config)
         cached = {
-            "video_hidden_states": model.get_video_hidden_states(inputs["pixel_values_videos"]),
+            "video_hidden_states": model.get_video_hidden_states(
+                inputs["pixel_values_videos"], frame_mask=inputs["frame_mask"]
+            ),
             "text_hidden_states": model.get_text_hidden_states(inputs["input_ids"]),
         }
         masks = {name: inputs[name] for name in ("frame_mask", "attention_mask")}
@@ -207,15 +217,15 @@ class ModelChecks:
 
     # ---- gradients -----------------------------------------------------------------------------------------------
 
-    def test_what_is_learned_gets_gradients_and_the_encoders_get_none(self, model):
+    def test_what_is_learned_gets_gradients_and_nothing_else_does(self, model):
         model.train()(**make_inputs(model.config), **make_labels(model.config)).loss.backward()
         for name, parameter in model.named_parameters():
-            if name.startswith(ENCODERS):
-                assert not parameter.requires_grad, name
-                assert parameter.grad is None, name
-            else:
+            assert parameter.requires_grad == is_learned(model.config, name), name
+            if parameter.requires_grad:
                 assert parameter.grad is not None, name
                 assert parameter.grad.isfinite().all(), name
+            else:
+                assert parameter.grad is None, name
 
     def test_every_parameter_gets_a_gradient_from_videos_too_short_for_some_levels(self, model):
         """Distributed training waits for a gradient of every parameter on every process."""
@@ -224,14 +234,20 @@ class ModelChecks:
         lacking = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not lacking
 
-    def test_frozen_encoders_leave_nothing_for_backward(self, model):
+    def test_the_encoders_leave_something_for_backward_only_where_gradients_pass_through_them(self, model):
         inputs = {**make_inputs(model.config), **make_labels(model.config)}
         with saved_for_backward() as shapes:
-            states = model.train().get_video_hidden_states(inputs["pixel_values_videos"])
+            states = model.train().get_video_hidden_states(
+                inputs["pixel_values_videos"], frame_mask=inputs["frame_mask"]
+            )
             words = model.get_text_hidden_states(inputs["input_ids"])
-        assert not shapes
-        assert not states.requires_grad
-        assert not words.requires_grad
+        assert states.requires_grad == bool(shapes) == (model.config.method in IN_CLIP)
+        assert words.requires_grad == (model.config.method in IN_CLIP - {"vpt"})
+        if model.config.method in IN_CLIP:
+            vision = model.config.vision_config
+            hidden = {shape[-1] for shape in shapes}
+            assert {vision.hidden_size, vision.intermediate_size} <= hidden
+            return
         with saved_for_backward() as from_pixels:
             model(**inputs)
         cached = {k: v for k, v in inputs.items() if k not in ("pixel_values_videos", "input_ids")}
@@ -244,8 +260,9 @@ class ModelChecks:
         trained = getattr(model, encoder).encoder.layers[0].mlp.fc1.weight.requires_grad_(True)
         model.train()(**make_inputs(model.config), **make_labels(model.config)).loss.backward()
         assert trained.grad.abs().max() > 0
-        others = [p for n, p in model.named_parameters() if n.startswith(ENCODERS) and p is not trained]
-        assert all(parameter.grad is None for parameter in others)
+        for name, parameter in model.named_parameters():
+            if parameter is not trained:
+                assert (parameter.grad is not None) == is_learned(model.config, name), name
 
     def test_the_encoders_stay_in_eval_mode(self, model):
         assert model.train() is model
@@ -263,7 +280,8 @@ class ModelChecks:
         model.save_pretrained(tmp_path)
         loaded = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)
         for name, parameter in loaded.named_parameters():
-            assert parameter.dtype == (torch.bfloat16 if name.startswith(ENCODERS) else torch.float32), name
+            half = name.startswith(ENCODERS) and "lora_" not in name
+            assert parameter.dtype == (torch.bfloat16 if half else torch.float32), name
         inputs = {**make_inputs(model.config), **make_labels(model.config)}
         outputs, full = loaded(**inputs), model(**inputs)
         assert outputs.loss.dtype == outputs.logits.dtype == torch.float32

@@ -22,6 +22,7 @@ DIFFERENT = {
     "shared_block": False,
     "method": "none",
     "layer_fusion": "mean",
+    "initial_pooling_scale": 0.5,
     "strides": (1,),
     "use_temporal_endpoints": False,
     "use_moment_head": False,
@@ -90,6 +91,11 @@ def test_configurations_share_nothing():
     assert second.vision_config.hidden_size == 768
 
 
+def test_full_tuning_keeps_clip_in_the_checkpoint():
+    assert R2TuningConfig(method="full", num_recurrent_steps=1).save_backbone
+    assert not R2TuningConfig(method="lora", num_recurrent_steps=1).save_backbone
+
+
 @pytest.mark.parametrize(("fusion", "steps"), [("reversed", 4), ("forward", 4), ("single", 1), ("mean", 1)])
 def test_number_of_steps(fusion, steps):
     assert R2TuningConfig(layer_fusion=fusion).num_steps == steps
@@ -128,7 +134,13 @@ WRONG = {
     "dropout": [(1.0, r"must be in \[0, 1\), got 1.0"), (-0.1, r"must be in \[0, 1\)"), (float("nan"), r"\[0, 1\)")],
     "drop_path": [(1, r"must be in \[0, 1\)")],
     "saliency_loss_weight": [(-1, "must not be negative or infinite, got -1"), (float("nan"), "must not be negative")],
-    "method": [("none", "`num_recurrent_steps` must be 1 with `method` 'none'.*got 4"), ("adapter", "method")],
+    "method": [
+        *(
+            (name, f"`num_recurrent_steps` must be 1 with `method` '{name}'.*got 4")
+            for name in ("none", "full", "vpt")
+        ),
+        ("adapter", "method"),
+    ],
     "fps": [
         (0, "must be positive and finite"),
         (-1.0, "must be positive"),

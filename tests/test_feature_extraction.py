@@ -148,6 +148,24 @@ def test_a_checkpoint_settles_clip_k_and_the_frame_rate(run, clip, make_model, t
     assert cache.video("val_Vid-0_60.0_76.0").shape == (16, 2, 5, 64)
 
 
+def test_a_checkpoint_of_another_method_settles_nothing(run, make_model, tmp_path):
+    """It reads other states of CLIP, which nobody else could use."""
+    model = make_model(method="none", num_recurrent_steps=1, save_backbone=True, clip_model_name_or_path=None)
+    source = {"clip": None, "model": save_ours(model, tmp_path / "checkpoint"), "split": "val"}
+    status, _, stderr = run(tmp_path / "cache", **source, fps=None, num_layers=None)
+    assert status == 2
+    assert "--model must be a checkpoint of the method 'r2_tuning', got 'none'" in stderr
+
+
+@pytest.mark.parametrize(("method", "steps", "read"), [("none", 1, [2]), ("losa", 3, [0, 1, 2]), ("lst", 3, [0, 2])])
+def test_a_method_gets_those_of_the_cached_layers_that_it_reads(complete, make_model, method, steps, read):
+    model = make_model(method=method, num_recurrent_steps=steps)
+    name = "val_Vid-0_60.0_76.0"
+    states = FeatureCache(complete).video(name)
+    assert states.shape[1] == 3
+    assert torch.equal(FeatureCache(complete, model=model).video(name), states[:, read])
+
+
 def test_bfloat16_is_close_and_another_cache(run, complete, copy, tmp_path):
     name = "val_Vid-0_60.0_76.0"
     assert run(tmp_path / "cache", split="val", dtype="bfloat16")[0] == 0

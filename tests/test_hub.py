@@ -23,6 +23,21 @@ LOAD = """
     answer = pipeline("video-grounding", model=NAME)(VIDEO, query="a red circle")
     print(json.dumps([type(model).__name__, type(processor).__name__, answer["saliency"]]))
 """
+PUSH_OURS = """
+    from modeling_r2tuning.publishing_r2tuning import push_checkpoint
+    push_checkpoint(FOLDER, NAME)
+"""
+PUSH_THEIRS = """
+    import modeling_r2tuning
+    from transformers import AutoModel
+    AutoModel.from_pretrained(FOLDER).push_to_hub(NAME)
+"""
+SUMS = """
+    import json
+    import modeling_r2tuning
+    from transformers import AutoModel
+    print(json.dumps([p.double().sum().item() for p in AutoModel.from_pretrained(NAME).parameters()]))
+"""
 NO_CLIP = """
     import modeling_r2tuning
     from transformers import AutoModel
@@ -57,6 +72,19 @@ def test_pushed_checkpoint_loads_by_name(hub, checkpoint, tmp_path):
     printed = json.loads(run(LOAD, hub, tmp_path / "home2", NAME="org/r2tuning-tiny", VIDEO=video))
     assert printed[:2] == ["R2TuningForVideoGrounding", "R2TuningProcessor"]
     assert json.loads(run(LOAD, hub, tmp_path / "home2", NAME=str(checkpoint), VIDEO=video))[2] == printed[2]
+
+
+def test_a_lora_checkpoint_loads_by_name(hub, make_model, processor, clip_folder, tmp_path):
+    """peft's files are pushed too, by our command and by transformers."""
+    model = make_model(method="lora", num_recurrent_steps=1)
+    model.config.clip_model_name_or_path = "org/clip"
+    save_checkpoint(model, processor, tmp_path / "lora")
+    hub.add_repo("org/clip", {path.name: path for path in clip_folder.iterdir()})
+    want = [parameter.double().sum().item() for parameter in model.parameters()]
+    for name, code in {"org/ours": PUSH_OURS, "org/theirs": PUSH_THEIRS}.items():
+        run(code, hub, tmp_path / "home", FOLDER=str(tmp_path / "lora"), NAME=name)
+        assert {"lora/adapter_config.json", "lora/adapter_model.safetensors"} <= set(hub.files(name))
+        assert json.loads(run(SUMS, hub, tmp_path / "home2", NAME=name)) == want
 
 
 def test_clip_is_fetched_by_name(hub, make_config, make_model, tiny_clip, processor, clip_folder, tmp_path):

@@ -60,6 +60,18 @@ def test_measured_results(card_of, folder):
     assert "BSD" not in card.text
 
 
+@pytest.mark.parametrize(
+    ("method", "says"), [("lora", "needs `pip install peft`"), ("vpt", "CLIP is fetched when it is")]
+)
+def test_a_baseline_is_not_called_r2_tuning(make_model, tmp_path, method, says):
+    folder = tmp_path / method
+    model = make_model(method=method, num_recurrent_steps=1, clip_model_name_or_path="org/clip")
+    card = make_model_card(save_ours(model, folder), "org/base", json.loads((folder / "config.json").read_text()))
+    assert f"with the transfer method `{method}` of its\nTable 9" in card.text
+    assert says in card.text
+    assert "side block on" not in card.text
+
+
 def test_metadata(card_of):
     card = card_of(Results("qvhighlights", "val", SCORES, training=TRAINING))
     data = ModelCard(str(card)).data  # as the Hub reads it

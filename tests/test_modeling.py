@@ -36,6 +36,8 @@ CONFIGURATIONS = {
     "three_layers": {"num_temporal_layers": 3},
     "one_step": {"num_recurrent_steps": 1},
     "without_tuning": {"method": "none", "num_recurrent_steps": 1},
+    **{name: {"method": name, "num_recurrent_steps": 1} for name in ("full", "lora", "vpt", "vop", "st_adapter")},
+    **{name: {"method": name} for name in ("e3va", "losa", "lst")},
     "no_calibration": {"use_video_calibration": False, "use_layer_calibration": False},
 }
 

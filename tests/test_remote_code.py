@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from model_checks import make_inputs
+from safetensors.torch import save_file
 
 
 CODE = """
@@ -23,6 +26,19 @@ third = processor.post_process_video_grounding(model(**processor(videos=video, t
 names = [type(x).__module__.split(".")[0] for x in (pipe, model, processor)]
 print(json.dumps({"names": names, "answers": [first["saliency"], second["saliency"], third["saliency"]]}))
 """
+METHODS_CODE = """
+import json, sys
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+scores = {}
+for name in sys.argv[1:]:
+    model = AutoModel.from_pretrained(name, trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules")
+    with torch.no_grad():
+        scores[name] = model(**load_file(name + "/inputs.safetensors")).saliency_scores.flatten().tolist()
+print(json.dumps(scores))
+"""
 FILES = {
     "block_r2tuning.py",
     "configuration_r2tuning.py",
@@ -31,6 +47,14 @@ FILES = {
     "encoding_r2tuning.py",
     "heads_r2tuning.py",
     "losses_r2tuning.py",
+    "method_e3va_r2tuning.py",
+    "method_lora_r2tuning.py",
+    "method_losa_r2tuning.py",
+    "method_lst_r2tuning.py",
+    "method_st_adapter_r2tuning.py",
+    "method_vop_r2tuning.py",
+    "method_vpt_r2tuning.py",
+    "methods_r2tuning.py",
     "modeling_r2tuning.py",
     "pipeline_r2tuning.py",
     "points_r2tuning.py",
@@ -39,10 +63,8 @@ FILES = {
 }
 
 
-@pytest.fixture(scope="module")
-def without_package(checkpoint, tmp_path_factory):
-    """What `CODE` prints in an empty folder where the package cannot be imported."""
-    folder = tmp_path_factory.mktemp("elsewhere")
+def run_without_package(code, folder, *arguments):
+    """What code prints in a folder where the package cannot be imported."""
     # An installed package must not be found: a finder refuses its name.
     (folder / "sitecustomize.py").write_text(
         "import sys\n"
@@ -53,10 +75,31 @@ def without_package(checkpoint, tmp_path_factory):
         "sys.meta_path.insert(0, Refuse())\n"
     )
     env = {**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}
-    arguments = [sys.executable, "-c", CODE, str(checkpoint), str(folder / "again")]
-    result = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout.strip().splitlines()[-1]), folder / "again"
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def without_package(checkpoint, tmp_path_factory):
+    """What `CODE` prints, and the folder that it saves to."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    return run_without_package(CODE, folder, checkpoint, folder / "again"), folder / "again"
+
+
+@torch.no_grad()
+def test_every_method_works_without_the_package(make_model, tmp_path):
+    want = {}
+    for method in ("none", "full", "lora", "vpt", "vop", "st_adapter", "e3va", "losa", "lst"):
+        beside = method in ("e3va", "losa", "lst")
+        model = make_model(method=method, num_recurrent_steps=3 if beside else 1)
+        model.save_pretrained(tmp_path / method)
+        save_file(make_inputs(model.config), tmp_path / method / "inputs.safetensors")
+        want[method] = model(**make_inputs(model.config)).saliency_scores.flatten().tolist()
+    got = run_without_package(METHODS_CODE, tmp_path, *want)
+    for method, scores in want.items():
+        assert got[method] == pytest.approx(scores, abs=1e-5), method
 
 
 def test_checkpoint_carries_all_of_its_code(checkpoint):

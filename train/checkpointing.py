@@ -24,6 +24,7 @@ from accelerate.utils import gather_object
 from safetensors.torch import load_file
 
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, save_checkpoint
+from modeling_r2tuning.method_lora_r2tuning import is_lora, load_lora
 
 
 logger = get_logger(__name__)
@@ -185,6 +186,9 @@ class CheckpointFolder:
             )
             progress.num_processes = self.accelerator.num_processes
         lacking = set(self.model.load_state_dict(load_file(checkpoint / WEIGHTS), strict=False).missing_keys)
+        if self.model.config.method == "lora":
+            load_lora(self.model, checkpoint)
+            lacking = {name for name in lacking if not is_lora(name)}
         if any(parameter.requires_grad and name in lacking for name, parameter in self.model.named_parameters()):
             raise ValueError(f"'{checkpoint}' belongs to another model: it lacks weights that this one learns.")
         self.accelerator.load_state(str(checkpoint / STATE))

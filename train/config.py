@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from modeling_r2tuning.checkpoints_r2tuning import DEFAULT_CLIP
+from modeling_r2tuning.configuration_r2tuning import Method
 
 
 PRESETS = Path(__file__).parent / "presets"
@@ -49,8 +50,8 @@ class TrainingConfig:
     train_split: str = option("split to train on", "train")
     eval_split: str | None = option("split to evaluate on; none = no evaluation", "val")
     clip: str = option("frozen CLIP, a folder or a name on the Hub", DEFAULT_CLIP)
-    method: Literal["r2_tuning", "none"] = option(
-        "what is learned [Table 9]: the R2 block, or without any tuning of CLIP the pyramid and heads alone",
+    method: Method = option(
+        "what is learned [Table 9]: the R2 block, or the pyramid and heads with another transfer method or none",
         "r2_tuning",
     )
     model: dict = option("fields of R2TuningConfig that differ from the benchmark's and the preset's", factory=dict)

@@ -39,6 +39,7 @@ MAX_NAME = 200  # bytes; file systems allow 255, a digest and an ending follow
 STALE_SEC = 3600.0  # no file takes so long to write
 OFFICIAL_VIDEOS, OFFICIAL_QUERIES = "*_vid_k*", "*_txt_k*"  # such as clip_b32_vid_k4 and clip_b32_txt_k4
 OFFICIAL_SUFFIXES = ("", "-cam-002")  # of TACoS
+CHANGED, NOT_IN_CACHE = "changes what CLIP computes", {"e3va": "reads what is between CLIP's layers"}
 AGAIN = "Run train/run_feature_extraction.py again: it makes this file anew."
 
 
@@ -59,7 +60,8 @@ class FeatureCache:
 
     Raises:
         FileNotFoundError: There is no cache.
-        ValueError: It was made with another CLIP, K or frame rate, or it is of an unknown kind.
+        ValueError: It was made with another CLIP, K or frame rate, or it is of an unknown kind; or the model's method
+            needs more than a cache can hold.
     """
 
     def __init__(
@@ -75,6 +77,11 @@ class FeatureCache:
         self.settings = read_settings(self.folder)
         self._config = None if model is None else model.config
         self._checked = set()
+        if model is not None and not model.config.reads_plain_clip:
+            raise ValueError(
+                f"`method` '{model.config.method}' {NOT_IN_CACHE.get(model.config.method, CHANGED)}, which no feature "
+                "cache holds. Pass the videos instead (`--video-dir`)."
+            )
         if self.settings is None:
             self._videos, self._queries = _find_official(self.folder)
             return
@@ -127,7 +134,11 @@ class FeatureCache:
         if any(found.get(name) != value for name, value in wanted.items()):
             raise ValueError(f"'{path}' belongs to another cache or to another id. {AGAIN}")
         self._checked.add(path)
-        return states if self._config is None else states[:, -self._config.num_recurrent_steps :]
+        return self._layers(states)
+
+    def _layers(self, states: torch.Tensor) -> torch.Tensor:
+        """Those of the cached layers that the model reads."""
+        return states if self._config is None else states[:, self._config.layers_read]
 
     def _video_shape(self) -> tuple[int, ...] | None:
         if self._config is None:
@@ -165,7 +176,7 @@ class FeatureCache:
         if self.check and path not in self._checked and not states.isfinite().all():
             raise ValueError(f"'{path}' holds numbers that are not finite. Download it again.")
         self._checked.add(path)
-        return states
+        return self._layers(states)
 
 
 def _find_official(folder: Path) -> tuple[Path, Path]:

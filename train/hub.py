@@ -38,7 +38,7 @@ def check_push(config: TrainingConfig) -> None:
         ValueError: `config.push_to` has no organisation, or the model would refer to a CLIP that nobody else has.
     """
     check_destination(config.push_to)
-    if Path(config.clip).is_dir() and not config.model.get("save_backbone"):
+    if Path(config.clip).is_dir() and not (config.model.get("save_backbone") or config.method == "full"):
         raise ValueError(
             f"A model that refers to CLIP in the folder '{config.clip}' cannot be published: give `clip` a name on the "
             """Hub, or keep CLIP in the checkpoint, --model '{"save_backbone": true, ...}'."""

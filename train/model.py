@@ -7,6 +7,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.checkpoints_r2tuning import check_model_type
+from modeling_r2tuning.configuration_r2tuning import BESIDE_CLIP
 from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
 from train.config import TrainingConfig
 
@@ -20,7 +21,7 @@ def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
     """
     check_model_type(config.clip, "clip")
     clip_config = CLIPConfig.from_pretrained(config.clip)
-    fields = model_fields(config)
+    fields = model_fields(config, clip_config)
     unknown = sorted(fields.keys() - vars(R2TuningConfig()).keys())
     if unknown:
         raise ValueError(f"`model` has fields that R2TuningConfig does not know: {unknown}.")
@@ -28,15 +29,14 @@ def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
         R2TuningConfig(vision_config=clip_config.vision_config, text_config=clip_config.text_config, **fields)
     )
     clip = CLIPModel.from_pretrained(config.clip)
-    model.vision_model.load_state_dict(clip.vision_model.state_dict())
-    model.text_model.load_state_dict(clip.text_model.state_dict())
+    model.copy_clip(clip.vision_model, clip.text_model)
     return model
 
 
-def model_fields(config: TrainingConfig) -> dict[str, Any]:
+def model_fields(config: TrainingConfig, clip_config: CLIPConfig) -> dict[str, Any]:
     """Fields of `R2TuningConfig`: those of the benchmark, then those of the run."""
     fields = {"clip_model_name_or_path": _clip_name(config), "loss_recipe": config.loss_recipe}
-    fields |= {"method": config.method} | ({"num_recurrent_steps": 1} if config.method == "none" else {})
+    fields |= {"method": config.method} | _layers_read(config.method, clip_config)
     if config.benchmark in BENCHMARKS:
         settings = BENCHMARKS[config.benchmark]
         names = ("fps", "dropout", "window_sec", "saliency_loss_weight")
@@ -45,6 +45,15 @@ def model_fields(config: TrainingConfig) -> dict[str, Any]:
             fields |= {"use_moment_head": False, "use_temporal_endpoints": False, "strides": [1]}
             fields |= {"positive_saliency": settings.positive_saliency}
     return fields | config.model
+
+
+def _layers_read(method: str, clip_config: CLIPConfig) -> dict[str, int]:
+    """How many layers a method reads: R2-Tuning as many as its default, side networks all, the others the last."""
+    if method == "r2_tuning":
+        return {}
+    towers = (clip_config.vision_config, clip_config.text_config)
+    depth = min(tower.num_hidden_layers for tower in towers)
+    return {"num_recurrent_steps": depth if method in BESIDE_CLIP else 1}
 
 
 def make_processor(config: TrainingConfig, fps: float) -> R2TuningProcessor:

@@ -176,7 +176,13 @@ def load_processor(args: argparse.Namespace) -> R2TuningProcessor:
 def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
     """The checkpoint, or a model on CLIP of which nothing but CLIP is of use; in float32."""
     if args.model is not None:
-        return R2TuningForVideoGrounding.from_pretrained(args.model, dtype=torch.float32)
+        model = R2TuningForVideoGrounding.from_pretrained(args.model, dtype=torch.float32)
+        if model.config.method != "r2_tuning":
+            raise ValueError(
+                f"--model must be a checkpoint of the method 'r2_tuning', got '{model.config.method}', which reads "
+                "something else of CLIP. Pass --clip and --num-layers instead."
+            )
+        return model
     clip = CLIPConfig.from_pretrained(args.clip)
     config = R2TuningConfig(
         vision_config=clip.vision_config,
