@@ -270,20 +270,30 @@ class RecurrentStep(nn.Module):
         Returns:
             `torch.Tensor` of shape `(batch, num_frames, hidden)`.
         """
-        num_videos, num_frames, num_tokens, hidden = video.shape
-        per_video, text_length = len(text) // num_videos, text.shape[1]
-        # The key projection is folded into the query; its bias is the same for all tokens and drops out.
-        query = F.linear(self.text_query(text) / math.sqrt(hidden), self.video_key.weight.T)
-        query = query.reshape(num_videos, per_video * text_length, hidden)
-        scores = torch.matmul(video.flatten(1, 2), query.mT)  # (num_videos, num_frames * num_tokens, words)
-        attention = scores.unflatten(1, (num_frames, num_tokens)).softmax(dim=2)
-        pooled = torch.matmul(attention.mT, video)  # (num_videos, num_frames, words, hidden)
+        per_video, text_length = len(text) // len(video), text.shape[1]
+        pooled = torch.matmul(self.attend_patches(video, text).mT, video)  # (num_videos, num_frames, words, hidden)
         pooled = pooled.unflatten(2, (per_video, text_length))
-        text = text.masked_fill(~text_mask[..., None], float("-inf")).unflatten(0, (num_videos, 1, per_video))
+        text = text.masked_fill(~text_mask[..., None], float("-inf")).unflatten(0, (len(video), 1, per_video))
         pooled = pooled + text
         # The index of the maximum is all that a backward pass needs; without one, amax is several times faster.
         strongest = pooled.max(dim=3).values if pooled.requires_grad else pooled.amax(dim=3)
         return strongest.transpose(1, 2).flatten(0, 1)  # (batch, num_frames, hidden)
+
+    def attend_patches(self, video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """How much each word looks at each token of a frame, Eq. 4.
+
+        Arguments are those of `pool_patches`.
+
+        Returns:
+            `torch.Tensor` of shape `(num_videos, num_frames, num_tokens, words)`, 1 in sum over the tokens; the words
+            are those of the first query of a video, then those of the next.
+        """
+        num_videos, num_frames, num_tokens, hidden = video.shape
+        # The key projection is folded into the query; its bias is the same for all tokens and drops out.
+        query = F.linear(self.text_query(text) / math.sqrt(hidden), self.video_key.weight.T)
+        query = query.reshape(num_videos, -1, hidden)
+        scores = torch.matmul(video.flatten(1, 2), query.mT)  # (num_videos, num_frames * num_tokens, words)
+        return scores.unflatten(1, (num_frames, num_tokens)).softmax(dim=2)
 
 
 class R2Block(nn.Module):
