@@ -17,7 +17,7 @@ from examples.transformers_trainer import train as train_by_transformers
 from modeling_r2tuning import convert_r2tuning_checkpoint
 from train import run as run_script
 from train.collate import GroundingCollator
-from train.config import TrainingConfig, read_config
+from train.config import TrainingConfig, read_config, read_preset
 from train.loop import NonFiniteError, StopSignals, evaluate, train_step
 from train.preparation import prepare_run
 from train.run import DONE, NOT_FINITE, NOT_PUBLISHED, USAGE, main
@@ -260,7 +260,7 @@ def test_fields_of_the_model_are_added_to_those_of_the_preset(options):
     config = read_config(
         as_arguments(options, output_dir="run", preset="moving_shapes", batch_size=6, model='{"hidden_size": 32}')
     )
-    assert config.model == {"hidden_size": 32, "dropout": 0.0, "fps": 1.0, "save_backbone": True}
+    assert config.model == {**read_preset("moving_shapes")["model"], "hidden_size": 32}
 
 
 def test_a_preset_can_be_a_file(options, tmp_path):

@@ -36,7 +36,7 @@ def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
 def model_fields(config: TrainingConfig, clip_config: CLIPConfig) -> dict[str, Any]:
     """Fields of `R2TuningConfig`: those of the benchmark, then those of the run."""
     fields = {"clip_model_name_or_path": _clip_name(config), "loss_recipe": config.loss_recipe}
-    fields |= {"method": config.method} | _layers_read(config.method, clip_config)
+    fields |= {"method": config.method} | layers_read(config.method, clip_config)
     if config.benchmark in BENCHMARKS:
         settings = BENCHMARKS[config.benchmark]
         names = ("fps", "dropout", "window_sec", "saliency_loss_weight")
@@ -47,7 +47,7 @@ def model_fields(config: TrainingConfig, clip_config: CLIPConfig) -> dict[str, A
     return fields | config.model
 
 
-def _layers_read(method: str, clip_config: CLIPConfig) -> dict[str, int]:
+def layers_read(method: str, clip_config: CLIPConfig) -> dict[str, int]:
     """How many layers a method reads: R2-Tuning as many as its default, side networks all, the others the last."""
     if method == "r2_tuning":
         return {}
@@ -77,4 +77,4 @@ def _clip_name(config: TrainingConfig) -> str | None:
     return os.path.abspath(config.clip) if os.path.isdir(config.clip) else config.clip
 
 
-__all__ = ["make_model", "make_processor", "model_fields"]
+__all__ = ["layers_read", "make_model", "make_processor", "model_fields"]
