@@ -254,21 +254,39 @@ def test_a_signal_to_the_loader_processes_too_does_no_harm(options, whole, tmp_p
     assert_same_run(tmp_path, whole)
 
 
-def test_a_stopped_command_ends_though_its_loader_processes_wait(options, tmp_path):
-    """The signal reaches the command alone; its loader process has nothing to do and would never look."""
-    arguments = as_arguments(options, output_dir=tmp_path, num_workers=1, epochs=1000)
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train/run.py"), *arguments],
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        while not steps(tmp_path) and process.poll() is None:
-            time.sleep(0.01)
-        process.terminate()
-        assert process.wait(timeout=60) == 143
-    finally:
-        process.kill()
+STUCK = """
+import os, signal, sys, time
+from train import loop, run
+from train.data import GroundingData
+
+read, learning_rate, calls = GroundingData.__getitems__, loop.learning_rate, []
+
+def stuck(self, draws):
+    calls.append(draws)
+    time.sleep(1000 * (len(calls) > 3))
+    return read(self, draws)
+
+def interrupting(step, *arguments):
+    if step == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return learning_rate(step, *arguments)
+
+GroundingData.__getitems__, loop.learning_rate = stuck, interrupting
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+def test_a_stopped_command_ends_though_its_loader_process_is_stuck(options, tmp_path):
+    arguments = as_arguments({**options, "gradient-accumulation": 1}, output_dir=tmp_path, num_workers=1)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", STUCK, *arguments]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment, start_new_session=True) as process:
+        try:
+            assert process.wait(timeout=60) == 143
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert steps(tmp_path)[-1] == "step_000002"
 
 
 # ---- full disks --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import multiprocessing
 import resource
 import signal
 import sys
@@ -106,8 +107,15 @@ class TrainingRun:
 
     def batches(self) -> Generator[dict[str, torch.Tensor], None, None]:
         """Batches of this process from the next step to the end of the run; to be closed, which ends the workers."""
-        rank = self.accelerator.process_index
-        yield from make_loader(self.data, self.collator, self.plan, self.progress.step, rank)
+        rank, others = self.accelerator.process_index, set(multiprocessing.active_children())
+        batches = iter(make_loader(self.data, self.collator, self.plan, self.progress.step, rank))
+        workers = set(multiprocessing.active_children()) - others
+        try:
+            yield from batches
+        finally:
+            del batches  # tells them to end, and waits some seconds
+            for worker in workers:
+                worker.kill()  # one that is stuck, in a read from a dead disk, say; they do not heed SIGTERM
 
     @property
     def is_finished(self) -> bool:
