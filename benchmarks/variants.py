@@ -41,7 +41,7 @@ def run_variant(folder: Path, name: str, options: dict[str, Any], seed: int, bud
     Args:
         folder: Of all runs.
         name: What to show of the variant.
-        options: Options of `train/run.py`, a dict for those that take JSON.
+        options: Options of `train/run.py`; fields of "model", a dict, are added to those of the budget.
         seed: Of the run.
         budget: What all variants share.
 
@@ -56,7 +56,16 @@ def run_variant(folder: Path, name: str, options: dict[str, Any], seed: int, bud
     run = folder / f"{name.replace(' ', '_').replace('/', '')}-seed{seed}-{digest}"
     if (run / RESULT).exists():
         return json.loads((run / RESULT).read_text(encoding="utf-8"))
-    training = {**budget.data, **budget.options, **options, "seed": seed, "output-dir": str(run), "resume": "auto"}
+    model = {**budget.options.get("model", {}), **options.get("model", {})}
+    training = {
+        **budget.data,
+        **budget.options,
+        **options,
+        "model": model,
+        "seed": seed,
+        "output-dir": str(run),
+        "resume": "auto",
+    }
     sys.stderr.write(f"{run.name}\n")
     _run("train/run.py", {"preset": budget.preset, **training})
     result = {"name": name, "seed": seed, **_measure(run, budget)}

@@ -5,7 +5,7 @@ batch, num_frames, num_layers, num_tokens (CLS first), hidden.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -297,7 +297,14 @@ class RecurrentStep(nn.Module):
 
 
 class R2Block(nn.Module):
-    """Recurrent refinement over the last K layers of CLIP, Eq. 3-8; by default from the deepest to the shallowest."""
+    """Recurrent refinement over the last K layers of CLIP, Eq. 3-8; by default from the deepest to the shallowest.
+
+    With `activation_checkpointing_enable()` of the model, projection and spatial pooling are computed a second time in the
+    backward pass: of their work on patches only CLIP's states and the projected patches are kept.
+    """
+
+    gradient_checkpointing = False  # the name that transformers looks for
+    _gradient_checkpointing_func = None
 
     def __init__(self, config: R2TuningConfig):
         super().__init__()
@@ -350,9 +357,15 @@ class R2Block(nn.Module):
     def _project_frames(self, project: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
         """Project all frames; some at a time where no gradient is wanted, which keeps what is in between in cache."""
         if torch.is_grad_enabled() or inputs[0].shape[1] <= FRAMES_AT_ONCE:
-            return project(*inputs)
+            return self._run(project, *inputs)
         pieces = zip(*(each.split(FRAMES_AT_ONCE, dim=1) for each in inputs), strict=True)
         return torch.cat([project(*piece) for piece in pieces], dim=1)
+
+    def _run(self, function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        """Call a function; in training with activation checkpointing keep nothing but its inputs for backward."""
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(function, *inputs)
+        return function(*inputs)
 
     def project_text(self, hidden_states: torch.Tensor) -> list[torch.Tensor]:
         """Project text states `(batch, text_length, num_layers, text_hidden)` of each step, in visiting order."""
@@ -383,7 +396,8 @@ class R2Block(nn.Module):
             cls = tokens[:, :, 0].repeat_interleave(len(words) // len(tokens), dim=0)
             new = cls
             if self.pools_patches:
-                new = cls + self.scale[layer].tanh() * step.pool_patches(tokens, words, text_mask)  # Eq. 6
+                pooled = self._run(step.pool_patches, tokens, words, text_mask)
+                new = cls + self.scale[layer].tanh() * pooled  # Eq. 6
             if previous is not None:  # Eq. 7; the first step has no gate, as in the released code
                 gate = self.gate[min(layer, previous)].sigmoid()
                 new = gate * new + (1 - gate) * frames

@@ -43,6 +43,7 @@ class R2TuningPreTrainedModel(PreTrainedModel):
     _no_split_modules = ("CLIPEncoderLayer", "R2Block", "GroundingHead")
     # `dtype` chooses the precision of the encoders, not of what is put into or beside them
     _keep_in_fp32_modules_strict = ("r2_block", "grounding_head", "method")
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True

@@ -298,6 +298,20 @@ class ModelChecks:
         # Both formats keep at least 8 bits; errors add up over the steps.
         torch.testing.assert_close(half.saliency_scores.float(), full.saliency_scores, atol=0.1, rtol=0)
 
+    def test_activation_checkpointing_changes_no_gradient(self, model):
+        inputs = {**make_inputs(model.config, cached=model.config.reads_plain_clip), **make_labels(model.config)}
+        gradients = []
+        for enable in (False, True):
+            model.zero_grad()
+            if enable:
+                model.activation_checkpointing_enable()
+            torch.manual_seed(0)
+            model.train()(**inputs).loss.backward()
+            gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        assert gradients[0].keys() == gradients[1].keys()
+        for name, want in gradients[0].items():
+            torch.testing.assert_close(gradients[1][name], want, **CLOSE, msg=name)
+
     def test_training_runs_under_autocast(self, model):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             outputs = model.train()(**make_inputs(model.config), **make_labels(model.config))

@@ -82,6 +82,10 @@ class TrainingConfig:
         "precision of matrix products; fp16 acts on GPUs only", "fp16"
     )
     seed: int = option("seed of weights, order, positive frames and dropout", 0)
+    activation_checkpointing: bool = option(
+        "compute the projections and the spatial pooling of R2-Tuning again in the backward pass: less memory, more time",
+        False,
+    )
     num_workers: int = option("processes of the data loader, for each training process", 4)
     cpu: bool = option("train on the CPU even where there is a GPU", False)
 

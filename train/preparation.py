@@ -38,6 +38,8 @@ def prepare_run(config: TrainingConfig) -> TrainingRun:
     accelerator = make_accelerator(config)
     set_seed(config.seed)
     model = make_model(config)
+    if config.activation_checkpointing:
+        model.activation_checkpointing_enable()
     processor = make_processor(config, model.config.fps)
     cache = None if config.features is None else FeatureCache(config.features, model=model, fps=model.config.fps)
     rows = load_rows(config, model)

@@ -1,0 +1,324 @@
+"""The paper's Table 9: every way to put CLIP to use by learnable parameters, memory, time of a step and accuracy.
+
+python benchmarks/table9.py --output table9 [--batch 32 --frames 75]
+python benchmarks/table9.py --output table9 --data-dir shapes --video-dir shapes --features shapes_features --clip shapes_clip
+
+Memory and time are those of a step with a ViT-B/32 of random weights under autocast: pixels in, CLIP, forward, backward,
+optimizer. On a GPU memory is the allocator's peak, on a CPU what the process grows by. Each method is measured in a
+process of its own. With `--data-dir` every method is also trained, all with the same number of steps.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `benchmarks` and `train`
+
+from benchmarks.variants import Budget, mean_and_spread, run_variant  # noqa: E402 (behind the line above)
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding  # noqa: E402
+from train.model import layers_read  # noqa: E402
+
+
+MEGA, GIGA = 1024**2, 1024**3  # the paper's "M" is the former
+WORDS = 20
+FPS, MOMENT_SEC = 0.5, (4.0, 12.0)
+COLUMNS = ("parameters, M", "memory, GB", "kept for backward, GB", "step, s")
+FOUR_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A row of Table 9: QVHighlights val, ViT-B/32, 224 x 224, batch 32, fp16.
+
+    Args:
+        title: Name of the method.
+        parameters: Learnable, in M.
+        memory: Peak in GB.
+        mAP: Of moment retrieval.
+    """
+
+    title: str
+    parameters: float
+    memory: float
+    mAP: float  # noqa: N815 (its name)
+
+
+PAPER = {
+    "none": Paper("w/o tuning", 2.7, 4.3, 42.22),
+    "full": Paper("full tuning", 147.0, 58.5, 42.41),
+    "lora": Paper("LoRA", 4.4, 55.4, 41.29),
+    "vpt": Paper("VPT", 2.8, 42.9, 42.36),
+    "vop": Paper("VoP", 14.5, 45.2, 42.45),
+    "st_adapter": Paper("ST-Adapter", 12.2, 44.3, 44.27),
+    "e3va": Paper("E³VA", 3.3, 10.8, 45.06),
+    "losa": Paper("LoSA", 4.8, 10.9, 44.97),
+    "lst": Paper("LST", 7.4, 10.8, 45.03),
+    "r2_tuning": Paper("R²-Tuning", 2.7, 10.6, 47.59),
+}
+
+
+# ---- one method, in a process of its own ---------------------------------------------------------------------------
+
+
+def measure(method: str, args: argparse.Namespace) -> dict[str, float]:
+    """Parameters, memory and time of a method's step."""
+    device, precision = torch.device(args.device), getattr(torch, args.precision)
+    torch.manual_seed(0)
+    fields = {"method": method, **layers_read(method, R2TuningConfig())}
+    model = R2TuningForVideoGrounding(R2TuningConfig(**fields)).train().to(device)
+    if args.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=1e-4)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+    batch = make_batch(model, args.batch, args.frames, device)
+
+    def step() -> None:
+        with torch.autocast(device.type, precision):
+            loss = model(**batch).loss
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    begin = start_peak(device)
+    times = []
+    for _ in range(1 + args.steps):
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    peak = read_peak(device) - begin
+    with torch.autocast(device.type, precision), KeptForBackward(model, batch) as kept:
+        model(**batch)
+    values = (sum(map(torch.numel, learned)) / MEGA, peak / GIGA, kept.bytes / GIGA, statistics.median(times[1:]))
+    return {name: round(value, FOUR_DIGITS) for name, value in zip(COLUMNS, values, strict=True)}
+
+
+def make_batch(model: R2TuningForVideoGrounding, size: int, frames: int, device: torch.device) -> dict[str, Any]:
+    """Random pixels and words with a label each."""
+    side, vocabulary = model.config.vision_config.image_size, model.config.text_config.vocab_size
+    return {
+        "pixel_values_videos": torch.randn(size, frames, 3, side, side, device=device),
+        "input_ids": torch.randint(vocabulary, (size, WORDS), device=device),
+        "moments": [torch.tensor([MOMENT_SEC], device=device)] * size,
+        "saliency": torch.rand(size, frames, device=device),
+        "positive_frame": torch.full((size,), 3, device=device),
+        "fps": FPS,
+    }
+
+
+def start_peak(device: torch.device) -> int:
+    """Forget earlier peaks; bytes in use that are no work of a step: on a GPU none, weights and pixels count."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return 0
+    Path("/proc/self/clear_refs").write_text("5")  # Linux
+    return read_peak(device)
+
+
+def read_peak(device: torch.device) -> int:
+    """Highest number of bytes in use since `start_peak`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+
+class KeptForBackward:
+    """Counts the bytes that autograd keeps, each piece of memory once, without weights and inputs."""
+
+    def __init__(self, model: nn.Module, batch: dict[str, Any]):
+        tensors = [*model.parameters(), *model.buffers(), *(v for v in batch.values() if isinstance(v, torch.Tensor))]
+        self.others = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        self.sizes: dict[int, int] = {}
+        self.kept: list[torch.Tensor] = []  # alive, so that no address is used twice
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.others:
+            self.sizes[storage.data_ptr()] = storage.nbytes()
+            self.kept.append(tensor)
+        return tensor
+
+    @property
+    def bytes(self) -> int:
+        """Bytes kept."""
+        return sum(self.sizes.values())
+
+    def __enter__(self):
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.hooks.__exit__(*error)
+
+
+# ---- all methods ---------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Measure, train, and write the table."""
+    args = make_parser().parse_args()
+    if args.measure is not None:
+        sys.stdout.write(json.dumps(measure(args.measure, args)))
+        return
+    args.output.mkdir(parents=True, exist_ok=True)
+    rows = {}
+    for method in args.methods:
+        row = {**measure_apart(method, vars(args)), "paper": asdict(PAPER[method])}
+        if args.largest_batch:
+            row["largest batch"] = largest_batch(method, vars(args))
+        if args.data_dir is not None:
+            row["accuracy"] = train(method, args)
+        rows[method] = row
+        write(args, rows)
+    sys.stdout.write(format_table(args, rows))
+
+
+def measure_apart(method: str, settings: dict[str, Any]) -> dict[str, float]:
+    """`measure` in another process.
+
+    Raises:
+        MemoryError: It does not fit.
+    """
+    words = [sys.executable, __file__, "--measure", method]
+    for name in ("device", "precision", "batch", "frames", "steps"):
+        words += [f"--{name}", str(settings[name])]
+    words += ["--activation-checkpointing"] * settings["activation_checkpointing"]
+    sys.stderr.write(f"{method}, batch {settings['batch']}\n")
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    if "OutOfMemoryError" in result.stderr:
+        raise MemoryError(method)
+    if result.returncode:
+        raise RuntimeError(f"{shlex.join(words)} failed: {result.stderr[-2000:]}")
+    return json.loads(result.stdout)
+
+
+def largest_batch(method: str, settings: dict[str, Any]) -> int:
+    """Largest batch that fits on the GPU, to an eighth."""
+    fits, fails = 0, None
+    while fails is None or fails - fits > max(1, fits // 8):
+        batch = max(1, 2 * fits) if fails is None else (fits + fails) // 2
+        try:
+            measure_apart(method, {**settings, "batch": batch, "steps": 1})
+            fits = batch
+        except MemoryError:
+            fails = batch
+    return fits
+
+
+def train(method: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Mean and spread of mAP over the seeds, by split."""
+    plain = R2TuningConfig(method=method, **layers_read(method, R2TuningConfig())).reads_plain_clip
+    source = {"features": args.features} if plain and args.features else {"video-dir": args.video_dir}
+    data = {"data-dir": args.data_dir, "clip": args.clip, **source}
+    budget = Budget(args.preset, data, tuple(args.splits), {"epochs": args.epochs})
+    runs = [run_variant(args.output / "runs", method, {"method": method}, seed, budget) for seed in args.seeds]
+    found: dict[str, Any] = {"seconds": round(statistics.mean(run["seconds"] for run in runs), 1)}
+    for split in args.splits:
+        values = [run[split]["scores"]["brief"]["MR-full-mAP"] for run in runs]
+        found[split] = dict(zip(("mAP", "spread"), (round(v, 2) for v in mean_and_spread(values)), strict=True))
+    return found
+
+
+# ---- the table -----------------------------------------------------------------------------------------------------
+
+
+def write(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
+    """JSON, Markdown and, where something was trained, the picture."""
+    device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
+    settings = {
+        name: getattr(args, name)
+        for name in ("precision", "batch", "frames", "activation_checkpointing", "preset", "epochs", "seeds")
+    }
+    document = {"command": shlex.join(["python", *sys.argv]), "device": device, **settings, "rows": rows}
+    (args.output / "table9.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    (args.output / "table9.md").write_text(format_table(args, rows))
+    if args.data_dir is not None:
+        draw(args, rows)
+
+
+def format_table(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> str:
+    """Ours beside the paper's."""
+    splits = args.splits if args.data_dir is not None else []
+    head = ["method", *COLUMNS, *(f"mAP, {args.preset} {split}" for split in splits)]
+    head += [f"paper: {name}" for name in ("parameters, M", "memory, GB", "mAP, QVHighlights val")]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *map(_join, _cells(rows, splits))]
+    return "\n".join(lines) + "\n"
+
+
+def _join(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(rows: dict[str, dict[str, Any]], splits: list[str]) -> Iterator[list[str]]:
+    for row in rows.values():
+        paper = row["paper"]
+        scores = (row["accuracy"][split] for split in splits)
+        yield [
+            paper["title"],
+            *(f"{row[column]:.2f}" for column in COLUMNS),
+            *(f"{score['mAP']:.2f} ± {score['spread']:.2f}" for score in scores),
+            *(str(paper[name]) for name in ("parameters", "memory", "mAP")),
+        ]
+
+
+def draw(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
+    """Accuracy over memory; the area of a dot is its learnable parameters."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for method, row in rows.items():
+        place = (row["memory, GB"], row["accuracy"][args.splits[0]]["mAP"])
+        color = "#d1495b" if method == "r2_tuning" else "#35618f"
+        axes.scatter(*place, s=20 + 6 * row["parameters, M"], color=color, alpha=0.7, linewidth=0)
+        axes.annotate(row["paper"]["title"], place, (6, 4), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="peak memory of a step, GB", ylabel=f"mAP on {args.preset} {args.splits[0]}")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(args.output / "table9.png", dpi=150)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--output", type=Path, default=Path("table9"), help="folder to write (default: table9)")
+    parser.add_argument("--methods", nargs="+", choices=tuple(PAPER), default=list(PAPER), help="default: all")
+    parser.add_argument("--device", default="cuda" if cuda else "cpu", help="default: cuda where there is one")
+    parser.add_argument("--precision", choices=("float16", "bfloat16"), default="float16" if cuda else "bfloat16")
+    parser.add_argument("--batch", type=int, default=32 if cuda else 2, help="queries (default: 32, on a CPU 2)")
+    parser.add_argument("--frames", type=int, default=75 if cuda else 16, help="default: 75, on a CPU 16")
+    parser.add_argument("--steps", type=int, default=5, help="steps that are timed (default: 5)")
+    parser.add_argument("--activation-checkpointing", action="store_true", help="as of train/run.py")
+    parser.add_argument("--largest-batch", action="store_true", help="also find the largest batch that fits (GPU)")
+    parser.add_argument("--measure", choices=tuple(PAPER), help=argparse.SUPPRESS)
+    training = parser.add_argument_group("accuracy")
+    training.add_argument("--data-dir", help="annotations; without them nothing is trained")
+    training.add_argument("--video-dir", help="videos, or a frame store's, for methods that change what CLIP computes")
+    training.add_argument("--features", help="feature cache for the others (default: from the videos)")
+    training.add_argument("--clip", help="the CLIP that is put to use")
+    training.add_argument("--preset", default="moving_shapes", help="preset of train/run.py (default: moving_shapes)")
+    training.add_argument("--epochs", type=int, default=2, help="epochs of every method (default: 2)")
+    training.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    training.add_argument("--splits", nargs="+", default=["val", "test_unseen"], help="default: val test_unseen")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

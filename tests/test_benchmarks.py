@@ -1,0 +1,78 @@
+"""The scripts in `benchmarks/` that compare methods and variants: what they run, and what they make of it."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from training_samples import MODEL, write_benchmark
+
+from benchmarks import ablations, table9, variants
+from benchmarks.moving_shapes import best_windows
+from benchmarks.table9 import KeptForBackward
+from modeling_r2tuning import R2TuningConfig
+from modeling_r2tuning.configuration_r2tuning import Method
+
+
+@pytest.mark.parametrize("table", ablations.TITLES)
+def test_every_variant_of_a_table_is_a_model(table):
+    rows = ablations.rows_of(table, depth=4)
+    configs = [R2TuningConfig(**row.model).to_dict() for row in rows]
+    assert len({str(config) for config in configs}) == len(rows), "variants differ"
+    assert len({row.name for row in rows}) == len(rows)
+
+
+def test_ablations_stand_beside_the_papers_numbers():
+    results = {
+        name: [{"test": {"scores": {"brief": {"MR-full-mAP": value}}}} for value in values]
+        for name, values in {"self, cross": (40.0, 42.0), "cross, self": (50.0, 50.0)}.items()
+    }
+    lines = list(ablations.lines_of("10", results, "test"))
+    assert [(line["mAP"], line["paper_mAP"]) for line in lines] == [(41.0, 45.21), (50.0, 47.59)]
+    assert lines[0]["spread"] == pytest.approx(2**0.5, abs=0.01)
+    assert "| self, cross | 41.00 | 1.41 | 45.21 |" in ablations.format_table("Order", "moving_shapes", lines)
+
+
+def test_lengths_of_queries_come_from_one_run():
+    lengths = {"1-10": {"queries": 7, "MR-mAP": 30.0}, "11-20": {"queries": 2, "MR-mAP": 40.0}}
+    lines = list(ablations.lines_of("6", {"R²-Tuning": [{"test": {"scores": {"by_query_length": lengths}}}]}, "test"))
+    assert [(line["name"], line["mAP"], line["paper_mAP"]) for line in lines] == [
+        ("1-10 words (7)", 30.0, 47.08),
+        ("11-20 words (2)", 40.0, 49.13),
+    ]
+
+
+def test_a_variant_that_is_done_is_not_run_again(tiny_clip, tmp_path, monkeypatch):
+    options = write_benchmark(tmp_path / "benchmark", tiny_clip)
+    data = {name: str(options[name]) for name in ("data-dir", "features", "clip")}
+    rest = {name: value for name, value in options.items() if name not in (*data, "preset", "cpu")}
+    budget = variants.Budget(options["preset"], data, ("val",), {**rest, "model": MODEL, "epochs": 1})
+    first = variants.run_variant(tmp_path / "runs", "self, cross", {"model": MODEL_CHANGE}, 0, budget)
+    assert first["val"]["scores"]["brief"]["MR-full-mAP"] >= 0
+    monkeypatch.setattr(variants, "_run", None)
+    assert variants.run_variant(tmp_path / "runs", "self, cross", {"model": MODEL_CHANGE}, 0, budget) == first
+    with pytest.raises(TypeError, match="not callable"):
+        variants.run_variant(tmp_path / "runs", "self, cross", {"model": MODEL_CHANGE}, 1, budget)
+
+
+MODEL_CHANGE = {"attention_order": "self_cross"}
+
+
+def test_table_9_has_every_method():
+    assert table9.PAPER.keys() == set(Method.__args__)
+
+
+def test_what_is_kept_for_backward_is_counted_once():
+    """Of y = relu(W x) * relu(W x): the one result of the ReLU; neither weights nor inputs."""
+    linear, x = nn.Linear(8, 16, bias=False), torch.randn(4, 8)
+    with KeptForBackward(linear, {"x": x}) as kept:
+        hidden = linear(x).relu()
+        (hidden * hidden).sum()
+    assert kept.bytes == 4 * 16 * 4
+
+
+def test_windows_of_the_highest_contrast():
+    curve = np.array([0.0, 0.1, 0.9, 1.0, 0.9, 0.1, 0.0, 0.6, 0.7, 0.0])
+    windows = best_windows(curve, 20.0)
+    assert windows[0][:2] == [4.0, 10.0]
+    assert [14.0, 18.0] in [window[:2] for window in windows]
+    assert best_windows(np.ones(4), 8.0), "even a flat curve has an answer"
