@@ -122,7 +122,7 @@ def lines_of(table: str, results: dict[str, list[dict[str, Any]]], split: str) -
 
 def _line(name: str, paper: float | None, values: list[float]) -> dict[str, Any]:
     mean, spread = mean_and_spread(values)
-    return {"name": name, "paper_mAP": paper, "mAP": round(mean, 2), "spread": round(spread, 2), "seeds": len(values)}
+    return {"name": name, "paper_mAP": paper, "mAP": mean, "spread": spread, "seeds": len(values)}
 
 
 def format_table(title: str, preset: str, lines: list[dict[str, Any]]) -> str:
@@ -134,7 +134,8 @@ def format_table(title: str, preset: str, lines: list[dict[str, Any]]) -> str:
         "|---|---|---|---|",
     ]
     rows = [
-        f"| {line['name']} | {line['mAP']:.2f} | {line['spread']:.2f} | {line['paper_mAP'] or '-'} |" for line in lines
+        f"| {line['name']} | {line['mAP']:.2f} | {line['spread'] or '-'} | {line['paper_mAP'] or '-'} |"
+        for line in lines
     ]
     return "\n".join([*head, *rows]) + "\n"
 
@@ -146,7 +147,7 @@ def draw(title: str, preset: str, lines: list[dict[str, Any]], path: Path) -> No
     figure = Figure(figsize=(1.5 + 0.9 * len(lines), 3.6), layout="constrained")
     axes = figure.subplots()
     names, values = [line["name"] for line in lines], [line["mAP"] for line in lines]
-    axes.bar(names, values, yerr=[line["spread"] for line in lines], color="#35618f", capsize=3, width=0.6)
+    axes.bar(names, values, yerr=[line["spread"] or 0 for line in lines], color="#35618f", capsize=3, width=0.6)
     low = min(values)
     axes.set(ylim=(max(0, low - 0.3 * low), None), ylabel=f"mAP on {preset}", title=title)
     axes.tick_params(axis="x", rotation=30 if len(lines) > 6 else 0)

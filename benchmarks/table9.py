@@ -232,7 +232,7 @@ def train(method: str, args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"seconds": round(statistics.mean(run["seconds"] for run in runs), 1)}
     for split in args.splits:
         values = [run[split]["scores"]["brief"]["MR-full-mAP"] for run in runs]
-        found[split] = dict(zip(("mAP", "spread"), (round(v, 2) for v in mean_and_spread(values)), strict=True))
+        found[split] = dict(zip(("mAP", "spread"), mean_and_spread(values), strict=True))
     return found
 
 
@@ -273,7 +273,7 @@ def _cells(rows: dict[str, dict[str, Any]], splits: list[str]) -> Iterator[list[
         yield [
             paper["title"],
             *(f"{row[column]:.2f}" for column in COLUMNS),
-            *(f"{score['mAP']:.2f} ± {score['spread']:.2f}" for score in scores),
+            *(f"{score['mAP']:.2f} ± {score['spread'] or '-'}" for score in scores),
             *(str(paper[name]) for name in ("parameters", "memory", "mAP")),
         ]
 

@@ -99,9 +99,10 @@ def _run(script: str, options: dict[str, Any]) -> None:
         raise RuntimeError(f"{' '.join(words)} failed: {result.stderr[-2000:]}")
 
 
-def mean_and_spread(values: list[float]) -> tuple[float, float]:
-    """Mean and standard deviation over seeds; the latter is 0 for a single one."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation over seeds, rounded; a single one has no spread."""
+    spread = round(statistics.stdev(values), 2) if len(values) > 1 else None
+    return round(statistics.mean(values), 2), spread
 
 
 __all__ = ["Budget", "mean_and_spread", "run_variant"]
