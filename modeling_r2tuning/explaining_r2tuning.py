@@ -133,16 +133,18 @@ def layer_similarity(
 ) -> LayerSimilarity:
     """Cosine of each frame with the query in every layer that is read, before and after training.
 
-    What training began with is drawn anew, as it was then; arguments are those of `word_attention`.
+    What training began with is drawn anew, in the way it was then; CLIP's states are the model's in both. Arguments are
+    those of `word_attention`.
     """
     stream = processor.stream_video(video)
     states = model.get_video_hidden_states(torch.cat(list(stream))[None].to(model.device))
     text = processor(text=query)
     untrained = copy.deepcopy(model)
-    torch.manual_seed(0)
-    for part in (untrained.r2_block, untrained.grounding_head):
-        for module in reversed(list(part.modules())):
-            untrained._init_weights(module)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for part in (untrained.r2_block, untrained.grounding_head):
+            for module in reversed(list(part.modules())):
+                untrained._init_weights(module)
     before, after = (_similarity(each, states, text) for each in (untrained, model))
     layers = [model.config.num_recurrent_steps - layer for layer in model.r2_block.layer_order]
     return LayerSimilarity(layers, np.arange(states.shape[1]) / stream.fps, before, after)

@@ -62,7 +62,9 @@ def test_maps_are_those_of_the_model(parts, asked):
 
 def test_training_brings_frames_that_fit_nearer_to_the_text(parts, asked):
     video, query = asked
+    state = torch.get_rng_state()
     found = layer_similarity(*parts, video, query.text)
+    assert torch.equal(torch.get_rng_state(), state)
     assert found.after.shape == found.before.shape == (4, len(found.times))
     assert found.layers == [1, 2, 3, 4]
     [(start, end)] = query.moments
