@@ -18,7 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `benchmarks`
 
-from benchmarks.variants import Budget, mean_and_spread, run_variant  # noqa: E402 (behind the line above)
+from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant  # noqa: E402 (behind the line above)
+from modeling_r2tuning import R2TuningConfig  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Row:
 
     Args:
         name: As in the paper.
-        model: Fields of `R2TuningConfig` that set it apart.
+        model: Fields of `R2TuningConfig` that set it apart from its defaults; equal rows are one run.
         paper: The paper's mAP on QVHighlights val; `None` = read off a figure only, or not given.
     """
 
@@ -36,8 +37,14 @@ class Row:
     paper: float | None = None
 
 
-CALIBRATION = {"none": (False, False, 44.01), "video": (True, False, 46.74), "layer": (False, True, 44.60)}
-CALIBRATION |= {"both": (True, True, 47.59)}
+CALIBRATION = [
+    Row("none", {"use_video_calibration": False, "use_layer_calibration": False}, 44.01),
+    Row("video", {"use_layer_calibration": False}, 46.74),
+    Row("layer", {"use_video_calibration": False}, 44.60),
+    Row("both", {}, 47.59),
+]
+ATTENTION = [Row("self, cross", {"attention_order": "self_cross"}, 45.21), Row("cross, self", {}, 47.59)]
+BLOCKS = [Row("each layer its own", {"shared_block": False}, 47.48), Row("shared", {}, 47.59)]
 LAYERS = (47.59, 47.62, 47.68, 47.81, 47.53, 47.42)
 LENGTHS = {"1-10": 47.08, "11-20": 49.13, "21-30": 28.79, "31-40": 67.24, ">=41": 72.38}
 TITLES = {
@@ -53,40 +60,35 @@ FUSIONS = ("single", "mean", "forward", "reversed")
 
 def rows_of(table: str, depth: int) -> list[Row]:
     """The variants of a table, for a CLIP of `depth` layers."""
-    if table == "5":
-        return [
-            Row(name, {"use_video_calibration": video, "use_layer_calibration": layer}, paper)
-            for name, (video, layer, paper) in CALIBRATION.items()
-        ]
-    if table == "6":
-        return [Row("R²-Tuning")]
-    if table == "10":
-        return [
-            Row("self, cross", {"attention_order": "self_cross"}, 45.21),
-            Row("cross, self", {"attention_order": "cross_self"}, 47.59),
-        ]
-    if table == "11":
-        return [
-            Row("each layer its own", {"shared_block": False}, 47.48),
-            Row("shared", {"shared_block": True}, 47.59),
-        ]
+    fixed = {"5": CALIBRATION, "6": [Row("R²-Tuning")], "10": ATTENTION, "11": BLOCKS}
+    if table in fixed:
+        return fixed[table]
     if table == "12":
-        return [Row(str(count), {"num_temporal_layers": count}, paper) for count, paper in enumerate(LAYERS, 1)]
+        return [Row(str(count), _changes(num_temporal_layers=count), paper) for count, paper in enumerate(LAYERS, 1)]
     return [
-        Row(f"{fusion}, K={count}", {"layer_fusion": fusion, "num_recurrent_steps": count})
+        # of a single layer all fusions are the same
+        Row(
+            f"{fusion}, K={count}",
+            _changes(layer_fusion=fusion if count > 1 else "reversed", num_recurrent_steps=count),
+        )
         for fusion in FUSIONS
         for count in range(1, min(depth, 6) + 1)
     ]
+
+
+def _changes(**fields: Any) -> dict[str, Any]:
+    defaults = R2TuningConfig()
+    return {name: value for name, value in fields.items() if value != getattr(defaults, name)}
 
 
 def main() -> None:
     """Run what is missing, then print the table, write JSON and draw it."""
     args = make_parser().parse_args()
     data = {"data-dir": args.data_dir, "features": args.features, "clip": args.clip}
-    budget = Budget(args.preset, data, (args.split,), {"epochs": args.epochs})
+    budget = Budget(args.preset, data, (args.split,), args.budget)
     folder = args.output / "runs"
     results = {
-        row.name: [run_variant(folder, row.name, {"model": row.model}, seed, budget) for seed in args.seeds]
+        row.name: [run_variant(folder, {"model": row.model}, seed, budget) for seed in args.seeds]
         for row in rows_of(args.table, read_depth(args.clip))
     }
     lines = list(lines_of(args.table, results, args.split))
@@ -164,7 +166,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--features", required=True, help="feature cache")
     parser.add_argument("--clip", required=True, help="the CLIP of the features")
     parser.add_argument("--split", default="test", help="split to score on (default: test)")
-    parser.add_argument("--epochs", type=int, default=2, help="epochs of every run (default: 2)")
+    parser.add_argument("--budget", type=json.loads, default=SMALL_BUDGET, metavar="JSON", help=BUDGET_HELP)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of every variant (default: 0)")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs and tables")
     return parser

@@ -4,8 +4,9 @@ python benchmarks/table9.py --output table9 [--batch 32 --frames 75]
 python benchmarks/table9.py --output table9 --data-dir shapes --video-dir shapes --features shapes_features --clip shapes_clip
 
 Memory and time are those of a step with a ViT-B/32 of random weights under autocast: pixels in, CLIP, forward, backward,
-optimizer. On a GPU memory is the allocator's peak, on a CPU what the process grows by. Each method is measured in a
-process of its own. With `--data-dir` every method is also trained, all with the same number of steps.
+optimizer. On a GPU memory is the allocator's peak, on a CPU what the process grows by; the paper's batch, 32 queries of
+75 frames, is counted tensor by tensor for two and three queries and extrapolated. Each method is measured in a process
+of its own. With `--data-dir` every method is also trained, all with the same number of steps.
 """
 
 import argparse
@@ -21,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `benchmarks` and `train`
 
-from benchmarks.variants import Budget, mean_and_spread, run_variant  # noqa: E402 (behind the line above)
+from benchmarks.memory import KeptForBackward, extrapolate_peak, read_peak, start_peak  # noqa: E402 (behind the line above)
+from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant  # noqa: E402
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding  # noqa: E402
 from train.model import layers_read  # noqa: E402
 
@@ -34,7 +35,8 @@ from train.model import layers_read  # noqa: E402
 MEGA, GIGA = 1024**2, 1024**3  # the paper's "M" is the former
 WORDS = 20
 FPS, MOMENT_SEC = 0.5, (4.0, 12.0)
-COLUMNS = ("parameters, M", "memory, GB", "kept for backward, GB", "step, s")
+COLUMNS = ("parameters, M", "memory, GB", "kept for backward, GB", "step, s", "counted for the paper's batch, GB")
+PAPER_BATCH, PAPER_FRAMES = 32, 75
 FOUR_DIGITS = 4
 
 
@@ -85,7 +87,7 @@ def measure(method: str, args: argparse.Namespace) -> dict[str, float]:
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     batch = make_batch(model, args.batch, args.frames, device)
 
-    def step() -> None:
+    def step(batch: dict[str, Any]) -> None:
         with torch.autocast(device.type, precision):
             loss = model(**batch).loss
         scaler.scale(loss).backward()
@@ -97,14 +99,18 @@ def measure(method: str, args: argparse.Namespace) -> dict[str, float]:
     times = []
     for _ in range(1 + args.steps):
         start = time.perf_counter()
-        step()
+        step(batch)
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     peak = read_peak(device) - begin
     with torch.autocast(device.type, precision), KeptForBackward(model, batch) as kept:
         model(**batch)
-    values = (sum(map(torch.numel, learned)) / MEGA, peak / GIGA, kept.bytes / GIGA, statistics.median(times[1:]))
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    held = [*model.parameters(), *model.buffers(), *state]
+    counted = extrapolate_peak(step, lambda size: make_batch(model, size, PAPER_FRAMES, device), held, PAPER_BATCH)
+    parameters = sum(map(torch.numel, learned)) / MEGA
+    values = (parameters, peak / GIGA, kept.bytes / GIGA, statistics.median(times[1:]), counted / GIGA)
     return {name: round(value, FOUR_DIGITS) for name, value in zip(COLUMNS, values, strict=True)}
 
 
@@ -119,53 +125,6 @@ def make_batch(model: R2TuningForVideoGrounding, size: int, frames: int, device:
         "positive_frame": torch.full((size,), 3, device=device),
         "fps": FPS,
     }
-
-
-def start_peak(device: torch.device) -> int:
-    """Forget earlier peaks; bytes in use that are no work of a step: on a GPU none, weights and pixels count."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return 0
-    Path("/proc/self/clear_refs").write_text("5")  # Linux
-    return read_peak(device)
-
-
-def read_peak(device: torch.device) -> int:
-    """Highest number of bytes in use since `start_peak`."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
-
-
-class KeptForBackward:
-    """Counts the bytes that autograd keeps, each piece of memory once, without weights and inputs."""
-
-    def __init__(self, model: nn.Module, batch: dict[str, Any]):
-        tensors = [*model.parameters(), *model.buffers(), *(v for v in batch.values() if isinstance(v, torch.Tensor))]
-        self.others = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-        self.sizes: dict[int, int] = {}
-        self.kept: list[torch.Tensor] = []  # alive, so that no address is used twice
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
-
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.others:
-            self.sizes[storage.data_ptr()] = storage.nbytes()
-            self.kept.append(tensor)
-        return tensor
-
-    @property
-    def bytes(self) -> int:
-        """Bytes kept."""
-        return sum(self.sizes.values())
-
-    def __enter__(self):
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self.hooks.__exit__(*error)
 
 
 # ---- all methods ---------------------------------------------------------------------------------------------------
@@ -227,8 +186,8 @@ def train(method: str, args: argparse.Namespace) -> dict[str, Any]:
     plain = R2TuningConfig(method=method, **layers_read(method, R2TuningConfig())).reads_plain_clip
     source = {"features": args.features} if plain and args.features else {"video-dir": args.video_dir}
     data = {"data-dir": args.data_dir, "clip": args.clip, **source}
-    budget = Budget(args.preset, data, tuple(args.splits), {"epochs": args.epochs})
-    runs = [run_variant(args.output / "runs", method, {"method": method}, seed, budget) for seed in args.seeds]
+    budget = Budget(args.preset, data, tuple(args.splits), args.budget)
+    runs = [run_variant(args.output / "runs", {"method": method}, seed, budget) for seed in args.seeds]
     found: dict[str, Any] = {"seconds": round(statistics.mean(run["seconds"] for run in runs), 1)}
     for split in args.splits:
         values = [run[split]["scores"]["brief"]["MR-full-mAP"] for run in runs]
@@ -244,7 +203,7 @@ def write(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
     device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     settings = {
         name: getattr(args, name)
-        for name in ("precision", "batch", "frames", "activation_checkpointing", "preset", "epochs", "seeds")
+        for name in ("precision", "batch", "frames", "activation_checkpointing", "preset", "budget", "seeds")
     }
     document = {"command": shlex.join(["python", *sys.argv]), "device": device, **settings, "rows": rows}
     (args.output / "table9.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
@@ -314,7 +273,7 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument("--features", help="feature cache for the others (default: from the videos)")
     training.add_argument("--clip", help="the CLIP that is put to use")
     training.add_argument("--preset", default="moving_shapes", help="preset of train/run.py (default: moving_shapes)")
-    training.add_argument("--epochs", type=int, default=2, help="epochs of every method (default: 2)")
+    training.add_argument("--budget", type=json.loads, default=SMALL_BUDGET, metavar="JSON", help=BUDGET_HELP)
     training.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     training.add_argument("--splits", nargs="+", default=["val", "test_unseen"], help="default: val test_unseen")
     return parser

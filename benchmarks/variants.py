@@ -16,6 +16,11 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULT = "result.json"
+SMALL_BUDGET = {"epochs": 2, "eval-epochs": 2, "queries-per-video": 12, "model": {"fps": 0.5}}
+BUDGET_HELP = (
+    "options of train/run.py that all runs share, the rest is the preset's "
+    f"(default: '{json.dumps(SMALL_BUDGET)}', small enough for two CPU cores)"
+)
 
 
 @dataclass(frozen=True)
@@ -35,25 +40,26 @@ class Budget:
     options: dict[str, Any]
 
 
-def run_variant(folder: Path, name: str, options: dict[str, Any], seed: int, budget: Budget) -> dict[str, Any]:
+def run_variant(folder: Path, options: dict[str, Any], seed: int, budget: Budget) -> dict[str, Any]:
     """Train and score one variant, or go on where an interrupted run stopped.
 
     Args:
         folder: Of all runs.
-        name: What to show of the variant.
         options: Options of `train/run.py`; fields of "model", a dict, are added to those of the budget.
         seed: Of the run.
         budget: What all variants share.
 
     Returns:
-        "name", "seed", "seconds" of training and, by split, "scores" and "parts" as `train/run_evaluation.py` has them.
+        "options", "seed", "seconds" of training and, by split, "scores" and "parts" as `train/run_evaluation.py` has them.
 
     Raises:
         RuntimeError: A run failed; its last words are told.
     """
     settings = {"options": options, "seed": seed, **asdict(budget)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    run = folder / f"{name.replace(' ', '_').replace('/', '')}-seed{seed}-{digest}"
+    changes = {**options, **options.get("model", {})}
+    words = [f"{name}_{value}" for name, value in changes.items() if name != "model"]
+    run = folder / "-".join([*words, f"seed_{seed}", digest])
     if (run / RESULT).exists():
         return json.loads((run / RESULT).read_text(encoding="utf-8"))
     model = {**budget.options.get("model", {}), **options.get("model", {})}
@@ -68,7 +74,7 @@ def run_variant(folder: Path, name: str, options: dict[str, Any], seed: int, bud
     }
     sys.stderr.write(f"{run.name}\n")
     _run("train/run.py", {"preset": budget.preset, **training})
-    result = {"name": name, "seed": seed, **_measure(run, budget)}
+    result = {"options": options, "seed": seed, **_measure(run, budget)}
     partial = run / f"{RESULT}.partial"
     partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     partial.replace(run / RESULT)
@@ -105,4 +111,4 @@ def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
     return round(statistics.mean(values), 2), spread
 
 
-__all__ = ["Budget", "mean_and_spread", "run_variant"]
+__all__ = ["BUDGET_HELP", "SMALL_BUDGET", "Budget", "mean_and_spread", "run_variant"]

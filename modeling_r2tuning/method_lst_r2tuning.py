@@ -35,6 +35,7 @@ class Ladder(nn.Module):
         super().__init__()
         sizes = {name: getattr(encoder_config, name) // REDUCTION for name in ("hidden_size", "intermediate_size")}
         side_config = type(encoder_config)(**{**encoder_config.to_dict(), **sizes}, attn_implementation="sdpa")
+        self.encoder_config, self.side_config = encoder_config, side_config
         self.ladders = nn.ModuleList(
             nn.Linear(encoder_config.hidden_size, side_config.hidden_size) for _ in range(num_layers)
         )
@@ -48,7 +49,9 @@ class Ladder(nn.Module):
         init.zeros_(self.gate)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """From `(batch, num_states, num_tokens, width)` to `(batch, num_tokens, width)`; `mask` as attention's."""
+        """From `(batch, num_states, num_tokens, width)` to `(batch, num_tokens, width)`; `mask` is added to the scores."""
+        if self.encoder_config._attn_implementation == "eager":
+            self.side_config._attn_implementation = "eager"
         side = 0.0  # there is nothing below the first layer
         for index, (ladder, layer) in enumerate(zip(self.ladders, self.layers, strict=True)):
             gate = self.gate[index].sigmoid()
@@ -73,7 +76,7 @@ class LadderSideNetworks(nn.Module):
     def refine_text(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """From `(batch, text_length, num_states, width)` to the same with one state; a word sees those before it."""
         length = hidden_states.shape[1]
-        mask = torch.ones(length, length, dtype=torch.bool, device=hidden_states.device).tril()
+        mask = torch.full((length, length), float("-inf"), device=hidden_states.device).triu(1)
         return self.text(hidden_states.transpose(1, 2), mask[None, None])[:, :, None]
 
 

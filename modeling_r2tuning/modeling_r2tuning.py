@@ -252,11 +252,13 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             chunks = pixels.flatten(0, 1).split(chunk_size or pixels.shape[:2].numel())
             missing = [0] * len(chunks)
         states = [
-            [_pad_frames(layer, count) for layer in self._last_states(self.vision_model, pixel_values=chunk)]
+            torch.stack(
+                [_pad_frames(layer, count) for layer in self._last_states(self.vision_model, pixel_values=chunk)]
+            )
             for chunk, count in zip(chunks, missing, strict=True)
         ]
-        layers = [torch.cat(layer) if len(layer) > 1 else layer[0] for layer in zip(*states, strict=True)]
-        return torch.stack(layers).unflatten(1, pixels.shape[:2]).movedim(0, 2)
+        states = torch.cat(states, dim=1) if len(states) > 1 else states[0]
+        return states.unflatten(1, pixels.shape[:2]).movedim(0, 2)
 
     def get_text_hidden_states(self, input_ids: torch.Tensor) -> torch.Tensor:
         """What is read of each token in CLIP, `(batch, text_length, num_layers, text_hidden)`, last layer last.
@@ -266,18 +268,23 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         return torch.stack(self._last_states(self.text_model, input_ids=input_ids), dim=2)
 
     def _last_states(self, encoder: nn.Module, **inputs) -> list[torch.Tensor]:
-        """Outputs of the last K blocks, before any final norm; nothing is kept for backward if nothing is trained."""
+        """Outputs of the last K blocks, before any final norm.
+
+        If nothing in CLIP is trained, nothing is kept for backward, and under autocast states are of its precision.
+        """
         states = []
         tokens = self.config.tokens_read if encoder is self.vision_model else slice(None)
+        learned = self.config.method in IN_CLIP or any(parameter.requires_grad for parameter in encoder.parameters())
+        halved = torch.is_autocast_enabled(self.device.type) and not learned
 
         def keep(_, arguments, output):
             output = output[0] if isinstance(output, tuple) else output
-            states.append(output if tokens == slice(None) else output[:, tokens].clone())
+            dtype = torch.get_autocast_dtype(self.device.type) if halved else output.dtype
+            states.append(output[:, tokens].to(dtype, copy=tokens != slice(None)))  # not a view: the rest is freed
 
         # Hooks run in the order they are made: those of the method first.
         hooks = self.method.attach(self.vision_model, self.text_model) if hasattr(self.method, "attach") else []
         hooks += [part.register_forward_hook(keep) for part in self._parts_read(encoder)]
-        learned = self.config.method in IN_CLIP or any(parameter.requires_grad for parameter in encoder.parameters())
         try:
             with torch.set_grad_enabled(torch.is_grad_enabled() and learned):
                 encoder(**inputs)

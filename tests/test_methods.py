@@ -212,14 +212,24 @@ def test_a_word_sees_only_those_before_it(make, attention, tmp_path):
 
 
 @torch.no_grad()
-def test_both_implementations_of_attention_give_the_same_with_prompts(make, tmp_path):
-    make("vop").save_pretrained(tmp_path)
-    inputs = make_inputs(make("vop").config)
+@pytest.mark.parametrize("method", ["vop", "lst"])
+def test_both_implementations_of_attention_give_the_same(make, tmp_path, method):
+    make(method).save_pretrained(tmp_path)
+    inputs = make_inputs(make(method).config)
     eager, sdpa = (
         R2TuningForVideoGrounding.from_pretrained(tmp_path, attn_implementation=name)(**inputs)
         for name in ("eager", "sdpa")
     )
     assert_equal_outputs(eager, sdpa, **CLOSE)
+
+
+def test_autocast_halves_the_states_of_a_frozen_clip(model):
+    inputs = make_inputs(model.config)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        video = model.get_video_hidden_states(inputs["pixel_values_videos"])
+    learned = model.config.method in IN_CLIP
+    assert video.dtype == (torch.float32 if learned else torch.bfloat16)
+    assert video.requires_grad == learned
 
 
 # ---- each against its equation -----------------------------------------------------------------------------------

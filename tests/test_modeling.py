@@ -197,6 +197,22 @@ def test_attention_equals_that_of_torch(make_config):
     torch.testing.assert_close(ours(query, key, value, mask), want, **CLOSE)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attention_in_half_precision_has_the_gradients_of_full_precision(make_config, dtype):
+    torch.manual_seed(0)
+    layer = TemporalAttention(make_config())
+    frames, mask = torch.randn(2, 7, 32), torch.arange(7) < torch.tensor([[5], [7]])
+    gradients = []
+    for enabled in (False, True):
+        inputs = frames.clone().requires_grad_()
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            result = layer(inputs, inputs, inputs, mask)
+        assert result.dtype == (dtype if enabled else torch.float32)
+        result.float().square().sum().backward()
+        gradients.append(inputs.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=0.02, rtol=0.02)
+
+
 def test_downsample_equals_its_convolution(make_config):
     torch.manual_seed(0)
     layer, features = Downsample(make_config()), torch.randn(2, 7, 32)
