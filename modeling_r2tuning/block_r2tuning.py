@@ -369,17 +369,20 @@ class R2Block(nn.Module):
             yield self._project_frames(self._step(layer).video_projection, *inputs)
 
     def _project_frames(self, project: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
-        """Project all frames; some at a time where no gradient is wanted, which keeps what is in between in cache."""
-        if torch.is_grad_enabled() or inputs[0].shape[1] <= FRAMES_AT_ONCE:
+        """Project all frames; some at a time where nothing in between is kept for backward, it then stays in cache."""
+        whole = torch.is_grad_enabled() and not self._recomputes
+        if whole or inputs[0].shape[1] <= FRAMES_AT_ONCE:
             return self._run(project, *inputs)
         pieces = zip(*(each.split(FRAMES_AT_ONCE, dim=1) for each in inputs), strict=True)
-        return torch.cat([project(*piece) for piece in pieces], dim=1)
+        return torch.cat([self._run(project, *piece) for piece in pieces], dim=1)
+
+    @property
+    def _recomputes(self) -> bool:
+        return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
 
     def _run(self, function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
         """Call a function; in training with activation checkpointing keep nothing but its inputs for backward."""
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(function, *inputs)
-        return function(*inputs)
+        return self._gradient_checkpointing_func(function, *inputs) if self._recomputes else function(*inputs)
 
     def project_text(self, hidden_states: torch.Tensor) -> list[torch.Tensor]:
         """Project text states `(batch, text_length, num_layers, text_hidden)` of each step, in visiting order."""

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
-from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, block_r2tuning
 from modeling_r2tuning.block_r2tuning import (
     Dropout,
     DropPath,
@@ -211,6 +211,19 @@ def test_attention_in_half_precision_has_the_gradients_of_full_precision(make_co
         result.float().square().sum().backward()
         gradients.append(inputs.grad)
     torch.testing.assert_close(gradients[1], gradients[0], atol=0.02, rtol=0.02)
+
+
+def test_frames_recomputed_in_pieces_have_the_same_gradients(make_model, monkeypatch):
+    monkeypatch.setattr(block_r2tuning, "FRAMES_AT_ONCE", 2)
+    model = make_model(dropout=0.0, drop_path=0.0).train()
+    inputs = {**make_inputs(model.config, cached=True), **make_labels(model.config)}
+    model(**inputs).loss.backward()
+    want = {name: p.grad.clone() for name, p in model.r2_block.named_parameters()}
+    model.zero_grad()
+    model.activation_checkpointing_enable()
+    model(**inputs).loss.backward()
+    for name, parameter in model.r2_block.named_parameters():
+        torch.testing.assert_close(parameter.grad, want[name], **CLOSE, msg=name)
 
 
 def test_downsample_equals_its_convolution(make_config):
