@@ -1,8 +1,9 @@
 """The paper's ablations on a benchmark at hand: train every variant of a table, score it, print and draw the table.
 
-python benchmarks/ablations.py --table 5 --data-dir shapes --features shapes_features --clip shapes_clip --output ablations
+python benchmarks/ablations.py --table 5 --data-dir shapes --features half --clip shapes_clip --output ablations
 
-Start it again after an interruption: runs that are complete are kept. Numbers of the paper are of QVHighlights val and
+Features are of the frame rate of the `--budget` (`train/run_feature_extraction.py --fps 0.5 --output half`). Start the
+command again after an interruption: runs that are complete are kept. Numbers of the paper are of QVHighlights val and
 stand beside as they are; what can be compared is the order of the variants, not the values.
 """
 

@@ -1,12 +1,13 @@
 """The paper's Table 9: every way to put CLIP to use by learnable parameters, memory, time of a step and accuracy.
 
 python benchmarks/table9.py --output table9 [--batch 32 --frames 75]
-python benchmarks/table9.py --output table9 --data-dir shapes --video-dir shapes --features shapes_features --clip shapes_clip
+python benchmarks/table9.py --output table9 --data-dir shapes --video-dir shapes/videos --features half --clip shapes_clip
 
 Memory and time are those of a step with a ViT-B/32 of random weights under autocast: pixels in, CLIP, forward, backward,
 optimizer. On a GPU memory is the allocator's peak, on a CPU what the process grows by; the paper's batch, 32 queries of
 75 frames, is counted tensor by tensor for two and three queries and extrapolated. Each method is measured in a process
-of its own. With `--data-dir` every method is also trained, all with the same number of steps.
+of its own. With `--data-dir` every method is also trained, all with the same `--budget`; features are of its frame rate
+(`train/run_feature_extraction.py --fps 0.5 --output half`). Runs that are complete are kept.
 """
 
 import argparse
