@@ -83,7 +83,15 @@ def test_pictures_do_not_depend_on_processes():
 def test_short_training_learns_and_is_saved(tmp_path, monkeypatch):
     """A few steps lower the loss; what is written loads as any CLIP and tells how it was measured."""
     monkeypatch.setattr(pretrain_clip, "WARMUP_STEPS", 5)
-    options = {"pictures": 64, "held_out": 70, "batch_size": 16, "learning_rate": 5e-4, "seed": 1, "processes": 1}
+    options = {
+        "layers": 3,
+        "pictures": 64,
+        "held_out": 70,
+        "batch_size": 16,
+        "learning_rate": 5e-4,
+        "seed": 1,
+        "processes": 1,
+    }
     first = pretrain(tmp_path / "first", steps=1, **options)
     document = pretrain(tmp_path / "clip", steps=80, **options)
     assert document["loss"] < 0.95 * first["loss"]
@@ -97,4 +105,5 @@ def test_short_training_learns_and_is_saved(tmp_path, monkeypatch):
     with torch.no_grad():
         logits = clip(pixel_values=pixels, **tokenizer(["a red circle"], return_tensors="pt")).logits_per_image
     assert logits.isfinite().all()
+    assert clip.config.vision_config.num_hidden_layers == clip.config.text_config.num_hidden_layers == 3
     assert document["retrieval_64"]["picture_to_caption"] == pytest.approx(1 / 64, abs=0.2)

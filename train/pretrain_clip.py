@@ -40,7 +40,7 @@ from modeling_r2tuning.model_card_r2tuning import CARDS, write_text
 from train.clip_acceptance import accept_clip, object_cells
 
 
-IMAGE_SIZE, PATCH_SIZE, NUM_LAYERS, NUM_HEADS = 64, 8, 4, 4
+IMAGE_SIZE, PATCH_SIZE, NUM_HEADS = 64, 8, 4
 VISION_WIDTH, TEXT_WIDTH = 128, 64
 TOKEN_STD = 0.5  # of the word embeddings: large, so that words stay apart in the frozen tower
 POSITION_SCALE = 2.0  # whitened patches have a variance of 1
@@ -106,15 +106,16 @@ def make_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer({token: index for index, token in enumerate(tokens)}, merges, model_max_length=77)
 
 
-def make_clip(tokenizer: CLIPTokenizer, pixels: torch.Tensor) -> CLIPModel:
+def make_clip(tokenizer: CLIPTokenizer, pixels: torch.Tensor, layers: int) -> CLIPModel:
     """A small CLIP whose weights are random but for patches, positions and where attention begins.
 
     Args:
         tokenizer: Its tokenizer.
         pixels: `(num_pictures, 3, size, size)`, normalised, to whiten patches by.
+        layers: Of each encoder.
     """
     sizes = {
-        "num_hidden_layers": NUM_LAYERS,
+        "num_hidden_layers": layers,
         "num_attention_heads": NUM_HEADS,
         "hidden_act": "gelu",  # quick_gelu is slow on a CPU
     }
@@ -321,6 +322,7 @@ class Trainer:
 def pretrain(
     output: Path,
     *,
+    layers: int,
     steps: int,
     pictures: int,
     held_out: int,
@@ -333,6 +335,7 @@ def pretrain(
 
     Args:
         output: Folder to write CLIP, tokenizer and image processor to.
+        layers: Of each encoder.
         steps: Steps of training.
         pictures: Pictures to train on, each with a variant.
         held_out: Pictures for the measurements, each with a variant.
@@ -349,7 +352,7 @@ def pretrain(
     tokenizer = make_tokenizer()
     crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     image_processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop)
-    clip = make_clip(tokenizer, normalize(seen.images[: 2 * WHITENED_PICTURES : 2], image_processor))
+    clip = make_clip(tokenizer, normalize(seen.images[: 2 * WHITENED_PICTURES : 2], image_processor), layers)
     options = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
     trainer = Trainer(clip, tokenizer, image_processor, seen, **options)
     losses = trainer.run(steps)
@@ -357,7 +360,7 @@ def pretrain(
     measured = accept_clip(clip.eval(), tokenizer, pixels, unseen.captions, unseen.objects)
     for part in (clip, tokenizer, image_processor):
         part.save_pretrained(output)
-    sizes = {"steps": steps, "pictures": pictures, "held_out": held_out}
+    sizes = {"layers": layers, "steps": steps, "pictures": pictures, "held_out": held_out}
     document = {**sizes, **options, "loss": float(np.mean(losses[-LOSSES:])), **measured}
     write_text(output / "acceptance.json", json.dumps(document, indent=2) + "\n")
     write_text(output / "README.md", make_card(output.name, document))
@@ -377,6 +380,7 @@ def main():
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder to write CLIP, tokenizer and image processor to")
+    parser.add_argument("--layers", type=int, default=4, help="layers of each encoder (default: 4)")
     parser.add_argument("--steps", type=int, default=2000, help="steps of training (default: 2000)")
     parser.add_argument("--pictures", type=int, default=30_000, help="pictures, each with a variant (default: 30000)")
     parser.add_argument("--held-out", type=int, default=1500, help="pictures for the measurements (default: 1500)")
