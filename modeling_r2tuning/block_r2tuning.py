@@ -198,7 +198,7 @@ class TemporalAttention(nn.Module):
 
     def _attend(self, query, key, value, mask):
         if query.device.type == "cpu" and query.element_size() == 2 and torch.is_grad_enabled():
-            # In half precision torch's backward of it takes 4 to 20 times as long as in float32 (torch 2.13).
+            # In half precision torch's backward of it takes up to 20 times as long as in float32 (torch 2.13).
             with torch.autocast("cpu", enabled=False):
                 return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask).to(value.dtype)
         return F.scaled_dot_product_attention(query, key, value, mask)
