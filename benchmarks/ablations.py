@@ -97,7 +97,7 @@ def main() -> None:
     (args.output / f"table_{args.table}.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     text = format_table(TITLES[args.table], args.preset, lines)
     (args.output / f"table_{args.table}.md").write_text(text, encoding="utf-8")
-    draw(TITLES[args.table], args.preset, lines, args.output / f"table_{args.table}.png")
+    draw(args.table, args.preset, lines, args.output / f"table_{args.table}.png")
     sys.stdout.write(text)
 
 
@@ -114,8 +114,8 @@ def lines_of(table: str, results: dict[str, list[dict[str, Any]]], split: str) -
     if table == "6":
         [runs] = results.values()
         for name, paper in LENGTHS.items():
-            found = [run[split]["scores"]["by_query_length"].get(name) for run in runs]
-            if all(found):
+            found = [run[split]["scores"]["by_query_length"][name] for run in runs]
+            if found[0]["queries"]:
                 yield _line(f"{name} words ({found[0]['queries']})", paper, [each["MR-mAP"] for each in found])
         return
     papers = {row.name: row.paper for row in rows_of(table, 6)}
@@ -143,19 +143,29 @@ def format_table(title: str, preset: str, lines: list[dict[str, Any]]) -> str:
     return "\n".join([*head, *rows]) + "\n"
 
 
-def draw(title: str, preset: str, lines: list[dict[str, Any]], path: Path) -> None:
-    """Bars with the spread over seeds."""
+def draw(table: str, preset: str, lines: list[dict[str, Any]], path: Path) -> None:
+    """Bars with the spread over seeds; for Figure 7 a curve over K of each way to fuse layers."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.5 + 0.9 * len(lines), 3.6), layout="constrained")
+    figure = Figure(figsize=(1.5 + 0.9 * min(len(lines), 6), 3.6), layout="constrained")
     axes = figure.subplots()
-    names, values = [line["name"] for line in lines], [line["mAP"] for line in lines]
-    axes.bar(names, values, yerr=[line["spread"] or 0 for line in lines], color="#35618f", capsize=3, width=0.6)
-    low = min(values)
-    axes.set(ylim=(max(0, low - 0.3 * low), None), ylabel=f"mAP on {preset}", title=title)
-    axes.tick_params(axis="x", rotation=30 if len(lines) > 6 else 0)
+    if table == "fig7":
+        for fusion in FUSIONS:
+            curve = [line for line in lines if line["name"].startswith(fusion)]
+            axes.errorbar(range(1, len(curve) + 1), *_values(curve), marker="o", capsize=3, label=fusion)
+        axes.set_xlabel("K, layers from the last")
+        axes.legend(frameon=False)
+    else:
+        values, spreads = _values(lines)
+        axes.bar([line["name"] for line in lines], values, yerr=spreads, color="#35618f", capsize=3, width=0.6)
+        axes.set_ylim(bottom=0.7 * min(values))
+    axes.set(ylabel=f"mAP on {preset}", title=TITLES[table])
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
+
+
+def _values(lines: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    return [line["mAP"] for line in lines], [line["spread"] or 0.0 for line in lines]
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -34,12 +34,24 @@ def test_ablations_stand_beside_the_papers_numbers():
 
 
 def test_lengths_of_queries_come_from_one_run():
-    lengths = {"1-10": {"queries": 7, "MR-mAP": 30.0}, "11-20": {"queries": 2, "MR-mAP": 40.0}}
+    lengths = {name: {"queries": 0, "MR-mAP": None} for name in ablations.LENGTHS}
+    lengths |= {"1-10": {"queries": 7, "MR-mAP": 30.0}, "11-20": {"queries": 2, "MR-mAP": 40.0}}
     lines = list(ablations.lines_of("6", {"R²-Tuning": [{"test": {"scores": {"by_query_length": lengths}}}]}, "test"))
     assert [(line["name"], line["mAP"], line["paper_mAP"]) for line in lines] == [
         ("1-10 words (7)", 30.0, 47.08),
         ("11-20 words (2)", 40.0, 49.13),
     ]
+
+
+@pytest.mark.parametrize("table", ablations.TITLES)
+def test_every_table_is_drawn(table, tmp_path):
+    pytest.importorskip("matplotlib")
+    lines = [
+        {"name": row.name, "mAP": 40.0 + count, "spread": None}
+        for count, row in enumerate(ablations.rows_of(table, 2))
+    ]
+    ablations.draw(table, "moving_shapes", lines, tmp_path / "table.png")
+    assert (tmp_path / "table.png").stat().st_size > 0
 
 
 def test_a_variant_that_is_done_is_not_run_again(tiny_clip, tmp_path, monkeypatch):
