@@ -93,7 +93,8 @@ def main() -> None:
         for row in rows_of(args.table, read_depth(args.clip))
     }
     lines = list(lines_of(args.table, results, args.split))
-    document = {"command": shlex.join(sys.argv), "table": args.table, "preset": args.preset, "rows": lines}
+    settings = {name: getattr(args, name) for name in ("table", "preset", "split", "budget", "seeds")}
+    document = {"command": shlex.join(["python", *sys.argv]), **settings, "rows": lines}
     (args.output / f"table_{args.table}.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     text = format_table(TITLES[args.table], args.preset, lines)
     (args.output / f"table_{args.table}.md").write_text(text, encoding="utf-8")
