@@ -9,6 +9,7 @@ stand beside as they are; what can be compared is the order of the variants, not
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -145,7 +146,7 @@ def format_table(title: str, preset: str, lines: list[dict[str, Any]]) -> str:
 
 
 def draw(table: str, preset: str, lines: list[dict[str, Any]], path: Path) -> None:
-    """Bars with the spread over seeds; for Figure 7 a curve over K of each way to fuse layers."""
+    """Bars with the spread over seeds and the paper's beside; for Figure 7 a curve over K of each way to fuse layers."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.5 + 0.9 * min(len(lines), 6), 3.6), layout="constrained")
@@ -154,19 +155,20 @@ def draw(table: str, preset: str, lines: list[dict[str, Any]], path: Path) -> No
         for fusion in FUSIONS:
             curve = [line for line in lines if line["name"].startswith(fusion)]
             axes.errorbar(range(1, len(curve) + 1), *_values(curve), marker="o", capsize=3, label=fusion)
-        axes.set_xlabel("K, layers from the last")
-        axes.legend(frameon=False)
+        axes.set(xlabel="K, layers from the last", ylabel=f"mAP on {preset}", title=TITLES[table])
     else:
-        values, spreads = _values(lines)
-        axes.bar([line["name"] for line in lines], values, yerr=spreads, color="#35618f", capsize=3, width=0.6)
-        axes.set_ylim(bottom=0.7 * min(values))
-    axes.set(ylabel=f"mAP on {preset}", title=TITLES[table])
+        names, (values, spreads) = [line["name"] for line in lines], _values(lines)
+        axes.bar(names, values, yerr=spreads, color="#35618f", capsize=3, width=0.6, label=preset)
+        axes.plot(names, [line["paper_mAP"] for line in lines], "D", color="#d1495b", label="paper, QVHighlights val")
+        axes.set(ylabel="mAP", title=TITLES[table])
+    figure.legend(frameon=False, loc="outside lower center", ncols=4)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
 
 def _values(lines: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    return [line["mAP"] for line in lines], [line["spread"] or 0.0 for line in lines]
+    spreads = (line["spread"] for line in lines)
+    return [line["mAP"] for line in lines], [math.nan if spread is None else spread for spread in spreads]
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -47,7 +47,7 @@ def test_lengths_of_queries_come_from_one_run():
 def test_every_table_is_drawn(table, tmp_path):
     pytest.importorskip("matplotlib")
     lines = [
-        {"name": row.name, "mAP": 40.0 + count, "spread": None}
+        {"name": row.name, "mAP": 40.0 + count, "spread": None, "paper_mAP": row.paper}
         for count, row in enumerate(ablations.rows_of(table, 2))
     ]
     ablations.draw(table, "moving_shapes", lines, tmp_path / "table.png")
