@@ -249,7 +249,8 @@ def draw(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
         color = "#d1495b" if method == "r2_tuning" else "#35618f"
         axes.scatter(*place, s=20 + 6 * row["parameters, M"], color=color, alpha=0.7, linewidth=0)
         axes.annotate(row["paper"]["title"], place, (6, 4), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="peak memory of a step, GB", ylabel=f"mAP on {args.preset} {args.splits[0]}")
+    memory = f"peak memory of a step of {args.batch} x {args.frames} frames, GB"
+    axes.set(xlabel=memory, ylabel=f"mAP on {args.preset} {args.splits[0]}")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(args.output / "table9.png", dpi=150)
 
