@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 from transformers import CLIPConfig, CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging
@@ -251,9 +252,11 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         else:
             chunks = pixels.flatten(0, 1).split(chunk_size or pixels.shape[:2].numel())
             missing = [0] * len(chunks)
+        encoder = self.vision_model
+        weights = self._cast_frozen_weights(encoder) if len(chunks) > 1 else {}
         states = [
             torch.stack(
-                [_pad_frames(layer, count) for layer in self._last_states(self.vision_model, pixel_values=chunk)]
+                [_pad_frames(layer, count) for layer in self._last_states(encoder, weights, pixel_values=chunk)]
             )
             for chunk, count in zip(chunks, missing, strict=True)
         ]
@@ -265,10 +268,26 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
 
         Attention is causal, so tokens padded on the right do not matter here.
         """
-        return torch.stack(self._last_states(self.text_model, input_ids=input_ids), dim=2)
+        return torch.stack(self._last_states(self.text_model, {}, input_ids=input_ids), dim=2)
 
-    def _last_states(self, encoder: nn.Module, **inputs) -> list[torch.Tensor]:
-        """Outputs of the last K blocks, before any final norm.
+    def _cast_frozen_weights(self, encoder: nn.Module) -> dict[str, torch.Tensor]:
+        """Frozen weights of an encoder's linear layers in autocast's precision, by name.
+
+        Autocast remembers its copies of learned weights only. Frozen ones it would copy again for each chunk, and where
+        gradients pass through CLIP keep every copy for the backward pass.
+        """
+        if not torch.is_autocast_enabled(self.device.type):
+            return {}
+        dtype = torch.get_autocast_dtype(self.device.type)
+        linears = ((name, part) for name, part in encoder.named_modules() if type(part) is nn.Linear)
+        return {
+            f"{name}.weight": part.weight.to(dtype)
+            for name, part in linears
+            if part.weight.dtype == torch.float32 and not part.weight.requires_grad
+        }
+
+    def _last_states(self, encoder: nn.Module, weights: dict[str, torch.Tensor], **inputs) -> list[torch.Tensor]:
+        """Outputs of the last K blocks, before any final norm; `weights` take the place of the encoder's own.
 
         If nothing in CLIP is trained, nothing is kept for backward, and under autocast states are of its precision.
         """
@@ -287,7 +306,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         hooks += [part.register_forward_hook(keep) for part in self._parts_read(encoder)]
         try:
             with torch.set_grad_enabled(torch.is_grad_enabled() and learned):
-                encoder(**inputs)
+                functional_call(encoder, weights, (), inputs)
         finally:
             for hook in hooks:
                 hook.remove()

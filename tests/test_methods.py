@@ -232,6 +232,38 @@ def test_autocast_halves_the_states_of_a_frozen_clip(model):
     assert video.requires_grad == learned
 
 
+def test_frozen_weights_are_cast_once_for_all_chunks(model, monkeypatch):
+    """The same states and gradients, and no copy of a weight for each chunk is kept for the backward pass."""
+    pixels = make_inputs(model.config)["pixel_values_videos"]
+    width, hidden = model.config.vision_config.hidden_size, model.config.vision_config.intermediate_size
+
+    def run():
+        copies = {}
+
+        def pack(tensor):
+            if tensor.dtype == torch.bfloat16 and tensor.shape in ((hidden, width), (width, hidden)):
+                copies[tensor.data_ptr()] = tensor
+            return tensor
+
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            states = model.get_video_hidden_states(pixels, chunk_size=1)
+        if states.requires_grad:
+            states.float().sum().backward()
+        grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return states, grads, len(copies)
+
+    states, grads, copies = run()
+    assert copies <= 2 * model.config.vision_config.num_hidden_layers
+    monkeypatch.setattr(model, "_cast_frozen_weights", lambda encoder: {})
+    want, want_grads, many = run()
+    assert many > copies or model.config.method not in {"lora", "vpt", "vop", "st_adapter"}
+    torch.testing.assert_close(states, want, rtol=0, atol=0)
+    assert grads.keys() == want_grads.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, want_grads[name], rtol=1e-5, atol=1e-6)
+
+
 # ---- each against its equation -----------------------------------------------------------------------------------
 
 
