@@ -2,13 +2,18 @@
 
 import json
 import textwrap
+from typing import get_args
 
 import pytest
 from loopback_hub import LoopbackHub, run_python
+from transformers import CLIPConfig
 
 from modeling_r2tuning import save_checkpoint
+from modeling_r2tuning.configuration_r2tuning import Method
+from train.model import layers_read
 
 
+METHODS = get_args(Method)
 PUSH = """
     from transformers import pipeline
     import modeling_r2tuning
@@ -23,10 +28,6 @@ LOAD = """
     answer = pipeline("video-grounding", model=NAME)(VIDEO, query="a red circle")
     print(json.dumps([type(model).__name__, type(processor).__name__, answer["saliency"]]))
 """
-PUSH_OURS = """
-    from modeling_r2tuning.publishing_r2tuning import push_checkpoint
-    push_checkpoint(FOLDER, NAME)
-"""
 PUSH_THEIRS = """
     import modeling_r2tuning
     from transformers import AutoModel
@@ -37,6 +38,19 @@ SUMS = """
     import modeling_r2tuning
     from transformers import AutoModel
     print(json.dumps([p.double().sum().item() for p in AutoModel.from_pretrained(NAME).parameters()]))
+"""
+PUSH_EACH = """
+    from modeling_r2tuning.publishing_r2tuning import push_checkpoint
+    for method in METHODS:
+        push_checkpoint(f"{FOLDER}/{method}", f"org/{method}")
+"""
+SUMS_EACH = """
+    import json
+    import modeling_r2tuning
+    from transformers import AutoModel
+    models = {method: AutoModel.from_pretrained(f"org/{method}") for method in METHODS}
+    print(json.dumps({method: [model.config.method, *(p.double().sum().item() for p in model.parameters())]
+        for method, model in models.items()}))
 """
 NO_CLIP = """
     import modeling_r2tuning
@@ -74,17 +88,29 @@ def test_pushed_checkpoint_loads_by_name(hub, checkpoint, tmp_path):
     assert json.loads(run(LOAD, hub, tmp_path / "home2", NAME=str(checkpoint), VIDEO=video))[2] == printed[2]
 
 
-def test_a_lora_checkpoint_loads_by_name(hub, make_model, processor, clip_folder, tmp_path):
-    """peft's files are pushed too, by our command and by transformers."""
+def test_a_lora_checkpoint_pushed_by_transformers_loads_by_name(hub, make_model, processor, clip_folder, tmp_path):
+    """peft's files are pushed too."""
     model = make_model(method="lora", num_recurrent_steps=1)
     model.config.clip_model_name_or_path = "org/clip"
     save_checkpoint(model, processor, tmp_path / "lora")
     hub.add_repo("org/clip", {path.name: path for path in clip_folder.iterdir()})
+    run(PUSH_THEIRS, hub, tmp_path / "home", FOLDER=str(tmp_path / "lora"), NAME="org/theirs")
+    assert {"lora/adapter_config.json", "lora/adapter_model.safetensors"} <= set(hub.files("org/theirs"))
     want = [parameter.double().sum().item() for parameter in model.parameters()]
-    for name, code in {"org/ours": PUSH_OURS, "org/theirs": PUSH_THEIRS}.items():
-        run(code, hub, tmp_path / "home", FOLDER=str(tmp_path / "lora"), NAME=name)
-        assert {"lora/adapter_config.json", "lora/adapter_model.safetensors"} <= set(hub.files(name))
-        assert json.loads(run(SUMS, hub, tmp_path / "home2", NAME=name)) == want
+    assert json.loads(run(SUMS, hub, tmp_path / "home2", NAME="org/theirs")) == want
+
+
+def test_checkpoints_of_all_methods_load_by_name(hub, make_model, processor, clip_folder, tmp_path):
+    """Pushed by our command; CLIP comes from its own repository."""
+    hub.add_repo("org/clip", {path.name: path for path in clip_folder.iterdir()})
+    clip, want = CLIPConfig.from_pretrained(clip_folder), {}
+    for method in METHODS:
+        model = make_model(method=method, **layers_read(method, clip))
+        model.config.clip_model_name_or_path = "org/clip"
+        save_checkpoint(model, processor, tmp_path / method)
+        want[method] = [method, *(parameter.double().sum().item() for parameter in model.parameters())]
+    run(PUSH_EACH, hub, tmp_path / "home", METHODS=METHODS, FOLDER=str(tmp_path))
+    assert json.loads(run(SUMS_EACH, hub, tmp_path / "home2", METHODS=METHODS)) == want
 
 
 def test_clip_is_fetched_by_name(hub, make_config, make_model, tiny_clip, processor, clip_folder, tmp_path):
