@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `benchmarks`
 
-from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant  # noqa: E402 (behind the line above)
+from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits  # noqa: E402 (behind the line above)
 from modeling_r2tuning import R2TuningConfig  # noqa: E402
 
 
@@ -139,7 +139,7 @@ def format_table(title: str, preset: str, lines: list[dict[str, Any]]) -> str:
         "|---|---|---|---|",
     ]
     rows = [
-        f"| {line['name']} | {line['mAP']:.2f} | {line['spread'] or '-'} | {line['paper_mAP'] or '-'} |"
+        f"| {line['name']} | {' | '.join(two_digits(line[column]) for column in ('mAP', 'spread', 'paper_mAP'))} |"
         for line in lines
     ]
     return "\n".join([*head, *rows]) + "\n"

@@ -28,7 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `benchmarks` and `train`
 
 from benchmarks.memory import KeptForBackward, extrapolate_peak, read_peak, start_peak  # noqa: E402 (behind the line above)
-from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant  # noqa: E402
+from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits  # noqa: E402
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding  # noqa: E402
 from train.model import layers_read  # noqa: E402
 
@@ -233,7 +233,7 @@ def _cells(rows: dict[str, dict[str, Any]], splits: list[str]) -> Iterator[list[
         yield [
             paper["title"],
             *(f"{row[column]:.2f}" for column in COLUMNS),
-            *(f"{score['mAP']:.2f} ± {score['spread'] or '-'}" for score in scores),
+            *(f"{score['mAP']:.2f} ± {two_digits(score['spread'])}" for score in scores),
             *(str(paper[name]) for name in ("parameters", "memory", "mAP")),
         ]
 

@@ -111,4 +111,9 @@ def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
     return round(statistics.mean(values), 2), spread
 
 
-__all__ = ["BUDGET_HELP", "SMALL_BUDGET", "Budget", "mean_and_spread", "run_variant"]
+def two_digits(value: float | None) -> str:
+    """For a table; "-" where there is no value."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+__all__ = ["BUDGET_HELP", "SMALL_BUDGET", "Budget", "mean_and_spread", "run_variant", "two_digits"]
