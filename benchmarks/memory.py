@@ -35,7 +35,7 @@ class KeptForBackward:
         tensors = [*model.parameters(), *model.buffers(), *(v for v in batch.values() if isinstance(v, torch.Tensor))]
         self.others = {tensor.untyped_storage().data_ptr() for tensor in tensors}
         self.sizes: dict[int, int] = {}
-        self.kept: list[torch.Tensor] = []  # alive, so that no address is used twice
+        self.kept: list[torch.Tensor] = []  # alive meanwhile, so that no address is used twice
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -56,6 +56,7 @@ class KeptForBackward:
 
     def __exit__(self, *error):
         self.hooks.__exit__(*error)
+        self.kept.clear()
 
 
 class LiveTensors(TorchDispatchMode):

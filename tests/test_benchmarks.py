@@ -74,6 +74,20 @@ def test_table_9_has_every_method():
     assert table9.PAPER.keys() == set(Method.__args__)
 
 
+@pytest.mark.parametrize("room", [0, 1, 5, 77])
+def test_the_largest_batch_is_found_to_an_eighth(monkeypatch, room):
+    tried = []
+
+    def measure(method, settings):
+        tried.append(settings["batch"])
+        if settings["batch"] > room:
+            raise MemoryError(method)
+
+    monkeypatch.setattr(table9, "measure_apart", measure)
+    assert room * 8 / 9 <= table9.largest_batch("lora", {}) <= room
+    assert len(set(tried)) == len(tried) < 12
+
+
 def test_what_is_kept_for_backward_is_counted_once():
     """Of y = relu(W x) * relu(W x): the one result of the ReLU; neither weights nor inputs."""
     linear, x = nn.Linear(8, 16, bias=False), torch.randn(4, 8)
@@ -81,6 +95,7 @@ def test_what_is_kept_for_backward_is_counted_once():
         hidden = linear(x).relu()
         (hidden * hidden).sum()
     assert kept.bytes == 4 * 16 * 4
+    assert not kept.kept, "nothing stays alive for having been counted"
 
 
 def test_the_peak_of_live_tensors_is_counted():
