@@ -81,12 +81,21 @@ class FrameSettings:
     variants: bool = False
 
     def __post_init__(self):
-        alone = [c for c in self.combinations if self.variants and len(_relatives(c, self.combinations)) < 4]
+        alone = [c for c in self.combinations if self.variants and len(self.renamed(*c, c[1] in ANGULAR)) < 4]
         if alone:
             raise ValueError(
-                "`variants` need `combinations` each of which shares its colour or shape with at least 4 others, so that "
-                f"one is not in the picture; got {' '.join(alone[0])!r}, which does not."
+                "`variants` need `combinations` each of which shares its colour or shape with at least 4 others, its "
+                "shape where that can spin, so that one is not in the picture; "
+                f"got {' '.join(alone[0])!r}, which does not."
             )
+
+    def renamed(self, color: str, shape: str, spins: bool) -> list[tuple[str, str]]:
+        """Combinations that an object can have in a variant: another colour or shape, another colour while it spins."""
+        return [
+            other
+            for other in self.combinations
+            if (other[0] == color) != (other[1] == shape) and not (spins and other[1] != shape)
+        ]
 
 
 @dataclass(frozen=True)
@@ -323,19 +332,10 @@ def _rename(
     random: np.random.Generator, item: SceneObject, taken: set[tuple[str, str]], settings: FrameSettings
 ) -> SceneObject:
     """The object in another colour or another shape."""
-    choices = [
-        (color, shape)
-        for color, shape in _relatives((item.color, item.shape), settings.combinations)
-        if (color, shape) not in taken and (shape == item.shape or item.segments[0].action != "spins")
-    ]
+    names = settings.renamed(item.color, item.shape, item.segments[0].action == "spins")
+    choices = [name for name in names if name not in taken]
     color, shape = choices[random.integers(len(choices))]
     return replace(item, color=color, shape=shape, rgb=item.rgb if color == item.color else draw_rgb(random, color))
-
-
-def _relatives(combination: tuple[str, str], combinations: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
-    """Those that share either colour or shape with one."""
-    color, shape = combination
-    return [other for other in combinations if (other[0] == color) != (other[1] == shape)]
 
 
 def _change_topic(random: np.random.Generator, item: SceneObject, number: int, topic: str) -> SceneObject | None:

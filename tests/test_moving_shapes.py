@@ -583,6 +583,9 @@ def test_only_the_chosen_combinations_are_shown():
 def test_variants_of_combinations_without_relatives_are_refused():
     with pytest.raises(ValueError, match="`variants` need `combinations`.*'red triangle'"):
         FrameSettings(combinations=UNSEEN, variants=True)
+    spinning = tuple((color, shape) for color in ("red", "blue", "cyan") for shape in ("circle", "square", "ring"))
+    with pytest.raises(ValueError, match="its shape where that can spin.*'red square'"):
+        FrameSettings(combinations=spinning, variants=True)
     assert len(make_frames(200, combinations=SEEN, variants=True, pair_share=0.5)) == 400
 
 
