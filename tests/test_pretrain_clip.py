@@ -1,6 +1,9 @@
 """The small CLIP for Moving Shapes: its tokenizer, its training, and what its acceptance measures."""
 
+import argparse
+import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +16,12 @@ from dataset_scripts.moving_shapes_scenes import COLORS, SHAPES
 from train import pretrain_clip
 from train.clip_acceptance import probe_tokens
 from train.pretrain_clip import (
+    FRAMES,
     PATCH_SIZE,
     contrast,
     draw_pictures,
     make_tokenizer,
+    parse_combination,
     position_code,
     pretrain,
     truth,
@@ -80,6 +85,19 @@ def test_pictures_do_not_depend_on_processes():
     assert len(alone.images) == 16
 
 
+def test_only_what_is_chosen_is_drawn():
+    only = (*itertools.product(("red", "blue", "cyan", "pink"), ("circle", "ring")),)
+    drawn = draw_pictures(3, 8, 1, replace(FRAMES, combinations=only))
+    assert {(item.color, item.shape) for objects in drawn.objects for item in objects} <= set(only)
+    assert not any("square" in caption for captions in drawn.captions for caption in captions)
+
+
+def test_combinations_are_read_from_the_command_line():
+    assert parse_combination("red circle") == ("red", "circle")
+    with pytest.raises(argparse.ArgumentTypeError, match="a color .red, .* got 'circle red'"):
+        parse_combination("circle red")
+
+
 def test_short_training_learns_and_is_saved(tmp_path, monkeypatch):
     """A few steps lower the loss; what is written loads as any CLIP and tells how it was measured."""
     monkeypatch.setattr(pretrain_clip, "WARMUP_STEPS", 5)
@@ -87,6 +105,7 @@ def test_short_training_learns_and_is_saved(tmp_path, monkeypatch):
         "layers": 3,
         "pictures": 64,
         "held_out": 70,
+        "combinations": (*itertools.product(("red", "blue", "cyan", "pink"), ("circle", "ring")),),
         "batch_size": 16,
         "learning_rate": 5e-4,
         "seed": 1,
@@ -95,6 +114,8 @@ def test_short_training_learns_and_is_saved(tmp_path, monkeypatch):
     first = pretrain(tmp_path / "first", steps=1, **options)
     document = pretrain(tmp_path / "clip", steps=80, **options)
     assert document["loss"] < 0.95 * first["loss"]
+    assert document["combinations"][:3] == ["red circle", "red ring", "blue circle"]
+    assert "of 8 combinations" in (tmp_path / "clip/README.md").read_text()
     assert json.loads((tmp_path / "clip/acceptance.json").read_text()) == document
     assert f"| 1 | {document['probes'][0]['x']:.2f} |" in (tmp_path / "clip/README.md").read_text()
     clip = CLIPModel.from_pretrained(tmp_path / "clip").eval()

@@ -16,6 +16,7 @@ import json
 import math
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `
 
 from dataset_scripts.moving_shapes_frames import Clause, FrameSettings, ShownObject, iter_captioned_frames
 from dataset_scripts.moving_shapes_queries import vocabulary
-from dataset_scripts.moving_shapes_scenes import SEEN
+from dataset_scripts.moving_shapes_scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.model_card_r2tuning import CARDS, write_text
 from train.clip_acceptance import accept_clip, object_cells
 
@@ -70,11 +71,11 @@ class Pictures(NamedTuple):
     objects: list[tuple[ShownObject, ...]]
 
 
-def draw_pictures(seed: int, number: int, processes: int) -> Pictures:
+def draw_pictures(seed: int, number: int, processes: int, settings: FrameSettings = FRAMES) -> Pictures:
     """Draw `number` pictures and as many variants; the result does not depend on the number of processes."""
     starts = range(0, number, FRAMES_AT_ONCE)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        parts = list(tqdm(pool.map(partial(_draw_some, seed, number), starts), "drawing", len(starts)))
+        parts = list(tqdm(pool.map(partial(_draw_some, settings, seed, number), starts), "drawing", len(starts)))
     frames = [frame for part in parts for frame in part]
     return Pictures(
         np.stack([frame.image for frame in frames]),
@@ -84,8 +85,8 @@ def draw_pictures(seed: int, number: int, processes: int) -> Pictures:
     )
 
 
-def _draw_some(seed: int, number: int, start: int) -> list:
-    return list(iter_captioned_frames(seed, start, min(start + FRAMES_AT_ONCE, number), FRAMES))
+def _draw_some(settings: FrameSettings, seed: int, number: int, start: int) -> list:
+    return list(iter_captioned_frames(seed, start, min(start + FRAMES_AT_ONCE, number), settings))
 
 
 # ---- the model -----------------------------------------------------------------------------------------------------
@@ -326,6 +327,7 @@ def pretrain(
     steps: int,
     pictures: int,
     held_out: int,
+    combinations: tuple[tuple[str, str], ...],
     batch_size: int,
     learning_rate: float,
     seed: int,
@@ -339,13 +341,15 @@ def pretrain(
         steps: Steps of training.
         pictures: Pictures to train on, each with a variant.
         held_out: Pictures for the measurements, each with a variant.
+        combinations: Colours and shapes that it sees.
         batch_size: Pictures of a step, half of them variants of the others.
         learning_rate: At its highest.
         seed: Of pictures, weights and batches.
         processes: Processes that draw.
     """
     torch.manual_seed(seed)
-    drawn = draw_pictures(seed, pictures + held_out, processes)
+    settings = replace(FRAMES, combinations=tuple(combinations))
+    drawn = draw_pictures(seed, pictures + held_out, processes, settings)
     seen, unseen = (
         Pictures(*(part[some] for part in drawn)) for some in (slice(2 * pictures), slice(2 * pictures, None))
     )
@@ -361,7 +365,8 @@ def pretrain(
     for part in (clip, tokenizer, image_processor):
         part.save_pretrained(output)
     sizes = {"layers": layers, "steps": steps, "pictures": pictures, "held_out": held_out}
-    document = {**sizes, **options, "loss": float(np.mean(losses[-LOSSES:])), **measured}
+    shown = {"combinations": [" ".join(each) for each in combinations]}
+    document = {**sizes, **shown, **options, "loss": float(np.mean(losses[-LOSSES:])), **measured}
     write_text(output / "acceptance.json", json.dumps(document, indent=2) + "\n")
     write_text(output / "README.md", make_card(output.name, document))
     return document
@@ -376,6 +381,15 @@ def make_card(name: str, measured: dict) -> str:
     return str(ModelCard.from_template(data, template_path=template, name=name, measured=measured))
 
 
+def parse_combination(text: str) -> tuple[str, str]:
+    """A colour and a shape of the benchmark."""
+    color, _, shape = text.partition(" ")
+    if (color, shape) not in COMBINATIONS:
+        allowed = "a color (" + ", ".join(COLORS) + ") and a shape (" + ", ".join(SHAPES) + ")"
+        raise argparse.ArgumentTypeError(f"expected {allowed}, such as 'red circle', got {text!r}")
+    return color, shape
+
+
 def main():
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -384,6 +398,14 @@ def main():
     parser.add_argument("--steps", type=int, default=2000, help="steps of training (default: 2000)")
     parser.add_argument("--pictures", type=int, default=30_000, help="pictures, each with a variant (default: 30000)")
     parser.add_argument("--held-out", type=int, default=1500, help="pictures for the measurements (default: 1500)")
+    parser.add_argument(
+        "--combinations",
+        type=parse_combination,
+        nargs="+",
+        default=SEEN,
+        metavar='"COLOR SHAPE"',
+        help='what it sees, such as "red circle" "blue ring" (default: all but those of test_unseen)',
+    )
     parser.add_argument("--batch-size", type=int, default=96, help="pictures of a step (default: 96)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="at its highest (default: 0.001)")
     parser.add_argument("--seed", type=int, default=7, help="of pictures, weights and batches (default: 7)")
