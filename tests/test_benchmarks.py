@@ -6,9 +6,10 @@ import torch
 from torch import nn
 from training_samples import MODEL, write_benchmark
 
-from benchmarks import ablations, table9, variants
+from benchmarks import ablations, frames_alike, probe, table9, variants
 from benchmarks.memory import KeptForBackward, LiveTensors, extrapolate_peak
 from benchmarks.moving_shapes import best_windows
+from dataset_scripts.moving_shapes_scenes import make_scene
 from modeling_r2tuning import R2TuningConfig
 from modeling_r2tuning.configuration_r2tuning import Method
 
@@ -131,3 +132,53 @@ def test_windows_of_the_highest_contrast():
     assert windows[0][:2] == [4.0, 10.0]
     assert [14.0, 18.0] in [window[:2] for window in windows]
     assert best_windows(np.ones(4), 8.0), "even a flat curve has an answer"
+
+
+# ---- probes --------------------------------------------------------------------------------------------------------
+
+
+def test_average_precision_is_of_the_ranking():
+    truth = torch.tensor([0.0, 1, 1, 0, 1])
+    assert probe.average_precision(torch.tensor([1.0, 9, 8, 2, 7]), truth) == 1
+    assert probe.average_precision(torch.tensor([9.0, 8, 1, 2, 3]), truth) == pytest.approx(
+        (1 / 2 + 2 / 3 + 3 / 5) / 3
+    )
+
+
+@pytest.mark.parametrize("num_tokens", [1, 4])
+def test_probes_find_what_a_token_tells(num_tokens, monkeypatch):
+    """All that is told stands in one token, wherever it is; in noise nothing is found."""
+    monkeypatch.setattr(probe, "STEPS", 400)
+    monkeypatch.setattr(probe, "LEARNING_RATE", 0.05)
+    torch.manual_seed(0)
+    truth = torch.zeros(1000, len(probe.NAMES), len(probe.COLUMNS))
+    truth[:, :8] = (torch.rand(1000, 8, len(probe.COLUMNS)) < 0.2).float()
+    noise = 0.1 * torch.randn(1000, num_tokens, 8 * len(probe.COLUMNS))
+    tokens = noise.clone()
+    tokens[torch.arange(1000), torch.randint(num_tokens, (1000,))] += truth[:, :8].flatten(1)
+    found, nothing = (
+        probe.score(probe.fit_probe(each[:800], truth[:800])(each[800:]), truth[:800], truth[800:])
+        for each in (tokens, noise)
+    )
+    assert min(found.values()) > 80 > 40 > max(nothing.values())
+
+
+def test_a_scene_is_told_object_by_object():
+    scene = make_scene(0, "val", 0)
+    numbers = np.arange(0, scene.num_frames, 8)
+    truth = probe.tell(scene, numbers)
+    assert truth.shape == (len(numbers), 30, 7)
+    shown = {f"{item.color} {item.shape}" for item in scene.objects}
+    assert {probe.NAMES[index] for index in truth.sum(dim=(0, 2)).nonzero().flatten().tolist()} <= shown
+    assert truth[:, :, 0].any()
+    assert (truth[:, :, 1:] <= truth[:, :, :1]).all(), "what is not there is at no side"
+    assert (truth[:, :, 1] + truth[:, :, 2]).max() == 1, "not left and right at once"
+
+
+def test_frames_that_differ_and_frames_that_do_not():
+    mask = torch.tensor([[True, True, False]])
+    one = torch.tensor([1.0, 2.0, 2.0])
+    assert frames_alike.share_of_difference(torch.stack([one, one, -one])[None], mask) == 0
+    assert frames_alike.share_of_difference(torch.stack([one, -one, one])[None], mask) == pytest.approx(1)
+    shifted = torch.stack([one + torch.tensor([0.0, 2, -2]), one - torch.tensor([0.0, 2, -2]), one])[None]
+    assert frames_alike.share_of_difference(shifted, mask) == pytest.approx(8 / 17)
