@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 from training_samples import MODEL, write_benchmark
+from transformers import CLIPModel
 
-from benchmarks import ablations, frames_alike, probe, table9, variants
+from benchmarks import ablations, frames_alike, fresh_text_encoder, probe, table9, variants
 from benchmarks.memory import KeptForBackward, LiveTensors, extrapolate_peak
 from benchmarks.moving_shapes import best_windows
 from dataset_scripts.moving_shapes_scenes import make_scene
@@ -182,3 +183,14 @@ def test_frames_that_differ_and_frames_that_do_not():
     assert frames_alike.share_of_difference(torch.stack([one, -one, one])[None], mask) == pytest.approx(1)
     shifted = torch.stack([one + torch.tensor([0.0, 2, -2]), one - torch.tensor([0.0, 2, -2]), one])[None]
     assert frames_alike.share_of_difference(shifted, mask) == pytest.approx(8 / 17)
+
+
+def test_a_fresh_text_encoder_leaves_the_pictures_as_they_are(clip_folder):
+    before, after = (CLIPModel.from_pretrained(clip_folder).eval() for _ in range(2))
+    fresh_text_encoder.begin_text_anew(after, seed=1)
+    pixels = torch.randn(2, 3, *[before.config.vision_config.image_size] * 2)
+    assert torch.equal(*(clip.get_image_features(pixels).pooler_output for clip in (before, after)))
+    words = torch.tensor([[0, 5, 1], [0, 6, 1]])
+    vectors = [clip.text_model(words).last_hidden_state for clip in (before, after)]
+    assert (vectors[0] - vectors[1]).norm(dim=-1).min() > 1
+    assert (vectors[1][0, 1] - vectors[1][1, 1]).norm() > 1, "words stay apart"

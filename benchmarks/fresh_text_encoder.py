@@ -1,0 +1,43 @@
+"""A CLIP that sees as before and reads as if never trained: to try what the alignment of both encoders is worth.
+
+python benchmarks/fresh_text_encoder.py CLIP OUT
+
+Words keep vectors of their own, drawn at random.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from transformers import CLIPModel
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
+
+from train.pretrain_clip import TOKEN_STD  # noqa: E402 (behind the line above)
+
+
+def main() -> None:
+    """Copy the CLIP, its text encoder and text projection begun anew."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clip", type=Path, metavar="CLIP", help="folder of a CLIP")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("--seed", type=int, default=1, help="of the text encoder (default: 1)")
+    args = parser.parse_args()
+    shutil.copytree(args.clip, args.output)
+    begin_text_anew(CLIPModel.from_pretrained(args.clip), args.seed).save_pretrained(args.output)
+
+
+def begin_text_anew(clip: CLIPModel, seed: int) -> CLIPModel:
+    """Replace what `train/pretrain_clip.py` would have trained of the text encoder by its first weights."""
+    torch.manual_seed(seed)
+    fresh = CLIPModel(clip.config)
+    fresh.text_model.embeddings.token_embedding.weight.data.normal_(0, TOKEN_STD)
+    clip.text_model, clip.text_projection = fresh.text_model, fresh.text_projection
+    return clip
+
+
+if __name__ == "__main__":
+    main()
