@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument("--seed", type=int, default=1, help="of the text encoder (default: 1)")
     args = parser.parse_args()
-    shutil.copytree(args.clip, args.output)
+    told = shutil.ignore_patterns("README.md", "acceptance.json")  # of the trained text encoder
+    shutil.copytree(args.clip, args.output, ignore=told)
     begin_text_anew(CLIPModel.from_pretrained(args.clip), args.seed).save_pretrained(args.output)
 
 
