@@ -166,14 +166,28 @@ def test_a_step_takes_its_learning_rate_and_clips_the_gradient(options, tmp_path
     assert sum(moments).sqrt().item() <= 1e-3 * (1 - 0.9**2) * 1.001  # two steps of Adam's running mean
 
 
-def test_half_precision_trains_nearly_the_same(options, tmp_path):
+def first_losses(options, folder, *precisions):
+    """Loss of a first step in each precision."""
     losses = []
-    for precision in ("no", "bf16"):
+    for precision in precisions:
         AcceleratorState._reset_state(reset_partial_state=True)
-        run = make_run(options, output_dir=tmp_path, mixed_precision=precision)
+        run = make_run(options, output_dir=folder, mixed_precision=precision)
         losses.append(train_step(run, run.batches())["loss"])
-    assert losses[0] != losses[1]
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    return losses
+
+
+def test_half_precision_trains_nearly_the_same(options, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.preparation.cpu_has_bfloat16", lambda: True)
+    whole, half = first_losses(options, tmp_path, "no", "bf16")
+    assert whole != half
+    assert half == pytest.approx(whole, rel=0.05)
+
+
+def test_a_cpu_without_bfloat16_trains_in_float32(options, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("train.preparation.cpu_has_bfloat16", lambda: False)
+    whole, instead = first_losses(options, tmp_path, "no", "bf16")
+    assert whole == instead
+    assert "`mixed_precision` is 'no' here instead of 'bf16'" in caplog.text
 
 
 def test_features_and_videos_train_the_same(tiny_clip, checkpoint, tmp_path):

@@ -79,7 +79,7 @@ class TrainingConfig:
     weight_decay: float = option("weight decay of every parameter, norms and biases too", 1e-4)
     max_grad_norm: float = option("L2 norm to which the gradient is clipped", 35.0)
     mixed_precision: Literal["no", "fp16", "bf16"] = option(
-        "precision of matrix products; fp16 acts on GPUs only", "fp16"
+        "precision of matrix products; fp16 acts on GPUs only, bf16 not on CPUs that do not compute in it", "fp16"
     )
     seed: int = option("seed of weights, order, positive frames and dropout", 0)
     activation_checkpointing: bool = option(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.logging import get_logger
 from accelerate.utils import is_tensorboard_available, set_seed
 
@@ -22,6 +22,7 @@ from train.feature_cache import FeatureCache
 from train.loop import TrainingRun
 from train.model import make_model, make_processor
 from train.optim import make_optimizer
+from train.precision import cpu_has_bfloat16
 
 
 logger = get_logger(__name__)
@@ -75,8 +76,12 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """
     if not is_tensorboard_available():
         raise ImportError('Training writes logs for TensorBoard: pip install "tensorboard>=2.14"')
+    precision = config.mixed_precision
+    if precision == "bf16" and PartialState(cpu=config.cpu).device.type == "cpu" and not cpu_has_bfloat16():
+        logger.warning("This CPU does not compute in bfloat16: `mixed_precision` is 'no' here instead of 'bf16'.")
+        precision = "no"
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
+        mixed_precision=precision,
         gradient_accumulation_steps=config.gradient_accumulation,
         cpu=config.cpu,
         log_with=["tensorboard", *config.log_with],

@@ -39,6 +39,7 @@ from dataset_scripts.moving_shapes_queries import vocabulary
 from dataset_scripts.moving_shapes_scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.model_card_r2tuning import CARDS, write_text
 from train.clip_acceptance import accept_clip, object_cells
+from train.precision import cpu_has_bfloat16
 
 
 IMAGE_SIZE, PATCH_SIZE, NUM_HEADS = 64, 8, 4
@@ -215,7 +216,7 @@ def clip_loss(clip: CLIPModel, batch: Batch) -> torch.Tensor:
 
     A clause that happens to be true of another region is no negative of it.
     """
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
         states = clip.vision_model(batch.pixels).last_hidden_state
         tokens = F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(states)).float(), dim=-1)
         captions, clauses = (embed_texts(clip, texts) for texts in (batch.captions, batch.clauses))
