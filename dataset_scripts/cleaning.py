@@ -238,5 +238,5 @@ def _inside_moments(row: dict, num_frames: int, fps: float) -> np.ndarray:
         raise ValueError(f"qid {row['qid']}: neither `moments` nor `saliency` is annotated; nothing to train on.")
     saliency = np.zeros(num_frames, np.float32)
     for start, end in np.ceil(prepare_moments(row["moments"], num_frames, fps) * np.float32(fps)).astype(int):
-        saliency[start:end] = 1
+        saliency[min(start, end - 1) : end] = 1  # a start just behind 0 leaves a frame's length without a frame
     return saliency

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .configuration_r2tuning import R2TuningConfig
 from .method_vpt_r2tuning import LayerPrompts, insert_prompts
+from .precision_r2tuning import cpu_has_bfloat16
 
 
 NUM_PROMPTS = 8
@@ -30,7 +31,10 @@ class ContextPrompts(nn.Module):
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """From CLS tokens `(num_frames, width)` to `(num_frames, num_prompts, width)`."""
-        context, _ = self.lstm(frames.to(self.output_linear.weight.dtype))  # (num_frames, 2 * width)
+        kind = frames.device.type
+        halved = torch.is_autocast_enabled(kind) and (kind != "cpu" or cpu_has_bfloat16())  # else torch has no such LSTM
+        with torch.autocast(kind, enabled=halved):
+            context, _ = self.lstm(frames.to(self.output_linear.weight.dtype))  # (num_frames, 2 * width)
         return self.output_linear(context).unflatten(-1, (NUM_CONTEXT_PROMPTS, -1))
 
 

@@ -208,7 +208,7 @@ class ModelChecks:
         for name, value in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value), name
         inputs = make_inputs(model.config)
-        assert_equal_outputs(loaded(**inputs), model(**inputs))
+        assert_equal_outputs(loaded(**inputs), model(**inputs), **CLOSE)  # sums follow where weights lie in memory
 
     def test_the_configuration_comes_back(self, model, tmp_path):
         model.save_pretrained(tmp_path)

@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dataset_scripts import cleaning
@@ -213,6 +213,7 @@ def test_prepared_moments_are_a_frame_long_and_inside(moments, num_frames, fps):
 
 
 @given(MOMENTS.filter(len), st.integers(1, 100), st.sampled_from([0.5, 1.0, 2.0]))
+@example([[1e-9, 1.0]], 5, 1.0)
 def test_every_moment_has_a_positive_frame(moments, num_frames, fps):
     saliency = prepare_saliency(make_row(moments), num_frames, fps)
     assert saliency.shape == (num_frames,)

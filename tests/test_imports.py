@@ -19,6 +19,7 @@ THIRD_PARTY = {"torch", "numpy", "transformers", "huggingface_hub", "safetensors
 ALLOWED = {
     "configuration_r2tuning": set(),
     "points_r2tuning": set(),
+    "precision_r2tuning": set(),
     "video_io_r2tuning": set(),
     "encoding_r2tuning": set(),
     "distributed_r2tuning": set(),
@@ -31,7 +32,7 @@ ALLOWED = {
         for name in ("e3va", "losa", "st_adapter")
     },
     **{f"method_{name}_r2tuning": {"configuration_r2tuning"} for name in ("lst", "vpt")},
-    "method_vop_r2tuning": {"configuration_r2tuning", "method_vpt_r2tuning"},
+    "method_vop_r2tuning": {"configuration_r2tuning", "method_vpt_r2tuning", "precision_r2tuning"},
     "method_lora_r2tuning": set(),
     "methods_r2tuning": {"configuration_r2tuning"}
     | {f"method_{name}_r2tuning" for name in ("e3va", "losa", "lst", "st_adapter", "vop", "vpt")},

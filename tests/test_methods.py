@@ -17,6 +17,7 @@ from modeling_r2tuning.method_e3va_r2tuning import AdapterHighway
 from modeling_r2tuning.method_losa_r2tuning import LowRankSideNetwork
 from modeling_r2tuning.method_lst_r2tuning import Ladder
 from modeling_r2tuning.method_st_adapter_r2tuning import Bottleneck, SpatioTemporalAdapter
+from modeling_r2tuning.method_vop_r2tuning import ContextPrompts
 
 
 IN_CLIP = ("full", "lora", "vpt", "vop", "st_adapter")
@@ -103,8 +104,10 @@ def test_a_checkpoint_comes_back_through_the_auto_class(make, tmp_path, save_bac
         loaded = AutoModel.from_pretrained(tmp_path / method)
         assert loaded.config.method == method
         assert loaded.config.save_backbone == (save_backbone or method == "full")
+        for name, value in model.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], value), name
         inputs = make_inputs(model.config)
-        assert_equal_outputs(loaded(**inputs), model(**inputs))
+        assert_equal_outputs(loaded(**inputs), model(**inputs), **CLOSE)
         for name, parameter in loaded.named_parameters():
             assert parameter.requires_grad == is_learned(loaded.config, name), name
 
@@ -230,6 +233,16 @@ def test_autocast_halves_the_states_of_a_frozen_clip(model):
     learned = model.config.method in IN_CLIP
     assert video.dtype == (torch.float32 if learned else torch.bfloat16)
     assert video.requires_grad == learned
+
+
+def test_vop_works_under_autocast_where_a_cpu_has_no_lstm_in_bfloat16(make, monkeypatch):
+    monkeypatch.setattr("modeling_r2tuning.method_vop_r2tuning.cpu_has_bfloat16", lambda: False)
+    context = next(part for part in make("vop").modules() if isinstance(part, ContextPrompts))
+    frames = torch.randn(5, context.lstm.input_size)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        prompts = context(frames.bfloat16())
+    assert prompts.dtype == torch.bfloat16
+    torch.testing.assert_close(prompts.float(), context(frames), rtol=0.02, atol=0.02)
 
 
 def test_frozen_weights_are_cast_once_for_all_chunks(model, monkeypatch):

@@ -58,6 +58,7 @@ FILES = {
     "modeling_r2tuning.py",
     "pipeline_r2tuning.py",
     "points_r2tuning.py",
+    "precision_r2tuning.py",
     "processing_r2tuning.py",
     "video_io_r2tuning.py",
 }

@@ -13,6 +13,7 @@ from accelerate.utils import is_tensorboard_available, set_seed
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningForVideoGrounding
+from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
 from train.checkpointing import CheckpointFolder, Progress, write_json
 from train.collate import GroundingCollator
 from train.config import TrainingConfig
@@ -22,7 +23,6 @@ from train.feature_cache import FeatureCache
 from train.loop import TrainingRun
 from train.model import make_model, make_processor
 from train.optim import make_optimizer
-from train.precision import cpu_has_bfloat16
 
 
 logger = get_logger(__name__)

@@ -38,8 +38,8 @@ from dataset_scripts.moving_shapes_frames import Clause, FrameSettings, ShownObj
 from dataset_scripts.moving_shapes_queries import vocabulary
 from dataset_scripts.moving_shapes_scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.model_card_r2tuning import CARDS, write_text
+from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
 from train.clip_acceptance import accept_clip, object_cells
-from train.precision import cpu_has_bfloat16
 
 
 IMAGE_SIZE, PATCH_SIZE, NUM_HEADS = 64, 8, 4
