@@ -90,6 +90,13 @@ def assert_same_answer(outputs, row, alone):
     assert not outputs.video_features[row, ~frames].any()
 
 
+def move_weights(model):
+    """Put weights where new ones lie, on even addresses: on some CPUs sums are rounded by where a file has put them."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
+
+
 def assert_equal_outputs(got, want, **tolerance):
     """All tensors of two outputs agree; without a tolerance bit by bit."""
     assert got.keys() == want.keys()
@@ -208,7 +215,7 @@ class ModelChecks:
         for name, value in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value), name
         inputs = make_inputs(model.config)
-        assert_equal_outputs(loaded(**inputs), model(**inputs), **CLOSE)  # sums follow where weights lie in memory
+        assert_equal_outputs(move_weights(loaded)(**inputs), model(**inputs))
 
     def test_the_configuration_comes_back(self, model, tmp_path):
         model.save_pretrained(tmp_path)
