@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from .files_r2tuning import writing
+
 
 FORMAT = "r2tuning-encoded-video-1"
 
@@ -59,18 +61,13 @@ class EncodedVideo:
         )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a safetensors file: to a temporary name beside it, then renamed."""
+        """Write a safetensors file, which appears when it is whole."""
         tensors = {f"video_embeds.{index}": window for index, window in enumerate(self.video_embeds)}
         tensors |= {"frame_mask": self.frame_mask, "window_starts": self.window_starts}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {name: str(getattr(self, name)) for name in ("fps", "duration_sec", "fingerprint")}
-        temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-        try:
-            save_file(tensors, temporary, metadata={"format": FORMAT, **metadata})
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
+        with writing(path) as partial:
+            save_file(tensors, partial, metadata={"format": FORMAT, **metadata})
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: torch.device | str = "cpu") -> "EncodedVideo":

@@ -7,24 +7,22 @@ zero, so the picture taken for index i is the last one with t < (i + 1/2) / fps.
 duration * fps, rounded in the same way; unlike the filter, the answer is never empty. Times are compared as integers.
 """
 
-import http.client
-import io
 import logging
 import math
 import os
-import shutil
-import tempfile
-import urllib.request
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+
+from .files_r2tuning import check_replaceable, writing
+from .video_source_r2tuning import VideoInput, VideoSource, import_av, make_source, open_stream
 
 
 __all__ = [
@@ -38,14 +36,11 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-VideoInput = str | os.PathLike | bytes | BinaryIO
-
 NO_TIME = np.iinfo(np.int64).min  # a packet without a timestamp
 DROP, REFERENCE, DECODE = range(3)  # fates of a packet; REFERENCE: decode it only if other pictures build on it
 MAX_DENOMINATOR = 1_000_000  # 0.1 means 1/10, not the binary number next to it
 MISSING_TOLERANCE_SEC = 1.0  # a video may end this much before its declared end
 END_TOLERANCE_SEC = Fraction(1, 1000)  # `end_sec` may come from a rounded duration
-URL_TIMEOUT_SEC = 30.0
 
 
 @dataclass(frozen=True)
@@ -166,7 +161,7 @@ def iter_video_frames(
     rate = _number("fps", fps)
     size = None if size is None else _count("size", size)
     chunk_size = _count("chunk_size", chunk_size)
-    source = _make_source(video)
+    source = make_source(video)
     timeline = _scan(source)
     start, end = _check_range(start_sec, end_sec, timeline.duration)
     times = _grid_times(rate, start, end)
@@ -178,8 +173,8 @@ def iter_video_frames(
 def cut_clip(video: VideoInput, output_path: str | os.PathLike, start_sec: float, end_sec: float) -> None:
     """Write a part of a video as an mp4 file that players and browsers open: h264, upright, square pixels, no sound.
 
-    The clip keeps the video's own frame times and begins with the picture that is on screen at `start_sec`. It is
-    written under another name beside `output_path` first, so that no half-written clip is ever found there.
+    The clip keeps the video's own frame times and begins with the picture that is on screen at `start_sec`.
+    `output_path` appears when the clip is whole.
 
     Args:
         video: Path, bytes of a file, binary file object or http(s) address.
@@ -187,22 +182,16 @@ def cut_clip(video: VideoInput, output_path: str | os.PathLike, start_sec: float
         start_sec: Begin of the part, in seconds since the first picture.
         end_sec: End of the part, in seconds.
     """
-    output = Path(output_path)
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"`output_path` must be in an existing folder, got {str(output)!r}.")
-    source = _make_source(video)
+    check_replaceable(output_path, *([video] if isinstance(video, str | os.PathLike) else []))
+    source = make_source(video)
     timeline = _scan(source)
     start, end = (time / timeline.time_base for time in _check_range(start_sec, end_sec, timeline.duration))
     times = np.unique(timeline.times)
     first = max(np.searchsorted(times, float(start), side="right") - 1, 0)
     times = times[first : max(np.searchsorted(times, float(end)), first + 1)]
     pictures = _pictures(source, timeline, times + 1, None)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
+    with writing(output_path) as partial:
         _encode(partial, pictures, np.maximum(times - math.floor(start), 0), timeline)
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _number(name: str, value: float, least: float | None = None) -> Fraction:
@@ -247,94 +236,6 @@ def _tick_limits(time_base: Fraction, fps: Fraction, start: Fraction, end: Fract
     return np.minimum(np.array(limits, dtype=np.int64), math.ceil(end / time_base))
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What PyAV opens, and how to call it in a message."""
-
-    name: str
-    target: str | BinaryIO
-
-
-def _make_source(video: VideoInput) -> _Source:
-    if isinstance(video, str) and video.lower().startswith(("http://", "https://")):
-        return _file_source(f"`video` {video!r}", _fetch(video))
-    if isinstance(video, str | os.PathLike):
-        return _path_source(os.fsdecode(video))
-    if isinstance(video, bytes | bytearray | memoryview):
-        return _file_source(f"`video` ({len(video)} bytes)", io.BytesIO(video))
-    if not hasattr(video, "read"):
-        kinds = "a path, bytes, a binary file object or an http(s) address"
-        raise TypeError(f"`video` must be {kinds}, got {type(video).__name__}.")
-    if isinstance(video.read(0), str):
-        raise TypeError("`video` is a text file object; open it in binary mode, with `open(path, 'rb')`.")
-    seekable = hasattr(video, "seekable") and video.seekable()
-    return _file_source(f"`video` {video!r}", video if seekable else io.BytesIO(video.read()))
-
-
-def _path_source(path: str) -> _Source:
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"`video` {path!r} does not exist; pass the path of a video file.")
-    if os.path.isdir(path):
-        raise ValueError(f"`video` {path!r} is a directory; pass the path of a video file.")
-    if os.path.getsize(path) == 0:
-        raise ValueError(f"`video` {path!r} is empty (0 bytes).")
-    return _Source(f"`video` {path!r}", f"file:{path}")  # without "file:", FFmpeg takes "a:b.mp4" for a protocol
-
-
-def _file_source(name: str, file: BinaryIO) -> _Source:
-    if file.seek(0, os.SEEK_END) == 0:
-        raise ValueError(f"{name} is empty (0 bytes).")
-    return _Source(name, file)
-
-
-def _fetch(url: str) -> BinaryIO:
-    """Copy of what is behind an address, in a temporary file: it is read twice."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller reads it
-    try:
-        with urllib.request.urlopen(url, timeout=URL_TIMEOUT_SEC) as response:
-            shutil.copyfileobj(response, file)
-            if response.length:
-                raise http.client.IncompleteRead(b"", response.length)
-    except (OSError, http.client.HTTPException, UnicodeError) as error:
-        file.close()
-        raise ConnectionError(f"`video` {url!r} could not be fetched ({error}); check the address.") from error
-    return file
-
-
-def _import_av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("Reading and cutting videos needs PyAV: `pip install av`.") from error
-    return av
-
-
-@contextmanager
-def _open_stream(source: _Source) -> Iterator[tuple]:
-    """PyAV, container and first video stream of a source. Errors of FFmpeg while it is open become a ValueError."""
-    av = _import_av()
-    if not isinstance(source.target, str):
-        source.target.seek(0)
-    # a title that is not UTF-8 must not stop us; PyAV 19 accepts any and has no such argument
-    tolerant = {"metadata_errors": "replace"} if hasattr(av.container.Container, "metadata_errors") else {}
-    try:
-        with av.open(source.target, mode="r", **tolerant) as container:
-            yield av, container, _first_video_stream(av, container, source.name)
-    except av.error.FFmpegError as error:
-        reason = error.strerror or type(error).__name__
-        raise ValueError(f"{source.name} cannot be read as a video ({reason}); is it complete?") from error
-
-
-def _first_video_stream(av: Any, container: Any, name: str) -> Any:
-    cover = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
-    if not streams:
-        raise ValueError(f"{name} has no video stream (a cover picture is not one).")
-    if streams[0].codec_context is None:
-        raise ValueError(f"{name} is in a format for which this build of FFmpeg has no decoder; convert it to h264.")
-    return streams[0]
-
-
 def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
     """The packets up to the first unreadable place; `_scan` warns about what is missing then."""
     with suppress(av.error.FFmpegError):
@@ -360,10 +261,10 @@ class _Timeline:
     sample_aspect_ratio: Fraction  # width of a pixel divided by its height
 
 
-def _scan(source: _Source) -> _Timeline:
+def _scan(source: VideoSource) -> _Timeline:
     """Read all timestamps, without decoding."""
     rows = array("q")
-    with _open_stream(source) as (av, container, stream):
+    with open_stream(source) as (av, container, stream):
         for packet in _packets(av, container, stream):
             times = (NO_TIME if time is None else time for time in (packet.pts, packet.dts, packet.duration or 0))
             rows.extend((*times, packet.is_keyframe, packet.is_discard, packet.is_corrupt))
@@ -449,7 +350,7 @@ def _gather(
 
 
 def _pictures(
-    source: _Source, timeline: _Timeline, limits: np.ndarray, size: int | None
+    source: VideoSource, timeline: _Timeline, limits: np.ndarray, size: int | None
 ) -> Iterator[tuple[np.ndarray, int]]:
     """For each of the ascending limits the last picture before it: `(height, width, 3)` and how many limits it serves.
 
@@ -466,7 +367,7 @@ def _pictures(
             yield render(frame), count
 
 
-def _sparse_frames(source: _Source, timeline: _Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:
+def _sparse_frames(source: VideoSource, timeline: _Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:
     """The frame of each limit, decoding little else; ends at the first sign that a frame is not the planned one."""
     chosen = timeline.times[np.maximum(np.searchsorted(timeline.times, limits) - 1, 0)]
     chosen, counts = np.unique(chosen, return_counts=True)
@@ -503,7 +404,7 @@ def _plan_packets(timeline: _Timeline, chosen: np.ndarray) -> np.ndarray:
     return np.where(is_chosen, DECODE, np.where(position <= last_needed[group], REFERENCE, DROP))
 
 
-def _dense_frames(source: _Source, timeline: _Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:
+def _dense_frames(source: VideoSource, timeline: _Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:
     """The frame of each limit, decoding everything; for damaged pictures the last good one stands in."""
     held, num_good, served = None, 0, 0
     num_expected = len(timeline.times)
@@ -528,7 +429,7 @@ def _dense_frames(source: _Source, timeline: _Timeline, limits: np.ndarray) -> I
         logger.warning(text, source.name, num_lost, num_expected + timeline.num_broken)
 
 
-def _timed_frames(source: _Source, timeline: _Timeline) -> Iterator[tuple[int, Any]]:
+def _timed_frames(source: VideoSource, timeline: _Timeline) -> Iterator[tuple[int, Any]]:
     """All undamaged frames with their times, in the order of presentation."""
     unusable = {None, *(timeline.pts[~timeline.is_shown] + timeline.origin).tolist()}
     frames = (frame for frame in _decode(source, np.full(len(timeline.pts), DECODE)) if frame is not None)
@@ -541,9 +442,9 @@ def _timed_frames(source: _Source, timeline: _Timeline) -> Iterator[tuple[int, A
             yield frame.pts - timeline.origin, frame
 
 
-def _decode(source: _Source, actions: np.ndarray) -> Iterator[Any]:
+def _decode(source: VideoSource, actions: np.ndarray) -> Iterator[Any]:
     """Frames in the order of presentation, `None` for a packet that cannot be decoded."""
-    with _open_stream(source) as (av, container, stream):
+    with open_stream(source) as (av, container, stream):
         decoder = stream.codec_context
         decoder.open(strict=False)  # before `skip_frame` is set: dav1d would keep the first value for good
         for packet, action in _planned_packets(_packets(av, container, stream), actions):
@@ -576,7 +477,7 @@ class _Renderer:
     def __init__(self, sample_aspect_ratio: Fraction, size: int | None):
         self.sample_aspect_ratio = sample_aspect_ratio
         self.size = size
-        self.av = _import_av()
+        self.av = import_av()
         self.reformatter = self.av.video.reformatter.VideoReformatter()
         self.matrix = None
         self.stored_size = None
@@ -625,7 +526,7 @@ def _turn_upright(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def _encode(path: Path, pictures: Iterator[tuple[np.ndarray, int]], times: np.ndarray, timeline: _Timeline) -> None:
     """Write one picture per time, in the timeline's unit, as h264 in mp4."""
-    av = _import_av()
+    av = import_av()
     if "libx264" not in av.codecs_available:
         raise ImportError("This build of PyAV cannot write h264; `pip install av` installs one that can.")
     singles = (picture for picture, count in pictures for _ in range(count))

@@ -45,6 +45,7 @@ FILES = {
     "decoding_r2tuning.py",
     "distributed_r2tuning.py",
     "encoding_r2tuning.py",
+    "files_r2tuning.py",
     "heads_r2tuning.py",
     "losses_r2tuning.py",
     "method_e3va_r2tuning.py",
@@ -61,6 +62,7 @@ FILES = {
     "precision_r2tuning.py",
     "processing_r2tuning.py",
     "video_io_r2tuning.py",
+    "video_source_r2tuning.py",
 }
 
 

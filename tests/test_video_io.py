@@ -161,7 +161,7 @@ def test_sparse_decoding_changes_no_bit(tmp_path, name):
 
 
 def test_groups_without_a_wanted_picture_are_not_decoded(numbered):
-    timeline = video_io._scan(video_io._make_source(numbered))
+    timeline = video_io._scan(video_io.make_source(numbered))
     actions = video_io._plan_packets(timeline, np.array([timeline.times[130]]))
     decoded = np.flatnonzero(actions != video_io.DROP)
     assert 125 <= decoded.min() <= decoded.max() < 150
@@ -171,7 +171,7 @@ def test_groups_without_a_wanted_picture_are_not_decoded(numbered):
 def test_picture_shown_before_its_key_picture_needs_the_group_before(tmp_path):
     options = {"x264-params": samples.OPEN_GOP}
     path = samples.write_video(tmp_path / "open.mp4", samples.textured_pictures(60), options=options)
-    timeline = video_io._scan(video_io._make_source(path))
+    timeline = video_io._scan(video_io.make_source(path))
     key = np.flatnonzero(timeline.is_key)[1]
     leading = timeline.pts[key + 1]
     assert leading < timeline.pts[key]
@@ -638,7 +638,7 @@ def test_failed_clip_leaves_the_old_one_alone(numbered, tmp_path, monkeypatch):
         cut_clip(numbered, output, 1, 2)
     assert output.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["clip.mp4"]
-    with pytest.raises(FileNotFoundError, match="existing folder"):
+    with pytest.raises(FileNotFoundError, match="no folder"):
         cut_clip(numbered, tmp_path / "absent" / "clip.mp4", 1, 2)
 
 
