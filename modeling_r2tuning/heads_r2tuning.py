@@ -22,7 +22,8 @@ class VideoGroundingOutput(ModelOutput):
         logits: `(batch, num_points)`, class logits of the points, level after level.
         boundary_offsets: `(batch, num_points, 2)`, distances to start and end in strides; `None` without moment head.
         saliency_scores: `(batch, num_frames)`, cosine of frame and text in [-1, 1]; 0 where padded.
-        video_features: `(batch, num_frames, hidden)`, output of the R2 block; 0 where padded.
+        video_features: `(batch, num_frames, hidden)`, output of the R2 block; 0 where padded. `ground` returns it on
+            request.
         text_features: `(batch, hidden)`, pooled text.
         points: `(num_points, 4)`, position, lower, upper and stride in frames.
         point_mask: `(batch, num_points)`, `True` = real.

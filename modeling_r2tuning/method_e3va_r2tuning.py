@@ -10,6 +10,10 @@ and fit the number of parameters in its Table 9. A frame is its CLS token and ad
 all that the highway carries. The way up begins as zero: at first a frame is what it was, normalised.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -20,6 +24,16 @@ from .configuration_r2tuning import R2TuningConfig
 
 RANK = 16
 BOTTLENECK = 64
+
+
+# Who is told what branches add: the call that runs the layers, of which each thread may have its own.
+_reader: ContextVar[Callable[[torch.Tensor], None] | None] = ContextVar("reader", default=None)
+
+
+def _show(_: nn.Module, arguments: tuple, output: torch.Tensor | tuple) -> None:
+    read = _reader.get()
+    if read is not None:
+        read(output[0] if isinstance(output, tuple) else output)
 
 
 class LowRankAdapter(nn.Module):
@@ -45,9 +59,21 @@ class AdapterHighway(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     @staticmethod
-    def parts_read(layers: nn.ModuleList) -> list[nn.Module]:
-        """Parts of the image encoder whose outputs are read: both branches of each layer, and the last layer."""
-        return [part for layer in layers for part in (layer.self_attn, layer.mlp)] + [layers[-1]]
+    def watch(layers: nn.ModuleList) -> None:
+        """Have layers of the image encoder show what both of their branches add; done once, for all calls."""
+        for layer in layers:
+            layer.self_attn.register_forward_hook(_show)
+            layer.mlp.register_forward_hook(_show)
+
+    @staticmethod
+    @contextmanager
+    def reading_branches(read: Callable[[torch.Tensor], None]) -> Iterator[None]:
+        """Call `read` with what each branch adds, `(num_frames, num_tokens, width)`, in this thread only."""
+        token = _reader.set(read)
+        try:
+            yield
+        finally:
+            _reader.reset(token)
 
     def refine_video(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """From `(batch, num_frames, num_states, num_tokens, width)` to the same with one state."""

@@ -12,7 +12,6 @@ zero: at first CLIP is what it was.
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from .block_r2tuning import ZeroLinear
 from .configuration_r2tuning import R2TuningConfig
@@ -66,18 +65,13 @@ class SpatioTemporalAdapters(nn.Module):
         self.vision = nn.ModuleList(SpatioTemporalAdapter(vision.hidden_size) for _ in range(vision.num_hidden_layers))
         self.text = nn.ModuleList(Bottleneck(text.hidden_size) for _ in range(text.num_hidden_layers))
 
-    def attach(self, vision_model: nn.Module, text_model: nn.Module) -> list[RemovableHandle]:
-        """Change what the encoders compute until the handles are removed."""
-        pairs = [
-            *zip(vision_model.encoder.layers, self.vision, strict=True),
-            *zip(text_model.encoder.layers, self.text, strict=True),
-        ]
-        return [
-            layer.register_forward_pre_hook(
-                lambda _, arguments, adapter=adapter: (adapter(arguments[0]), *arguments[1:])
-            )
-            for layer, adapter in pairs
-        ]
+    def run_vision_layer(self, index: int, layer: nn.Module, tokens: torch.Tensor, *arguments, **options):
+        """A layer of the image encoder behind its adapter."""
+        return layer(self.vision[index](tokens), *arguments, **options)
+
+    def run_text_layer(self, index: int, layer: nn.Module, tokens: torch.Tensor, *arguments, **options):
+        """A layer of the text encoder behind its adapter."""
+        return layer(self.text[index](tokens), *arguments, **options)
 
 
 __all__ = ["Bottleneck", "SpatioTemporalAdapter", "SpatioTemporalAdapters"]

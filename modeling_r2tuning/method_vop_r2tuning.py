@@ -10,10 +10,9 @@ the greatest part. Its width is CLIP's in each direction, and two context prompt
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from .configuration_r2tuning import R2TuningConfig
-from .method_vpt_r2tuning import LayerPrompts, insert_prompts
+from .method_vpt_r2tuning import LayerPrompts, run_with_prompts
 from .precision_r2tuning import cpu_has_bfloat16
 
 
@@ -32,7 +31,9 @@ class ContextPrompts(nn.Module):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """From CLS tokens `(num_frames, width)` to `(num_frames, num_prompts, width)`."""
         kind = frames.device.type
-        halved = torch.is_autocast_enabled(kind) and (kind != "cpu" or cpu_has_bfloat16())  # else torch has no such LSTM
+        halved = torch.is_autocast_enabled(kind) and (
+            kind != "cpu" or cpu_has_bfloat16()
+        )  # else torch has no such LSTM
         with torch.autocast(kind, enabled=halved):
             context, _ = self.lstm(frames.to(self.output_linear.weight.dtype))  # (num_frames, 2 * width)
         return self.output_linear(context).unflatten(-1, (NUM_CONTEXT_PROMPTS, -1))
@@ -47,14 +48,15 @@ class CooperativePrompts(nn.Module):
         self.text_prompts = LayerPrompts(config.text_config, NUM_PROMPTS)
         self.context = ContextPrompts(config.vision_config.hidden_size)
 
-    def attach(self, vision_model: nn.Module, text_model: nn.Module) -> list[RemovableHandle]:
-        """Change what the encoders compute until the handles are removed."""
-        handles = []
-        for layer in vision_model.encoder.layers:
-            handles += insert_prompts(layer, lambda tokens: self.context(tokens[:, 0]))
-        # Hooks run in the order they are made: CLS is still the first token for those above.
-        handles += self.vision_prompts.attach(vision_model.encoder.layers)
-        return handles + self.text_prompts.attach(text_model.encoder.layers)
+    def run_vision_layer(self, index: int, layer: nn.Module, tokens: torch.Tensor, *arguments, **options):
+        """A layer of the image encoder with its prompts and those of the frames' CLS tokens."""
+        own = self.vision_prompts.prompts[index].to(tokens.dtype).expand(len(tokens), -1, -1)
+        context = self.context(tokens[:, 0]).to(tokens.dtype)
+        return run_with_prompts(layer, torch.cat([own, context], dim=1), tokens, *arguments, **options)
+
+    def run_text_layer(self, index: int, layer: nn.Module, tokens: torch.Tensor, *arguments, **options):
+        """A layer of the text encoder with its prompts."""
+        return run_with_prompts(layer, self.text_prompts.prompts[index], tokens, *arguments, **options)
 
 
 __all__ = ["ContextPrompts", "CooperativePrompts"]

@@ -6,12 +6,9 @@ paper does not say how many there are; ten a layer are within what VPT tries and
 Table 9. Prompts have no dropout, as CLIP is in eval mode throughout. The text encoder is left as it is.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
@@ -40,37 +37,26 @@ class LayerPrompts(nn.Module):
         """As CLIP's own embeddings are drawn."""
         init.normal_(self.prompts, std=0.02)
 
-    def attach(self, layers: nn.ModuleList) -> list[RemovableHandle]:
-        """Put its prompts before the tokens of each layer until the handles are removed."""
-        handles = []
-        for layer, prompts in zip(layers, self.prompts, strict=True):
-            handles += insert_prompts(layer, lambda tokens, prompts=prompts: prompts.expand(len(tokens), -1, -1))
-        return handles
 
-
-def insert_prompts(layer: nn.Module, make_prompts: Callable[[torch.Tensor], torch.Tensor]) -> list[RemovableHandle]:
+def run_with_prompts(
+    layer: nn.Module, prompts: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor | None, **options
+) -> torch.Tensor:
     """Have a layer of CLIP see prompts before its tokens, and give back the tokens alone.
 
     Where attention is causal all tokens see all prompts. What the prompts see does not matter, as it is thrown away.
 
     Args:
         layer: A `CLIPEncoderLayer`.
-        make_prompts: From the tokens `(batch, num_tokens, width)` to prompts `(batch, num_prompts, width)`.
+        prompts: `(num_prompts, width)`, or `(batch, num_prompts, width)`.
+        tokens: `(batch, num_tokens, width)`.
+        mask: Added to the scores, or `True` = seen.
+        options: For attention.
     """
-    counts = []
-
-    def insert(_, arguments):
-        tokens, mask, *others = arguments
-        prompts = make_prompts(tokens).to(tokens.dtype)
-        counts.append(prompts.shape[1])
-        if mask is not None:  # added to the scores, or True = seen
-            mask = F.pad(mask, (counts[-1], 0, counts[-1], 0), value=mask.dtype == torch.bool)
-        return torch.cat([prompts, tokens], dim=1), mask, *others
-
-    def remove(_, arguments, output):
-        return output[:, counts.pop() :]
-
-    return [layer.register_forward_pre_hook(insert), layer.register_forward_hook(remove)]
+    count = prompts.shape[-2]
+    prompts = prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
+    if mask is not None:
+        mask = F.pad(mask, (count, 0, count, 0), value=mask.dtype == torch.bool)
+    return layer(torch.cat([prompts, tokens], dim=1), mask, **options)[:, count:]
 
 
 class VisualPrompts(nn.Module):
@@ -80,9 +66,9 @@ class VisualPrompts(nn.Module):
         super().__init__()
         self.vision_prompts = LayerPrompts(config.vision_config, NUM_PROMPTS)
 
-    def attach(self, vision_model: nn.Module, text_model: nn.Module) -> list[RemovableHandle]:
-        """Change what the encoders compute until the handles are removed."""
-        return self.vision_prompts.attach(vision_model.encoder.layers)
+    def run_vision_layer(self, index: int, layer: nn.Module, tokens: torch.Tensor, *arguments, **options):
+        """A layer of the image encoder with its prompts, see `run_with_prompts`."""
+        return run_with_prompts(layer, self.vision_prompts.prompts[index], tokens, *arguments, **options)
 
 
-__all__ = ["LayerPrompts", "VisualPrompts", "insert_prompts"]
+__all__ = ["LayerPrompts", "VisualPrompts", "run_with_prompts"]

@@ -1,7 +1,8 @@
 """The transfer methods of the paper's Table 9 by their names.
 
-Some work in CLIP: `attach` has hooks change what the encoders compute, gradients pass through them. Others work beside
-it: `refine_video` and `refine_text` make one state of those that were read, so nothing of CLIP is kept for backward.
+Some work in CLIP: `run_vision_layer` and `run_text_layer` take the place of `run_layer`, gradients pass through the
+encoders. Others work beside it: `refine_video` and `refine_text` make one state of those that were read, so nothing of
+CLIP is kept for backward.
 LoRA is peft's work, and neither full tuning nor the lack of any tuning adds a module.
 """
 

@@ -6,12 +6,14 @@ once.
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call
-from transformers import CLIPConfig, CLIPTextModel, CLIPVisionModel, PreTrainedModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
@@ -23,6 +25,7 @@ from .heads_r2tuning import GroundingHead, VideoGroundingOutput
 from .losses_r2tuning import GroundingLabels, pad_moments, video_grounding_loss
 from .method_lora_r2tuning import add_lora, is_lora, load_lora, save_lora
 from .methods_r2tuning import make_method
+from .towers_r2tuning import FrozenCopies, embed_frames, embed_text, run_layer, with_weights
 
 
 logger = logging.get_logger(__name__)
@@ -97,6 +100,9 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         self.vision_model = CLIPVisionModel._from_config(config.vision_config)
         self.text_model = CLIPTextModel._from_config(config.text_config)
         self.method = make_method(config)
+        if config.method == "e3va":
+            self.method.watch(self.vision_model.encoder.layers[config.layers_read])
+        self._frozen_copies = FrozenCopies()  # of the image encoder
         self.r2_block = R2Block(config)
         self.grounding_head = GroundingHead(config)
         self.post_init()
@@ -122,6 +128,10 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     def _is_adapter(self, name: str) -> bool:
         """Whether a weight belongs to the adapters of the method LoRA, which have files of their own."""
         return self.config.method == "lora" and is_lora(name)
+
+    def _apply(self, *args, **kwargs):
+        self._frozen_copies.clear()  # they are where the weights have been
+        return super()._apply(*args, **kwargs)
 
     def train(self, mode: bool = True):
         """Set the training mode of the side block and heads; CLIP stays in eval mode."""
@@ -176,15 +186,19 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             raise ValueError(f"The checkpoint '{checkpoint}' holds no CLIP and its configuration names none. {advice}")
         hub["revision"] = self.config.clip_revision
         try:
-            self._check_clip(name, hub)
-            _load_encoder(CLIPVisionModel, name, self.vision_model, hub)
-            _load_encoder(CLIPTextModel, name, self.text_model, hub)
+            found = self._check_clip(name, hub)
+            clip, info = CLIPModel.from_pretrained(name, config=found, output_loading_info=True, **hub)
         except OSError as error:
             raise OSError(
                 f"CLIP '{name}', which the checkpoint '{checkpoint}' needs, was not found. {advice}"
             ) from error
+        missing = sorted(key for key in info["missing_keys"] if key.startswith(ENCODERS))
+        if missing:
+            raise ValueError(f"CLIP '{name}' is incomplete: it lacks {len(missing)} weights, such as {missing[:3]}.")
+        self.copy_clip(clip.vision_model, clip.text_model)
 
-    def _check_clip(self, name: str, hub: dict):
+    def _check_clip(self, name: str, hub: dict) -> CLIPConfig:
+        """The configuration of a CLIP that has the sizes of this model's."""
         found, _ = CLIPConfig.get_config_dict(name, **hub)
         if found.get("model_type") != "clip":
             raise ValueError(f"'{name}' is no CLIP: its model type is {found.get('model_type')!r}.")
@@ -203,6 +217,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
                     + ", ".join(f"{f}={getattr(theirs, f)} where {getattr(ours, f)} is needed" for f in wrong)
                     + "."
                 )
+        return found
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save what is learned, and CLIP too if `config.save_backbone` is set or anything in CLIP is trainable."""
@@ -252,12 +267,9 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         else:
             chunks = pixels.flatten(0, 1).split(chunk_size or pixels.shape[:2].numel())
             missing = [0] * len(chunks)
-        encoder = self.vision_model
-        weights = self._cast_frozen_weights(encoder) if len(chunks) > 1 else {}
+        layers = self._with_frozen_copies(self.vision_model.encoder.layers, pixels.device.type)
         states = [
-            torch.stack(
-                [_pad_frames(layer, count) for layer in self._last_states(encoder, weights, pixel_values=chunk)]
-            )
+            torch.stack([_pad_frames(layer, count) for layer in self._states("vision", layers, chunk)])
             for chunk, count in zip(chunks, missing, strict=True)
         ]
         states = torch.cat(states, dim=1) if len(states) > 1 else states[0]
@@ -268,56 +280,46 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
 
         Attention is causal, so tokens padded on the right do not matter here.
         """
-        return torch.stack(self._last_states(self.text_model, {}, input_ids=input_ids), dim=2)
+        return torch.stack(self._states("text", self.text_model.encoder.layers, input_ids), dim=2)
 
-    def _cast_frozen_weights(self, encoder: nn.Module) -> dict[str, torch.Tensor]:
-        """Frozen weights of an encoder's linear layers in autocast's precision, by name.
+    def _with_frozen_copies(self, layers: nn.ModuleList, device_type: str) -> nn.ModuleList:
+        """Layers that hold their frozen weights in autocast's precision, if that is on."""
+        if not torch.is_autocast_enabled(device_type):
+            return layers
+        return with_weights(layers, self._frozen_copies.get(layers, torch.get_autocast_dtype(device_type)))
 
-        Autocast remembers its copies of learned weights only. Frozen ones it would copy again for each chunk, and where
-        gradients pass through CLIP keep every copy for the backward pass.
-        """
-        if not torch.is_autocast_enabled(self.device.type):
-            return {}
-        dtype = torch.get_autocast_dtype(self.device.type)
-        linears = ((name, part) for name, part in encoder.named_modules() if type(part) is nn.Linear)
-        return {
-            f"{name}.weight": part.weight.to(dtype)
-            for name, part in linears
-            if part.weight.dtype == torch.float32 and not part.weight.requires_grad
-        }
-
-    def _last_states(self, encoder: nn.Module, weights: dict[str, torch.Tensor], **inputs) -> list[torch.Tensor]:
-        """Outputs of the last K blocks, before any final norm; `weights` take the place of the encoder's own.
+    def _states(
+        self, tower: Literal["vision", "text"], layers: nn.ModuleList, inputs: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Outputs of the layers that are read, before any final norm.
 
         If nothing in CLIP is trained, nothing is kept for backward, and under autocast states are of its precision.
         """
-        states = []
-        tokens = self.config.tokens_read if encoder is self.vision_model else slice(None)
+        encoder, embed = (self.vision_model, embed_frames) if tower == "vision" else (self.text_model, embed_text)
+        tokens_read = self.config.tokens_read if tower == "vision" else slice(None)
+        layers_read = range(len(layers))[self.config.layers_read]
         learned = self.config.method in IN_CLIP or any(parameter.requires_grad for parameter in encoder.parameters())
-        halved = torch.is_autocast_enabled(self.device.type) and not learned
+        device_type = inputs.device.type
+        halved = torch.is_autocast_enabled(device_type) and not learned
+        run = getattr(self.method, f"run_{tower}_layer", run_layer)
+        states = []
 
-        def keep(_, arguments, output):
-            output = output[0] if isinstance(output, tuple) else output
-            dtype = torch.get_autocast_dtype(self.device.type) if halved else output.dtype
-            states.append(output[:, tokens].to(dtype, copy=tokens != slice(None)))  # not a view: the rest is freed
+        def read(output: torch.Tensor) -> None:
+            dtype = torch.get_autocast_dtype(device_type) if halved else output.dtype
+            # a copy, not a view, so that tokens that are not read are freed
+            states.append(output[:, tokens_read].to(dtype, copy=tokens_read != slice(None)))
 
-        # Hooks run in the order they are made: those of the method first.
-        hooks = self.method.attach(self.vision_model, self.text_model) if hasattr(self.method, "attach") else []
-        hooks += [part.register_forward_hook(keep) for part in self._parts_read(encoder)]
-        try:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and learned):
-                functional_call(encoder, weights, (), inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        reads_branches = self.config.method == "e3va" and tower == "vision"
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and learned),
+            self.method.reading_branches(read) if reads_branches else nullcontext(),
+        ):
+            tokens, mask, options = embed(encoder, inputs)
+            for index, layer in enumerate(layers):
+                tokens = run(index, layer, tokens, mask, **options)
+                if index in (layers_read[-1:] if reads_branches else layers_read):
+                    read(tokens)
         return states
-
-    def _parts_read(self, encoder: nn.Module) -> Iterable[nn.Module]:
-        """Parts of an encoder whose outputs are its states."""
-        layers = encoder.encoder.layers[self.config.layers_read]
-        if self.config.method == "e3va" and encoder is self.vision_model:
-            return self.method.parts_read(layers)
-        return layers
 
     # ---- from CLIP's states to the block -----------------------------------------------------------------------
 
@@ -429,6 +431,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         text_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         batch_size: int = 32,
+        output_video_features: bool = False,
     ) -> VideoGroundingOutput:
         """Ask an encoded video any number of queries.
 
@@ -438,6 +441,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             text_hidden_states: `(num_queries, text_length, num_layers, text_hidden)` instead.
             attention_mask: `(num_queries, text_length)`, `True` = real; default: all.
             batch_size: Queries answered at once.
+            output_video_features: Return `video_features`, too; they are nine tenths of all that is returned.
 
         Returns:
             `VideoGroundingOutput` with one row for each query and window: all windows of the first query first.
@@ -457,8 +461,8 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             for queries in torch.arange(len(text_mask), device=self.device).split(batch_size):
                 some_words = [step[queries] for step in words]
                 output, _ = self._predict(video, some_words, mask.expand(len(queries), -1), text_mask[queries])
-                output.query_index, output.window_starts = queries, start.expand(len(queries))
-                rows.append(output)
+                kept = {} if output_video_features else {"video_features": None}
+                rows.append(replace(output, query_index=queries, window_starts=start.expand(len(queries)), **kept))
         return _join_rows(rows, encoded_video)
 
     # ---- forward -----------------------------------------------------------------------------------------------
@@ -526,7 +530,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     ) -> tuple[VideoGroundingOutput, R2BlockOutput]:
         block = self.r2_block(video, words, frame_mask, text_mask)
         dtype = self.grounding_head.level_scale.dtype
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(frame_mask.device.type, enabled=False):
             outputs = self.grounding_head(
                 block.video_features.to(dtype), block.text_embeds[-1].to(dtype), frame_mask, text_mask
             )
@@ -536,7 +540,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         self, outputs: VideoGroundingOutput, block: R2BlockOutput, text_mask: torch.Tensor, labels: GroundingLabels
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         dtype = self.grounding_head.level_scale.dtype
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(text_mask.device.type, enabled=False):
             texts = torch.stack(
                 [self.grounding_head.text_pooling(text.to(dtype), text_mask) for text in block.text_embeds]
             )
@@ -703,22 +707,6 @@ def _join_rows(rows: list[VideoGroundingOutput], video: EncodedVideo) -> VideoGr
     joined.fps = torch.full_like(query_index, video.fps, dtype=torch.float32)
     joined.duration_sec = torch.full_like(query_index, video.duration_sec, dtype=torch.float32)
     return joined
-
-
-@torch.no_grad()
-def _load_encoder(model_class: type[PreTrainedModel], name: str, encoder: PreTrainedModel, hub: dict):
-    """Fill one tower from a CLIP checkpoint; adapters inside it stay as they are."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # the other tower's weights are reported as unexpected
-    try:
-        found, info = model_class.from_pretrained(name, config=encoder.config, output_loading_info=True, **hub)
-    finally:
-        logging.set_verbosity(level)
-    if info["missing_keys"]:
-        raise ValueError(
-            f"CLIP '{name}' is incomplete: it lacks {sorted(info['missing_keys'])[:3]} and perhaps others."
-        )
-    _copy_weights(found, encoder)
 
 
 def _copy_weights(source: nn.Module, encoder: nn.Module):

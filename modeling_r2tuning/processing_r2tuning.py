@@ -75,6 +75,10 @@ class R2TuningProcessor(ProcessorMixin):
         self.nms_threshold = nms_threshold
         self.round_to = round_to
         super().__init__(image_processor, tokenizer, **kwargs)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            backend.no_truncation()
+            backend.no_padding()
 
     @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
@@ -162,12 +166,17 @@ class R2TuningProcessor(ProcessorMixin):
             if not query.strip():
                 raise ValueError("`text` must not hold an empty query.")
         longest = min(self.tokenizer.model_max_length, MAX_TEXT_LENGTH)
-        lengths = [len(ids) for ids in self.tokenizer(texts, truncation=True, max_length=longest + 1)["input_ids"]]
-        too_long = sum(length > longest for length in lengths)
+        # Told to truncate or pad, a tokenizer keeps that as its setting, which calls in other threads would see.
+        found = self.tokenizer(texts, return_special_tokens_mask=True, verbose=False)
+        rows = [_truncate(*row, longest) for row in zip(found["input_ids"], found["special_tokens_mask"], strict=True)]
+        too_long = sum(len(ids) > longest for ids in found["input_ids"])
         if too_long:
             logger.warning(f"{too_long} of {len(texts)} queries exceed {longest} tokens and are cut there.")
-        tokens = self.tokenizer(texts, truncation=True, max_length=longest, padding=True, return_tensors="pt")
-        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"].bool()}
+        rows = [torch.tensor(row) for row in rows]
+        return {
+            "input_ids": pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id),
+            "attention_mask": pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True),
+        }
 
     def post_process_video_grounding(
         self,
@@ -251,6 +260,13 @@ def as_video_list(videos: Any) -> list[Any]:
         pictures = pictures and not isinstance(videos[0], (str, bytes, dict, os.PathLike, list, tuple))
         return [videos] if pictures else list(videos)
     return [videos]
+
+
+def _truncate(ids: list[int], is_special: list[int], longest: int) -> list[int]:
+    """The first `longest` token ids, the special ones at the end (CLIP's end of text) kept."""
+    num_last = next((count for count, special in enumerate(reversed(is_special)) if not special), len(ids))
+    excess = max(len(ids) - longest, 0)
+    return ids[: len(ids) - num_last - excess] + ids[len(ids) - num_last :]
 
 
 def as_frames(video: Any) -> np.ndarray:

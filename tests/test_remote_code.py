@@ -61,6 +61,7 @@ FILES = {
     "points_r2tuning.py",
     "precision_r2tuning.py",
     "processing_r2tuning.py",
+    "towers_r2tuning.py",
     "video_io_r2tuning.py",
     "video_source_r2tuning.py",
 }
