@@ -52,10 +52,11 @@ def run_layer(
 
 
 class FrozenCopies:
-    """Copies of an encoder's frozen weights in autocast's precision, made once and kept.
+    """Copies of an encoder's frozen weights in autocast's precision, made once.
 
     Autocast remembers its copies of learned weights only. Frozen ones it would copy again for each chunk of frames, and
-    where gradients pass through CLIP keep every copy for the backward pass.
+    where gradients pass through CLIP keep every copy for the backward pass. Copies are kept from call to call where no
+    gradient is wanted; in training they go before the side block runs, as a step's memory is at its peak there.
     """
 
     def __init__(self):
@@ -74,7 +75,7 @@ class FrozenCopies:
         kept = self._kept  # read once, as another thread may replace it
         if kept is None or not kept[0].equals(stamp):
             kept = stamp, {name: weight.to(dtype) for name, weight in weights.items()}
-            self._kept = kept
+        self._kept = None if torch.is_grad_enabled() else kept
         return kept[1]
 
     def clear(self) -> None:

@@ -192,6 +192,10 @@ def test_copies_are_made_once(make_model):
     assert not any("frozen_copies" in name for name in model.state_dict())
     assert copy.deepcopy(model)._frozen_copies._kept is None
     assert pickle.loads(pickle.dumps(model._frozen_copies))._kept is None
+    with torch.enable_grad():
+        run(model, halved=True)
+    assert model._frozen_copies._kept is None  # a step of training needs the memory
+    run(model, halved=True)
     assert model.to(torch.float32)._frozen_copies._kept is None
 
 
