@@ -24,6 +24,7 @@ SPELLINGS = {
     "domain": "--domain",
     "fps": "--fps",
     "max_moments": "--top",
+    "model": "--model",
     "nms": "--nms",
     "round_to": "--round-to",
     "score_threshold": "--score-threshold",

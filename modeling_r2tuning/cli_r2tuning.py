@@ -109,6 +109,7 @@ def _ground(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
+    _check_model_options(args)
     import_figure()
     seed = 1 + secrets.randbelow(DEMO_SEEDS) if args.seed is None else args.seed
     clips = args.output / "clips"
@@ -315,7 +316,7 @@ class _LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the message."""
         prefix = "r2tuning: " if record.levelno == logging.INFO else f"r2tuning: {record.levelname.lower()}: "
-        line = prefix + _one_line(record.getMessage())
+        line = prefix + spell_options(_one_line(record.getMessage()))
         if line not in self.seen:
             self.seen.add(line)
             tqdm.write(line, file=sys.stderr)

@@ -13,7 +13,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
 
 from .options_r2tuning import check_options
-from .processing_r2tuning import as_text_list, as_video_list, is_file, is_row
+from .processing_r2tuning import FrameStream, as_text_list, as_video_list, is_file, is_row
 
 
 logger = logging.get_logger(__name__)
@@ -76,8 +76,8 @@ class VideoGroundingPipeline(Pipeline):
         if os.path.abspath(self.model.name_or_path) == str(DEFAULT_MODEL.absolute()):
             logger.warning_once(DEFAULT_MODEL_LIMITS)
 
-    def __call__(self, videos: Any, query: str | Iterable[str] | None = None, **kwargs):
-        """Answer one video or many.
+    def __call__(self, videos: Any, query: str | Iterable[str] | None = None, **kwargs) -> Any:
+        """Ground one video or many.
 
         Args:
             videos: A video (path, URL, bytes, file object, frames, `{"path", "bytes"}`), a dict `{"video", "query"}`,
@@ -122,7 +122,7 @@ class VideoGroundingPipeline(Pipeline):
             self._check_rate(video)
         return {"video": video, "text": text, "queries": item["query"]}
 
-    def _check_rate(self, video: Any) -> None:
+    def _check_rate(self, video: FrameStream) -> None:
         """Warn of frames without `fps` that make a longer video than the model looks at in one pass."""
         longest = self.model.config.window_sec
         if longest is not None and video.duration_sec > longest:
@@ -214,7 +214,8 @@ def _as_item(video: Any, query: str | list[str] | None) -> dict[str, Any]:
 
 
 def _as_query(query: Any) -> str | list[str]:
-    return query if isinstance(query, str) and query.strip() else as_text_list(query, "query")
+    texts = as_text_list(query, "query")
+    return query if isinstance(query, str) else texts
 
 
 __all__ = ["DEFAULT_MODEL", "VideoGroundingPipeline", "save_checkpoint"]

@@ -338,16 +338,13 @@ def _check_unicode(query: str, name: str) -> None:
 def as_frames(video: Any) -> np.ndarray:
     """Frames `(num_frames, height, width, 3)`, uint8, from an array, a tensor or a list of pictures."""
     if isinstance(video, (list, tuple)):
-        if not video:
-            raise ValueError("A video has no frames: got an empty list.")
-        video = np.stack([np.asarray(picture) for picture in video])
+        video = _stack_pictures(video)
     elif isinstance(video, torch.Tensor):
         video = video.detach().cpu().numpy()
     if not isinstance(video, np.ndarray):
         raise TypeError(
             "A video must be a path, URL, bytes, binary file object, array, tensor, list of pictures or row of "
-            "`datasets.Video(decode=False)`, got "
-            f"{type(video).__name__}."
+            f"`datasets.Video(decode=False)`, got {type(video).__name__}."
         )
     if video.ndim == 4 and video.shape[1] == 3 and video.shape[3] != 3:
         video = video.transpose(0, 2, 3, 1)
@@ -395,7 +392,7 @@ def _check_lengths(padding: bool | str, truncation: bool | str, max_length: int 
     ):
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {allowed}, got {value!r}.")
-    if max_length is not None and max_length not in range(2, longest + 1):
+    if max_length is not None and (not isinstance(max_length, int) or not 2 <= max_length <= longest):
         raise ValueError(f"`max_length` must be a whole number from 2 to {longest}, got {max_length!r}.")
 
 
@@ -410,6 +407,14 @@ def _convert(name: str, value: torch.Tensor | list[list], return_tensors: str | 
     if return_tensors is None and isinstance(value, torch.Tensor):
         return list(value.numpy()) if value.is_floating_point() and value.ndim > 1 else value.tolist()
     return value
+
+
+def _stack_pictures(pictures: list | tuple) -> np.ndarray:
+    if not pictures:
+        raise ValueError("A video has no frames: got an empty list.")
+    if is_file(pictures[0]) or isinstance(pictures[0], dict):
+        raise TypeError(f"A list as one video must hold its pictures, got {type(pictures[0]).__name__} in it.")
+    return np.stack([np.asarray(picture) for picture in pictures])
 
 
 def _pad_videos(streams: list[FrameStream]) -> dict[str, torch.Tensor]:
@@ -460,4 +465,4 @@ def _check_outputs(outputs: Any) -> None:
         raise ValueError("The predictions are not finite: the video's pixels or the model's weights hold NaN.")
 
 
-__all__ = ["FrameStream", "R2TuningProcessor", "as_frames", "as_video_list"]
+__all__ = ["FrameStream", "R2TuningProcessor", "as_frames", "as_text_list", "as_video_list", "is_file", "is_row"]

@@ -614,6 +614,11 @@ def test_messages_of_the_library_name_the_options_of_the_command(capsys):
     assert all(f"\n  {option} " in shown for option in SPELLINGS.values())
 
 
+def test_warnings_name_the_options_of_the_command(ground, canned, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli_r2tuning, "cut_clip", lambda *_: cli_r2tuning.logger.warning("set `window_sec=`"))
+    assert "r2tuning: warning: set --window-sec\n" in ground("--clips", tmp_path)[2]
+
+
 def test_bytes_that_are_not_utf_8_are_no_query(ground):
     assert "must be valid Unicode" in only_line(ground(queries=["a man \udcff"])[2])
 

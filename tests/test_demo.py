@@ -112,6 +112,12 @@ def test_demo_refuses_what_is_no_seed(seed, capsys):
     assert f"whole number of at least 0, got '{seed}'" in capsys.readouterr().err
 
 
+def test_demo_checks_the_model_first(tmp_path, capsys):
+    assert main(["demo", str(tmp_path / "out"), "--model", "gone.pth"]) == 2
+    assert "gone.pth" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_overlap_is_that_with_the_best_true_moment():
     assert best_iou({"start": 4.0, "end": 8.0}, [(0.0, 2.0), (6.0, 10.0)]) == pytest.approx(2 / 6)
     assert best_iou({"start": 4.0, "end": 8.0}, [(0.0, 2.0)]) == 0

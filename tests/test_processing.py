@@ -252,7 +252,10 @@ def test_bad_input_is_a_value_error(processor, arguments, message):
         processor(**arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"text": [3]}, {"videos": 3}, {"videos": {"a": 1}}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"text": [3]}, {"videos": 3}, {"videos": {"a": 1}}, {"videos": [["a.mp4"]]}, {"videos": [[{"path": "a.mp4"}]]}],
+)
 def test_wrong_kinds_are_a_type_error(processor, arguments):
     with pytest.raises(TypeError):
         processor(**arguments)
