@@ -78,8 +78,10 @@ class R2TuningProcessor(ProcessorMixin):
         self.nms_threshold = nms_threshold
         self.round_to = round_to
         super().__init__(image_processor, tokenizer, **kwargs)
-        if tokenizer is not None:
-            self._token_ids([""])  # from now on no call changes the settings inside, which threads share
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            backend.no_truncation()
+            backend.no_padding()
 
     @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
@@ -176,12 +178,13 @@ class R2TuningProcessor(ProcessorMixin):
     ) -> dict[str, list[list]]:
         """Rows of token ids and of their mask, padded on the right.
 
-        They are cut and padded here: the tokenizer would keep such settings inside, where threads change each other's.
+        They are cut and padded here: told to do so, a tokenizer keeps that as its setting, which other threads' calls
+        would see.
         """
         longest = min(self.tokenizer.model_max_length, MAX_TEXT_LENGTH)
         _check_lengths(padding, truncation, max_length, longest)
         limit = longest if max_length is None else max_length
-        rows = self._token_ids(texts)
+        rows = self.tokenizer(texts, verbose=False)["input_ids"]
         too_long = sum(len(row) > limit for row in rows)
         if too_long and truncation in DO_NOT_TRUNCATE:
             raise ValueError(f"{too_long} of {len(texts)} queries exceed {limit} tokens: shorten or truncate them.")
@@ -197,9 +200,6 @@ class R2TuningProcessor(ProcessorMixin):
             "input_ids": [row + [fill] * (width - len(row)) for row in rows],
             "attention_mask": [[place < len(row) for place in range(width)] for row in rows],
         }
-
-    def _token_ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, padding=False, truncation=False, verbose=False)["input_ids"]
 
     def post_process_video_grounding(
         self,
