@@ -91,6 +91,22 @@ def resolve_checkpoint(
         OSError: A file cannot be found or downloaded.
         ValueError: `benchmark` or `domain` is missing, unknown or given in vain; or the file is no checkpoint.
     """
+    check_original(model, benchmark, domain)
+    name = os.fspath(model)
+    if not is_original(name):
+        return name
+    if name == ORIGINAL_REPOSITORY:
+        name = hf_hub_download(ORIGINAL_REPOSITORY, original_filename(benchmark, domain))
+    return _convert_once(Path(name), benchmark, domain, _clip_name(clip))
+
+
+def check_original(model: str | os.PathLike, benchmark: str | None, domain: str | None) -> None:
+    """Refuse before anything is fetched what `resolve_checkpoint` cannot resolve.
+
+    Raises:
+        FileNotFoundError: There is no such `.pth` file.
+        ValueError: `benchmark` or `domain` is missing, unknown or given in vain.
+    """
     name = os.fspath(model)
     if not is_original(name):
         if benchmark is not None or domain is not None:
@@ -98,13 +114,12 @@ def resolve_checkpoint(
                 f"`benchmark` and `domain` are for original checkpoints ('{ORIGINAL_REPOSITORY}' or a .pth file); "
                 f"'{name}' is none, leave them out."
             )
-        return name
+        return
     if benchmark is None:
         raise ValueError(f"The original checkpoint '{name}' needs a `benchmark`, one of {list(BENCHMARKS)}.")
     get_benchmark(benchmark, domain)
-    if name == ORIGINAL_REPOSITORY:
-        name = hf_hub_download(ORIGINAL_REPOSITORY, original_filename(benchmark, domain))
-    return _convert_once(Path(name), benchmark, domain, _clip_name(clip))
+    if name != ORIGINAL_REPOSITORY and not os.path.isfile(name):
+        raise FileNotFoundError(f"No checkpoint at '{name}'.")
 
 
 def is_original(model: str | os.PathLike) -> bool:
@@ -131,8 +146,6 @@ def check_model_type(name: str, expected: str) -> None:
 
 def _convert_once(source: Path, benchmark: str, domain: str | None, clip: str) -> str:
     """The folder of the converted file in the cache."""
-    if not source.is_file():
-        raise FileNotFoundError(f"No checkpoint at '{source}'.")
     folder = Path(constants.HF_HOME) / "r2tuning" / _cache_key(source, benchmark, domain, clip)
     if not folder.is_dir():
         logger.info("converting '%s' to '%s'", source, folder)
@@ -186,4 +199,11 @@ def _save(model: PreTrainedModel, processor: R2TuningProcessor, output: Path) ->
         partial.rename(output)
 
 
-__all__ = ["DEFAULT_CLIP", "check_model_type", "convert_to_directory", "is_original", "resolve_checkpoint"]
+__all__ = [
+    "DEFAULT_CLIP",
+    "check_model_type",
+    "check_original",
+    "convert_to_directory",
+    "is_original",
+    "resolve_checkpoint",
+]

@@ -2,19 +2,34 @@
 
 import argparse
 import contextlib
-import math
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .checkpoints_r2tuning import DEFAULT_CLIP
 from .convert_r2tuning_checkpoint import BENCHMARKS, ORIGINAL_REPOSITORY
 from .model_zoo_r2tuning import released_models
+from .options_r2tuning import NMS_METHODS, RULES
 from .pipeline_r2tuning import DEFAULT_MODEL
-from .processing_r2tuning import NMS_METHODS
 
 
 MAX_MOMENTS = 50  # in the JSON file
+# Arguments of the library that have an option here, as its messages name them.
+SPELLINGS = {
+    "benchmark": "--benchmark",
+    "clip": "--clip",
+    "clip_model_name_or_path": "--clip",
+    "domain": "--domain",
+    "fps": "--fps",
+    "max_moments": "--top",
+    "model": "--model",
+    "nms": "--nms",
+    "round_to": "--round-to",
+    "score_threshold": "--score-threshold",
+    "window_sec": "--window-sec",
+}
 
 DESCRIPTION = """\
 Find the moments of a video that a sentence describes (R2-Tuning, arXiv 2404.00801).
@@ -97,7 +112,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_ground_arguments(ground)
     explain = commands.add_parser(
-        "explain", help="draw how a model comes to its answer", description=EXPLAIN_DESCRIPTION, **layout
+        "explain",
+        help="draw how a model comes to its answer",
+        description=EXPLAIN_DESCRIPTION,
+        epilog=_explain_epilog(),
+        **layout,
     )
     _add_explain_arguments(explain)
     convert = commands.add_parser(
@@ -122,7 +141,9 @@ def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
         "output", metavar="OUT", type=Path, nargs="?", default=Path("demo"), help="folder to write (default: demo)"
     )
     parser.add_argument("--seed", type=_whole, metavar="N", help="of the video (default: another one each time)")
-    parser.add_argument("--top", type=_count, default=3, metavar="N", help="moments shown per query (default: 3)")
+    parser.add_argument(
+        "--top", type=_option("max_moments"), default=3, metavar="N", help="moments shown per query (default: 3)"
+    )
     parser.add_argument(
         "--model", default=str(DEFAULT_MODEL), metavar="DIR_OR_REPO", help="default: the one of the package"
     )
@@ -178,14 +199,14 @@ def _add_search_arguments(group: Any) -> None:
     missing = {"default": argparse.SUPPRESS}  # the pipeline knows the defaults
     group.add_argument(
         "--fps",
-        type=_positive,
+        type=_option("fps"),
         metavar="N",
         help="frames looked at per second of video (default: the model's, 0.5 for most)",
         **missing,
     )
     group.add_argument(
         "--window-sec",
-        type=_positive_or_none,
+        type=_option("window_sec"),
         metavar="SECONDS",
         help="longest piece looked at in one pass; a longer video is cut into overlapping pieces; none = one pass (default: the model's, 150 to 1490)",
         **missing,
@@ -193,30 +214,35 @@ def _add_search_arguments(group: Any) -> None:
     methods = [str(method).lower() for method in NMS_METHODS]
     group.add_argument(
         "--nms",
-        type=_nms_method,
+        type=_option("nms"),
         metavar="{" + ",".join(methods) + "}",
         help="how moments that overlap a better one are suppressed (default: the model's)",
         **missing,
     )
     group.add_argument(
         "--round-to",
-        type=_positive_or_none,
+        type=_option("round_to"),
         metavar="SECONDS",
         help="round start and end to multiples of this; none = do not round (default: the model's)",
         **missing,
     )
     group.add_argument(
         "--score-threshold",
-        type=_share,
+        type=_option("score_threshold"),
         metavar="SCORE",
-        help="leave out moments with a lower score, 0 to 1 (default: keep all)",
+        help="leave out moments with a lower score, 0 to 1 (default: 0, which leaves out those that overlap a better one "
+        "and were suppressed to the score 0); none = keep all",
         **missing,
     )
 
 
 def _add_output_arguments(group: Any) -> None:
     group.add_argument(
-        "--top", type=_count, default=5, metavar="N", help="moments printed, drawn and cut per query (default: 5)"
+        "--top",
+        type=_option("max_moments"),
+        default=5,
+        metavar="N",
+        help="moments printed, drawn and cut per query (default: 5)",
     )
     group.add_argument(
         "--json",
@@ -317,6 +343,15 @@ example:
 """
 
 
+def _explain_epilog() -> str:
+    return f"""\
+{_benchmark_table()}
+
+example:
+  r2tuning explain talk.mp4 "people laugh" --out explained --model {ORIGINAL_REPOSITORY} --benchmark qvhighlights
+"""
+
+
 def _convert_epilog() -> str:
     return f"""\
 {_benchmark_table()}
@@ -335,29 +370,19 @@ def _benchmark_table() -> str:
     return "\n".join(lines)
 
 
-def _positive(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < float(text) < math.inf:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"must be a positive number, got '{text}'")
+def _option(name: str) -> Callable[[str], Any]:
+    """Reads an option of the pipeline from text, by its rule."""
+    rule = RULES[name]
 
+    def read(text: str) -> Any:
+        value = text
+        with contextlib.suppress(ValueError):
+            value = None if text == "none" else rule.kind(text)
+        if not rule.allows(value):
+            raise argparse.ArgumentTypeError(f"must be {rule.words.replace('None', 'none')}, got '{text}'")
+        return value
 
-def _positive_or_none(text: str) -> float | None:
-    return None if text == "none" else _positive(text)
-
-
-def _share(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= float(text) <= 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got '{text}'")
-
-
-def _count(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if int(text) >= 1:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got '{text}'")
+    return read
 
 
 def _whole(text: str) -> int:
@@ -367,11 +392,9 @@ def _whole(text: str) -> int:
     raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got '{text}'")
 
 
-def _nms_method(text: str) -> str | None:
-    methods = {str(method).lower(): method for method in NMS_METHODS}
-    if text not in methods:
-        raise argparse.ArgumentTypeError(f"must be one of {', '.join(methods)}, got '{text}'")
-    return methods[text]
+def spell_options(message: str) -> str:
+    """A message of the library with its arguments spelt as the command's options."""
+    return re.sub(r"`(\w+)=?`", lambda found: SPELLINGS.get(found[1], found[0]), message)
 
 
-__all__ = ["MAX_MOMENTS", "make_parser"]
+__all__ = ["MAX_MOMENTS", "SPELLINGS", "make_parser", "spell_options"]

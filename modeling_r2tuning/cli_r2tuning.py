@@ -6,12 +6,13 @@ import http.client
 import json
 import logging
 import os
+import re
 import secrets
 import sys
 import tempfile
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,15 +24,15 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from .checkpoints_r2tuning import check_model_type, convert_to_directory, resolve_checkpoint
-from .cli_arguments_r2tuning import MAX_MOMENTS, make_parser
+from .checkpoints_r2tuning import check_model_type, check_original, convert_to_directory, resolve_checkpoint
+from .cli_arguments_r2tuning import MAX_MOMENTS, make_parser, spell_options
 from .demo_r2tuning import format_comparison, format_summary, make_demo
 from .explaining_r2tuning import layer_similarity, plot_layer_similarity, plot_word_attention, word_attention
 from .model_zoo_r2tuning import convert_all, released_models
 from .modeling_r2tuning import R2TuningForVideoGrounding
 from .pipeline_r2tuning import VideoGroundingPipeline
 from .plotting_r2tuning import format_time, import_figure, plot_grounding
-from .processing_r2tuning import R2TuningProcessor
+from .processing_r2tuning import R2TuningProcessor, as_text_list
 from .publishing_r2tuning import push_checkpoint
 from .video_io_r2tuning import cut_clip, iter_video_frames
 
@@ -53,6 +54,7 @@ PIPELINE_OPTIONS = ("fps", "nms", "round_to", "score_threshold", "window_sec")
 DEMO_SEEDS = 10**6  # from 1 on: 0 is that of the benchmark
 PICTURE_DPI = 150
 PLOT_ENDINGS = (".png", ".pdf", ".svg")
+VIDEO_NAME = re.compile(r"https?://\S+|\S+\.(avi|flv|m4v|mkv|mov|mp4|mpe?g|ogv|ts|webm|wmv)", re.IGNORECASE)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         _write(sys.stderr, "r2tuning: interrupted")
         return INTERRUPTED_STATUS
     except USER_ERRORS as error:
-        _write(sys.stderr, f"r2tuning: error: {_one_line(error) or type(error).__name__}")
+        _write(sys.stderr, f"r2tuning: error: {spell_options(_one_line(error)) or type(error).__name__}")
         return ERROR_STATUS
     return 0
 
@@ -81,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _ground(args: argparse.Namespace) -> None:
+    _check_queries(args.queries)
+    _check_model_options(args)
     _check_outputs(args)
     with _local_video(args.video) as video:
         duration_sec = iter_video_frames(video, 1.0).duration_sec  # refuses a bad video before the model is fetched
@@ -105,6 +109,7 @@ def _ground(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
+    _check_model_options(args)
     import_figure()
     seed = 1 + secrets.randbelow(DEMO_SEEDS) if args.seed is None else args.seed
     clips = args.output / "clips"
@@ -124,6 +129,8 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _explain(args: argparse.Namespace) -> None:
+    _check_queries([args.query])
+    _check_model_options(args)
     import_figure()
     args.out.mkdir(parents=True, exist_ok=True)
     with _local_video(args.video) as video:
@@ -167,6 +174,23 @@ def _convert_all(args: argparse.Namespace) -> None:
 
 def _push(args: argparse.Namespace) -> None:
     _write(sys.stdout, push_checkpoint(args.folder, args.repository, private=args.private, clip=args.clip))
+
+
+def _check_queries(queries: list[str]) -> None:
+    for query in as_text_list(queries, "QUERY"):
+        if VIDEO_NAME.fullmatch(query) or (Path(query).suffix and os.path.isfile(query)):
+            raise ValueError(
+                f"'{query}' names a file where a query is expected: run the command once for each video, and put "
+                "each query in quotes"
+            )
+
+
+def _check_model_options(args: argparse.Namespace) -> None:
+    """Refuse, before anything is fetched or read, a device, checkpoint or CLIP that cannot be used."""
+    _check_device(args.device)
+    check_original(args.model, args.benchmark, args.domain)
+    if args.clip is not None:
+        check_model_type(args.clip, "clip")
 
 
 def _load_pipeline(args: argparse.Namespace) -> VideoGroundingPipeline:
@@ -221,7 +245,11 @@ def _format_answer(answer: dict[str, Any], top: int) -> str:
         lines[1] = "  no moments"
     highlights = (f"{format_time(found['time'])} ({found['score']:.2f})" for found in answer["highlights"])
     summary = (f"{format_time(span['start'])}-{format_time(span['end'])}" for span in answer["summary"])
-    return "\n".join([*lines, f"  highlights: {', '.join(highlights)}", f"  summary: {', '.join(summary)}"])
+    return "\n".join([*lines, f"  highlights: {_join(highlights)}", f"  summary: {_join(summary)}"])
+
+
+def _join(texts: Iterable[str]) -> str:
+    return ", ".join(texts) or "none"
 
 
 def _write_json(document: dict[str, Any], path: Path) -> None:
@@ -288,7 +316,7 @@ class _LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the message."""
         prefix = "r2tuning: " if record.levelno == logging.INFO else f"r2tuning: {record.levelname.lower()}: "
-        line = prefix + _one_line(record.getMessage())
+        line = prefix + spell_options(_one_line(record.getMessage()))
         if line not in self.seen:
             self.seen.add(line)
             tqdm.write(line, file=sys.stderr)

@@ -64,14 +64,17 @@ def format_comparison(query: DemoQuery, answer: dict[str, Any], top: int) -> str
         start, end = format_time(moment["start"]), format_time(moment["end"])
         iou = best_iou(moment, query.moments)
         lines.append(f"  found {rank:<2} {start:>10} {end:>10}  {moment['score']:.3f}  {iou:.2f}")
+    if not answer["moments"]:
+        lines.append("  found    no moments")
     return "\n".join(lines)
 
 
 def format_summary(queries: list[DemoQuery], answers: list[dict[str, Any]]) -> str:
     """How many queries were answered rightly by their best moment."""
     found = sum(
-        best_iou(answer["moments"][0], query.moments) >= FOUND_IOU
+        best_iou(moment, query.moments) >= FOUND_IOU
         for query, answer in zip(queries, answers, strict=True)
+        for moment in answer["moments"][:1]
     )
     return f"The best moment overlaps a true one by {FOUND_IOU} or more for {found} of {len(queries)} queries."
 

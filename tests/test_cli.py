@@ -20,6 +20,7 @@ from video_samples import read_number, truncate, write_video
 
 import modeling_r2tuning
 from modeling_r2tuning import VideoGroundingPipeline, cli_r2tuning
+from modeling_r2tuning.cli_arguments_r2tuning import SPELLINGS, spell_options
 from modeling_r2tuning.cli_r2tuning import main
 from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
 from modeling_r2tuning.video_io_r2tuning import load_video_frames
@@ -147,6 +148,24 @@ def test_every_query_has_its_table(ground):
     assert [line.split()[0] for line in out.splitlines() if line.endswith("score")] == ["rank"] * 2
     ranks = [line.split()[0] for line in out.splitlines() if line[:6].strip().isdigit()]
     assert ranks == list("12345") * 2
+
+
+def test_suppressed_moments_are_neither_printed_nor_written(ground, tmp_path):
+    options = ("--nms", "hard", "--top", 50)
+    shown = ground(*options, "--json", tmp_path / "kept.json")[1]
+    everything = ground(*options, "--score-threshold", "none", "--json", tmp_path / "all.json")[1]
+    assert (" 0.000\n" in shown, " 0.000\n" in everything) == (False, True)
+    kept, every = (read_json(tmp_path / name)["answers"] for name in ("kept.json", "all.json"))
+    for one, other in zip(kept, every, strict=True):
+        assert one["moments"] == [moment for moment in other["moments"] if moment["score"] > 0]
+        assert 0 < len(one["moments"]) < len(other["moments"])
+
+
+def test_nothing_found_is_said(ground, canned):
+    canned.update(moments=[], highlights=[], summary=[])
+    status, out, _ = ground(queries=["a man"])
+    assert status == 0
+    assert out.endswith("Query: a man\n  no moments\n  highlights: none\n  summary: none\n")
 
 
 def test_moments_may_be_none(ground):
@@ -300,6 +319,7 @@ def test_clips_of_the_best_moments_only(ground, tmp_path):
         (("--round-to", "0.5"), {"round_to": 0.5}),
         (("--round-to", "none"), {"round_to": None}),
         (("--score-threshold", "0.25"), {"score_threshold": 0.25}),
+        (("--score-threshold", "none"), {"score_threshold": None}),
         (("--top", "60"), {"max_moments": 60}),
     ],
 )
@@ -413,7 +433,7 @@ def test_convert_prints_the_folder_that_ground_reads(clip, ground, tmp_path, cap
     [
         (("released.pth", "out"), "--benchmark"),
         (("released.pth", "out", "--benchmark", "movies"), "invalid choice: 'movies'"),
-        (("released.pth", "out", "--benchmark", "tacos", "--domain", "BK"), "`domain` of tacos"),
+        (("released.pth", "out", "--benchmark", "tacos", "--domain", "BK"), "--domain of tacos"),
         (("missing.pth", "out", "--benchmark", "tacos"), "No checkpoint at 'missing.pth'"),
         (("bad.pth", "out", "--benchmark", "tacos"), "'bad.pth' is not a PyTorch checkpoint"),
         (("released.pth", "full", "--benchmark", "tacos"), "is not empty"),
@@ -439,7 +459,10 @@ def test_errors_of_convert(arguments, message, clip, tmp_path, monkeypatch, caps
 # ---- help ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ground", "--help"], ["convert", "--help"], ["push", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["ground", "--help"], ["explain", "--help"], ["convert", "--help"], ["push", "--help"]],
+)
 def test_help_teaches_with_an_example(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -449,13 +472,18 @@ def test_help_teaches_with_an_example(arguments, capsys):
     assert f"\n  r2tuning {arguments[0] if len(arguments) > 1 else 'ground'} " in out
 
 
-def test_help_names_every_option_benchmark_and_domain(capsys):
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("ground", "fps window-sec top score-threshold nms round-to json plot clips"),
+        ("explain", "out"),
+    ],
+)
+def test_help_names_every_option_benchmark_and_domain(command, options, capsys):
     with pytest.raises(SystemExit):
-        main(["ground", "--help"])
+        main([command, "--help"])
     text = capsys.readouterr().out
-    options = (
-        "model benchmark domain clip device dtype fps window-sec top score-threshold nms round-to json plot clips"
-    )
+    options += " model benchmark domain clip device dtype"
     assert all(f"\n  --{option} " in text for option in options.split())
     for name, benchmark in BENCHMARKS.items():
         assert all(word in text for word in [name, *filter(None, benchmark.files)])
@@ -507,16 +535,17 @@ def test_wrong_commands(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--fps", "0"), "--fps: must be a positive number, got '0'"),
-        (("--fps", "fast"), "--fps: must be a positive number, got 'fast'"),
-        (("--fps", "inf"), "--fps: must be a positive number, got 'inf'"),
-        (("--window-sec", "-3"), "--window-sec: must be a positive number, got '-3'"),
-        (("--round-to", "nan"), "--round-to: must be a positive number, got 'nan'"),
+        (("--fps", "0"), "--fps: must be a positive number (1e-06 to 1e+06), got '0'"),
+        (("--fps", "none"), "--fps: must be a positive number (1e-06 to 1e+06), got 'none'"),
+        (("--fps", "fast"), "--fps: must be a positive number (1e-06 to 1e+06), got 'fast'"),
+        (("--fps", "inf"), "--fps: must be a positive number (1e-06 to 1e+06), got 'inf'"),
+        (("--window-sec", "-3"), "--window-sec: must be a positive number (1e-06 to 1e+06) or none, got '-3'"),
+        (("--round-to", "nan"), "--round-to: must be a positive number (1e-06 to 1e+06) or none, got 'nan'"),
         (("--nms", "soft"), "--nms: must be one of hard, linear, gaussian, none, got 'soft'"),
         (("--top", "0"), "--top: must be a whole number of at least 1, got '0'"),
         (("--top", "1.5"), "--top: must be a whole number of at least 1, got '1.5'"),
-        (("--score-threshold", "2"), "--score-threshold: must be a number from 0 to 1, got '2'"),
-        (("--score-threshold", "x"), "--score-threshold: must be a number from 0 to 1, got 'x'"),
+        (("--score-threshold", "2"), "--score-threshold: must be a number from 0 to 1 or none, got '2'"),
+        (("--score-threshold", "x"), "--score-threshold: must be a number from 0 to 1 or none, got 'x'"),
         (("--dtype", "int8"), "--dtype: invalid choice: 'int8'"),
         (("--device", "toaster"), "--device toaster cannot be used here: "),
         (("--device", "meta"), "--device meta cannot be used here: "),
@@ -538,6 +567,60 @@ def test_wrong_options(arguments, message, ground, tmp_path, monkeypatch):
     assert only_line(err).startswith("r2tuning: error: ")
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("query", ["second.mp4", "film.MKV", "http://host/second", "notes.txt"])
+@pytest.mark.parametrize("command", ["ground", "explain"])
+def test_a_second_video_is_no_query(command, query, video, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("a file")
+    more = ["a man"] if command == "ground" else ["--out", "out"]
+    assert main([command, "gone.mp4", query, *more]) == 2
+    assert f"'{query}' names a file where a query is expected: run the command once" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_a_query_may_speak_of_files(ground):
+    assert ground(queries=["he opens talk.mp4", "mr. smith", "talk"])[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--clip", "/no/clip"), "'/no/clip' is neither a model's folder"),
+        (("--benchmark", "tacos"), "--benchmark and --domain are for original checkpoints"),
+        (("--model", "yeliudev/R2-Tuning"), "needs a --benchmark, one of"),
+        (("--model", "gone.pth", "--benchmark", "tacos"), "No checkpoint at 'gone.pth'"),
+        (("--model", "yeliudev/R2-Tuning", "--benchmark", "tvsum", "--domain", "XX"), "--domain of tvsum must be one"),
+        (("--device", "toaster"), "--device toaster cannot be used here"),
+    ],
+)
+@pytest.mark.parametrize("command", ["ground", "explain"])
+def test_the_models_options_are_checked_before_anything_is_fetched(command, arguments, message, tmp_path, capsys):
+    more = ["--out", str(tmp_path / "out")] if command == "explain" else []
+    assert main([command, "http://127.0.0.1:9/gone.mp4", "a man", *more, *arguments]) == 2
+    assert message in only_line(capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_messages_of_the_library_name_the_options_of_the_command(capsys):
+    message = "`clip_model_name_or_path=` or `score_threshold`; `video`, `save_backbone=True` and `max_moments` stay"
+    assert spell_options(message) == ("--clip or --score-threshold; `video`, `save_backbone=True` and --top stay")
+    shown = ""
+    for command in ("ground", "convert"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown += capsys.readouterr().out
+    assert all(f"\n  {option} " in shown for option in SPELLINGS.values())
+
+
+def test_warnings_name_the_options_of_the_command(ground, canned, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli_r2tuning, "cut_clip", lambda *_: cli_r2tuning.logger.warning("set `window_sec=`"))
+    assert "r2tuning: warning: set --window-sec\n" in ground("--clips", tmp_path)[2]
+
+
+def test_bytes_that_are_not_utf_8_are_no_query(ground):
+    assert "must be valid Unicode" in only_line(ground(queries=["a man \udcff"])[2])
 
 
 def test_empty_query(ground):
@@ -568,7 +651,7 @@ def test_not_a_video_is_refused_before_the_model_is_fetched(kind, ground, tmp_pa
         ("bad_field", "hidden_size"),
         ("bad_weights", "rror"),
         ("no_tokenizer", "okenizer"),
-        ("yeliudev/R2-Tuning", "'yeliudev/R2-Tuning' needs a `benchmark`, one of"),
+        ("yeliudev/R2-Tuning", "'yeliudev/R2-Tuning' needs a --benchmark, one of"),
     ],
 )
 def test_not_a_model(name, message, ground, clip, make_model, tmp_path, monkeypatch):

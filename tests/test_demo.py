@@ -10,7 +10,7 @@ from dataset_scripts import load_vtg_dataset
 from dataset_scripts.moving_shapes import generate_moving_shapes
 from modeling_r2tuning import DEFAULT_MODEL
 from modeling_r2tuning.cli_r2tuning import main
-from modeling_r2tuning.demo_r2tuning import DemoQuery, best_iou, format_summary, make_demo
+from modeling_r2tuning.demo_r2tuning import DemoQuery, best_iou, format_comparison, format_summary, make_demo
 from modeling_r2tuning.model_card_r2tuning import Results
 from train.package_default_model import LARGEST, package
 from train.predictions import predict
@@ -112,6 +112,12 @@ def test_demo_refuses_what_is_no_seed(seed, capsys):
     assert f"whole number of at least 0, got '{seed}'" in capsys.readouterr().err
 
 
+def test_demo_checks_the_model_first(tmp_path, capsys):
+    assert main(["demo", str(tmp_path / "out"), "--model", "gone.pth"]) == 2
+    assert "gone.pth" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_overlap_is_that_with_the_best_true_moment():
     assert best_iou({"start": 4.0, "end": 8.0}, [(0.0, 2.0), (6.0, 10.0)]) == pytest.approx(2 / 6)
     assert best_iou({"start": 4.0, "end": 8.0}, [(0.0, 2.0)]) == 0
@@ -120,5 +126,6 @@ def test_overlap_is_that_with_the_best_true_moment():
 def test_summary_counts_best_moments_alone():
     query = DemoQuery("a red circle", "presence", [(0.0, 10.0)])
     right, wrong = {"start": 0.0, "end": 5.0}, {"start": 5.5, "end": 10.0}
-    answers = [{"moments": [right, wrong]}, {"moments": [wrong, right]}]
-    assert "for 1 of 2 queries" in format_summary([query, query], answers)
+    answers = [{"moments": [right, wrong]}, {"moments": [wrong, right]}, {"moments": []}]
+    assert "for 1 of 3 queries" in format_summary([query] * 3, answers)
+    assert format_comparison(query, answers[2], top=3).endswith("\n  found    no moments")

@@ -21,6 +21,7 @@ ALLOWED = {
     "points_r2tuning": set(),
     "precision_r2tuning": set(),
     "towers_r2tuning": set(),
+    "options_r2tuning": set(),
     "files_r2tuning": set(),
     "video_source_r2tuning": set(),
     "video_io_r2tuning": {"files_r2tuning", "video_source_r2tuning"},
@@ -41,8 +42,8 @@ ALLOWED = {
     | {f"method_{name}_r2tuning" for name in ("e3va", "losa", "lst", "st_adapter", "vop", "vpt")},
     "modeling_r2tuning": {f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "heads", "losses")}
     | {"method_lora_r2tuning", "methods_r2tuning", "towers_r2tuning"},
-    "processing_r2tuning": {"decoding_r2tuning", "video_io_r2tuning"},
-    "pipeline_r2tuning": {"processing_r2tuning"},
+    "processing_r2tuning": {"decoding_r2tuning", "options_r2tuning", "video_io_r2tuning"},
+    "pipeline_r2tuning": {"options_r2tuning", "processing_r2tuning"},
 }
 # The same of files that stay at home.
 AT_HOME = {

@@ -1,11 +1,19 @@
+import inspect
 import json
+import logging
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import IterableDataset
 from transformers import AutoModel, AutoProcessor, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
-from modeling_r2tuning import R2TuningForVideoGrounding, VideoGroundingPipeline
+from dataset_scripts.features import FEATURES
+from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, VideoGroundingPipeline
+from modeling_r2tuning.options_r2tuning import RULES
+from modeling_r2tuning.pipeline_r2tuning import OPTIONS
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +43,7 @@ def test_pipeline_equals_the_auto_classes(grounder, checkpoint, sample):
     model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
     with torch.no_grad():
         outputs = model(**processor(videos=sample, text="a red circle"))
-    want = processor.post_process_video_grounding(outputs)[0]
+    want = processor.post_process_video_grounding(outputs, score_threshold=0.0)[0]
     assert_same(grounder(sample, query="a red circle"), {"query": "a red circle", **want})
 
 
@@ -77,6 +85,89 @@ def test_several_videos_in_every_form(grounder, sample):
     assert_same(grounder({"video": sample, "query": "a"}), want)
 
 
+# ---- datasets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rows(sample):
+    """A dataset as `load_vtg_dataset` makes it."""
+    row = {"qid": "1", "video_id": "a", "video": str(sample), "duration_sec": 20.0, "moments": [[1.0, 2.0]]}
+    missing = {"saliency": None, "domain": None, "task": ["moment_retrieval"]}
+    queries = ("a", "b")
+    return datasets.Dataset.from_list([{**row, **missing, "query": query} for query in queries], features=FEATURES)
+
+
+class Stream(IterableDataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def test_datasets_of_rows_are_answered_as_they_are_read(grounder, sample, rows):
+    want = grounder(sample, query="a"), grounder(sample, query="b")
+    streamed = datasets.IterableDataset.from_generator(lambda: iter(rows), features=FEATURES)
+    for dataset in (rows, streamed, Stream(list(rows))):
+        answers = grounder(dataset)
+        assert not isinstance(answers, list)
+        assert list(answers) == list(want)
+    assert len(grounder(rows)) == 2
+
+
+def test_columns_of_videos_are_asked_the_query_of_the_call(grounder, sample, rows):
+    want = [grounder(sample, query=["a", "b"])] * 2
+    for videos in (KeyDataset(rows, "video"), rows["video"], Stream([sample, str(sample)])):
+        assert list(grounder(videos, query=["a", "b"])) == want
+
+
+def test_a_row_is_answered_as_its_video(grounder, sample, rows):
+    want = grounder(sample, query="a")
+    row = rows[0]
+    assert row["video"] == {"path": str(sample), "bytes": None}
+    assert grounder(row) == grounder(row["video"], query="a") == want
+    assert grounder([row, {**row, "query": None}], query="a") == [want, want]
+    assert grounder({"path": None, "bytes": sample.read_bytes()}, query="a") == want
+
+
+def test_nothing_is_read_ahead(grounder, sample):
+    read = []
+
+    class Videos:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            read.append(index)
+            return sample if index < 2 else "gone.mp4"
+
+    answers = iter(grounder(Videos(), query="a"))
+    assert read == []
+    next(answers)
+    assert read == [0]
+    next(answers)
+    with pytest.raises(FileNotFoundError):
+        next(answers)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"video": None, "query": "a"}, "no video .*`video_dir`"),
+        ({"query": "a"}, "keys"),
+        ({"video": "v.mp4", "query": None}, "keys"),
+        ({"video": "v.mp4", "query": "a", "fps": 2.0}, r"Options are passed in the call.*\['fps'\]"),
+        ({"video": "v.mp4", "query": ["a", " "]}, "`query` must not hold an empty query"),
+    ],
+)
+def test_rows_that_cannot_be_answered(row, message, grounder):
+    with pytest.raises(ValueError, match=message):
+        grounder(row)
+
+
+# ---- other videos ----------------------------------------------------------------------------------------------------
+
+
 def test_frames_and_bytes_are_videos_too(grounder, sample):
     frames = np.zeros((6, 64, 64, 3), np.uint8)
     assert len(grounder(frames, query="a")["saliency"]) == 6
@@ -91,6 +182,27 @@ def test_long_video_is_grounded_in_windows(grounder, sample):
     assert len(answer["saliency"]) == len(answer["frame_times"]) == 20
     assert all(0 <= m["start"] <= m["end"] <= 20 for m in answer["moments"])
     assert_same(grounder(sample, query="a", window_sec=None), grounder(sample, query="a"))
+
+
+def test_frames_that_the_models_rate_makes_too_long_are_warned_of(grounder, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("modeling_r2tuning"), "propagate", True)
+    monkeypatch.setattr(grounder.model.config, "window_sec", 5.0)
+    frames = np.zeros((6, 64, 64, 3), np.uint8)
+    for options in ({"fps": 1.0}, {"fps": 30.0}):
+        grounder(frames, query="a", **options)
+    grounder(frames[:5], query="a")
+    assert caplog.records == []
+    grounder(frames, query="a")
+    assert [record.getMessage()[:74] for record in caplog.records] == [
+        "6 frames without `fps` are taken as 1 a second, a video of 6 seconds, long"
+    ]
+
+
+def test_suppressed_moments_are_left_out_by_default(grounder, sample):
+    kept = grounder(sample, query="a", nms="hard")["moments"]
+    everything = grounder(sample, query="a", nms="hard", score_threshold=None)["moments"]
+    assert kept == [moment for moment in everything if moment["score"] > 0]
+    assert 0 < len(kept) < len(everything)
 
 
 def test_options_of_post_processing(grounder, sample):
@@ -112,12 +224,56 @@ def test_progress_reaches_the_end(grounder, sample):
         (([],), {"query": "a"}, ValueError, "empty list"),
         (("v.mp4",), {"query": "a"}, FileNotFoundError, "v.mp4"),
         (("v.mp4",), {"query": ["a", ""]}, ValueError, "empty query"),
+        (("v.mp4",), {"query": 3}, TypeError, "`query` must be a string or a list of strings, got 3"),
+        (("v.mp4",), {"query": ["a", 3]}, TypeError, "`query` must be a string or a list of strings, got int"),
         (("v.mp4",), {"query": "a", "top_k": 3}, TypeError, "top_k.*max_moments"),
     ],
 )
 def test_errors_say_what_to_do(grounder, arguments, options, error, message):
     with pytest.raises(error, match=message):
         grounder(*arguments, **options)
+
+
+NOT_ALLOWED = {
+    "fps": (0, -1.0, float("nan"), float("inf"), 1e-300, "fast", True),
+    "progress": (3,),
+    "window_sec": (0, -1.0, float("nan"), "default"),
+    "chunk_size": (0, -1, 1.5, None, True),
+    "batch_size": (0, -1, 1.5, "many"),
+    "num_workers": (1, 4),
+    "nms": ("soft", 3, True),
+    "nms_threshold": (0.0, 1.1, float("nan"), "half"),
+    "round_to": (0, -1.0, float("nan"), "second"),
+    "max_moments": (0, 1.5, None, "3"),
+    "score_threshold": (-0.1, 1.1, float("nan"), "low"),
+    "num_highlights": (-1, 1.5, None),
+    "summary_share": (0, 1.5, None, float("nan")),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in NOT_ALLOWED for value in NOT_ALLOWED[name]])
+def test_options_are_checked_before_a_video_is_opened(name, value, grounder):
+    with pytest.raises(ValueError, match=f"`{name}` must be "):
+        grounder("gone.mp4", query="a", **{name: value})
+    with pytest.raises(ValueError, match=f"`{name}` must be "):
+        VideoGroundingPipeline(model=grounder.model, processor=grounder.processor, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fps": None, "nms": "default", "nms_threshold": None, "round_to": "default", "window_sec": "config"},
+        {"fps": np.float32(1), "max_moments": np.int64(50), "batch_size": None, "num_workers": 0, "progress": None},
+    ],
+)
+def test_what_stands_for_the_default_is_allowed(options, grounder, sample):
+    assert grounder(sample, query="a", **options) == grounder(sample, query="a")
+
+
+def test_every_option_has_its_rule():
+    settings = inspect.signature(R2TuningProcessor.post_process_video_grounding).parameters.keys()
+    assert RULES.keys() == NOT_ALLOWED.keys() == {*OPTIONS.values(), "num_workers"}
+    assert settings - {"self", "outputs", "duration_sec"} <= RULES.keys()
 
 
 def test_saved_pipeline_loads_again(grounder, sample, tmp_path):

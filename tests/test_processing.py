@@ -1,5 +1,7 @@
 import io
 import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -108,6 +110,126 @@ def test_a_long_query_is_cut_with_one_warning(processor, caplog, monkeypatch):
     assert [record.getMessage() for record in caplog.records] == ["2 of 3 queries exceed 77 tokens and are cut there."]
 
 
+@pytest.mark.parametrize("row", ["path", "bytes", "both"])
+def test_rows_of_a_dataset_are_videos(row, processor, checkpoint):
+    path = checkpoint / "sample.mp4"
+    video = {
+        "path": {"path": str(path), "bytes": None},
+        "bytes": {"path": None, "bytes": path.read_bytes()},
+        "both": {"path": "gone.mp4", "bytes": path.read_bytes()},
+    }[row]
+    want = processor(videos=path)["pixel_values_videos"]
+    assert torch.equal(processor(videos=video)["pixel_values_videos"], want)
+    assert len(processor(videos=[video, str(path)])["pixel_values_videos"]) == 2
+
+
+# ---- what processors of transformers take ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", [True, "longest", "max_length", False, "do_not_pad"])
+def test_padding_of_texts(padding, processor):
+    width = 77 if padding == "max_length" else 4
+    inputs = processor(text="b c", padding=padding)
+    assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (1, width)
+    assert inputs["attention_mask"].sum() == 4
+    assert torch.equal(inputs["input_ids"][:, :4], processor(text="b c")["input_ids"])
+
+
+def test_max_length(processor):
+    assert processor(text="a", padding="max_length", max_length=9)["input_ids"].shape == (1, 9)
+    cut = processor(text=["a b c d e f", "a"], max_length=5)["input_ids"]
+    assert cut.tolist() == processor(text=["a b c", "a"])["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("truncation", [False, "do_not_truncate"])
+def test_without_truncation_a_long_text_is_refused(truncation, processor):
+    assert torch.equal(processor(text="a b", truncation=truncation).input_ids, processor(text="a b").input_ids)
+    with pytest.raises(ValueError, match="1 of 2 queries exceed 77 tokens: shorten or truncate"):
+        processor(text=["a", "a " * 100], truncation=truncation)
+
+
+def test_tokens_are_those_of_the_tokenizer(processor):
+    texts = ["a", "b " * 100, "a longer one"]
+    ours = processor(text=texts)
+    theirs = processor.tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    assert torch.equal(ours["input_ids"], theirs["input_ids"])
+    assert torch.equal(ours["attention_mask"], theirs["attention_mask"].bool())
+
+
+def test_arrays_and_lists_hold_what_tensors_hold(processor, frames):
+    given = {"videos": [frames, frames[:2]], "text": ["a", "b c"]}
+    tensors, arrays, lists = (processor(**given, return_tensors=kind) for kind in ("pt", "np", None))
+    assert tensors.keys() == arrays.keys() == lists.keys()
+    for name, tensor in tensors.items():
+        assert isinstance(tensor, torch.Tensor)
+        assert isinstance(arrays[name], np.ndarray)
+        assert isinstance(lists[name], list)
+        assert arrays[name].dtype == tensor.numpy().dtype
+        np.testing.assert_array_equal(arrays[name], tensor)
+        np.testing.assert_array_equal(np.array(lists[name]), tensor)
+    assert processor(text=["a", "b c"], padding=False, return_tensors=None)["input_ids"] == [
+        tensors["input_ids"][0, :3].tolist(),
+        tensors["input_ids"][1].tolist(),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"text": "a", "return_tensors": "tf"}, ValueError, "`return_tensors` must be 'pt', 'np' or None, got 'tf'"),
+        ({"text": "a", "padding": "left"}, ValueError, "`padding` must be one of .*'max_length'.* got 'left'"),
+        ({"text": "a", "truncation": "middle"}, ValueError, "`truncation` must be one of"),
+        ({"text": "a", "max_length": 78}, ValueError, "`max_length` must be a whole number from 2 to 77, got 78"),
+        ({"text": "a", "max_length": 1}, ValueError, "from 2 to 77"),
+        ({"text": ["a", "b c"], "padding": False}, ValueError, "unequal lengths: set `padding`"),
+        ({"text": "a", "images": 1}, TypeError, "pass a video, or its frames with `fps`, as `videos`"),
+        ({"text": "a", "pading": True}, TypeError, "unexpected keyword argument 'pading'"),
+        ({"text": 3}, TypeError, "`text` must be a string or a list of strings, got 3"),
+        ({"text": b"a"}, TypeError, "`text` must be a string or a list of strings"),
+        ({"text": {"a": 1}}, TypeError, "`text` must be a string or a list of strings"),
+        ({"text": "a \udcff"}, ValueError, "must be valid Unicode"),
+        ({"videos": {"path": None, "bytes": None}}, ValueError, "'path' or 'bytes', got None for both"),
+        ({"videos": "gone.mp4", "text": [" "]}, ValueError, "empty query"),
+        ({"videos": "gone.mp4", "progress": 3}, ValueError, "`progress` must be a function"),
+    ],
+)
+def test_arguments_that_are_not_allowed(processor, arguments, error, message):
+    with pytest.raises(error, match=message):
+        processor(**arguments)
+
+
+def test_a_text_and_a_video_in_each_others_place_are_recognised(processor, checkpoint, frames):
+    path = str(checkpoint / "sample.mp4")
+    assert torch.equal(processor([path], ["a"]).pixel_values_videos, processor(videos=path).pixel_values_videos)
+    row = {"path": path, "bytes": None}
+    for swapped in (path, [path], "http://host/a.mp4", checkpoint / "sample.mp4", b"film", frames, [frames], row):
+        with pytest.raises(ValueError, match=r"order is \(videos, text\), got 'people laugh' as a video"):
+            processor("people laugh", swapped)
+    with pytest.raises(FileNotFoundError):
+        processor("people laugh", "a dog barks")
+
+
+def test_threads_share_a_processor(processor):
+    """A tokenizer keeps the settings of the call before; other threads' calls must not be answered with them."""
+    groups = [["a"], ["b " * 100, "a longer one"], ["x", "y z"]]
+    want = [processor(text=texts) for texts in groups]
+
+    def ask(number):
+        got = processor(text=groups[number % 3])
+        return all(np.array_equal(got[name], value) for name, value in want[number % 3].items())
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(ask, range(400)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -130,7 +252,10 @@ def test_bad_input_is_a_value_error(processor, arguments, message):
         processor(**arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"text": [3]}, {"videos": 3}, {"videos": {"a": 1}}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"text": [3]}, {"videos": 3}, {"videos": {"a": 1}}, {"videos": [["a.mp4"]]}, {"videos": [[{"path": "a.mp4"}]]}],
+)
 def test_wrong_kinds_are_a_type_error(processor, arguments):
     with pytest.raises(TypeError):
         processor(**arguments)
@@ -144,6 +269,12 @@ def test_settings_come_back(processor, tmp_path):
         assert isinstance(loaded, R2TuningProcessor)
         assert (loaded.fps, loaded.nms, loaded.nms_threshold, loaded.round_to) == (2.0, "linear", 0.6, 0.1)
         assert loaded(text="a b")["input_ids"].tolist() == processor(text="a b")["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("setting", [{"fps": -1.0}, {"nms": "soft"}, {"nms_threshold": 0.0}, {"round_to": -2}])
+def test_settings_are_checked_when_a_processor_is_made(setting, processor):
+    with pytest.raises(ValueError, match=f"`{next(iter(setting))}` must be"):
+        R2TuningProcessor(processor.image_processor, processor.tokenizer, **setting)
 
 
 def test_a_folder_without_processor_is_refused(checkpoint, tmp_path):
@@ -176,6 +307,13 @@ def test_hard_nms_lowers_doubles_and_a_threshold_drops_them(processor, outputs):
     assert len(moments) == 1
 
 
+def test_with_a_threshold_suppressed_moments_are_left_out(processor, outputs):
+    moments = processor.post_process_video_grounding(outputs, fps=1.0, nms="hard", score_threshold=0.0)[0]["moments"]
+    everything = processor.post_process_video_grounding(outputs, fps=1.0, nms="hard")[0]["moments"]
+    assert moments == [moment for moment in everything if moment["score"] > 0]
+    assert 0 < len(moments) < len(everything) == 8
+
+
 def test_moments_are_clamped_rounded_and_limited(processor, outputs):
     (answer, _) = processor.post_process_video_grounding(
         outputs, fps=0.5, duration_sec=torch.tensor([9.5, 16.0]), nms=None, round_to=4.0, max_moments=2
@@ -197,10 +335,17 @@ def test_a_model_without_moment_head_gives_no_moments(processor, outputs):
     assert answer["saliency"] == pytest.approx(outputs.logits[0].sigmoid().tolist())
 
 
-def test_predictions_from_nan_pixels_are_refused(processor, outputs):
-    outputs.logits[1, 2] = float("nan")
+@pytest.mark.parametrize("name", ["logits", "boundary_offsets", "saliency_scores"])
+def test_predictions_from_nan_pixels_are_refused(name, processor, outputs):
+    outputs[name][1, 2] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
         processor.post_process_video_grounding(outputs, fps=1.0)
+
+
+@pytest.mark.parametrize("outputs", [torch.zeros(2, 8), (torch.zeros(2, 8),)])
+def test_less_than_the_output_is_refused(outputs, processor):
+    with pytest.raises(TypeError, match="`outputs` must be the model's whole output, got"):
+        processor.post_process_video_grounding(outputs)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +354,14 @@ def test_predictions_from_nan_pixels_are_refused(processor, outputs):
         ({"nms": "soft"}, "nms"),
         ({"nms_threshold": 0.0}, "nms_threshold"),
         ({"round_to": 0}, "round_to"),
+        ({"round_to": 1e-320}, "round_to"),
         ({"max_moments": 0}, "max_moments"),
         ({"summary_share": 1.5}, "summary_share"),
+        ({"num_highlights": -1}, "num_highlights"),
+        ({"score_threshold": float("nan")}, "score_threshold"),
         ({"fps": torch.ones(3)}, "fps"),
+        ({"fps": 0.0}, "positive and finite"),
+        ({"duration_sec": float("inf")}, "positive and finite"),
     ],
 )
 def test_bad_settings_name_the_argument(processor, outputs, arguments, message):
