@@ -25,6 +25,7 @@ FORMATS = (
     "apv,av1,avs2,avs3,cavsvideo,dirac,dnxhd,evc,h261,h263,h264,hevc,m4v,mjpeg,mjpeg_2000,mpegvideo,obu,vc1,vc1test,vvc"
 )
 MAX_PIXELS = 2**26  # 8192 x 8192, twice what the levels of h264, hevc and av1 allow
+MAX_MARGIN = 2**23  # 128 columns of 65536 pixels
 MAX_PIXEL_ASPECT = 100  # real ones are between 1:3 and 3:1
 HEAD_SIZE = 4096
 TEXT = bytes({*range(32, 256), *b"\t\n\f\r"})
@@ -69,7 +70,7 @@ def open_stream(source: VideoSource) -> Iterator[tuple]:
         with ExitStack() as stack:
             container = stack.enter_context(_open(av, source))
             streams = _films(av, container, source.name)
-            if len(streams) > 1 and streams[0].frames < 2:
+            if len(streams) > 1:
                 index = _choose_film(av, container, streams)
                 container.close()
                 container = stack.enter_context(_open(av, source))  # anew, as packets were read
@@ -88,7 +89,7 @@ def _open(av: Any, source: VideoSource) -> Any:
     return av.open(
         source.target,
         mode="r",
-        options={"max_pixels": str(source.max_pixels)},  # of the decoders that look into the streams
+        options=_decoder_options(source),  # of the decoders that look into the streams
         container_options={
             "format_whitelist": FORMATS,
             "protocol_whitelist": "file" if is_path else "",  # a file object is read by us: nothing is left to open
@@ -137,8 +138,13 @@ def _checked(stream: Any, source: VideoSource) -> Any:
             f"{source.name} declares pictures of {decoder.width} x {decoder.height} pixels with the aspect ratio "
             f"{float(aspect):g}, more than `max_pixels` = {source.max_pixels:,}; pass a larger `max_pixels` to read it."
         )
-    decoder.options = {"max_pixels": str(source.max_pixels)}
+    decoder.options = _decoder_options(source)
     return stream
+
+
+def _decoder_options(source: VideoSource) -> dict[str, str]:
+    """A decoder allocates no larger pictures, whatever the container says; it counts with the margins that it needs."""
+    return {"max_pixels": str(source.max_pixels + MAX_MARGIN)}
 
 
 def _explain(source: VideoSource, error: Exception) -> str:

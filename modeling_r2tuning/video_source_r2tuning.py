@@ -1,6 +1,7 @@
 """Videos as a user names them: path, bytes, file object, pipe or address. Addresses and pipes are copied once."""
 
 import base64
+import errno
 import http.client
 import io
 import os
@@ -11,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import PurePath, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.error import HTTPError, URLError
@@ -46,13 +47,6 @@ class LocalCopy(io.BufferedRandom):
     def __init__(self, origin: str):
         super().__init__(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - closed with this
         self.origin = origin
-
-    def write(self, data: bytes) -> int:
-        """Write all of `data`; an error names the folder that is full."""
-        try:
-            return super().write(data)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
 
     def __repr__(self) -> str:
         return repr(self.origin)
@@ -124,7 +118,8 @@ def display_name(video: str | os.PathLike | LocalCopy) -> str:
 def file_stem(video: str | os.PathLike | LocalCopy) -> str:
     """Begin of the names of files that are made of a video."""
     name = display_name(video)
-    name = PurePosixPath(unquote(urlsplit(name).path)).name if ADDRESS.match(name) else name
+    if ADDRESS.match(name):
+        name = PurePosixPath(unquote(re.split("[?#]", name)[0])).name
     return re.sub(r"[\x00-\x1f\x7f\\]", "_", PurePath(name).stem) or "video"
 
 
@@ -187,8 +182,11 @@ def _write_copy(
             if progress is not None:
                 progress(done, total)
         copy.seek(0)
-    except BaseException:
-        copy.close()
+    except BaseException as error:
+        with suppress(OSError):
+            copy.close()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
         raise
     return copy
 
