@@ -128,7 +128,7 @@ def _checked(stream: Any, source: VideoSource) -> Any:
     if decoder is None:
         raise ValueError(f"{source.name} is in a format for which this FFmpeg has no decoder; convert it to h264.")
     aspect = stream.sample_aspect_ratio or Fraction(1)
-    if not 1 <= max(aspect, 1 / aspect) <= MAX_PIXEL_ASPECT:
+    if max(aspect, 1 / aspect) > MAX_PIXEL_ASPECT:
         raise ValueError(
             f"{source.name} declares pixels with the aspect ratio {aspect.numerator}:{aspect.denominator}, allowed is "
             f"up to {MAX_PIXEL_ASPECT}:1 or 1:{MAX_PIXEL_ASPECT}; set the right one with `ffmpeg -aspect`."

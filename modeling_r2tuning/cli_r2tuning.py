@@ -93,9 +93,8 @@ def _ground(args: argparse.Namespace) -> None:
             _write(sys.stdout, "\n" + _format_answer(answer, args.top))
         if args.json is not None:
             fps = options.get("fps", pipe.processor.fps)
-            names = {"video": display_name(args.video), "model": display_name(args.model)}
-            document = {"video": names["video"], "duration_sec": duration_sec, "fps": fps, "model": names["model"]}
-            _write_json({**document, "answers": answers}, args.json)
+            document = {"video": display_name(args.video), "duration_sec": duration_sec, "fps": fps}
+            _write_json({**document, "model": display_name(args.model), "answers": answers}, args.json)
         if args.plot is not None:
             plot_grounding(answers, video, args.plot, top=args.top)
             logger.info("wrote %s", args.plot)

@@ -162,7 +162,7 @@ def iter_video_frames(
         FileNotFoundError: The path does not exist.
         ConnectionError: The address cannot be fetched.
         TypeError: An argument is of the wrong kind.
-        ValueError: The file holds no readable video, or a number is out of range.
+        ValueError: The file holds no readable video or too large pictures, or a number is out of range.
     """
     rate = _number("fps", fps)
     size = None if size is None else _count("size", size)

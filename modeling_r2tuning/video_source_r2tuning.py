@@ -30,7 +30,7 @@ TIMEOUT_SEC = 30.0  # without an answer
 MIN_BYTES_PER_SEC = 1000  # on average, once that time is over
 MAX_REDIRECTS = 10
 CHUNK_BYTES = 2**20
-ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # but not the letter of a drive
 HOST = re.compile(r"(\[[^]]*\]|[^:/?#]+)(:\d*)?([/?#]|$)")
 SECRET = re.compile(
     r"([?&][^=&#]*(?:token|key|sig|pass|pwd|auth|secret|cred|jwt|hash|hmac|md5|policy)[^=&#]*=)[^&#]*", re.IGNORECASE
@@ -233,7 +233,7 @@ def _request(address: str) -> Any:
 def _make_request(address: str) -> urllib.request.Request:
     """An address in the letters that are allowed in one, with its password in a header."""
     parts = urlsplit(address)
-    if parts.scheme.lower() not in ("http", "https"):
+    if parts.scheme not in ("http", "https"):
         raise ConnectionError(f"only http and https are read, not {parts.scheme}")
     host = (parts.hostname or "").encode("idna").decode()
     host = f"[{host}]" if ":" in host else host
