@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from .containers import VideoSource, open_stream
 from .reading import AnnotationError
 
 
@@ -99,20 +100,15 @@ class VideoFolder:
 
 def probe_video(path: str) -> VideoFacts:
     """Length, rate and number of frames of a video, from its headers; from its timestamps where it has none."""
+    if not os.path.isfile(path):
+        raise AnnotationError(f"{path}: found no file, expected a video")
     try:
-        import av
-    except ImportError as error:
-        raise ImportError("Reading the length of a video needs PyAV: pip install av") from error
-    try:
-        with av.open(path) as container:
-            if not container.streams.video:
-                raise AnnotationError(f"{path}: found a file without pictures, expected a video")
-            stream = container.streams.video[0]
+        with open_stream(VideoSource("a file that", f"file:{path}")) as (_, container, stream):
             duration = _stream_duration(container, stream)
             fps = float(stream.average_rate or stream.guessed_rate or 0)
             num_frames = stream.frames or round(duration * fps)
-    except (av.error.FFmpegError, OSError) as error:
-        raise AnnotationError(f"{path}: found a video that cannot be read ({error}), expected a whole one") from error
+    except ValueError as error:
+        raise AnnotationError(f"{path}: found {error}") from error
     if not (duration > 0 and fps > 0):
         raise AnnotationError(f"{path}: found {duration} s at {fps} frames per second, expected more than 0 of both")
     return VideoFacts(duration, fps, num_frames)

@@ -13,6 +13,7 @@ from .convert_r2tuning_checkpoint import BENCHMARKS, ORIGINAL_REPOSITORY
 from .model_zoo_r2tuning import released_models
 from .options_r2tuning import NMS_METHODS, RULES
 from .pipeline_r2tuning import DEFAULT_MODEL
+from .video_source_r2tuning import MAX_DOWNLOAD_BYTES
 
 
 MAX_MOMENTS = 50  # in the JSON file
@@ -150,7 +151,7 @@ def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_ground_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("video", metavar="VIDEO", help="video file, or http(s) address of one")
+    _add_video_arguments(parser)
     parser.add_argument(
         "queries", metavar="QUERY", nargs="+", help="what to look for: a sentence in quotes, or several"
     )
@@ -160,10 +161,22 @@ def _add_ground_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_explain_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("video", metavar="VIDEO", help="video file, or http(s) address of one")
+    _add_video_arguments(parser)
     parser.add_argument("query", metavar="QUERY", help="what to look for, a sentence in quotes")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write the pictures to")
     _add_model_arguments(parser.add_argument_group("model"))
+
+
+def _add_video_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("video", metavar="VIDEO", help="video file, http(s) address of one, or /dev/stdin")
+    parser.add_argument(
+        "--max-download",
+        type=_size,
+        default=MAX_DOWNLOAD_BYTES,
+        metavar="SIZE",
+        help="most that is copied from an address or a pipe, such as 500MB (a number without unit: bytes; "
+        f"default: {MAX_DOWNLOAD_BYTES // 10**9}GB)",
+    )
 
 
 def _add_model_arguments(model: Any) -> None:
@@ -395,6 +408,15 @@ def _whole(text: str) -> int:
 def spell_options(message: str) -> str:
     """A message of the library with its arguments spelt as the command's options."""
     return re.sub(r"`(\w+)=?`", lambda found: SPELLINGS.get(found[1], found[0]), message)
+
+
+def _size(text: str) -> int:
+    """Bytes, from a number with or without a unit."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(|[kMGT]?B)", text, re.IGNORECASE)
+    size = 0 if found is None else int(float(found[1]) * 1000 ** " kmgt".index(found[2][:-1].lower() or " "))
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"must be a size such as 500MB or 20GB, got '{text}'")
+    return size
 
 
 __all__ = ["MAX_MOMENTS", "SPELLINGS", "make_parser", "spell_options"]

@@ -2,20 +2,16 @@
 
 import argparse
 import contextlib
-import http.client
 import json
 import logging
 import os
 import re
 import secrets
 import sys
-import tempfile
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import utils as hub_utils
@@ -35,6 +31,7 @@ from .plotting_r2tuning import format_time, import_figure, plot_grounding
 from .processing_r2tuning import R2TuningProcessor, as_text_list
 from .publishing_r2tuning import push_checkpoint
 from .video_io_r2tuning import cut_clip, iter_video_frames
+from .video_source_r2tuning import LocalCopy, VideoInput, display_name, file_stem, local_copy
 
 
 logger = logging.getLogger(__package__)
@@ -53,6 +50,7 @@ USER_ERRORS = (
 PIPELINE_OPTIONS = ("fps", "nms", "round_to", "score_threshold", "window_sec")
 DEMO_SEEDS = 10**6  # from 1 on: 0 is that of the benchmark
 PICTURE_DPI = 150
+MAX_NAME_BYTES = 255
 PLOT_ENDINGS = (".png", ".pdf", ".svg")
 VIDEO_NAME = re.compile(r"https?://\S+|\S+\.(avi|flv|m4v|mkv|mov|mp4|mpe?g|ogv|ts|webm|wmv)", re.IGNORECASE)
 
@@ -86,7 +84,7 @@ def _ground(args: argparse.Namespace) -> None:
     _check_queries(args.queries)
     _check_model_options(args)
     _check_outputs(args)
-    with _local_video(args.video) as video:
+    with _local_video(args) as video:
         duration_sec = iter_video_frames(video, 1.0).duration_sec  # refuses a bad video before the model is fetched
         pipe = _load_pipeline(args)
         options = {name: value for name, value in vars(args).items() if name in PIPELINE_OPTIONS}
@@ -94,13 +92,13 @@ def _ground(args: argparse.Namespace) -> None:
             answers = pipe(
                 video, query=args.queries, max_moments=max(MAX_MOMENTS, args.top), progress=progress, **options
             )
-        _write(sys.stdout, f"{args.video} ({format_time(duration_sec)})")
+        _write(sys.stdout, f"{display_name(args.video)} ({format_time(duration_sec)})")
         for answer in answers:
             _write(sys.stdout, "\n" + _format_answer(answer, args.top))
         if args.json is not None:
             fps = options.get("fps", pipe.processor.fps)
-            document = {"video": args.video, "duration_sec": duration_sec, "fps": fps, "model": args.model}
-            _write_json({**document, "answers": answers}, args.json)
+            document = {"video": display_name(args.video), "duration_sec": duration_sec, "fps": fps}
+            _write_json({**document, "model": display_name(args.model), "answers": answers}, args.json)
         if args.plot is not None:
             plot_grounding(answers, video, args.plot, top=args.top)
             logger.info("wrote %s", args.plot)
@@ -133,7 +131,7 @@ def _explain(args: argparse.Namespace) -> None:
     _check_model_options(args)
     import_figure()
     args.out.mkdir(parents=True, exist_ok=True)
-    with _local_video(args.video) as video:
+    with _local_video(args) as video:
         pipe = _load_pipeline(args)
         about = (pipe.model, pipe.processor, video, args.query)
         figures = {
@@ -214,20 +212,10 @@ def _check_device(name: str | None) -> torch.device:
     return device
 
 
-@contextlib.contextmanager
-def _local_video(video: str) -> Iterator[str]:
-    """The path of the video; what is behind an address is fetched once, as it is read several times."""
-    if not video.lower().startswith(("http://", "https://")):
-        yield video
-        return
-    with tempfile.TemporaryDirectory(prefix="r2tuning-") as folder:
-        path = os.path.join(folder, PurePosixPath(urlsplit(video).path).name or "video")
-        try:
-            with _progress_bar("downloading", " bytes") as progress:
-                urllib.request.urlretrieve(video, path, lambda count, size, total: progress(count * size, total))
-        except (OSError, http.client.HTTPException) as error:
-            raise ConnectionError(f"{video} could not be fetched ({error})") from error
-        yield path
+def _local_video(args: argparse.Namespace) -> contextlib.AbstractContextManager[VideoInput]:
+    """The video; what is behind an address or comes through a pipe is copied once, as it is read several times."""
+    with _progress_bar("copying", " bytes") as progress:
+        return local_copy(args.video, args.max_download, progress)
 
 
 COMMANDS = {"demo": _demo, "ground": _ground, "explain": _explain, "convert": _convert, "push": _push}
@@ -264,7 +252,9 @@ def _write_json(document: dict[str, Any], path: Path) -> None:
     logger.info("wrote %s", path)
 
 
-def _cut_clips(answers: list[dict[str, Any]], video: str, duration_sec: float, folder: Path, top: int) -> None:
+def _cut_clips(
+    answers: list[dict[str, Any]], video: str | LocalCopy, duration_sec: float, folder: Path, top: int
+) -> None:
     found = [
         (query, rank, moment["start"], min(moment["end"], duration_sec))
         for query, answer in enumerate(answers, 1)
@@ -273,12 +263,17 @@ def _cut_clips(answers: list[dict[str, Any]], video: str, duration_sec: float, f
     with _progress_bar("cutting clips", " clips") as progress:
         for count, (query, rank, start, end) in enumerate(found, 1):
             if start < end:
-                name = f"{Path(video).stem}_query{query}_moment{rank}_{start:.1f}-{end:.1f}s.mp4"
+                name = _clip_name(video, f"_query{query}_moment{rank}_{start:.1f}-{end:.1f}s.mp4")
                 cut_clip(video, folder / name, start, end)
             else:
                 logger.warning("moment %d of query %d is empty and was not cut", rank, query)
             progress(count, len(found))
     logger.info("wrote %d clips to %s", sum(start < end for *_, start, end in found), folder)
+
+
+def _clip_name(video: str | LocalCopy, ending: str) -> str:
+    """As much of the video's name as file systems allow, and the ending."""
+    return file_stem(video).encode()[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -298,7 +293,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _write(stream: Any, text: str) -> None:
-    stream.write(f"{text}\n")
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     stream.flush()
 
 

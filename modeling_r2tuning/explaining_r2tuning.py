@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from .modeling_r2tuning import R2TuningForVideoGrounding
 from .plotting_r2tuning import format_time, import_figure
 from .processing_r2tuning import R2TuningProcessor
-from .video_io_r2tuning import VideoInput
+from .video_source_r2tuning import VideoInput
 
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .video_io_r2tuning import VideoInput, iter_video_frames, load_video_frames
+from .video_io_r2tuning import iter_video_frames, load_video_frames
+from .video_source_r2tuning import VideoInput, local_copy
 
 
 if TYPE_CHECKING:
@@ -139,8 +140,9 @@ def _label_start(moment: dict[str, float], duration_sec: float) -> float:
 
 def _read_thumbnails(video: VideoInput) -> tuple[np.ndarray, float]:
     """Pictures from the middle of equal parts of the video, and its length in seconds."""
-    duration_sec = iter_video_frames(video, 1.0).duration_sec
-    found = load_video_frames(video, NUM_THUMBNAILS / duration_sec, size=THUMBNAIL_SIZE)
+    with local_copy(video) as video:
+        duration_sec = iter_video_frames(video, 1.0).duration_sec
+        found = load_video_frames(video, NUM_THUMBNAILS / duration_sec, size=THUMBNAIL_SIZE)
     return found.frames, duration_sec
 
 

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from .containers_r2tuning import MAX_PIXELS, VideoSource, import_av, open_stream
 from .files_r2tuning import check_replaceable, writing
-from .video_source_r2tuning import VideoInput, VideoSource, import_av, make_source, open_stream
+from .video_source_r2tuning import VideoInput, make_source
 
 
 __all__ = [
@@ -107,6 +108,7 @@ def load_video_frames(
     size: int | None = None,
     start_sec: float = 0.0,
     end_sec: float | None = None,
+    max_pixels: int = MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoFrames:
     """Pictures of a video on a regular grid of times, all in memory; the arguments are those of `iter_video_frames`.
@@ -114,7 +116,9 @@ def load_video_frames(
     Returns:
         `VideoFrames` with pictures of shape `(num_frames, height, width, 3)`.
     """
-    chunks = iter_video_frames(video, fps, size=size, start_sec=start_sec, end_sec=end_sec, progress=progress)
+    chunks = iter_video_frames(
+        video, fps, size=size, start_sec=start_sec, end_sec=end_sec, max_pixels=max_pixels, progress=progress
+    )
     chunk = next(chunks)
     frames = np.empty((chunks.num_frames, *chunk.shape[1:]), dtype=np.uint8)
     frames[: len(chunk)] = chunk
@@ -132,6 +136,7 @@ def iter_video_frames(
     size: int | None = None,
     start_sec: float = 0.0,
     end_sec: float | None = None,
+    max_pixels: int = MAX_PIXELS,
     chunk_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoFrameIterator:
@@ -141,11 +146,12 @@ def iter_video_frames(
     are decoded while the result is iterated.
 
     Args:
-        video: Path, bytes of a file, binary file object or http(s) address.
+        video: Path of a file or a pipe, bytes of a file, binary file object or http(s) address.
         fps: Grid times per second. The module's docstring says which picture belongs to a grid time.
         size: Short side of the pictures in pixels, the long side follows (truncated); `None` = as in the video.
         start_sec: First grid time in seconds since the first picture.
         end_sec: Where to stop, in seconds; pictures after it are not used. `None` = the end of the video.
+        max_pixels: Largest number of pixels of a picture, in the video and as returned.
         chunk_size: Largest number of pictures in an array.
         progress: Called with the number of pictures so far and the number to come in all.
 
@@ -156,12 +162,12 @@ def iter_video_frames(
         FileNotFoundError: The path does not exist.
         ConnectionError: The address cannot be fetched.
         TypeError: An argument is of the wrong kind.
-        ValueError: The file holds no readable video, or a number is out of range.
+        ValueError: The file holds no readable video or too large pictures, or a number is out of range.
     """
     rate = _number("fps", fps)
     size = None if size is None else _count("size", size)
     chunk_size = _count("chunk_size", chunk_size)
-    source = make_source(video)
+    source = make_source(video, _count("max_pixels", max_pixels))
     timeline = _scan(source)
     start, end = _check_range(start_sec, end_sec, timeline.duration)
     times = _grid_times(rate, start, end)
@@ -170,7 +176,14 @@ def iter_video_frames(
     return VideoFrameIterator(chunks, times, float(timeline.duration), float(fps))
 
 
-def cut_clip(video: VideoInput, output_path: str | os.PathLike, start_sec: float, end_sec: float) -> None:
+def cut_clip(
+    video: VideoInput,
+    output_path: str | os.PathLike,
+    start_sec: float,
+    end_sec: float,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> None:
     """Write a part of a video as an mp4 file that players and browsers open: h264, upright, square pixels, no sound.
 
     The clip keeps the video's own frame times and begins with the picture that is on screen at `start_sec`.
@@ -181,9 +194,10 @@ def cut_clip(video: VideoInput, output_path: str | os.PathLike, start_sec: float
         output_path: File to write; an existing one is replaced.
         start_sec: Begin of the part, in seconds since the first picture.
         end_sec: End of the part, in seconds.
+        max_pixels: Largest number of pixels of a picture.
     """
     check_replaceable(output_path, *([video] if isinstance(video, str | os.PathLike) else []))
-    source = make_source(video)
+    source = make_source(video, _count("max_pixels", max_pixels))
     timeline = _scan(source)
     start, end = (time / timeline.time_base for time in _check_range(start_sec, end_sec, timeline.duration))
     times = np.unique(timeline.times)
@@ -356,7 +370,7 @@ def _pictures(
 
     Where the sparse way meets anything unexpected, every packet is decoded instead.
     """
-    render = _Renderer(timeline.sample_aspect_ratio, size)
+    render = _Renderer(source, timeline.sample_aspect_ratio, size)
     served = 0
     if timeline.has_picture_times and timeline.num_broken == 0:
         for frame, count in _sparse_frames(source, timeline, limits):
@@ -418,7 +432,8 @@ def _dense_frames(source: VideoSource, timeline: _Timeline, limits: np.ndarray) 
             break
         held, num_good = frame, num_good + 1
     if held is None:
-        raise ValueError(f"{source.name} has a video stream from which no picture can be decoded.")
+        reason = f"it is damaged, or they are larger than `max_pixels` = {source.max_pixels:,}"
+        raise ValueError(f"{source.name} has a video stream from which no picture can be decoded: {reason}.")
     if served < len(limits):
         yield held, len(limits) - served
     num_lost = max(num_expected - num_good, 0) + timeline.num_broken
@@ -474,7 +489,8 @@ def _planned_packets(packets: Iterator, actions: np.ndarray) -> Iterator[tuple[A
 class _Renderer:
     """Turns frames into upright pictures with square pixels. Scaling and colour conversion are one step of swscale."""
 
-    def __init__(self, sample_aspect_ratio: Fraction, size: int | None):
+    def __init__(self, source: VideoSource, sample_aspect_ratio: Fraction, size: int | None):
+        self.source = source
         self.sample_aspect_ratio = sample_aspect_ratio
         self.size = size
         self.av = import_av()
@@ -486,7 +502,7 @@ class _Renderer:
         """`(height, width, 3)` uint8 RGB; all pictures get the size and the orientation of the first one."""
         if self.matrix is None:
             self.matrix = _display_matrix(frame)
-            self.stored_size = _scaled_size(frame.width, frame.height, self.sample_aspect_ratio, self.size)
+            self.stored_size = self._scaled_size(frame.width, frame.height)
         width, height = self.stored_size
         try:
             scaled = self.reformatter.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1)
@@ -494,15 +510,18 @@ class _Renderer:
             raise ValueError(f"Pictures in the format {frame.format.name} cannot be converted to RGB.") from error
         return _turn_upright(scaled.to_ndarray(), self.matrix)
 
-
-def _scaled_size(width: int, height: int, sample_aspect_ratio: Fraction, size: int | None) -> tuple[int, int]:
-    """Width and height with square pixels, the short side `size` if given and the long one truncated, as CLIP does."""
-    width = max(round(width * sample_aspect_ratio), 1)
-    if size is None:
+    def _scaled_size(self, width: int, height: int) -> tuple[int, int]:
+        """With square pixels, the short side `size` if given and the long one truncated, as CLIP does."""
+        width = max(round(width * self.sample_aspect_ratio), 1)
+        if self.size is not None:
+            short = min(width, height)
+            width, height = self.size * width // short, self.size * height // short
+        if width * height > self.source.max_pixels:
+            raise ValueError(
+                f"{self.source.name} gives pictures of {width} x {height} pixels, more than `max_pixels` = "
+                f"{self.source.max_pixels:,}; pass a larger `max_pixels` or a smaller `size`."
+            )
         return width, height
-    if width <= height:
-        return size, size * height // width
-    return size * width // height, size
 
 
 def _display_matrix(frame: Any) -> np.ndarray:

@@ -1,116 +1,258 @@
-"""Opening a video: path, bytes, file object or address to PyAV's container and the stream that holds the film."""
+"""Videos as a user names them: path, bytes, file object, pipe or address. Addresses and pipes are copied once."""
 
+import base64
+import errno
 import http.client
 import io
 import os
-import shutil
+import re
+import stat
+import string
 import tempfile
+import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import PurePath, PurePosixPath
 from typing import Any, BinaryIO
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, unquote, unquote_to_bytes, urljoin, urlsplit, urlunsplit
+
+from .containers_r2tuning import MAX_PIXELS, VideoSource
 
 
-__all__ = ["VideoInput", "VideoSource", "import_av", "make_source", "open_stream"]
+__all__ = ["MAX_DOWNLOAD_BYTES", "LocalCopy", "VideoInput", "display_name", "file_stem", "local_copy", "make_source"]
 
 VideoInput = str | os.PathLike | bytes | BinaryIO
 
-URL_TIMEOUT_SEC = 30.0
+MAX_DOWNLOAD_BYTES = 20 * 10**9
+TIMEOUT_SEC = 30.0  # without an answer
+MIN_BYTES_PER_SEC = 1000  # on average, once that time is over
+MAX_REDIRECTS = 10
+CHUNK_BYTES = 2**20
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # but not the letter of a drive
+HOST = re.compile(r"(\[[^]]*\]|[^:/?#]+)(:\d*)?([/?#]|$)")
+SECRET = re.compile(
+    r"([?&][^=&#]*(?:token|key|sig|pass|pwd|auth|secret|cred|jwt|hash|hmac|md5|policy)[^=&#]*=)[^&#]*", re.IGNORECASE
+)
 
 
-@dataclass(frozen=True)
-class VideoSource:
-    """What PyAV opens, and how to call it in a message."""
+class LocalCopy(io.BufferedRandom):
+    """Copy of a video that could be read only once, in a temporary file that is gone when it is closed.
 
-    name: str
-    target: str | BinaryIO
+    Args:
+        origin: Where it is from, as it may be shown.
+    """
+
+    def __init__(self, origin: str):
+        super().__init__(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - closed with this
+        self.origin = origin
+
+    def __repr__(self) -> str:
+        return repr(self.origin)
 
 
-def make_source(video: VideoInput) -> VideoSource:
-    """Check a video as a user names it and say what to open; what is behind an address is fetched.
+def make_source(video: VideoInput, max_pixels: int = MAX_PIXELS) -> VideoSource:
+    """Check a video as a user names it and say what to open; what can be read only once is copied.
 
     Raises:
         FileNotFoundError: The path does not exist.
         ConnectionError: The address cannot be fetched.
         TypeError: `video` is of the wrong kind.
-        ValueError: It is empty, or a folder.
+        ValueError: It is empty, too large, a folder or a device.
     """
-    if isinstance(video, str) and video.lower().startswith(("http://", "https://")):
-        return _file_source(f"`video` {video!r}", _fetch(video))
+    video = _copied(video)
+    name = f"`video` {video!r}"
     if isinstance(video, str | os.PathLike):
-        return _path_source(os.fsdecode(video))
+        path = os.fsdecode(video)
+        name, size = f"`video` {path!r}", os.path.getsize(path)
+        target = f"file:{path}"  # without "file:", FFmpeg takes "a:b.mp4" for a protocol
+    elif isinstance(video, bytes | bytearray | memoryview):
+        name, size, target = f"`video` ({len(video)} bytes)", len(video), io.BytesIO(video)
+    else:
+        size, target = video.seek(0, os.SEEK_END), video
+    if size == 0:
+        raise ValueError(f"{name} is empty (0 bytes).")
+    return VideoSource(name, target, max_pixels)
+
+
+def local_copy(
+    video: VideoInput,
+    max_bytes: int = MAX_DOWNLOAD_BYTES,
+    progress: Callable[[int, int], None] | None = None,
+) -> AbstractContextManager[VideoInput]:
+    """A video that may be read several times: `video` itself, or a copy if it is an address, a pipe or another stream.
+
+    ```python
+    with local_copy("https://example.org/talk.mp4", max_bytes=10**9) as video:
+        frames = load_video_frames(video, fps=1)
+    ```
+
+    Args:
+        video: Path, bytes, binary file object or http(s) address.
+        max_bytes: Largest size of a copy.
+        progress: Called with the number of bytes copied so far and of all, 0 if that is unknown.
+
+    Raises:
+        FileNotFoundError: The path does not exist.
+        ConnectionError: The address cannot be fetched.
+        TypeError: `video` is of the wrong kind.
+        ValueError: There are more than `max_bytes`, or it is a folder or a device.
+    """
+    copied = _copied(video, max_bytes, progress)
+    return nullcontext(copied) if copied is video else copied
+
+
+def display_name(video: str | os.PathLike | LocalCopy) -> str:
+    """How a video may be shown and written: without passwords and keys of an address, and in letters alone."""
+    name = video.origin if isinstance(video, LocalCopy) else str(video)
+    if ADDRESS.match(name):
+        scheme, _, rest = name.partition("://")
+        rest = re.sub(r"^[^/?#]*@", "", rest)
+        if not HOST.match(rest):
+            rest = rest.rpartition("@")[2]  # a password may hold a slash
+        name = SECRET.sub(r"\1...", f"{scheme}://{rest}")
+    return re.sub("[\ud800-\udfff]", "\ufffd", name)  # bytes of a name that is not UTF-8
+
+
+def file_stem(video: str | os.PathLike | LocalCopy) -> str:
+    """Begin of the names of files that are made of a video."""
+    name = display_name(video)
+    if ADDRESS.match(name):
+        name = PurePosixPath(unquote(re.split("[?#]", name)[0])).name
+    return re.sub(r"[\x00-\x1f\x7f\\]", "_", PurePath(name).stem) or "video"
+
+
+def _copied(
+    video: VideoInput, max_bytes: int = MAX_DOWNLOAD_BYTES, progress: Callable[[int, int], None] | None = None
+) -> VideoInput:
+    """What `local_copy` promises, checked."""
+    if isinstance(video, str) and ADDRESS.match(video) and not os.path.exists(video):
+        return _write_copy(_fetch(video), display_name(video), max_bytes, progress)
+    if isinstance(video, str | os.PathLike):
+        path = os.fsdecode(video)
+        if not _is_pipe(path):
+            return video
+        with open(path, "rb", buffering=0) as pipe:
+            return _write_copy(_read_all(pipe), path, max_bytes, progress)
     if isinstance(video, bytes | bytearray | memoryview):
-        return _file_source(f"`video` ({len(video)} bytes)", io.BytesIO(video))
+        return video
     if not hasattr(video, "read"):
         kinds = "a path, bytes, a binary file object or an http(s) address"
         raise TypeError(f"`video` must be {kinds}, got {type(video).__name__}.")
     if isinstance(video.read(0), str):
         raise TypeError("`video` is a text file object; open it in binary mode, with `open(path, 'rb')`.")
-    seekable = hasattr(video, "seekable") and video.seekable()
-    return _file_source(f"`video` {video!r}", video if seekable else io.BytesIO(video.read()))
+    if hasattr(video, "seekable") and video.seekable():
+        return video
+    return _write_copy(_read_all(video), repr(video), max_bytes, progress)
 
 
-def _path_source(path: str) -> VideoSource:
+def _is_pipe(path: str) -> bool:
+    """Whether a path is that of a pipe, and not that of a file; nothing else is read."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"`video` {path!r} does not exist; pass the path of a video file.")
-    if os.path.isdir(path):
-        raise ValueError(f"`video` {path!r} is a directory; pass the path of a video file.")
-    if os.path.getsize(path) == 0:
-        raise ValueError(f"`video` {path!r} is empty (0 bytes).")
-    return VideoSource(f"`video` {path!r}", f"file:{path}")  # without "file:", FFmpeg takes "a:b.mp4" for a protocol
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        kind = "directory" if stat.S_ISDIR(mode) else "device"
+        raise ValueError(f"`video` {path!r} is a {kind}; pass the path of a video file.")
+    return stat.S_ISFIFO(mode)
 
 
-def _file_source(name: str, file: BinaryIO) -> VideoSource:
-    if file.seek(0, os.SEEK_END) == 0:
-        raise ValueError(f"{name} is empty (0 bytes).")
-    return VideoSource(name, file)
+def _read_all(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    while chunk := stream.read(CHUNK_BYTES):
+        yield chunk, 0
 
 
-def _fetch(url: str) -> BinaryIO:
-    """Copy of what is behind an address, in a temporary file: it is read twice."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller reads it
+def _write_copy(
+    chunks: Iterator[tuple[bytes, int]],
+    origin: str,
+    max_bytes: int,
+    progress: Callable[[int, int], None] | None,
+) -> LocalCopy:
+    """Copy of pieces of data that come with the size of the whole, 0 if that is unknown."""
+    copy = LocalCopy(origin)
     try:
-        with urllib.request.urlopen(url, timeout=URL_TIMEOUT_SEC) as response:
-            shutil.copyfileobj(response, file)
-            if response.length:
-                raise http.client.IncompleteRead(b"", response.length)
-    except (OSError, http.client.HTTPException, UnicodeError) as error:
-        file.close()
-        raise ConnectionError(f"`video` {url!r} could not be fetched ({error}); check the address.") from error
-    return file
+        done = 0
+        for chunk, total in chunks:
+            done += len(chunk)
+            if max(done, total) > max_bytes:
+                limit = "raise the limit (`--max-download` of the command, `max_bytes` of `local_copy`)"
+                raise ValueError(f"`video` {copy!r} has more than {max_bytes:,} bytes; {limit} to read it.")
+            copy.write(chunk)
+            if progress is not None:
+                progress(done, total)
+        copy.seek(0)
+    except BaseException as error:
+        with suppress(OSError):
+            copy.close()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
+        raise
+    return copy
 
 
-def import_av() -> Any:
-    """PyAV, which only those who read or cut videos need."""
+def _fetch(address: str) -> Iterator[tuple[bytes, int]]:
+    """What is behind an address, piece by piece, each with the size of the whole."""
     try:
-        import av
-    except ImportError as error:
-        raise ImportError("Reading and cutting videos needs PyAV: `pip install av`.") from error
-    return av
+        with _request(address) as response:
+            total, received, start = response.length or 0, 0, time.monotonic()
+            while chunk := response.read1(CHUNK_BYTES):
+                yield chunk, total
+                received += len(chunk)
+                if received < MIN_BYTES_PER_SEC * (time.monotonic() - start - TIMEOUT_SEC):
+                    raise TimeoutError(f"fewer than {MIN_BYTES_PER_SEC:,} bytes a second")
+            if received < total:
+                raise ConnectionError(f"it broke off after {received:,} of {total:,} bytes")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = _reason(error)
+        raise ConnectionError(
+            f"`video` {display_name(address)!r} could not be fetched ({reason}); check the address."
+        ) from error
 
 
-@contextmanager
-def open_stream(source: VideoSource) -> Iterator[tuple]:
-    """PyAV, container and first video stream of a source. Errors of FFmpeg while it is open become a ValueError."""
-    av = import_av()
-    if not isinstance(source.target, str):
-        source.target.seek(0)
-    # a title that is not UTF-8 must not stop us; PyAV 19 accepts any and has no such argument
-    tolerant = {"metadata_errors": "replace"} if hasattr(av.container.Container, "metadata_errors") else {}
-    try:
-        with av.open(source.target, mode="r", **tolerant) as container:
-            yield av, container, _first_video_stream(av, container, source.name)
-    except av.error.FFmpegError as error:
-        reason = error.strerror or type(error).__name__
-        raise ValueError(f"{source.name} cannot be read as a video ({reason}); is it complete?") from error
+def _request(address: str) -> Any:
+    """The open response. Redirects are followed to http(s) alone; a password is given to its own server alone."""
+    opener = urllib.request.OpenerDirector()
+    for handler in ("ProxyHandler", "HTTPHandler", "HTTPSHandler", "HTTPErrorProcessor", "HTTPDefaultErrorHandler"):
+        opener.add_handler(getattr(urllib.request, handler)())
+    for _ in range(MAX_REDIRECTS):
+        try:
+            return opener.open(_make_request(address), timeout=TIMEOUT_SEC)
+        except HTTPError as error:
+            location = error.headers.get("Location")
+            if error.code not in (301, 302, 303, 307, 308) or location is None:
+                raise
+            error.close()
+            old, new = urlsplit(address), urlsplit(urljoin(address, quote(location, string.punctuation, "latin-1")))
+            if (old.scheme, old.hostname, old.port) == (new.scheme, new.hostname, new.port):
+                new = new._replace(netloc=old.netloc)
+            address = urlunsplit(new)
+    raise ConnectionError(f"more than {MAX_REDIRECTS} redirects")
 
 
-def _first_video_stream(av: Any, container: Any, name: str) -> Any:
-    cover = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
-    if not streams:
-        raise ValueError(f"{name} has no video stream (a cover picture is not one).")
-    if streams[0].codec_context is None:
-        raise ValueError(f"{name} is in a format for which this build of FFmpeg has no decoder; convert it to h264.")
-    return streams[0]
+def _make_request(address: str) -> urllib.request.Request:
+    """An address in the letters that are allowed in one, with its password in a header."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https"):
+        raise ConnectionError(f"only http and https are read, not {parts.scheme}")
+    host = (parts.hostname or "").encode("idna").decode()
+    host = f"[{host}]" if ":" in host else host
+    netloc = host if parts.port is None else f"{host}:{parts.port}"
+    path, query = (quote(part, string.punctuation, errors="surrogateescape") for part in (parts.path, parts.query))
+    url = urlunsplit((parts.scheme, netloc, path, query, ""))
+    request = urllib.request.Request(url, headers={"User-Agent": "r2tuning"})  # some servers refuse Python's own
+    if parts.username is not None:
+        login = b":".join(unquote_to_bytes(part or "") for part in (parts.username, parts.password))
+        request.add_header("Authorization", f"Basic {base64.b64encode(login).decode()}")
+    return request
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in words that hold no part of the address and nothing that a server chose."""
+    if isinstance(error, HTTPError):
+        return f"HTTP Error {error.code}: {http.client.responses.get(error.code, 'unknown')}"
+    if isinstance(error, http.client.HTTPException):
+        return f"no proper answer: {type(error).__name__}"
+    if isinstance(error, ValueError):
+        return "it is no valid address"
+    return str(error.reason if isinstance(error, URLError) else error) or type(error).__name__

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from video_samples import read_number, truncate, write_video
 
 import modeling_r2tuning
 from modeling_r2tuning import VideoGroundingPipeline, cli_r2tuning
-from modeling_r2tuning.cli_arguments_r2tuning import SPELLINGS, spell_options
+from modeling_r2tuning.cli_arguments_r2tuning import SPELLINGS, make_parser, spell_options
 from modeling_r2tuning.cli_r2tuning import main
 from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
 from modeling_r2tuning.video_io_r2tuning import load_video_frames
@@ -398,8 +399,67 @@ def test_video_may_be_an_address(ground, folder, tmp_path):
     assert all(path.name.startswith("talk_query") for path in tmp_path.iterdir())
     assert missing[0] == 2
     assert only_line(missing[2]) == (
-        f"r2tuning: error: {address}/missing.mp4 could not be fetched (HTTP Error 404: File not found)"
+        f"r2tuning: error: `video` '{address}/missing.mp4' could not be fetched (HTTP Error 404: Not Found); "
+        "check the address."
     )
+
+
+def test_passwords_are_neither_printed_nor_written(ground, canned, folder, tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        source = f"http://ann:sesame@{host}/talk.mp4?token=sesame"
+        status, out, err = ground("--json", tmp_path / "out.json", "--clips", tmp_path, source=source)
+        limited = ground("--max-download", "1kB", source=source)
+        missing = ground(source=f"http://ann:sesame@{host}/missing.mp4")
+        server.shutdown()
+    shown = f"http://{host}/talk.mp4?token=..."
+    assert status == 0, err
+    assert out.startswith(f"{shown} (0:20.0)\n")
+    assert read_json(tmp_path / "out.json")["video"] == shown
+    assert only_line(limited[2]).startswith(f"r2tuning: error: `video` '{shown}' has more than 1,000 bytes; raise the")
+    assert missing[0] == limited[0] == 2
+    assert "sesame" not in "".join([out, err, *limited[1:], *missing[1:], *map(str, tmp_path.iterdir())])
+
+
+def test_video_may_come_through_a_pipe(ground, canned, video, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=lambda: pipe.write_bytes(Path(video).read_bytes()), daemon=True).start()
+    status, out, err = ground("--clips", tmp_path / "clips", "--top", 1, source=str(pipe), queries=["a man"])
+    assert status == 0, err
+    assert out.startswith(f"{pipe} (0:20.0)\n")
+    (clip,) = os.listdir(tmp_path / "clips")
+    assert clip.startswith("pipe_query1_moment")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "begin"),
+    [
+        (os.fsdecode(b"caf\xe9.mp4"), "caf\ufffd.mp4", "caf\ufffd_query1_moment"),
+        ("\u89c6" * 80 + ".mp4", "\u89c6" * 80 + ".mp4", "\u89c6" * 74),  # 244 bytes
+    ],
+    ids=["not UTF-8", "long"],
+)
+def test_video_may_have_any_name(name, shown, begin, ground, canned, video, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the optional matplotlib draws")
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(Path(video).read_bytes())
+    outputs = ("--json", "out.json", "--plot", "out.png", "--clips", "clips", "--top", 1)
+    status, out, err = ground(*outputs, source=name, queries=["a man"])
+    assert status == 0, err
+    assert out.startswith(f"{shown} (0:20.0)\n")
+    assert read_json("out.json")["video"] == shown
+    assert Path("out.png").stat().st_size > 0
+    (clip,) = os.listdir("clips")
+    assert clip.startswith(begin)
+    assert clip.endswith("_4.0-10.0s.mp4")
+
+
+def test_letters_that_a_terminal_lacks_are_replaced(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    cli_r2tuning._write(sys.stdout, "caf\u00e9 \udce9")
+    assert sys.stdout.buffer.getvalue() == b"caf? ?\n"
 
 
 def test_a_query_may_begin_with_a_dash(video, checkpoint, capsys):
@@ -483,7 +543,7 @@ def test_help_names_every_option_benchmark_and_domain(command, options, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     text = capsys.readouterr().out
-    options += " model benchmark domain clip device dtype"
+    options += " max-download model benchmark domain clip device dtype"
     assert all(f"\n  --{option} " in text for option in options.split())
     for name, benchmark in BENCHMARKS.items():
         assert all(word in text for word in [name, *filter(None, benchmark.files)])
@@ -547,6 +607,8 @@ def test_wrong_commands(arguments, message, capsys):
         (("--score-threshold", "2"), "--score-threshold: must be a number from 0 to 1 or none, got '2'"),
         (("--score-threshold", "x"), "--score-threshold: must be a number from 0 to 1 or none, got 'x'"),
         (("--dtype", "int8"), "--dtype: invalid choice: 'int8'"),
+        (("--max-download", "0"), "--max-download: must be a size such as 500MB or 20GB, got '0'"),
+        (("--max-download", "5 apples"), "--max-download: must be a size such as 500MB or 20GB, got '5 apples'"),
         (("--device", "toaster"), "--device toaster cannot be used here: "),
         (("--device", "meta"), "--device meta cannot be used here: "),
         (("--device", "cuda:77"), "--device cuda:77 cannot be used here: "),
@@ -621,6 +683,14 @@ def test_warnings_name_the_options_of_the_command(ground, canned, monkeypatch, t
 
 def test_bytes_that_are_not_utf_8_are_no_query(ground):
     assert "must be valid Unicode" in only_line(ground(queries=["a man \udcff"])[2])
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1", 1), ("500MB", 5 * 10**8), ("1.5 gb", 15 * 10**8), ("2kB", 2000), ("20TB", 2 * 10**13)]
+)
+def test_sizes(text, size):
+    arguments = ["ground", "talk.mp4", "a man", "--max-download", text]
+    assert make_parser().parse_args(arguments).max_download == size
 
 
 def test_empty_query(ground):

@@ -23,8 +23,9 @@ ALLOWED = {
     "towers_r2tuning": set(),
     "options_r2tuning": set(),
     "files_r2tuning": set(),
-    "video_source_r2tuning": set(),
-    "video_io_r2tuning": {"files_r2tuning", "video_source_r2tuning"},
+    "containers_r2tuning": set(),
+    "video_source_r2tuning": {"containers_r2tuning"},
+    "video_io_r2tuning": {"containers_r2tuning", "files_r2tuning", "video_source_r2tuning"},
     "encoding_r2tuning": {"files_r2tuning"},
     "distributed_r2tuning": set(),
     "losses_r2tuning": {"distributed_r2tuning", "points_r2tuning"},
@@ -48,7 +49,7 @@ ALLOWED = {
 # The same of files that stay at home.
 AT_HOME = {
     "demo_r2tuning": {"decoding_r2tuning", "plotting_r2tuning"},
-    "explaining_r2tuning": {f"{name}_r2tuning" for name in ("modeling", "plotting", "processing", "video_io")},
+    "explaining_r2tuning": {f"{name}_r2tuning" for name in ("modeling", "plotting", "processing", "video_source")},
     "model_card_r2tuning": set(),
     "publishing_r2tuning": {"checkpoints_r2tuning", "model_card_r2tuning"},
     "model_zoo_r2tuning": {f"{name}_r2tuning" for name in ("checkpoints", "model_card", "publishing")}

@@ -42,6 +42,7 @@ print(json.dumps(scores))
 FILES = {
     "block_r2tuning.py",
     "configuration_r2tuning.py",
+    "containers_r2tuning.py",
     "decoding_r2tuning.py",
     "distributed_r2tuning.py",
     "encoding_r2tuning.py",
