@@ -19,7 +19,7 @@ from .ego4d_nlq import Ego4DNLQ
 from .features import FEATURES
 from .moving_shapes_builder import MovingShapes, MovingShapesSummary
 from .qvhighlights import QVHighlights
-from .reading import AnnotationError
+from .reading import AnnotationError, is_json_lines
 from .tacos import TACoS
 from .tvsum import TVSum
 from .youtube_highlights import YouTubeHighlights
@@ -119,7 +119,7 @@ def _name_files(
 ) -> datasets.data_files.DataFilesDict:
     """The files by split, checked, as the builder takes them."""
     if not isinstance(data_files, dict):
-        if split is None and len(set(builder_class.FILES.values())) > 1:
+        if split is None and _holds_one_split(Path(data_files).expanduser(), builder_class):
             raise ValueError("Pass `split` with a single path, or `data_files` as {split: path}.")
         data_files = dict.fromkeys(builder_class.FILES if split is None else [split], data_files)
     paths = {name: str(Path(path).expanduser()) for name, path in data_files.items()}
@@ -132,3 +132,9 @@ def _name_files(
     return datasets.data_files.DataFilesDict(
         {name: datasets.data_files.DataFilesList([path], [(path,)]) for name, path in paths.items()}
     )
+
+
+def _holds_one_split(path: Path, builder_class: type[BenchmarkBuilder]) -> bool:
+    """Whether a file holds the annotations of a single split, by what the benchmark has or by the form of the file."""
+    holding_all = set.intersection(*map(set, builder_class.FILES.values()))
+    return not holding_all or (path.is_file() and is_json_lines(path))

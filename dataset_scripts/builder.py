@@ -39,7 +39,8 @@ class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
     """Base of the builders; a builder sets the constants and `read_examples`."""
 
     BUILDER_CONFIG_CLASS = BenchmarkConfig
-    DEFAULT_WRITER_BATCH_SIZE = 1000  # datasets takes 10 where there is a video column, though ours holds only paths
+    # datasets takes 10 where there is a video column, though ours holds only paths; more of long videos fill the memory
+    DEFAULT_WRITER_BATCH_SIZE = 100
 
     # Names of the files of each split, relative to `data_dir`, the preferred one first; `.gz` may follow.
     FILES = {}

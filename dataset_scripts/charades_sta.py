@@ -120,7 +120,8 @@ def read_lengths(*folders: str | None) -> dict[str, Record]:
 def find_duration(video_id: str, lengths: dict[str, Record], videos: VideoFolder, record: Record) -> float | None:
     """Length of a video in seconds, by the tables or else the file; `None` if the file is missing."""
     if video_id in lengths:
-        return lengths[video_id].number("length", above=0, spelled=True)
+        row = lengths[video_id]
+        return row.duration(row.number("length", above=0, spelled=True))
     if videos.folder is None:
         raise AnnotationError(
             f"{record.place}: found no duration for video '{video_id}'; put Charades_v1_train.csv and "
@@ -128,4 +129,4 @@ def find_duration(video_id: str, lengths: dict[str, Record], videos: VideoFolder
             "as `video_dir`"
         )
     facts = videos.facts(video_id)
-    return None if facts is None else facts.duration_sec
+    return None if facts is None else record.duration(facts.duration_sec)

@@ -104,7 +104,7 @@ def _clip_duration(clip: Record) -> float:
     duration = clip.number(f"{times}_end_sec") - clip.number(f"{times}_start_sec")
     if duration <= 0:
         raise clip.error(f"{times}_end_sec", "an end after the start")
-    return duration
+    return clip.duration(duration)
 
 
 def _has_query(record: Record, report: Report) -> bool:

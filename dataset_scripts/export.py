@@ -20,6 +20,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from dataset_scripts import BUILDERS, load_vtg_dataset
+from dataset_scripts.advice import spell_options
 
 
 CARDS = Path(__file__).parents[1] / "hub_cards"
@@ -248,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
             )
             sys.stdout.write(f"{address}\n")
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        sys.stderr.write(f"export: error: {error}\n")
+        sys.stderr.write(f"export: error: {spell_options(error, vars(args))}\n")
         return 2
     return 0
 

@@ -15,10 +15,10 @@ import datasets
 from .builder import BenchmarkBuilder, BenchmarkConfig
 from .cleaning import CLIP_SEC, HIGHEST_TVSUM_SCORE, LOWEST_TVSUM_SCORE, Report
 from .features import FEATURES
-from .moment_lines import read_moment_lines
+from .moment_lines import read_moment_lines, read_records
 from .moving_shapes_queries import HARD_FAMILIES, MAIN_FAMILIES, QUERIES_PER_VIDEO
 from .moving_shapes_scenes import SPLITS
-from .reading import Record, parse_json, read_lines
+from .reading import Record
 from .videos import VideoFolder
 
 
@@ -63,9 +63,8 @@ class MovingShapesSummary(BenchmarkBuilder):
         self, path: str, split: str, videos: VideoFolder, report: Report
     ) -> Iterator[tuple[Record, dict]]:
         """Yield the videos of a file."""
-        for number, line in read_lines(path):
+        for record in read_records(path, report):
             with report.skip_errors():
-                record = Record(parse_json(line, path, number), f"{path}, line {number}")
                 yield record, _read_summary(record)
 
 
@@ -76,7 +75,7 @@ def _read_summary(record: Record) -> dict:
         "qid": video_id,
         "query": record.text("query", "a title"),
         "video_id": video_id,
-        "duration_sec": record.number("duration", above=0),
+        "duration_sec": record.duration(record.number("duration", above=0)),
         "moments": None,
         "saliency": {
             "times_sec": [[CLIP_SEC * shot, CLIP_SEC * (shot + 1)] for shot in range(len(scores))],

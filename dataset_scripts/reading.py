@@ -1,6 +1,7 @@
-"""Reading annotation files that may be broken: every error names the file, the line or record, and the field.
+"""Reading files of annotations and predictions that may be broken: every error names file, line or record, and field.
 
 Files are recognised by their content: gzip by its first bytes, JSON lines by their first line. Nothing is unpickled.
+What a file declares is limited before anything of that size is made.
 """
 
 import gzip
@@ -12,6 +13,7 @@ import reprlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 __all__ = [
@@ -27,14 +29,23 @@ __all__ = [
     "read_text",
 ]
 
+NEWLINE = b"\n"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # `float` alone would also read "1_000", "nan" and digits of other scripts
 NUMBER = re.compile(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
 RECORD_KEYS = {"qid", "query", "vid", "duration", "relevant_windows"}
+OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # by their byte order marks
+# Limits beyond all that is known: the largest released file has some 100 MB, the longest video some hours, TVSum 20
+# annotators, QVHighlights 25 moments of a query.
+MAX_BYTES = 2**30  # of a file, unpacked
+PIECE_BYTES = 2**20
+LONGEST_SEC = 24 * 60 * 60
+MAX_ANNOTATORS = 100
+MAX_WINDOWS = 10_000
 
 
 class AnnotationError(ValueError):
-    """An annotation file does not hold what it should; the message says where, what was found, what is expected."""
+    """A file of annotations or predictions does not hold what it should: where, what was found, what is expected."""
 
 
 def find_files(folder: str | os.PathLike, names: tuple[str, ...]) -> list[str]:
@@ -45,21 +56,36 @@ def find_files(folder: str | os.PathLike, names: tuple[str, ...]) -> list[str]:
 
 def read_bytes(path: str | os.PathLike) -> bytes:
     """Content of a file, unpacked if it is gzip, without a byte order mark; an `AnnotationError` if it is blank."""
-    data = Path(path).read_bytes()
-    if data.startswith(b"\x1f\x8b"):
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            raise AnnotationError(f"{path}: found a broken gzip file ({error}), expected a whole one") from error
+    with open(path, "rb") as file:
+        packed = file.peek(2).startswith(b"\x1f\x8b")
+        data = _read_limited(gzip.GzipFile(fileobj=file) if packed else file, path)
+    if data[:2] in OTHER_ENCODINGS:
+        raise AnnotationError(f"{path}, line 1: found text in {OTHER_ENCODINGS[data[:2]]}, expected text in UTF-8")
     data = data.removeprefix(BYTE_ORDER_MARK)
     if not data.strip():
-        raise AnnotationError(f"{path}: found an empty file, expected annotations")
+        raise AnnotationError(f"{path}: found an empty file, expected annotations or predictions")
     return data
+
+
+def _read_limited(file: BinaryIO, path: str | os.PathLike) -> bytes:
+    """All of a file, which a few packed bytes or a device may make endless."""
+    data = bytearray()
+    try:
+        while piece := file.read1(PIECE_BYTES):
+            data += piece
+            if len(data) > MAX_BYTES:
+                raise AnnotationError(f"{path}: found more than {MAX_BYTES:,} bytes, unpacked; expected no more")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        found = f"a broken gzip file ({error})"
+        raise AnnotationError(
+            f"{path}, line {data.count(NEWLINE) + 1}: found {found}, expected a whole one"
+        ) from error
+    return bytes(data)
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
     """Number (from 1) and content of every line that is not blank; not decoded, so that one bad line stays one."""
-    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+    for number, line in enumerate(read_bytes(path).split(NEWLINE), 1):
         if line.strip():
             yield number, line.rstrip(b"\r")
 
@@ -79,7 +105,7 @@ def read_text(path: str | os.PathLike) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = data.count(NEWLINE, 0, error.start) + 1
         found = f"byte {data[error.start : error.start + 1]!r}"
         raise AnnotationError(f"{path}, line {line}: found {found}, expected text in UTF-8") from error
 
@@ -193,6 +219,13 @@ class Record:
             raise self.error(field, "a number" if above is None else f"a number above {above:g}")
         return float(value)
 
+    def duration(self, seconds: float) -> float:
+        """A length of a video that was found or computed, checked."""
+        if not 0 < seconds <= LONGEST_SEC:
+            expected = f"more than 0 and at most {LONGEST_SEC:,} s, a day"
+            raise AnnotationError(f"{self.place}: found a video of {seconds:g} s, expected {expected}")
+        return seconds
+
     def items(self, field: str, expected: str = "a list") -> list:
         """A list."""
         value = self.fields.get(field)
@@ -200,14 +233,26 @@ class Record:
             raise self.error(field, expected)
         return value
 
-    def windows(self, field: str) -> list[list[float]]:
-        """A list of [start, end] pairs."""
-        expected = "a list of [start, end] pairs of numbers"
+    def numbers(self, field: str) -> list:
+        """A list of finite numbers, as found."""
+        values = self.items(field, "a list of numbers")
+        for number, value in enumerate(values):
+            if not is_number(value):
+                raise self.item_error(field, number, "a number")
+        return values
+
+    def windows(self, field: str, form: str = "[start, end] pair") -> list[list[float]]:
+        """A list of [start, end] pairs, or of what `form` says."""
+        expected, length = f"a list of {form}s of numbers", form.count(",") + 1
         windows = self.items(field, expected)
+        if len(windows) > MAX_WINDOWS:
+            raise AnnotationError(
+                f"{self.place}: `{field}` has {len(windows):,} items, expected at most {MAX_WINDOWS:,}"
+            )
         for number, window in enumerate(windows):
-            if not (isinstance(window, list) and len(window) == 2 and all(map(is_number, window))):
-                raise self.item_error(field, number, "a [start, end] pair of numbers")
-        return [[float(start), float(end)] for start, end in windows]
+            if not (isinstance(window, list) and len(window) == length and all(map(is_number, window))):
+                raise self.item_error(field, number, f"a {form} of numbers")
+        return [[float(value) for value in window] for window in windows]
 
     def scores(self, field: str, lowest: float, highest: float) -> list[list[float]]:
         """A list of rows of equal length, numbers from `lowest` to `highest`."""
@@ -215,6 +260,8 @@ class Record:
         for number, row in enumerate(rows):
             if not (isinstance(row, list) and row and len(row) == len(rows[0])):
                 raise self.item_error(field, number, "a list of scores, as long as the others")
+            if len(row) > MAX_ANNOTATORS:
+                raise self.item_error(field, number, f"scores of at most {MAX_ANNOTATORS} annotators")
             if not all(is_number(score) and lowest <= score <= highest for score in row):
                 raise self.item_error(field, number, f"scores from {lowest:g} to {highest:g}")
         return [[float(score) for score in row] for row in rows]

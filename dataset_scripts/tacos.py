@@ -68,11 +68,12 @@ def read_frames(path: str, report: Report) -> Iterator[tuple[Record, dict]]:
                     "one sentence for each window"
                 )
             fps, num_frames = video.number("fps", above=0), video.number("num_frames", above=0)
+            duration = video.duration(num_frames / fps)
             for number, (window, sentence) in enumerate(zip(windows, sentences, strict=True)):
                 fields = {"timestamps": [window], "sentence": sentence}
                 record = Record(fields, f"{video.place}, sentence {number}")
                 with report.skip_errors():
-                    yield record, _read_sentence(record, f"{video_id}_{number}", video_id, fps, num_frames / fps)
+                    yield record, _read_sentence(record, f"{video_id}_{number}", video_id, fps, duration)
 
 
 def _stem(name: str) -> str:

@@ -8,7 +8,9 @@ What to know of it:
 - The .mat gives lengths of the container, some hundredths of a second more than the pictures last, and the tables whole
   seconds. The rate is found among the usual ones by the times at which the scores change, and the duration is the number
   of frames by that rate. Against `tvsum_anno.json`, WG0MBPpPC6I and Se3oxnaPsz0 are then a frame shorter.
-- Titles with a comma stand in quotes in the .mat.
+- Titles with a comma stand in quotes in the .mat; two are the bytes of UTF-8 in place of characters. Both are mended.
+- lighthouse's lines, `tvsum_{split}_release.jsonl`, hold the videos of one split each, with the shots as `label`. Where
+  `duration` counts shots, as in the files that these go back to, it is doubled.
 - The published split has 4 videos for training and 1 for validation in each of the ten domains.
 """
 
@@ -20,7 +22,8 @@ import datasets
 from .builder import BenchmarkBuilder, BenchmarkConfig
 from .cleaning import HIGHEST_TVSUM_SCORE, LOWEST_TVSUM_SCORE, Report, unquote_title
 from .features import FEATURES
-from .reading import Record, read_json, read_lines
+from .moment_lines import read_lighthouse_lines
+from .reading import Record, is_json_lines, read_json, read_lines
 from .splits import TVSUM, read_splits, select_videos
 from .tvsum_release import SHOT_SEC, is_mat_file, read_mat, read_tables
 from .videos import VideoFolder
@@ -34,13 +37,21 @@ MAT_FILE = "ydata-tvsum50.mat"
 
 
 class TVSum(BenchmarkBuilder):
-    """Builder of TVSum from the release or from `tvsum_anno.json`; a domain or all."""
+    """Builder of TVSum from the release, `tvsum_anno.json` or lighthouse's lines; a domain or all."""
 
     BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in ("all", *TVSUM)]
     DEFAULT_CONFIG_NAME = "all"
-    FILES = dict.fromkeys(
-        ("train", "val"), (MAT_FILE, f"matlab/{MAT_FILE}", TABLE, f"data/{TABLE}", "tvsum_anno.json")
-    )
+    FILES = {
+        split: (
+            MAT_FILE,
+            f"matlab/{MAT_FILE}",
+            TABLE,
+            f"data/{TABLE}",
+            "tvsum_anno.json",
+            f"tvsum_{split}_release.jsonl",
+        )
+        for split in ("train", "val")
+    }
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
@@ -54,6 +65,9 @@ class TVSum(BenchmarkBuilder):
         self, path: str, split: str, videos: VideoFolder, report: Report
     ) -> Iterator[tuple[Record, dict]]:
         """Yield the annotated videos of a split."""
+        if not is_mat_file(path) and is_json_lines(path):
+            yield from read_lighthouse_lines(path, self.config.name, read_line, TVSUM, report)
+            return
         annotations = read_annotations(path, report)
         splits = read_splits(self.config.data_dir, TVSUM)
         for domain, video_id in select_videos(splits, self.config.name, split, annotations, report):
@@ -63,7 +77,7 @@ class TVSum(BenchmarkBuilder):
 
 
 def read_annotations(path: str, report: Report) -> dict[str, object]:
-    """Annotations of all videos by id, in the shape of `tvsum_anno.json`, from any of the three forms."""
+    """Annotations of all videos by id, in the shape of `tvsum_anno.json`, from any form but lines."""
     if is_mat_file(path):
         return read_mat(path)
     _, first = next(read_lines(path))
@@ -77,17 +91,37 @@ def read_video(record: Record, video_id: str, domain: str, report: Report) -> di
     fps, num_frames = record.number("fps", above=0), record.number("frames", above=0, spelled=True)
     if record.text("domain") != domain:
         raise record.error("domain", f"'{domain}', as in the split")
-    scores = record.scores("anno", LOWEST_TVSUM_SCORE, HIGHEST_TVSUM_SCORE)
-    num_shots = math.ceil(num_frames / fps / SHOT_SEC)
+    duration = record.duration(num_frames / fps)
+    scores = _read_scores(record, "anno", math.ceil(duration / SHOT_SEC))
+    return _make_example(video_id, record.text("title", blank=True), duration, scores, domain, report)
+
+
+def read_line(record: Record, video_id: str, domain: str, report: Report) -> dict:
+    """The example of one of lighthouse's lines."""
+    duration, scores = record.number("duration", above=0), record.items("label")
+    counts_shots = duration == len(scores)
+    report.change("durations in shots turned into seconds", counts_shots)
+    duration = record.duration(SHOT_SEC * duration if counts_shots else duration)
+    scores = _read_scores(record, "label", math.ceil(duration / SHOT_SEC))
+    return _make_example(video_id, record.text("query", "a title"), duration, scores, domain, report)
+
+
+def _read_scores(record: Record, field: str, num_shots: int) -> list[list[float]]:
+    scores = record.scores(field, LOWEST_TVSUM_SCORE, HIGHEST_TVSUM_SCORE)
     if not 0 < len(scores) <= num_shots or len(scores[0]) != NUM_ANNOTATORS:
-        raise record.error("anno", f"{NUM_ANNOTATORS} scores for each of at most {num_shots} shots")
-    title = record.text("title", blank=True)
+        raise record.error(field, f"{NUM_ANNOTATORS} scores for each of at most {num_shots} shots")
+    return scores
+
+
+def _make_example(
+    video_id: str, title: str, duration: float, scores: list[list[float]], domain: str, report: Report
+) -> dict:
     report.note("videos have a blank title", not title.strip())
     return {
         "qid": video_id,
         "query": unquote_title(title, report),
         "video_id": video_id,
-        "duration_sec": num_frames / fps,
+        "duration_sec": duration,
         "moments": None,
         "saliency": {
             "times_sec": [[SHOT_SEC * shot, SHOT_SEC * (shot + 1)] for shot in range(len(scores))],

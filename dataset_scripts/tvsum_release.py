@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from contextlib import suppress
 
 import numpy as np
 
@@ -17,6 +18,7 @@ USUAL_RATES = (24000 / 1001, 24.0, 25.0, 30000 / 1001, 30.0, 50.0, 60000 / 1001,
 # How far the true length lies from what the .mat says, and from the whole seconds of the table, in seconds
 MAT_TOLERANCE = (-0.1, 0.1)
 TABLE_TOLERANCE = (-0.6, 1.1)
+MAX_VALUES = 2**24  # of a field of the .mat; 20 annotators of 7 hours at 30 frames a second
 INFO_TABLE = "ydata-tvsum50-info.tsv"
 INFO_COLUMNS = ["category", "video_id", "title", "url", "length"]
 
@@ -40,18 +42,30 @@ def read_mat(path: str) -> dict[str, dict]:
     try:
         with h5py.File(path, "r") as file:
             for number in range(len(file["tvsum50"]["video"])):
-                row = {name: file[column[number, 0]][()] for name, column in file["tvsum50"].items()}
+                row = {name: _read(file[column[number, 0]]) for name, column in file["tvsum50"].items()}
                 domain, video_id, title = (_text(row[name]) for name in ("category", "video", "title"))
                 scores = row["user_anno"] if row["user_anno"].shape[1] == row["nframes"].item() else row["user_anno"].T
                 videos[video_id] = _shots_of_frames(scores, row["length"].item(), MAT_TOLERANCE, domain, title)
-    except (AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         expected = "`tvsum50` of MATLAB version 7.3"
         raise AnnotationError(f"{path}: found a file that cannot be read ({error}), expected {expected}") from error
     return videos
 
 
+def _read(dataset) -> np.ndarray:
+    """The values of a dataset, whose shape says nothing of how much is stored."""
+    if dataset.size > MAX_VALUES:
+        raise ValueError(f"{dataset.size:,} values in one field, more than {MAX_VALUES:,}")
+    return dataset[()]
+
+
 def _text(codes: np.ndarray) -> str:
-    return "".join(map(chr, codes.ravel()))
+    """Text of MATLAB's 16-bit code units, into some of which the published file puts the bytes of UTF-8."""
+    units = codes.ravel().astype("<u2")
+    if units.max(initial=0) < 256:
+        with suppress(UnicodeDecodeError):
+            return bytes(units.tolist()).decode("utf-8")
+    return units.tobytes().decode("utf-16-le")
 
 
 def read_tables(path: str, report: Report) -> dict[str, dict]:
@@ -64,6 +78,8 @@ def read_tables(path: str, report: Report) -> dict[str, dict]:
             if rows and len(rows[0]) != len(row):
                 raise AnnotationError(f"{path}, line {number}: found {len(row)} scores, expected {len(rows[0])}")
             rows.append(row)
+    if not scores:
+        raise report.errors[0]  # no line is as in a table: it is none
     info_path = next(iter(find_files(os.path.dirname(path), (INFO_TABLE,))), None)
     if info_path is None:
         raise FileNotFoundError(f"'{path}' has no titles and lengths; put {INFO_TABLE} beside it.")

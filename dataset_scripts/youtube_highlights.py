@@ -9,9 +9,14 @@ What to know of it:
 - `youtube_anno.json` holds the videos of all domains. The authors' release, one folder for each domain and video, has
   the same labels but neither frame rate nor number of frames: they are read from the video files. Where a folder has
   both, `youtube_anno.json` is taken, as it needs no videos.
-- 27 of the 419 videos of the split have no annotation; 30 of the 422 annotated videos are in no split.
+- The two forms are not the same benchmark: the authors' folders label all 419 videos of the split, `youtube_anno.json`
+  392 of them (and 30 that are in no split). Published scores are on the latter; scores on the folders are not comparable
+  with them.
+- lighthouse's lines, `youtube_highlight_{split}_release.jsonl`, hold the videos of one split each. Their query is the
+  domain, not the title, so that scores on them are not comparable either.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -20,24 +25,34 @@ import datasets
 from .builder import BenchmarkBuilder, BenchmarkConfig
 from .cleaning import Report
 from .features import FEATURES
-from .reading import AnnotationError, Record, read_json
+from .moment_lines import read_lighthouse_lines
+from .reading import AnnotationError, Record, is_json_lines, read_json
 from .splits import YOUTUBE_HIGHLIGHTS, read_splits, select_videos
 from .videos import VideoFolder
 
 
 __all__ = ["YouTubeHighlights"]
 
+logger = logging.getLogger(__name__)
+
 LABELS = "match_label.json"
 TITLE = 5  # its position in `info`
+OTHER_SCORES = (
+    "The authors' folders of YouTube Highlights label all 419 videos of the split, youtube_anno.json 392, on which the "
+    "published scores are: the two are not comparable."
+)
 
 
 class YouTubeHighlights(BenchmarkBuilder):
-    """Builder of YouTube Highlights from `youtube_anno.json` or from the authors' folders; a domain or all."""
+    """Builder of YouTube Highlights from `youtube_anno.json`, the authors' folders or lighthouse's lines."""
 
     BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in ("all", *YOUTUBE_HIGHLIGHTS)]
     DEFAULT_CONFIG_NAME = "all"
     # The last name stands for the authors' folders, which `find_file` looks for.
-    FILES = dict.fromkeys(("train", "val"), ("youtube_anno.json", f"DOMAIN/VIDEO/{LABELS}"))
+    FILES = {
+        split: ("youtube_anno.json", f"youtube_highlight_{split}_release.jsonl", f"DOMAIN/VIDEO/{LABELS}")
+        for split in ("train", "val")
+    }
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
@@ -58,7 +73,11 @@ class YouTubeHighlights(BenchmarkBuilder):
         self, path: str, split: str, videos: VideoFolder, report: Report
     ) -> Iterator[tuple[Record, dict]]:
         """Yield the annotated videos of a split."""
+        if not os.path.isdir(path) and is_json_lines(path):
+            yield from read_lighthouse_lines(path, self.config.name, read_video, YOUTUBE_HIGHLIGHTS, report)
+            return
         if os.path.isdir(path):
+            logger.warning(OTHER_SCORES)
             if videos.folder is None:
                 raise ValueError(
                     f"The annotations in '{path}' have no frame rates; pass the folder of the videos as `video_dir`, "
@@ -104,7 +123,7 @@ def read_folder(folder: str, domain: str, video_id: str, videos: VideoFolder) ->
 
 
 def read_video(record: Record, video_id: str, domain: str, report: Report) -> dict:
-    """The example of one video."""
+    """The example of one video; lighthouse's lines have the query where the others have `info`."""
     fps, num_frames = record.number("fps", above=0), record.number("frames", above=0, spelled=True)
     if record.text("domain") != domain:
         raise record.error("domain", f"'{domain}', as in the split")
@@ -119,9 +138,9 @@ def read_video(record: Record, video_id: str, domain: str, report: Report) -> di
     report.note("videos have clips that end after them", any(end > num_frames for _, end in clips))
     return {
         "qid": video_id,
-        "query": read_title(record, domain, report),
+        "query": record.text("query") if record.has("query") else read_title(record, domain, report),
         "video_id": video_id,
-        "duration_sec": num_frames / fps,
+        "duration_sec": record.duration(num_frames / fps),
         "moments": None,
         "saliency": {
             "times_sec": [[start / fps, end / fps] for start, end in clips],

@@ -19,8 +19,8 @@ FORMS = {
     "charades_sta": ("txt", "jsonl"),
     "ego4d_nlq": ("v1", "v2", "jsonl"),
     "tacos": ("2dtan", "jsonl"),
-    "youtube_highlights": ("anno", "folders"),
-    "tvsum": ("mat", "tsv", "anno"),
+    "youtube_highlights": ("anno", "folders", "lines"),
+    "tvsum": ("mat", "tsv", "anno", "lines"),
 }
 SPLITS = {
     "qvhighlights": ("train", "val", "test"),
@@ -229,13 +229,39 @@ def _youtube_video(domain, index):
     }
 
 
+def youtube_line(video_id, video):
+    """lighthouse's record of a video; there `query` is the domain, here the title, as in the other forms."""
+    frames = float(video["frames"])
+    return {
+        "qid": video_id,
+        "query": video["info"][5],
+        "duration": frames / video["fps"],
+        "vid": video_id,
+        "relevant_clip_ids": None,
+        "relevant_windows": None,
+        "label": [[int(match > 0)] for match in video["match"]],
+        "domain": video["domain"],
+        "frames": frames,
+        "fps": video["fps"],
+        "clip": video["clip"],
+        "match": video["match"],
+    }
+
+
 def write_youtube_highlights(folder, form="anno", compress=False):
-    """YouTube Highlights with its own `splits.json`; the form "folders" is the authors' release."""
+    """YouTube Highlights with its own `splits.json`: "folders" is the authors' release, "lines" lighthouse's form."""
     folder, videos = Path(folder), youtube_annotations()
     splits = {domain: {"train": [f"{domain}-clip0"], "val": [f"{domain}-clip1"]} for domain in ("dog", "surfing")}
     write_json(folder / "splits.json", splits)
     if form == "anno":
         write_json(folder / "youtube_anno.json", videos, compress)
+        return folder
+    if form == "lines":
+        for index, split in enumerate(SPLITS["youtube_highlights"]):
+            rows = [
+                youtube_line(video_id, video) for video_id, video in videos.items() if video_id.endswith(f"{index}")
+            ]
+            write_json_lines(folder / f"youtube_highlight_{split}_release.jsonl", rows, compress)
         return folder
     for video_id, video in videos.items():
         place = folder / video["domain"] / video_id
@@ -264,6 +290,20 @@ def _tvsum_video(domain, index):
     }
 
 
+def tvsum_line(video_id, video):
+    """lighthouse's record of a video."""
+    return {
+        "qid": video_id,
+        "query": video["title"],
+        "duration": int(video["frames"]) / video["fps"],
+        "vid": video_id,
+        "relevant_clip_ids": None,
+        "relevant_windows": None,
+        "label": video["anno"],
+        "domain": video["domain"],
+    }
+
+
 def tvsum_frame_scores(video):
     """Scores for each frame, shape (20, frames): those of the shot it lies in, the rest of the video as the last shot."""
     shot_of_frame = np.ceil(np.arange(int(video["frames"])) / (2 * video["fps"])).astype(int) - 1
@@ -271,7 +311,7 @@ def tvsum_frame_scores(video):
 
 
 def write_tvsum(folder, form="anno", compress=False):
-    """TVSum with its own `splits.json`: "mat" is the MATLAB v7.3 file, "tsv" the pair of tables."""
+    """TVSum with its own `splits.json`: "mat" is the MATLAB v7.3 file, "tsv" the tables, "lines" lighthouse's form."""
     folder, videos = Path(folder), tvsum_annotations()
     splits = {domain: {"train": [f"{domain}_video-0"], "val": [f"{domain}_video-1"]} for domain in ("BK", "VU")}
     write_json(folder / "splits.json", splits)
@@ -279,6 +319,10 @@ def write_tvsum(folder, form="anno", compress=False):
         write_json(folder / "tvsum_anno.json", videos, compress)
     elif form == "mat":
         write_tvsum_mat(folder / "ydata-tvsum50.mat", videos)
+    elif form == "lines":
+        for index, split in enumerate(SPLITS["tvsum"]):
+            rows = [tvsum_line(video_id, video) for video_id, video in videos.items() if video_id.endswith(f"{index}")]
+            write_json_lines(folder / f"tvsum_{split}_release.jsonl", rows, compress)
     else:
         write_tvsum_tables(folder, videos, compress)
     return folder

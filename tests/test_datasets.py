@@ -168,6 +168,66 @@ def test_bad_split_lists_are_named(write, lists, message):
         load_vtg_dataset("tvsum", data_dir=folder)
 
 
+def test_shots_are_turned_into_seconds(tmp_path, caplog):
+    """Some files in lighthouse's form tell how many shots a video has where others tell its seconds."""
+    line = samples.tvsum_line("x", samples.tvsum_annotations()["BK_video-1"])
+    rows = [line, {**line, "qid": "y", "vid": "y", "duration": 6}]
+    path = samples.write_json_lines(tmp_path / "rows", rows)
+    dataset = load_vtg_dataset("tvsum", split="val", data_files=path)
+    assert dataset["duration_sec"][:] == [13.0, 12.0]
+    assert len(dataset[1]["saliency"]["times_sec"]) == 6
+    assert "1 durations in shots turned into seconds" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("name", ["youtube_highlights", "tvsum"])
+def test_a_file_of_lines_is_one_split(write, name):
+    """Those that hold one document have all splits, which one path may name."""
+    [document] = (path for path in write(name, "anno").iterdir() if path.name != "splits.json")
+    loaded = load_vtg_dataset(name, data_dir=document.parent, data_files=document)
+    assert list(loaded) == ["train", "val"]
+    lines = next(write(name, "lines").glob("*val_release.jsonl"))
+    assert len(load_vtg_dataset(name, split="val", data_files=lines)) == 2
+    with pytest.raises(ValueError, match="Pass `split` with a single path"):
+        load_vtg_dataset(name, data_files=lines)
+
+
+@pytest.mark.parametrize("name", ["youtube_highlights", "tvsum"])
+def test_a_line_of_an_unknown_domain_is_named(write, name):
+    folder = write(name, "lines")
+    path = next(folder.glob("*val_release.jsonl"))
+    path.write_text(path.read_text().replace('"domain": "', '"domain": "../'))
+    with pytest.raises(ValueError, match=r"val_release.jsonl, line 1: `domain` is '\.\./.*', expected one of"):
+        load_vtg_dataset(name, split="val", data_dir=folder)
+
+
+def test_the_authors_folders_of_youtube_highlights_come_with_a_warning(write, tmp_path, caplog):
+    """They label more videos, so that scores on them are not those of papers."""
+    videos = samples.write_videos("youtube_highlights", tmp_path / "videos")
+    for form, warned in (("anno", False), ("lines", False), ("folders", True)):
+        caplog.clear()
+        load_vtg_dataset(
+            "youtube_highlights", split="val", data_dir=write("youtube_highlights", form), video_dir=videos
+        )
+        assert ("label all 419 videos of the split, youtube_anno.json 392" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    ("stored", "title"),
+    [
+        ("\u0160KODA".encode().decode("latin-1"), "\u0160KODA"),  # bytes of UTF-8, as the published file has them
+        ("Vi\u00f1a", "Vi\u00f1a"),  # code units, as MATLAB writes them
+        ("\u72ac \ud83d\ude00", "\u72ac \U0001f600"),
+    ],
+)
+def test_titles_of_the_mat_file_are_characters(tmp_path, stored, title):
+    videos = samples.tvsum_annotations()
+    videos["BK_video-1"]["title"] = stored
+    samples.write_tvsum(tmp_path, "mat")
+    samples.write_tvsum_mat(tmp_path / "ydata-tvsum50.mat", videos)
+    dataset = load_vtg_dataset("tvsum", split="val", data_dir=tmp_path, domain="BK")
+    assert dataset["query"][:] == [title]
+
+
 # ---- ways of reading ----
 
 

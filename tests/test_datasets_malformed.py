@@ -4,6 +4,7 @@ import gzip
 import json
 
 import annotation_samples as samples
+import h5py
 import pytest
 
 from dataset_scripts import AnnotationError, load_vtg_dataset
@@ -52,6 +53,20 @@ BAD_LINES = {
     "infinity": (changed(GOOD, duration=float("inf")), "`duration` is inf"),
     "overflow": (json.dumps(GOOD).replace("20", "1e999"), "`duration` is inf"),
     "a huge integer": (changed(GOOD, duration=10**400), "`duration` is 1000"),
+    "more than a day": (
+        changed(GOOD, duration=1e7),
+        r"found a video of 1e\+07 s, expected .* at most 86,400 s, a day",
+    ),
+    "scores of a day": (changed(SCORED, duration=86_400), "`duration` is 86400, expected at most 21,600, six hours"),
+    "a crowd of annotators": (
+        changed(SCORED, saliency_scores=[[1] * 101] * 2),
+        r"`saliency_scores\[0\]` is .*, expected scores of at most 100 annotators",
+    ),
+    "endless windows": (
+        changed(GOOD, relevant_windows=[[0, 4]] * 10_001),
+        "`relevant_windows` has 10,001 items, expected at most 10,000",
+    ),
+    "a clip far away": (changed(SCORED, relevant_clip_ids=[0, 10**9]), r"`relevant_clip_ids\[1\]` is 1000000000"),
     "boolean duration": (changed(GOOD, duration=True), "`duration` is True"),
     "no windows": (
         without(GOOD, "relevant_windows"),
@@ -141,8 +156,44 @@ def test_empty_file(tmp_path, name, content):
 def test_broken_gzip(tmp_path, name):
     path = tmp_path / "file"
     path.write_bytes(gzip.compress(b"some text " * 100)[:-20])
-    with pytest.raises(AnnotationError, match="file: found a broken gzip file"):
+    with pytest.raises(AnnotationError, match="file, line 1: found a broken gzip file"):
         load_vtg_dataset(name, split=samples.SPLITS[name][-1], data_files=path)
+
+
+@pytest.mark.parametrize("name", samples.FORMS)
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(tmp_path, name, encoding):
+    """PowerShell's `>` writes it."""
+    path = tmp_path / "file"
+    path.write_bytes("\ufeff{}".encode(encoding))
+    with pytest.raises(AnnotationError, match="file, line 1: found text in UTF-16, expected text in UTF-8"):
+        load_vtg_dataset(name, split=samples.SPLITS[name][-1], data_files=path)
+
+
+def test_files_that_unpack_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset_scripts.reading.MAX_BYTES", 10_000)
+    path = samples.write_text(tmp_path / "bomb", b" " * 10_001, compress=True)
+    assert path.stat().st_size < 100
+    with pytest.raises(AnnotationError, match=r"bomb\.gz: found more than 10,000 bytes, unpacked; expected no more"):
+        load_vtg_dataset("tacos", split="val", data_files=path)
+
+
+def test_the_line_at_which_gzip_breaks_off_is_told(tmp_path):
+    """The last half of the file is missing."""
+    rows = [{**GOOD, "qid": number, "query": f"{number**9:x}"} for number in range(4000)]
+    packed = gzip.compress(b"\n".join(json.dumps(row).encode() for row in rows))
+    path = tmp_path / "rows.gz"
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(AnnotationError, match=r"rows\.gz, line (1[5-9]|2[0-5])\d\d: found a broken gzip file"):
+        load_vtg_dataset("tacos", split="val", data_files=path)
+
+
+def test_the_longest_video_takes_little_memory(tmp_path):
+    row = {**SCORED, "duration": 21_600}
+    path = samples.write_json_lines(tmp_path / "rows", [row])
+    [row] = (dataset := load_vtg_dataset("qvhighlights", split="val", data_files=path))
+    assert len(row["saliency"]["scores"]) == 10_800
+    assert dataset.data.nbytes < 2**20
 
 
 @pytest.mark.parametrize("name", samples.FORMS)
@@ -200,6 +251,7 @@ def test_bad_line_of_charades(tmp_path, caplog, line, message):
     ("table", "message"),
     [
         ("id,length\nTES00,abc\n", "Charades_v1_test.csv, line 2: `length` is 'abc', expected a number above 0"),
+        ("id,length\nTES00,90000\n", "line 2: found a video of 90000 s, expected"),
         ("id,length\nTES00,-3\n", "line 2: `length` is '-3', expected a number above 0"),
         ("id,length\nTES00\n", "line 2: `length` is None"),
         ("id,duration\nTES00,3\n", r"found the columns \['id', 'duration'\], expected `id` and `length`"),
@@ -227,6 +279,7 @@ def change_document(path, change):
     [
         (lambda video: video.pop("fps"), "video 's10-val.avi': `fps` is missing", 2),
         (lambda video: video.update(fps=0), "video 's10-val.avi': `fps` is 0, expected a number above 0", 2),
+        (lambda video: video.update(fps=1e-300), "video 's10-val.avi': found a video of 3e\\+302 s, expected", 2),
         (lambda video: video.update(num_frames="9"), "`num_frames` is '9'", 2),
         (lambda video: video.update(sentences="x"), "`sentences` is 'x', expected a list", 2),
         (lambda video: video["sentences"].pop(), "found 2 `timestamps` and 1 `sentences`", 2),
@@ -277,6 +330,12 @@ def query_of(document, number=1):
             2,
         ),
         (lambda document: document["videos"][0]["clips"][0].update(clip_end_sec=0), "", "expected an end after", 2),
+        (
+            lambda document: document["videos"][0]["clips"][0].update(clip_end_sec=1e6),
+            "",
+            "found a video of 1e\\+06 s",
+            2,
+        ),
         (lambda document: query_of(document).update(query=7), r"language_queries\[1\]", "`query` is 7", 3),
         (lambda document: query_of(document).pop("clip_end_sec"), "", "`clip_end_sec` is missing", 3),
         (lambda document: query_of(document).update(clip_start_sec="1"), "", "`clip_start_sec` is '1'", 3),
@@ -297,6 +356,7 @@ def test_bad_place_of_ego4d(tmp_path, change, place, message, left):
         (lambda video: video.pop("fps"), "`fps` is missing"),
         (lambda video: video.update(frames="many"), "`frames` is 'many', expected a number above 0"),
         (lambda video: video.update(frames=None), "`frames` is None"),
+        (lambda video: video.update(frames=1e300), "found a video of 4e\\+298 s, expected"),
         (lambda video: video.update(domain="surfing"), "`domain` is 'surfing', expected 'dog', as in the split"),
         (lambda video: video.update(info=["a"] * 5), "`info` is .*, expected a list with the title at index 5"),
         (lambda video: video["match"].pop(), "`match` is .*, expected one label for each of the 9 clips"),
@@ -318,6 +378,7 @@ def test_bad_video_of_youtube_highlights(tmp_path, change, message):
     ("change", "message"),
     [
         (lambda video: video.update(fps=-1), "`fps` is -1"),
+        (lambda video: video.update(fps=1e-320), "found a video of inf s, expected"),
         (lambda video: video.update(title=5), "`title` is 5"),
         (lambda video: video.update(domain="VU"), "`domain` is 'VU', expected 'BK'"),
         (lambda video: video["anno"].append([1] * 19), r"`anno\[6\]` is .*, expected a list of scores, as long as"),
@@ -378,6 +439,15 @@ def test_broken_mat_file(tmp_path, cut):
     path = samples.write_tvsum(tmp_path, "mat") / "ydata-tvsum50.mat"
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(AnnotationError, match="ydata-tvsum50.mat: .*expected `tvsum50` of MATLAB version 7.3"):
+        load_vtg_dataset("tvsum", data_dir=tmp_path)
+
+
+def test_mat_file_that_declares_more_than_it_holds(tmp_path):
+    path = samples.write_tvsum(tmp_path, "mat") / "ydata-tvsum50.mat"
+    with h5py.File(path, "r+") as file:
+        file["#refs#"].create_dataset("endless", shape=(20, 10**12), chunks=(20, 1000), dtype=float)
+        file["tvsum50"]["user_anno"][0, 0] = file["#refs#"]["endless"].ref
+    with pytest.raises(AnnotationError, match="ydata-tvsum50.mat: .*20,000,000,000,000 values in one field"):
         load_vtg_dataset("tvsum", data_dir=tmp_path)
 
 

@@ -375,6 +375,12 @@ def test_a_published_cache_of_another_k_is_refused(official, make_model, name):
         (np.full((2, NUM_LAYERS, NUM_TOKENS, WIDTH), np.inf, dtype=np.float16), "not finite"),
         (np.array([{"a": 1}]), "is corrupt or no features"),
         (np.float32(1), r"the shape \(\)"),
+        (b"PK\x03\x04" + bytes(100), "is corrupt or no features"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f2', 'shape': (1,".ljust(200), "is corrupt or no features"),
+        (
+            b"\x93NUMPY\x01\x00v\x00{'descr': '<f2', 'fortran_order': False, 'shape': (-4, 3), }".ljust(128),
+            "is corrupt or no features",
+        ),
     ],
 )
 def test_a_published_file_that_is_no_features_is_named(official, tiny_model, content, message):
@@ -382,6 +388,31 @@ def test_a_published_file_that_is_no_features_is_named(official, tiny_model, con
     path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
     with pytest.raises(ValueError, match=rf"odd\.npy.*({message})"):
         FeatureCache(official, model=tiny_model).video("odd")
+
+
+@pytest.mark.parametrize("name", ["../clip_b32_txt_k4/s1_0", "../../secret", "a/../../../secret", "ABSOLUTE"])
+def test_an_id_does_not_lead_out_of_a_published_cache(official, name):
+    np.save(official.parent / "secret.npy", video_states().numpy())
+    name = str(official.parent / "secret") if name == "ABSOLUTE" else name
+    cache = FeatureCache(official)
+    for read in (cache.video, lambda qid: cache.query(qid, "any text")):
+        with pytest.raises(ValueError, match="The id '.*' leads out of '.*_k4'"):
+            read(name)
+
+
+def test_links_and_folders_inside_a_published_cache_are_followed(official):
+    """A folder of links to features elsewhere is the user's own doing."""
+    np.save(official.parent / "elsewhere.npy", video_states().numpy())
+    (official / "clip_b32_vid_k4/part").mkdir()
+    (official / "clip_b32_vid_k4/part/x.npy").symlink_to(official.parent / "elsewhere.npy")
+    assert torch.equal(FeatureCache(official).video("part/x"), video_states())
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": 1, "store": "features", "num_layers": "3"}'])
+def test_odd_settings_are_named(tmp_path, tiny_model, text):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match='is corrupt|`num_layers` is "3" there, 3 is needed'):
+        FeatureCache(tmp_path, model=tiny_model)
 
 
 def test_a_cut_published_file_is_named(official):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import tracemalloc
 
 import datasets
 import pytest
@@ -135,6 +136,11 @@ def test_nothing_to_score():
             r"`pred_relevant_windows` of query '7'.*3 finite numbers, got \[\[0, 1\]\]",
         ),
         ({"pred_relevant_windows": [0, 1, 0.5]}, "`pred_relevant_windows` of query '7'"),
+        ({"pred_relevant_windows": 0.5}, "`pred_relevant_windows` of query '7' must be a list, got 0.5"),
+        ({"pred_relevant_windows": {"a": [0, 1, 1]}}, "`pred_relevant_windows` of query '7' must be a list"),
+        ({"pred_relevant_windows": [[0, 10**400, 1]]}, "`pred_relevant_windows` of query '7'"),
+        ({"pred_saliency_scores": 1}, "`pred_saliency_scores` of query '7' must be a list, got 1"),
+        ({"pred_saliency_scores": "12"}, "`pred_saliency_scores` of query '7' must be a list, got 12"),
         ({"pred_saliency_scores": [0.1, None]}, "`pred_saliency_scores` of query '7'"),
         ({"pred_saliency_scores": [[0.1], [0.2]]}, "`pred_saliency_scores` of query '7'"),
         ({"pred_saliency_scores": [-math.inf, 0.0]}, "`pred_saliency_scores` of query '7'"),
@@ -154,6 +160,22 @@ def test_annotations_that_cannot_be_scored_are_named():
         compute_scores("qvhighlights", [prediction("1"), prediction("2")], references)
     with pytest.raises(ValueError, match=r"number 1 has the keys \['windows'\]"):
         compute_scores("tacos", [prediction("1"), {"windows": []}], [reference("1")])
+
+
+def test_one_long_query_does_not_make_the_others_long():
+    """Of 300 queries, one with a six-hour video and 2,000 moments and one with as many scores that nobody asked for."""
+    references = [reference(str(number), scores=[[1, 2, 4]] * 10) for number in range(300)]
+    predictions = [prediction(str(number)) for number in range(300)]
+    expected = compute_scores("qvhighlights", predictions[2:], references[2:])
+    references[0] = reference("0", [[start, start + 1] for start in range(2000)], [[1, 2, 4]] * 10_800)
+    predictions[1] = {**predictions[1], "pred_saliency_scores": [0.5] * 10_800}
+    tracemalloc.start()
+    scores = compute_scores("qvhighlights", predictions, references)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 * 2**20  # 10,800 clips of each query and annotator alone would be 78 MB
+    assert scores["by_query_length"]["1-10"]["queries"] == 300
+    assert compute_scores("qvhighlights", predictions, references[2:], match_number=False) == expected
 
 
 def test_errors_list_a_few_queries_and_count_the_rest():

@@ -290,17 +290,17 @@ def test_a_preset_can_be_a_file(options, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
-        ({"learning_rate": 0}, "`learning_rate` must be positive"),
-        ({"batch_size": 5, "queries_per_video": 2}, "`batch_size` must be a multiple of `queries_per_video`"),
-        ({"video_dir": "."}, "either `features`, a feature cache, or `video_dir`"),
-        ({"preset": "charades"}, "`preset` must be one of"),
+        ({"epochs": 0}, "`--epochs` must be at least 1, got 0"),
+        ({"learning_rate": 0}, "`--learning-rate` must be positive"),
+        ({"batch_size": 5, "queries_per_video": 2}, "`--batch-size` must be a multiple of `--queries-per-video`"),
+        ({"video_dir": "."}, "either `--features`, a feature cache, or `--video-dir`"),
+        ({"preset": "charades"}, "`--preset` must be one of"),
         ({"domain": "all"}, "qvhighlights has none"),
         ({"model": '{"hiden_size": 8}'}, "R2TuningConfig does not know: ['hiden_size']"),
-        ({"post_processing": '{"nsm": "hard"}'}, "`post_processing` has unknown fields: ['nsm']"),
-        ({"best_metric": "accuracy"}, "`best_metric` must be one of"),
+        ({"post_processing": '{"nsm": "hard"}'}, "`--post-processing` has unknown fields: ['nsm']"),
+        ({"best_metric": "accuracy"}, "`--best-metric` must be one of"),
         ({"features": "nowhere"}, "nowhere"),
-        ({"log_with": "wandb"}, "`log_with` names ['wandb'], which cannot be imported"),
+        ({"log_with": "wandb"}, "`--log-with` names ['wandb'], which cannot be imported"),
     ],
 )
 def test_what_is_wrong_is_said(options, tmp_path, capsys, changes, message):

@@ -379,5 +379,5 @@ def test_a_run_is_not_begun_over_another(whole, options, capsys):
 def test_a_run_does_not_go_on_with_other_settings(whole, options, capsys):
     assert main(as_arguments(options, output_dir=whole, learning_rate=1e-3, num_workers=1)) == USAGE
     message = capsys.readouterr().err
-    assert "`learning_rate` was 0.005, now is 0.001" in message
+    assert "`--learning-rate` was 0.005, now is 0.001" in message
     assert "num_workers" not in message

@@ -87,7 +87,8 @@ class FeatureCache:
             return
         wanted = {"format": FORMAT, "store": "features"}
         if model is not None:
-            enough = max(model.config.num_recurrent_steps, self.settings.get("num_layers", 0))
+            enough, found = model.config.num_recurrent_steps, self.settings.get("num_layers")
+            enough = max(enough, found) if isinstance(found, int) else enough
             wanted |= {"clip_weights": fingerprint(model), "num_layers": enough}
         if fps is not None and self.settings.get("fps") != ONE_PER_CLIP:
             wanted["fps"] = float(fps)
@@ -154,12 +155,16 @@ class FeatureCache:
 
     def _load_official(self, folder: Path, name: str, shape: tuple[int, ...] | None) -> torch.Tensor:
         """Read `name`.npy; `shape` is that of a frame or token, which may be flattened in the file."""
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"The id {name!r} leads out of '{folder}', where a published cache has its files.")
         paths = [folder / f"{name}{suffix}.npy" for suffix in OFFICIAL_SUFFIXES]
         path = next((path for path in paths if path.is_file()), paths[0])
         try:
             # copy-on-write, as tensors cannot be read-only
             states = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-        except (ValueError, EOFError, TypeError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 (numpy raises many types, such as TokenError and BadZipFile)
             raise ValueError(f"'{path}' is corrupt or no features ({error}). Download it again.") from error
         if shape is None and states.dim() == 2:
             raise ValueError(
@@ -206,7 +211,7 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is corrupt ({error}). Extract the features into a new folder.") from error
     if not isinstance(settings, dict):
         raise ValueError(f"'{path}' holds no settings. Extract the features into a new folder.")

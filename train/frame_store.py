@@ -56,7 +56,7 @@ class FrameStore:
         try:
             record = json.loads(self._record_path(job).read_text(encoding="utf-8"))
             checksum = record.pop("checksum")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return f"'{path}' is corrupt: it has no record of what it was made from."
         if zlib.crc32(path.read_bytes()) != checksum:
             return f"'{path}' is corrupt: its content does not fit its checksum."

@@ -1,6 +1,5 @@
 """Predictions in the common form: read from a file, made by a checkpoint, written for the evaluation server."""
 
-import gzip
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from dataset_scripts.reading import Record, parse_json, read_lines
 from modeling_r2tuning import EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
 from train.feature_cache import FeatureCache
 
@@ -34,23 +34,18 @@ def read_predictions(path: str | os.PathLike) -> list[dict[str, Any]]:
         FileNotFoundError: There is no such file.
         ValueError: A line is no such object; the message names it.
     """
-    with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    rows = []
-    with (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"'{path}', line {number}: not JSON ({error}).") from error
-            if not isinstance(row, dict) or not {"qid", "vid"} & set(row):
-                raise ValueError(f"'{path}', line {number}: expected an object with `qid`, got {line.strip()[:60]!r}.")
-            rows.append(row)
-    if not rows:
-        raise ValueError(f"'{path}' holds no predictions.")
-    return rows
+    records = (Record(parse_json(line, path, number), f"{path}, line {number}") for number, line in read_lines(path))
+    return [_check_prediction(record) for record in records]
+
+
+def _check_prediction(record: Record) -> dict[str, Any]:
+    """The fields of a prediction, as found."""
+    record.identifier("vid" if record.has("vid") and not record.has("qid") else "qid")
+    if record.has("pred_relevant_windows"):
+        record.windows("pred_relevant_windows", "[start, end, score] triple")
+    if record.has("pred_saliency_scores"):
+        record.numbers("pred_saliency_scores")
+    return record.fields
 
 
 def write_predictions(rows: Iterable[dict[str, Any]], path: str | os.PathLike) -> None:
@@ -86,7 +81,7 @@ def write_submission(rows: Iterable[dict[str, Any]], folder: str | os.PathLike, 
         raise ValueError(f"`split` must be one of {SUBMISSION_SPLITS} for a submission, got {split!r}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [{**row, "qid": int(row["qid"])} for row in rows]
+    rows = [{**row, "qid": _server_id(row)} for row in rows]
     lacking = [row["qid"] for row in rows if not {"pred_relevant_windows", "pred_saliency_scores"} <= set(row)]
     if lacking:
         raise ValueError(f"{len(lacking)} predictions lack moments or saliency, such as that of query {lacking[0]}.")
@@ -98,6 +93,14 @@ def write_submission(rows: Iterable[dict[str, Any]], folder: str | os.PathLike, 
                 file.write(folder / name, name)
     os.replace(partial, archive)
     return archive
+
+
+def _server_id(row: dict[str, Any]) -> int:
+    """The id of a query as the server wants it."""
+    qid = str(row.get("qid"))
+    if not qid.isdecimal():
+        raise ValueError(f"The `qid` of every prediction in a submission must be a whole number, got {qid[:60]!r}.")
+    return int(qid)
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ import logging
 import os
 import statistics
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
+from dataset_scripts.advice import spell_options
 from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
 from train.checkpointing import write_json
 from train.config import TrainingConfig, read_config
@@ -56,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"run: error: {error}\n")
         return NOT_FINITE
     except USER_ERRORS as error:
-        sys.stderr.write(f"run: error: {error}\n")
+        options = ["preset", *(field.name for field in fields(TrainingConfig))]
+        sys.stderr.write(f"run: error: {spell_options(error, options)}\n")
         return USAGE
     PartialState().destroy_process_group()
     return DONE if all(outcome.is_published for outcome in outcomes.values()) else NOT_PUBLISHED

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
 from dataset_scripts import BUILDERS, load_vtg_dataset
+from dataset_scripts.advice import spell_options
 from dataset_scripts.metrics import compute_scores
 from dataset_scripts.moving_shapes_builder import PARTS
 from modeling_r2tuning import R2TuningForVideoGrounding
@@ -30,6 +31,11 @@ from train.predictions import predict, read_predictions, write_predictions, writ
 
 
 USER_ERRORS = (ImportError, OSError, ValueError)
+OTHER_NAMES = {  # of arguments, by what errors advise
+    "data_files": "--data-file",
+    "match_number=False": "--shared-queries-only",
+    "match_reference_code=False": "no --match-reference-code",
+}
 PART_COLUMNS = {
     "R1@0.5": "MR-full-R1@0.5",
     "R1@0.7": "MR-full-R1@0.7",
@@ -59,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         predictions = get_predictions(args, rows)
         document = evaluate(args, predictions, list(rows))
     except USER_ERRORS as error:
-        sys.stderr.write(f"run_evaluation: error: {error}\n")
+        sys.stderr.write(f"run_evaluation: error: {spell_options(error, vars(args), OTHER_NAMES)}\n")
         return 2
     sys.stdout.write(format_scores(document))
     return 0

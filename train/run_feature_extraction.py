@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
 from dataset_scripts import BUILDERS, load_vtg_dataset
+from dataset_scripts.advice import spell_options
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.checkpoints_r2tuning import DEFAULT_CLIP, check_model_type
 from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write("run_feature_extraction: interrupted; run the same command again to go on\n")
         return INTERRUPTED
     except USER_ERRORS as error:
-        sys.stderr.write(f"run_feature_extraction: error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"run_feature_extraction: error: {spell_options(error, vars(args))}\n")
         return ERROR
     sys.stdout.write(format_summary(summary))
     return SOME_FAILED if summary.failed else DONE

@@ -27,7 +27,7 @@ class Query(NamedTuple):
     @property
     def scores(self) -> list[float]:
         """Predicted saliency in the last record, one score a clip; empty where nothing was predicted."""
-        return (self.predictions[-1].get("pred_saliency_scores") or []) if self.predictions else []
+        return predicted_list(self.predictions[-1], "pred_saliency_scores") if self.predictions else []
 
     @property
     def annotation(self) -> list[list[float]]:
@@ -40,6 +40,20 @@ def query_id(record: Mapping) -> str | None:
     qid = record.get("qid")
     qid = record.get("vid") if qid is None else qid
     return None if qid is None else str(qid)
+
+
+def predicted_list(record: Mapping, key: str) -> list:
+    """A list in a prediction; empty where it is missing.
+
+    Raises:
+        ValueError: There is something else.
+    """
+    value = record.get(key)
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if not isinstance(value, list | tuple | None):
+        raise ValueError(f"`{key}` of query '{query_id(record)}' must be a list, got {str(value)[:SHOWN_AT_MOST]}.")
+    return list(value or [])
 
 
 def name_queries(qids: list[str]) -> str:
@@ -134,7 +148,7 @@ def read_numbers(items: Iterable, width: int | None) -> np.ndarray | None:
             values = np.fromiter(chain.from_iterable(items), np.float64, len(items) * width).reshape(-1, width)
         else:
             return None
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
     return values if np.isfinite(values).all() else None
 
@@ -169,20 +183,45 @@ def pad_rows(
     return padded, counts
 
 
-def read_saliency(queries: list[Query]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def group_by_size(sizes: Iterable[tuple[int, ...]]) -> list[list[int]]:
+    """Positions of items of like size: padded together they take no multiple of what they hold.
+
+    A single long item would otherwise make all others as long.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, size in enumerate(sizes):
+        groups.setdefault(tuple(number.bit_length() for number in size), []).append(index)
+    return list(groups.values())
+
+
+def read_saliency(queries: list[Query], num_annotators: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Predicted and annotated saliency of queries that have the latter.
+
+    Args:
+        queries: Of like size, as all are padded to the longest.
+        num_annotators: Scores of each annotated clip.
 
     Returns:
         Predicted scores `(queries, longest)`, 0 where padded; how many there are; annotated scores
         `(queries, clips, annotators)`, -inf where padded; how many clips there are.
 
     Raises:
-        ValueError: Scores are not finite numbers, or not from the same number of annotators everywhere.
+        ValueError: Scores are not finite numbers, or not from `num_annotators` everywhere.
     """
     qids, truth = [query.qid for query in queries], [query.annotation for query in queries]
     predicted, num_scores = pad_rows([query.scores for query in queries], qids, "pred_saliency_scores")
-    annotated, num_clips = pad_rows(truth, qids, "saliency", len(truth[0][0]), fill=-np.inf)
+    annotated, num_clips = pad_rows(truth, qids, "saliency", num_annotators, fill=-np.inf)
     return predicted, num_scores, annotated, num_clips
 
 
-__all__ = ["Query", "align", "align_saliency", "pad_rows", "query_id", "read_saliency", "require"]
+__all__ = [
+    "Query",
+    "align",
+    "align_saliency",
+    "group_by_size",
+    "pad_rows",
+    "predicted_list",
+    "query_id",
+    "read_saliency",
+    "require",
+]

@@ -58,7 +58,9 @@ def score_domains(queries: list[Query], measure: Callable[[np.ndarray, np.ndarra
         ValueError: A video has no domain, or scores are not finite numbers.
     """
     domains: dict[str, list[float]] = {}
-    for query, scores, num_scores, truth, num_clips in zip(queries, *read_saliency(queries), strict=True):
+    num_annotators = len(queries[0].annotation[0])
+    for query in queries:
+        [scores], [num_scores], [truth], [num_clips] = read_saliency([query], num_annotators)
         domain = query.references[-1].get("domain")
         if domain is None:
             raise ValueError(f"The reference of video '{query.qid}' needs a `domain`.")

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from .alignment import align_saliency, read_saliency
+from .alignment import Query, align_saliency, group_by_size, read_saliency
 from .average_precision import percent, rank, score_domains, sum_rows, trapezoid_average_precision
 
 
@@ -88,7 +88,20 @@ def score_highlights(
     queries = align_saliency(
         predictions, references, match_reference_code=match_reference_code, match_number=match_number
     )
-    predicted, num_scores, truth, num_clips = read_saliency(queries)
+    num_annotators = len(queries[0].annotation[0])
+    ap = np.zeros((len(LEVELS), len(queries), num_annotators))
+    hits = np.zeros((len(LEVELS), len(queries)))
+    for group in group_by_size((len(query.annotation), len(query.scores)) for query in queries):
+        ap[:, group], hits[:, group] = measure_queries([queries[index] for index in group], num_annotators)
+    return {
+        f"HL-min-{name}": {"HL-mAP": percent(ap[level].mean()), "HL-Hit1": percent(hits[level].mean())}
+        for level, name in enumerate(LEVELS)
+    }
+
+
+def measure_queries(queries: list[Query], num_annotators: int) -> tuple[np.ndarray, np.ndarray]:
+    """Average precision `(levels, queries, annotators)` and hits `(levels, queries)` of queries of like size."""
+    predicted, num_scores, truth, num_clips = read_saliency(queries, num_annotators)
     width = min(truth.shape[1], predicted.shape[1])
     scores = np.zeros(truth.shape[:2])
     scores[:, :width] = predicted[:, :width]
@@ -97,13 +110,9 @@ def score_highlights(
     top = np.where(np.arange(predicted.shape[1]) < num_scores[:, None], predicted, -np.inf).argmax(axis=1)
     is_clip = (top < num_clips) & (num_scores > 0)
     top_score = truth[np.arange(len(top)), np.where(is_clip, top, 0)].max(axis=1)
-    result = {}
-    for name, level in LEVELS.items():
-        ap = average_precision(scores, by_score >= level) * (num_scores > 0)  # (annotators, queries)
-        ap = np.ascontiguousarray(ap.T)  # the mean adds in the order of memory: query by query
-        hits = is_clip & (top_score >= level)
-        result[f"HL-min-{name}"] = {"HL-mAP": percent(ap.mean()), "HL-Hit1": percent(hits.mean())}
-    return result
+    ap = [(average_precision(scores, by_score >= level) * (num_scores > 0)).T for level in LEVELS.values()]
+    hits = [is_clip & (top_score >= level) for level in LEVELS.values()]
+    return np.stack(ap), np.stack(hits)
 
 
 def youtube_average_precision(scores: list[float], match: list[float]) -> float:

@@ -19,7 +19,7 @@ from itertools import chain
 
 import numpy as np
 
-from .alignment import Query, align, pad_rows, require
+from .alignment import Query, align, group_by_size, pad_rows, predicted_list, require
 from .average_precision import percent, sum_rows
 
 
@@ -74,10 +74,20 @@ class MomentArrays:
     iou: np.ndarray
 
 
+def first_windows(query: Query) -> list[list]:
+    """The first ten windows of each of a query's predictions."""
+    return [predicted_list(record, "pred_relevant_windows")[:MAX_WINDOWS] for record in query.predictions]
+
+
+def count_moments(query: Query) -> int:
+    """Number of moments in all of a query's references."""
+    return sum(len(reference.get("moments") or []) for reference in query.references)
+
+
 def read_arrays(queries: list[Query]) -> MomentArrays:
-    """The first ten windows of each prediction and the moments of each reference."""
+    """The first ten windows of each prediction and the moments of each reference, of queries of like size."""
     qids = [query.qid for query in queries]
-    lists = [[(p.get("pred_relevant_windows") or [])[:MAX_WINDOWS] for p in query.predictions] for query in queries]
+    lists = [first_windows(query) for query in queries]
     rows, counts = pad_rows([list(chain(*row)) for row in lists], qids, "pred_relevant_windows", 3)
     windows, column = rows[..., :2], np.arange(rows.shape[1])
     is_window = column < counts[:, None]
@@ -94,12 +104,11 @@ def read_arrays(queries: list[Query]) -> MomentArrays:
     return MomentArrays(windows, by_score.argsort(axis=1), place, moments, record, iou)
 
 
-def select_moments(arrays: MomentArrays, fill_empty: bool) -> dict[str, np.ndarray]:
-    """The moments `(queries, num_moments)` of each range; with `fill_empty` a range without any takes all."""
+def select_moments(arrays: MomentArrays) -> dict[str, np.ndarray]:
+    """The moments `(queries, num_moments)` of each range."""
     length = arrays.moments[..., 1] - arrays.moments[..., 0]
     real = arrays.record >= 0
-    ranges = {name: real & (above < length) & (length <= up_to) for name, (above, up_to) in RANGES.items()}
-    return {name: real if fill_empty and not wanted.any() else wanted for name, wanted in ranges.items()}
+    return {name: real & (above < length) & (length <= up_to) for name, (above, up_to) in RANGES.items()}
 
 
 def best_iou(arrays: MomentArrays, first: int, wanted: np.ndarray) -> np.ndarray:
@@ -176,18 +185,65 @@ def label(thresholds: np.ndarray, values: Iterable[float]) -> dict[str, float]:
     return {str(threshold): percent(value) for threshold, value in zip(thresholds.tolist(), values, strict=True)}
 
 
-def score_range(ap: np.ndarray, first: np.ndarray, five: np.ndarray) -> dict:
-    """Figures of one range; `None` in place of every figure if it holds no query.
+@dataclass
+class Measures:
+    """What is measured of the queries in one range.
 
-    Args:
+    Attributes:
+        inside: `(queries,)`, whether the query is in the range; elsewhere the others are 0.
         ap: `(queries, num_thresholds)`, average precision.
         first: `(queries,)`, IoU of the first window.
         five: `(queries,)`, best IoU of the first five.
     """
-    if len(ap) == 0:
+
+    inside: np.ndarray
+    ap: np.ndarray
+    first: np.ndarray
+    five: np.ndarray
+
+    @classmethod
+    def empty(cls, num_queries: int) -> "Measures":
+        """Of queries that are all outside."""
+        inside, ap = np.zeros(num_queries, bool), np.zeros((num_queries, len(AP_THRESHOLDS)))
+        return cls(inside, ap, np.zeros(num_queries), np.zeros(num_queries))
+
+
+def measure_queries(queries: list[Query], fill_empty: bool) -> dict[str, Measures]:
+    """Measures of each range; with `fill_empty` a range without any moment takes all."""
+    sizes = ((sum(map(len, first_windows(query))), count_moments(query)) for query in queries)
+    groups = [(group, read_arrays([queries[index] for index in group])) for group in group_by_size(sizes)]
+    selections = [select_moments(arrays) for _, arrays in groups]
+    measures = {name: Measures.empty(len(queries)) for name in RANGES}
+    for name in RANGES:
+        if fill_empty and not any(selection[name].any() for selection in selections):
+            for selection in selections:
+                selection[name] = selection["full"]
+    for (group, arrays), selection in zip(groups, selections, strict=True):
+        found = match(arrays, np.stack(list(selection.values()), axis=-1))
+        for index, (name, moments) in enumerate(selection.items()):
+            measure_range(measures[name], np.array(group), arrays, moments, found[:, :, index])
+    return measures
+
+
+def measure_range(
+    measures: Measures, group: np.ndarray, arrays: MomentArrays, moments: np.ndarray, found: np.ndarray
+) -> None:
+    """Set the measures of a group of queries, whose places are in `group`, for the moments of a range."""
+    inside = moments.any(axis=1)
+    places = group[inside]
+    measures.inside[places] = True
+    measures.ap[places] = average_precision(found[inside], moments[inside].sum(axis=1))
+    measures.first[places] = best_iou(arrays, 1, moments)[inside]
+    measures.five[places] = best_iou(arrays, 5, moments)[inside]
+
+
+def score_range(measures: Measures) -> dict:
+    """Figures of one range; `None` in place of every figure if it holds no query."""
+    if not measures.inside.any():
         ap, recall = dict.fromkeys(map(str, AP_THRESHOLDS)), dict.fromkeys(map(str, RECALL_THRESHOLDS))
         return {"MR-mIoU": None, "MR-mAP": {**ap, "average": None}, "MR-R1": recall, "MR-R5": dict(recall)}
-    ap = ap.mean(axis=0)
+    first, five = measures.first[measures.inside], measures.five[measures.inside]
+    ap = measures.ap[measures.inside].mean(axis=0)
     return {
         "MR-mIoU": percent(first.mean()),
         "MR-mAP": {**label(AP_THRESHOLDS, ap), "average": percent(ap.mean())},
@@ -238,16 +294,9 @@ def score_moments(
     queries = [query for query in queries if any(reference.get("moments") for reference in query.references)]
     if not queries:
         raise ValueError("None of the `references` has `moments`: there is nothing to score windows against.")
-    arrays = read_arrays(queries)
-    wanted = select_moments(arrays, fill_empty=match_reference_code)
-    found = match(arrays, np.stack(list(wanted.values()), axis=-1))
-    scores = {}
-    for index, (name, moments) in enumerate(wanted.items()):
-        inside = moments.any(axis=1)
-        ap = average_precision(found[inside, :, index], moments[inside].sum(axis=1))
-        scores[name] = score_range(ap, *(best_iou(arrays, count, moments)[inside] for count in (1, 5)))
-        if name == "full":
-            scores["by_query_length"] = score_query_lengths(ap, queries)
+    measures = measure_queries(queries, fill_empty=match_reference_code)
+    scores = {name: score_range(of_range) for name, of_range in measures.items()}
+    scores["by_query_length"] = score_query_lengths(measures["full"].ap, queries)
     return scores
 
 
