@@ -7,6 +7,7 @@ writes there next removes it. Only the standard library is used, as this file is
 """
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -22,6 +23,7 @@ except ImportError:  # Windows: folders cannot be locked, so nothing is cleaned 
 
 PREFIX, SUFFIX = ".r2tuning-", ".partial"  # of hidden folders
 LOCK = ".r2tuning-lock"  # a file, as network file systems share locks of files between machines, but not of folders
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # all that safetensors and tokenizers tell of a full disk
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def writing(path: str | os.PathLike, *, temporary_in: str | os.PathLike | None =
         partial.touch()
         mode = stat.S_IMODE(partial.stat().st_mode)  # as the umask says
         yield partial
-        partial.chmod(mode)  # safetensors makes files that only their owner can read
+        partial.chmod(mode)  # see `make_readable`
         _flush(partial)
         check_replaceable(path)
         os.replace(partial, path)
@@ -124,6 +126,14 @@ def check_new_folder(path: str | os.PathLike) -> None:
         raise FileExistsError(f"'{path}' is a file or a link; name a new folder.")
     if path.is_dir() and any(path.iterdir()):
         raise FileExistsError(f"The folder '{path}' is not empty; name a new one or empty it.")
+
+
+def make_readable(folder: str | os.PathLike) -> None:
+    """Give the safetensors files of a folder the mode of any new file; the library lets only their owner read them."""
+    with _hidden_folder(Path(folder)) as hidden:
+        mode = stat.S_IMODE((hidden / LOCK).stat().st_mode)
+        for weights in Path(folder).glob("*.safetensors"):
+            weights.chmod(mode)
 
 
 @contextmanager
@@ -225,15 +235,27 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or not isinstance(error.filename, str | None):
+        name = _public_name(error.filename, path)
+        if error.errno is None or name is None:
             raise
-        parts = Path(error.filename or "").parts
-        hidden = [index for index, part in enumerate(parts) if part.startswith(PREFIX) and part.endswith(SUFFIX)]
-        if error.filename is not None and not hidden:
+        raise OSError(error.errno, error.strerror, name) from error
+    except Exception as error:
+        found = RUST_ERROR.search(str(error))
+        if found is None:
             raise
-        inside = parts[hidden[-1] + 1 :] if hidden else ()
-        named = path.parent.joinpath(*inside) if inside else path
-        raise OSError(error.errno, error.strerror, str(named)) from error
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+
+
+def _public_name(name: str | bytes | int | None, path: Path) -> str | None:
+    """What a file in the hidden folder of `path` will be called; `None` if it is another one."""
+    if name is None:
+        return str(path)
+    parts = Path(name).parts if isinstance(name, str) else ()
+    hidden = [index for index, part in enumerate(parts) if part.startswith(PREFIX) and part.endswith(SUFFIX)]
+    if not hidden:
+        return None
+    inside = parts[hidden[-1] + 1 :]
+    return str(path.parent.joinpath(*inside) if inside else path)
 
 
 def _check_parent(path: Path) -> None:
@@ -262,4 +284,12 @@ def _flush_folder(path: Path) -> None:
             os.close(descriptor)
 
 
-__all__ = ["check_new_folder", "check_replaceable", "claiming", "remove_leftovers", "writing", "writing_folder"]
+__all__ = [
+    "check_new_folder",
+    "check_replaceable",
+    "claiming",
+    "make_readable",
+    "remove_leftovers",
+    "writing",
+    "writing_folder",
+]

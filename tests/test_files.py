@@ -128,6 +128,8 @@ def test_errors_name_the_place_and_not_the_hidden_folder(tmp_path):
         full_disk(str(folder / "a"))
     with pytest.raises(FileNotFoundError, match="'/nowhere'"), files.writing(tmp_path / "answer"):
         os.stat("/nowhere")
+    with pytest.raises(OSError, match=f"left on device: '{tmp_path}/answer'"), files.writing(tmp_path / "answer"):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert os.listdir(tmp_path) == []
 
 
