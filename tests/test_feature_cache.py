@@ -244,7 +244,9 @@ def write_half(folder, path):
 
 def test_only_abandoned_partial_files_are_removed(folder, settings):
     """Those of a killed process, and old ones of earlier versions."""
-    killed, earlier, in_use = (folder / "partial" / name for name in (".r2tuning-a.partial", "host-1.mp4", "host-2.mp4"))
+    killed, earlier, in_use = (
+        folder / "partial" / name for name in (".r2tuning-a.partial", "host-1.mp4", "host-2.mp4")
+    )
     killed.mkdir()
     (killed / "video.mp4").write_text("x")
     for path in (earlier, in_use):

@@ -51,7 +51,7 @@ AT_HOME = {
     "explaining_r2tuning": {f"{name}_r2tuning" for name in ("modeling", "plotting", "processing", "video_io")},
     "model_card_r2tuning": set(),
     "publishing_r2tuning": {"checkpoints_r2tuning", "model_card_r2tuning"},
-    "model_zoo_r2tuning": {f"{name}_r2tuning" for name in ("checkpoints", "model_card", "publishing")}
+    "model_zoo_r2tuning": {f"{name}_r2tuning" for name in ("checkpoints", "files", "model_card", "publishing")}
     | {"convert_r2tuning_checkpoint"},
 }
 
