@@ -179,18 +179,24 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 @contextmanager
 def _hidden_folder(beside: Path) -> Iterator[Path]:
     remove_leftovers(beside)
-    while True:
-        hidden = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=beside))
-        try:
-            lock = _take_lock(hidden / LOCK)
-            break
-        except (BlockingIOError, FileNotFoundError):  # another process took it for a leftover in the meantime
-            continue
+    hidden, lock = _make_hidden_folder(beside)
     try:
         yield hidden
     finally:
         os.close(lock)
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _make_hidden_folder(beside: Path) -> tuple[Path, int]:
+    while True:
+        hidden = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=beside))
+        try:
+            return hidden, _take_lock(hidden / LOCK)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # another process took it for a leftover in the meantime
+        except BaseException:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise
 
 
 def _take_lock(path: Path, *, required: bool = False) -> int:
@@ -206,27 +212,17 @@ def _take_lock(path: Path, *, required: bool = False) -> int:
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if fcntl is None:
+            return descriptor
         try:
-            if fcntl is not None:
-                _flock(descriptor, required)
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor
-        except FileNotFoundError:  # its holder has just removed it
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _flock(descriptor: int, required: bool) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        if required:
-            raise
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if required or isinstance(error, BlockingIOError):
+                os.close(descriptor)
+                raise
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # its last holder has just removed the file
 
 
 @contextmanager
@@ -255,7 +251,7 @@ def _public_name(name: str | bytes | int | None, path: Path) -> str | None:
     if not hidden:
         return None
     inside = parts[hidden[-1] + 1 :]
-    return str(path.parent.joinpath(*inside) if inside else path)
+    return str(path.parent.joinpath(*inside) if inside[:1] == (path.name,) else path)
 
 
 def _check_parent(path: Path) -> None:

@@ -121,6 +121,16 @@ def test_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch, call
     assert os.listdir(tmp_path) == ["answer.json"]
 
 
+def test_no_room_for_the_hidden_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_take_lock", lambda path, required=False: full_disk(str(path)))
+    with (
+        pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/answer"),
+        files.writing(tmp_path / "answer"),
+    ):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
 def test_errors_name_the_place_and_not_the_hidden_folder(tmp_path):
     with pytest.raises(OSError, match=f"device: '{tmp_path}/answer'"), files.writing(tmp_path / "answer") as partial:
         full_disk(str(partial))
