@@ -145,21 +145,25 @@ def claiming(folder: str | os.PathLike) -> Iterator[None]:
     """
     path = Path(folder) / LOCK
     try:
-        lock = _take_lock(path)
+        held = [_take_lock(path)]
     except BlockingIOError as error:
         raise FileExistsError(
             f"Another run is writing to '{folder}'; wait for its end or name another folder."
         ) from error
-    held = [lock]
     if hasattr(os, "register_at_fork"):  # a worker that outlives a killed run must not keep its claim
-        os.register_at_fork(after_in_child=lambda: [os.close(each) for each in held])
+        os.register_at_fork(after_in_child=lambda: _close(held))
     try:
         yield
     finally:
-        held.clear()
-        with suppress(OSError):  # Windows removes no open file
-            path.unlink()
-        os.close(lock)
+        if held:
+            with suppress(OSError):  # Windows removes no open file
+                path.unlink()
+            _close(held)
+
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:

@@ -331,6 +331,15 @@ def test_only_ordinary_files_are_replaced_and_never_the_video(ground, taken, tmp
     assert (tmp_path / "target").read_text() == "kept"
 
 
+def test_no_clip_replaces_the_video(ground, canned, video, tmp_path):
+    clip = tmp_path / "talk_query01_moment01_4.0-10.0s.mp4"
+    os.link(video, clip)
+    status, _, err = ground("--clips", tmp_path, queries=["a man"])
+    assert status == 2
+    assert f"'{clip}' cannot be written: it is an input" in only_line(err)
+    assert os.path.samefile(clip, video)
+
+
 def test_clips_go_to_a_folder(ground, video, monkeypatch):
     monkeypatch.setattr(cli_r2tuning, "_load_pipeline", lambda args: pytest.fail("the model was loaded"))
     status, _, err = ground("--clips", video)
