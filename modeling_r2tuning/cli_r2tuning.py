@@ -269,8 +269,6 @@ def _check_outputs(args: argparse.Namespace) -> None:
         if args.plot.suffix.lower() not in PLOT_ENDINGS:
             raise ValueError(f"--plot must end in {', '.join(PLOT_ENDINGS)}, got '{args.plot}'")
     if args.clips is not None:
-        if args.clips.exists() and not args.clips.is_dir():
-            raise FileExistsError(f"--clips must be a folder, got the file '{args.clips}'")
         args.clips.mkdir(parents=True, exist_ok=True)
 
 

@@ -340,12 +340,6 @@ def test_no_clip_replaces_the_video(ground, canned, video, tmp_path):
     assert os.path.samefile(clip, video)
 
 
-def test_clips_go_to_a_folder(ground, video, monkeypatch):
-    monkeypatch.setattr(cli_r2tuning, "_load_pipeline", lambda args: pytest.fail("the model was loaded"))
-    status, _, err = ground("--clips", video)
-    assert (status, only_line(err)) == (2, f"r2tuning: error: --clips must be a folder, got the file '{video}'")
-
-
 @pytest.mark.parametrize(("option", "name"), [("--json", "out.json"), ("--plot", "out.png"), ("--clips", "clips")])
 def test_full_disk_names_the_file_and_leaves_nothing(ground, canned, tmp_path, monkeypatch, option, name):
     def full(descriptor):
