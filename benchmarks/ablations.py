@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `
 
 from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits  # noqa: E402 (behind the line above)
 from modeling_r2tuning import R2TuningConfig  # noqa: E402
+from modeling_r2tuning.files_r2tuning import writing  # noqa: E402
+from modeling_r2tuning.model_card_r2tuning import write_text  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,9 @@ def main() -> None:
     lines = list(lines_of(args.table, results, args.split))
     settings = {name: getattr(args, name) for name in ("table", "preset", "split", "budget", "seeds")}
     document = {"command": shlex.join(["python", *sys.argv]), **settings, "rows": lines}
-    (args.output / f"table_{args.table}.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_text(args.output / f"table_{args.table}.json", json.dumps(document, indent=2) + "\n")
     text = format_table(TITLES[args.table], args.preset, lines)
-    (args.output / f"table_{args.table}.md").write_text(text, encoding="utf-8")
+    write_text(args.output / f"table_{args.table}.md", text)
     draw(args.table, args.preset, lines, args.output / f"table_{args.table}.png")
     sys.stdout.write(text)
 
@@ -163,7 +165,8 @@ def draw(table: str, preset: str, lines: list[dict[str, Any]], path: Path) -> No
         axes.set(ylabel="mAP", title=TITLES[table])
     figure.legend(frameon=False, loc="outside lower center", ncols=4)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    with writing(path) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def _values(lines: list[dict[str, Any]]) -> tuple[list[float], list[float]]:

@@ -16,7 +16,8 @@ from transformers import CLIPModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
-from train.pretrain_clip import TOKEN_STD  # noqa: E402 (behind the line above)
+from modeling_r2tuning.files_r2tuning import writing_folder  # noqa: E402 (behind the line above)
+from train.pretrain_clip import TOKEN_STD  # noqa: E402
 
 
 def main() -> None:
@@ -27,8 +28,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the text encoder (default: 1)")
     args = parser.parse_args()
     told = shutil.ignore_patterns("README.md", "acceptance.json")  # of the trained text encoder
-    shutil.copytree(args.clip, args.output, ignore=told)
-    begin_text_anew(CLIPModel.from_pretrained(args.clip), args.seed).save_pretrained(args.output)
+    with writing_folder(args.output) as folder:
+        shutil.copytree(args.clip, folder, ignore=told, dirs_exist_ok=True)
+        begin_text_anew(CLIPModel.from_pretrained(args.clip), args.seed).save_pretrained(folder)
 
 
 def begin_text_anew(clip: CLIPModel, seed: int) -> CLIPModel:

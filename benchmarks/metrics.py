@@ -8,7 +8,6 @@ For scale: the public evaluator needs about 11 s of processor time (8 worker pro
 import argparse
 import gzip
 import json
-import os
 import statistics
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset_scripts.files import writing
 from dataset_scripts.metrics import compute_scores
 
 
@@ -155,9 +155,8 @@ def main():
         "plain / ours": seconds["plain"] / seconds["ours"],
         "largest difference in percent": largest_difference(functions["ours"](), functions["plain"]()),
     }
-    temporary = args.output.with_suffix(".tmp")
-    temporary.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(temporary, args.output)
+    with writing(args.output) as partial:
+        partial.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))  # noqa: T201 (a script's result)
 
 

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `
 from dataset_scripts import load_vtg_dataset  # noqa: E402 (behind the line above)
 from dataset_scripts.moving_shapes_builder import PARTS  # noqa: E402
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor  # noqa: E402
+from modeling_r2tuning.model_card_r2tuning import write_text  # noqa: E402
 from train.feature_cache import FeatureCache  # noqa: E402
 from train.predictions import predict  # noqa: E402
 from train.run_evaluation import PART_COLUMNS, score_parts  # noqa: E402
@@ -55,7 +56,7 @@ def main() -> None:
     document = {"command": shlex.join(sys.argv), "split": args.split, "queries": count_parts(rows), "scores": scores}
     sys.stdout.write(f"{format_table(scores)}\n\n{json.dumps(document, indent=2)}\n")
     if args.output is not None:
-        args.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write_text(args.output, json.dumps(document, indent=2) + "\n")
 
 
 def count_parts(rows: list[Row]) -> dict[str, int]:

@@ -30,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `
 from benchmarks.memory import KeptForBackward, extrapolate_peak, read_peak, start_peak  # noqa: E402 (behind the line above)
 from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits  # noqa: E402
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding  # noqa: E402
+from modeling_r2tuning.files_r2tuning import writing  # noqa: E402
+from modeling_r2tuning.model_card_r2tuning import write_text  # noqa: E402
 from train.model import layers_read  # noqa: E402
 
 
@@ -207,8 +209,8 @@ def write(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
         for name in ("precision", "batch", "frames", "activation_checkpointing", "preset", "budget", "seeds")
     }
     document = {"command": shlex.join(["python", *sys.argv]), "device": device, **settings, "rows": rows}
-    (args.output / "table9.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    (args.output / "table9.md").write_text(format_table(args, rows))
+    write_text(args.output / "table9.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    write_text(args.output / "table9.md", format_table(args, rows))
     if args.data_dir is not None:
         draw(args, rows)
 
@@ -252,7 +254,8 @@ def draw(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
     memory = f"peak memory of a step of {args.batch} x {args.frames} frames, GB"
     axes.set(xlabel=memory, ylabel=f"mAP on {args.preset} {args.splits[0]}")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(args.output / "table9.png", dpi=150)
+    with writing(args.output / "table9.png") as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from modeling_r2tuning.model_card_r2tuning import write_text
+
 
 ROOT = Path(__file__).parents[1]
 RESULT = "result.json"
@@ -75,9 +77,7 @@ def run_variant(folder: Path, options: dict[str, Any], seed: int, budget: Budget
     sys.stderr.write(f"{run.name}\n")
     _run("train/run.py", {"preset": budget.preset, **training})
     result = {"options": options, "seed": seed, **_measure(run, budget)}
-    partial = run / f"{RESULT}.partial"
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.replace(run / RESULT)
+    write_text(run / RESULT, json.dumps(result, indent=2) + "\n")
     for checkpoint in (*run.glob("step_*"), run / "final", run / "logs"):
         shutil.rmtree(checkpoint)
     return result

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -21,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from dataset_scripts import BUILDERS, load_vtg_dataset
 from dataset_scripts.advice import spell_options
+from dataset_scripts.files import check_new_folder, writing_folder
 
 
 CARDS = Path(__file__).parents[1] / "hub_cards"
@@ -50,29 +50,22 @@ def export_dataset(
 
     Raises:
         ValueError: Unknown benchmark or malformed annotations.
-        FileExistsError: The folder exists and is not empty.
+        FileExistsError: The folder exists and is not empty, or is a file or a link.
     """
     output = Path(output).absolute()
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"'{output}' is not empty. Name a new folder, or remove this one first.")
+    check_new_folder(output)
     with _collect_log() as log:
         splits = load_vtg_dataset(name, data_dir=data_dir, on_error=on_error)
-    partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
-    try:
-        configs = _split_by_domain(splits)
+    configs = _split_by_domain(splits)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with writing_folder(output) as folder:
         for config, datasets in configs.items():
+            (folder / config).mkdir()
             for split, dataset in datasets.items():
-                path = partial / config / f"{split}.parquet"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                dataset.to_parquet(path)
+                dataset.to_parquet(folder / config / f"{split}.parquet")
         _make_card(
             name, configs, [line.replace(f"{data_dir}{os.sep}", "") for line in log], repo_id or output.name
-        ).save(partial / "README.md")
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        ).save(folder / "README.md")
     return output
 
 

@@ -7,6 +7,7 @@ writes there next removes it. Only the standard library is used, as this file is
 """
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -21,6 +22,8 @@ except ImportError:  # Windows: folders cannot be locked, so nothing is cleaned 
     fcntl = None
 
 PREFIX, SUFFIX = ".r2tuning-", ".partial"  # of hidden folders
+LOCK = ".r2tuning-lock"  # a file, as network file systems share locks of files between machines, but not of folders
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # all that safetensors and tokenizers tell of a full disk
 
 
 @contextmanager
@@ -37,25 +40,25 @@ def writing(path: str | os.PathLike, *, temporary_in: str | os.PathLike | None =
         temporary_in: Folder on the same file system for the unfinished file; default: the folder of `path`.
 
     Yields:
-        Path of an empty file with the ending of `path`.
+        Path of an empty file of the same name.
 
     Raises:
         FileExistsError: `path` is something else than a regular file: a folder, link, pipe or device.
         FileNotFoundError: The folder of `path` does not exist.
+        PermissionError: The folder of `path` may not be written.
     """
     path = Path(path)
     check_replaceable(path)
-    with _hidden_folder(path.parent if temporary_in is None else Path(temporary_in)) as hidden:
-        partial = hidden / f"file{path.suffix}"
+    with _naming(path), _hidden_folder(path.parent if temporary_in is None else Path(temporary_in)) as hidden:
+        partial = hidden / path.name
         partial.touch()
         mode = stat.S_IMODE(partial.stat().st_mode)  # as the umask says
-        with _naming(path, partial):
-            yield partial
-            partial.chmod(mode)  # safetensors makes files that only their owner can read
-            _flush(partial)
-            check_replaceable(path)
-            os.replace(partial, path)
-    _flush(path.parent)
+        yield partial
+        partial.chmod(mode)  # see `make_readable`
+        _flush(partial)
+        check_replaceable(path)
+        os.replace(partial, path)
+    _flush_folder(path.parent)
 
 
 @contextmanager
@@ -66,24 +69,29 @@ def writing_folder(path: str | os.PathLike) -> Iterator[Path]:
         path: Folder to write; it must not exist, or be empty.
 
     Yields:
-        Path of an empty folder.
+        Path of an empty folder of the same name.
 
     Raises:
         FileExistsError: `path` is a file, a link or a folder that is not empty.
         FileNotFoundError: The folder that is to hold `path` does not exist.
+        PermissionError: The folder that is to hold `path` may not be written.
     """
-    path = Path(path)
-    _check_new_folder(path)
-    with _hidden_folder(path.parent) as hidden:
-        partial = hidden / "folder"
+    path = Path(path).absolute()
+    check_new_folder(path)
+    _check_parent(path)
+    with _naming(path), _hidden_folder(path.parent) as hidden:
+        partial = hidden / path.name
         partial.mkdir()
-        with _naming(path, partial):
-            yield partial
-            for written in partial.rglob("*"):
-                _flush(written)
-            _check_new_folder(path)
-            os.replace(partial, path)
-    _flush(path.parent)
+        mode = stat.S_IMODE(partial.stat().st_mode) & 0o666  # as the umask says of files
+        yield partial
+        for folder, _, names in os.walk(partial):
+            for name in names:
+                Path(folder, name).chmod(mode)
+                _flush(Path(folder, name))
+            _flush_folder(Path(folder))
+        check_new_folder(path)
+        os.replace(partial, path)
+    _flush_folder(path.parent)
 
 
 def check_replaceable(path: str | os.PathLike, *inputs: str | os.PathLike) -> None:
@@ -96,6 +104,7 @@ def check_replaceable(path: str | os.PathLike, *inputs: str | os.PathLike) -> No
     Raises:
         FileExistsError: `path` is something else than a regular file, or one of `inputs`.
         FileNotFoundError: Its folder does not exist.
+        PermissionError: Its folder may not be written.
     """
     path = Path(path)
     _check_parent(path)
@@ -106,6 +115,27 @@ def check_replaceable(path: str | os.PathLike, *inputs: str | os.PathLike) -> No
             raise FileExistsError(f"'{path}' cannot be written: it is an input of this command; name another file.")
 
 
+def check_new_folder(path: str | os.PathLike) -> None:
+    """Refuse a folder that `writing_folder` must not write.
+
+    Raises:
+        FileExistsError: `path` is a file, a link or a folder that is not empty.
+    """
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise FileExistsError(f"'{path}' is a file or a link; name a new folder.")
+    if path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(f"The folder '{path}' is not empty; name a new one or empty it.")
+
+
+def make_readable(folder: str | os.PathLike) -> None:
+    """Give the safetensors files of a folder the mode of any new file; the library lets only their owner read them."""
+    with _hidden_folder(Path(folder)) as hidden:
+        mode = stat.S_IMODE((hidden / LOCK).stat().st_mode)
+        for weights in Path(folder).glob("*.safetensors"):
+            weights.chmod(mode)
+
+
 @contextmanager
 def claiming(folder: str | os.PathLike) -> Iterator[None]:
     """Keep other processes that ask for it out of an existing folder until the block ends.
@@ -113,86 +143,140 @@ def claiming(folder: str | os.PathLike) -> Iterator[None]:
     Raises:
         FileExistsError: Another process has claimed the folder.
     """
-    lock = _try_lock(Path(folder))
-    if lock is None and fcntl is not None:
-        raise FileExistsError(f"Another run is writing to '{folder}'; wait for its end or name another folder.")
+    path = Path(folder) / LOCK
+    try:
+        held = [_take_lock(path)]
+    except BlockingIOError as error:
+        raise FileExistsError(
+            f"Another run is writing to '{folder}'; wait for its end or name another folder."
+        ) from error
+    if hasattr(os, "register_at_fork"):  # a worker that outlives a killed run must not keep its claim
+        os.register_at_fork(after_in_child=lambda: _close(held))
     try:
         yield
     finally:
-        if lock is not None:
-            os.close(lock)
+        if held:
+            with suppress(OSError):  # Windows removes no open file
+                path.unlink()
+            _close(held)
+
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
     """Remove from a folder what killed processes left unfinished; `writing` does so by itself."""
+    if fcntl is None:
+        return
     for hidden in Path(folder).glob(f"{PREFIX}*{SUFFIX}"):
-        lock = _try_lock(hidden)
-        if lock is not None:
-            shutil.rmtree(hidden, ignore_errors=True)
-            os.close(lock)
+        with suppress(OSError):  # it is in use, gone, or on a file system without locks
+            found = hidden.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+                lock = _take_lock(hidden / LOCK, required=True)
+                shutil.rmtree(hidden, ignore_errors=True)
+                os.close(lock)
+                hidden.rmdir()  # only a network file system, which keeps open files, has left it
 
 
 @contextmanager
 def _hidden_folder(beside: Path) -> Iterator[Path]:
     remove_leftovers(beside)
-    hidden = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=beside))
-    lock = _try_lock(hidden)
-    if lock is None and fcntl is not None:  # another process took it for a leftover, between the two lines above
-        with _hidden_folder(beside) as hidden:
-            yield hidden
-        return
+    hidden, lock = _make_hidden_folder(beside)
     try:
         yield hidden
     finally:
+        os.close(lock)
         shutil.rmtree(hidden, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
 
 
-def _try_lock(folder: Path) -> int | None:
-    """Descriptor that holds the lock of a folder; `None` if another one does, or the folder is gone."""
-    if fcntl is None:
-        return None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.stat(folder)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+def _make_hidden_folder(beside: Path) -> tuple[Path, int]:
+    while True:
+        hidden = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=beside))
+        try:
+            return hidden, _take_lock(hidden / LOCK)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # another process took it for a leftover in the meantime
+        except BaseException:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise
+
+
+def _take_lock(path: Path, *, required: bool = False) -> int:
+    """Descriptor of a file, made if need be, that is locked until it is closed.
+
+    Args:
+        path: The file.
+        required: Refuse file systems without locks too.
+
+    Raises:
+        BlockingIOError: Another process holds the lock.
+        FileNotFoundError: The folder is gone.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if fcntl is None:
+            return descriptor
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if required or isinstance(error, BlockingIOError):
+                os.close(descriptor)
+                raise
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # its last holder has just removed the file
 
 
 @contextmanager
-def _naming(path: Path, partial: Path) -> Iterator[None]:
+def _naming(path: Path) -> Iterator[None]:
     """Errors about the unfinished file name the file that was asked for."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename not in (None, str(partial)):
+        name = _public_name(error.filename, path)
+        if error.errno is None or name is None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror, name) from error
+    except Exception as error:
+        found = RUST_ERROR.search(str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+
+
+def _public_name(name: str | bytes | int | None, path: Path) -> str | None:
+    """What a file in the hidden folder of `path` will be called; `None` if it is another one."""
+    if name is None:
+        return str(path)
+    parts = Path(name).parts if isinstance(name, str) else ()
+    hidden = [index for index, part in enumerate(parts) if part.startswith(PREFIX) and part.endswith(SUFFIX)]
+    if not hidden:
+        return None
+    inside = parts[hidden[-1] + 1 :]
+    return str(path.parent.joinpath(*inside) if inside[:1] == (path.name,) else path)
 
 
 def _check_parent(path: Path) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"'{path}' cannot be written: there is no folder '{path.parent}'.")
-
-
-def _check_new_folder(path: Path) -> None:
-    _check_parent(path)
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise FileExistsError(f"'{path}' is a file or a link; name a new folder.")
-    if path.is_dir() and any(path.iterdir()):
-        raise FileExistsError(f"The folder '{path}' is not empty; name a new one or empty it.")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"'{path}' cannot be written: the folder '{path.parent}' is read-only for you.")
 
 
 def _flush(path: Path) -> None:
-    """Have a file or folder written to the disk, so that a power cut cannot undo or halve it."""
-    with suppress(PermissionError):  # Windows cannot flush a folder
+    """Have a file written to the disk, so that a power cut cannot halve it."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(path: Path) -> None:
+    """Have the names in a folder written to the disk, where the system can do that."""
+    with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -200,4 +284,12 @@ def _flush(path: Path) -> None:
             os.close(descriptor)
 
 
-__all__ = ["check_replaceable", "claiming", "remove_leftovers", "writing", "writing_folder"]
+__all__ = [
+    "check_new_folder",
+    "check_replaceable",
+    "claiming",
+    "make_readable",
+    "remove_leftovers",
+    "writing",
+    "writing_folder",
+]

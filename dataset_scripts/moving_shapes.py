@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from .files import claiming, remove_leftovers, writing
 from .moving_shapes_queries import make_queries, observe, rate_importance, rate_saliency
 from .moving_shapes_render import DEFAULT_SIZE, DEFAULT_TRAIL_SEC, write_video
 from .moving_shapes_scenes import SPLITS, make_scene, random_stream
@@ -67,6 +68,7 @@ def generate_moving_shapes(
         The folder.
 
     Raises:
+        FileExistsError: Another process is generating into the folder.
         ValueError: An argument is out of range, or the folder holds videos made with other settings.
         RuntimeError: A process was killed.
     """
@@ -74,18 +76,20 @@ def generate_moving_shapes(
     folder = Path(folder)
     videos = folder / "videos"
     videos.mkdir(parents=True, exist_ok=True)
-    _check_settings(folder / SETTINGS_FILE, {"version": VERSION, "seed": seed, "size": size, "trail_sec": trail_sec})
-    for leftover in videos.glob("*.partial"):
-        leftover.unlink()
+    settings = {"version": VERSION, "seed": seed, "size": size, "trail_sec": trail_sec}
     jobs = [(split, index) for split in SPLITS for index in range(num_videos.get(split, 0))]
     work = partial(_make_video, videos, seed, size, trail_sec)
-    with _parallel_map(processes) as parallel_map:
+    with claiming(folder), _parallel_map(processes) as parallel_map:
+        _check_settings(folder / SETTINGS_FILE, settings)
+        remove_leftovers(videos)
+        for leftover in videos.glob("*.mp4.*.partial"):  # of earlier versions
+            leftover.unlink()
         results = list(tqdm(parallel_map(work, jobs), total=len(jobs), desc="Moving Shapes", unit=" videos"))
-    for split in SPLITS:
-        of_split = [result for result, job in zip(results, jobs, strict=True) if job[0] == split]
-        if of_split:
-            _write_lines(folder / f"moving_shapes_{split}.jsonl", (row for rows, _ in of_split for row in rows))
-            _write_lines(folder / f"moving_shapes_summary_{split}.jsonl", (row for _, row in of_split))
+        for split in SPLITS:
+            of_split = [result for result, job in zip(results, jobs, strict=True) if job[0] == split]
+            if of_split:
+                _write_lines(folder / f"moving_shapes_{split}.jsonl", (row for rows, _ in of_split for row in rows))
+                _write_lines(folder / f"moving_shapes_summary_{split}.jsonl", (row for _, row in of_split))
     return folder
 
 
@@ -153,10 +157,8 @@ def _parallel_map(processes: int) -> Iterator:
 
 
 def _write_lines(path: Path, rows: Iterable[dict]) -> None:
-    """Write JSON lines under a temporary name and rename."""
-    partial_path = path.with_name(f"{path.name}.partial")
-    partial_path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial_path.replace(path)
+    with writing(path) as unfinished:
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _check_settings(path: Path, settings: dict) -> None:

@@ -13,10 +13,10 @@ import math
 import os
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
+from .files import writing
 from .moving_shapes_scenes import FPS, Scene, SceneObject, Segment, Shot
 
 
@@ -285,7 +285,7 @@ def render_identities(scene: Scene, size: int = IDENTITY_SIZE) -> tuple[np.ndarr
 def write_video(
     scene: Scene, path: str | os.PathLike, *, size: int = DEFAULT_SIZE, trail_sec: float = DEFAULT_TRAIL_SEC
 ) -> None:
-    """Draw a scene into an mp4 file (h264, yuv420p), written under a temporary name and renamed.
+    """Draw a scene into an mp4 file (h264, yuv420p), which appears when it is whole.
 
     Args:
         scene: What to draw.
@@ -295,25 +295,18 @@ def write_video(
     """
     import av
 
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     step = max(1, CHUNK_PIXELS // size**2)
-    try:
-        with av.open(str(partial), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=FPS, options=ENCODING)
-            stream.width = stream.height = size
-            stream.pix_fmt = "yuv420p"
-            stream.codec_context.thread_count = 1  # several encode differently from run to run
-            stream.codec_context.gop_size = 8 * FPS
-            for first in range(0, scene.num_frames, step):
-                for picture in render_frames(
-                    scene, first, min(first + step, scene.num_frames), size=size, trail_sec=trail_sec
-                ):
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
-            container.mux(stream.encode(None))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path) as partial, av.open(f"file:{partial}", "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS, options=ENCODING)
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # several encode differently from run to run
+        stream.codec_context.gop_size = 8 * FPS
+        for first in range(0, scene.num_frames, step):
+            last = min(first + step, scene.num_frames)
+            for picture in render_frames(scene, first, last, size=size, trail_sec=trail_sec):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode(None))
 
 
 __all__ = [

@@ -4,11 +4,10 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
-from transformers import CLIPConfig, CLIPTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import CLIPConfig, CLIPTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
 from .convert_r2tuning_checkpoint import (
@@ -19,6 +18,7 @@ from .convert_r2tuning_checkpoint import (
     get_benchmark,
     original_filename,
 )
+from .files_r2tuning import check_new_folder, writing_folder
 from .pipeline_r2tuning import save_checkpoint
 from .processing_r2tuning import R2TuningProcessor
 
@@ -38,7 +38,7 @@ def convert_to_directory(
 ) -> None:
     """Convert a checkpoint of the released code to a folder for `AutoModel`, `AutoProcessor` and `pipeline`.
 
-    The folder is written under another name beside `output` first, so that no half-made one is ever found there.
+    The folder appears when it is whole.
 
     Args:
         source: The `.pth` file.
@@ -56,7 +56,7 @@ def convert_to_directory(
     """
     settings = get_benchmark(benchmark, domain)
     output = Path(output).resolve()
-    _check_output(output)
+    check_new_folder(output)
     if not os.path.isfile(source):
         raise FileNotFoundError(f"No checkpoint at '{os.fspath(source)}'.")
     clip = _clip_name(clip)
@@ -68,7 +68,9 @@ def convert_to_directory(
         clip_config=CLIPConfig.from_pretrained(clip),
         clip_model_name_or_path=clip,
     )
-    _save(model, _make_processor(clip, settings), output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with writing_folder(output) as folder:
+        save_checkpoint(model, _make_processor(clip, settings), folder)
 
 
 def resolve_checkpoint(
@@ -170,13 +172,6 @@ def _clip_name(clip: str | None) -> str:
     return os.path.abspath(clip) if os.path.isdir(clip) else clip
 
 
-def _check_output(output: Path) -> None:
-    if output.is_dir() and any(output.iterdir()):
-        raise FileExistsError(f"`output` '{output}' is not empty; name a new folder or empty it.")
-    if output.exists() and not output.is_dir():
-        raise FileExistsError(f"`output` '{output}' is a file; name a new folder.")
-
-
 def _make_processor(clip: str, settings: Benchmark) -> R2TuningProcessor:
     from transformers import CLIPImageProcessor  # warns where torchvision is missing
 
@@ -187,16 +182,6 @@ def _make_processor(clip: str, settings: Benchmark) -> R2TuningProcessor:
         nms=settings.nms,
         round_to=settings.round_to,
     )
-
-
-def _save(model: PreTrainedModel, processor: R2TuningProcessor, output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as private:
-        partial = Path(private) / "checkpoint"  # unlike the folder around it, readable for others
-        save_checkpoint(model, processor, partial)
-        if output.is_dir():
-            output.rmdir()
-        partial.rename(output)
 
 
 __all__ = [

@@ -262,7 +262,7 @@ def _add_output_arguments(group: Any) -> None:
         type=Path,
         metavar="FILE",
         help=f"write everything: up to {MAX_MOMENTS} moments per query (or N of --top), saliency of every frame, "
-        "highlights, summary; times in seconds",
+        "highlights, summary; times in seconds. - writes it to standard output, and the table to standard error",
     )
     group.add_argument(
         "--plot",

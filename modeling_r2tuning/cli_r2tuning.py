@@ -24,6 +24,7 @@ from .checkpoints_r2tuning import check_model_type, check_original, convert_to_d
 from .cli_arguments_r2tuning import MAX_MOMENTS, make_parser, spell_options
 from .demo_r2tuning import format_comparison, format_summary, make_demo
 from .explaining_r2tuning import layer_similarity, plot_layer_similarity, plot_word_attention, word_attention
+from .files_r2tuning import check_replaceable, writing
 from .model_zoo_r2tuning import convert_all, released_models
 from .modeling_r2tuning import R2TuningForVideoGrounding
 from .pipeline_r2tuning import VideoGroundingPipeline
@@ -52,6 +53,7 @@ DEMO_SEEDS = 10**6  # from 1 on: 0 is that of the benchmark
 PICTURE_DPI = 150
 MAX_NAME_BYTES = 255
 PLOT_ENDINGS = (".png", ".pdf", ".svg")
+STANDARD_OUTPUT = Path("-")
 VIDEO_NAME = re.compile(r"https?://\S+|\S+\.(avi|flv|m4v|mkv|mov|mp4|mpe?g|ogv|ts|webm|wmv)", re.IGNORECASE)
 
 
@@ -84,6 +86,7 @@ def _ground(args: argparse.Namespace) -> None:
     _check_queries(args.queries)
     _check_model_options(args)
     _check_outputs(args)
+    table = sys.stderr if args.json == STANDARD_OUTPUT else sys.stdout
     with _local_video(args) as video:
         duration_sec = iter_video_frames(video, 1.0).duration_sec  # refuses a bad video before the model is fetched
         pipe = _load_pipeline(args)
@@ -92,9 +95,9 @@ def _ground(args: argparse.Namespace) -> None:
             answers = pipe(
                 video, query=args.queries, max_moments=max(MAX_MOMENTS, args.top), progress=progress, **options
             )
-        _write(sys.stdout, f"{display_name(args.video)} ({format_time(duration_sec)})")
+        _write(table, f"{display_name(args.video)} ({format_time(duration_sec)})")
         for answer in answers:
-            _write(sys.stdout, "\n" + _format_answer(answer, args.top))
+            _write(table, "\n" + _format_answer(answer, args.top))
         if args.json is not None:
             fps = options.get("fps", pipe.processor.fps)
             document = {"video": display_name(args.video), "duration_sec": duration_sec, "fps": fps}
@@ -110,8 +113,9 @@ def _demo(args: argparse.Namespace) -> None:
     _check_model_options(args)
     import_figure()
     seed = 1 + secrets.randbelow(DEMO_SEEDS) if args.seed is None else args.seed
-    clips = args.output / "clips"
+    clips, timeline = args.output / "clips", args.output / "timeline.png"
     clips.mkdir(parents=True, exist_ok=True)
+    check_replaceable(timeline)
     video, queries = make_demo(args.output, seed)
     pipe = _load_pipeline(args)
     answers = pipe(str(video), query=[query.text for query in queries])
@@ -119,10 +123,8 @@ def _demo(args: argparse.Namespace) -> None:
     for query, answer in zip(queries, answers, strict=True):
         _write(sys.stdout, "\n" + format_comparison(query, answer, args.top))
     _write(sys.stdout, "\n" + format_summary(queries, answers))
-    plot_grounding(
-        answers, str(video), args.output / "timeline.png", top=args.top, truths=[q.moments for q in queries]
-    )
-    logger.info("wrote %s", args.output / "timeline.png")
+    plot_grounding(answers, str(video), timeline, top=args.top, truths=[q.moments for q in queries])
+    logger.info("wrote %s", timeline)
     _cut_clips(answers, str(video), iter_video_frames(str(video), 1.0).duration_sec, clips, top=1)
 
 
@@ -131,6 +133,9 @@ def _explain(args: argparse.Namespace) -> None:
     _check_model_options(args)
     import_figure()
     args.out.mkdir(parents=True, exist_ok=True)
+    paths = {name: args.out / f"{name}.png" for name in ("answer", "attention", "similarity")}
+    for path in paths.values():
+        check_replaceable(path, args.video)
     with _local_video(args) as video:
         pipe = _load_pipeline(args)
         about = (pipe.model, pipe.processor, video, args.query)
@@ -140,8 +145,9 @@ def _explain(args: argparse.Namespace) -> None:
             "similarity": plot_layer_similarity(layer_similarity(*about)),
         }
     for name, figure in figures.items():
-        figure.savefig(args.out / f"{name}.png", dpi=PICTURE_DPI)
-        _write(sys.stdout, str(args.out / f"{name}.png"))
+        with writing(paths[name]) as partial:
+            figure.savefig(partial, dpi=PICTURE_DPI)
+        _write(sys.stdout, str(paths[name]))
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -241,14 +247,12 @@ def _join(texts: Iterable[str]) -> str:
 
 
 def _write_json(document: dict[str, Any], path: Path) -> None:
-    """Write a file under another name beside `path`, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2)
-        temporary.write_text(f"{text}\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2)
+    if path == STANDARD_OUTPUT:
+        _write(sys.stdout, text)
+        return
+    with writing(path) as partial:
+        partial.write_text(f"{text}\n", encoding="utf-8")
     logger.info("wrote %s", path)
 
 
@@ -260,10 +264,12 @@ def _cut_clips(
         for query, answer in enumerate(answers, 1)
         for rank, moment in enumerate(answer["moments"][:top], 1)
     ]
+    digits = max(2, len(str(max(top, len(answers)))))  # so that the names sort
     with _progress_bar("cutting clips", " clips") as progress:
         for count, (query, rank, start, end) in enumerate(found, 1):
             if start < end:
-                name = _clip_name(video, f"_query{query}_moment{rank}_{start:.1f}-{end:.1f}s.mp4")
+                place = f"query{query:0{digits}}_moment{rank:0{digits}}"
+                name = _clip_name(video, f"_{place}_{start:.1f}-{end:.1f}s.mp4")
                 cut_clip(video, folder / name, start, end)
             else:
                 logger.warning("moment %d of query %d is empty and was not cut", rank, query)
@@ -279,8 +285,8 @@ def _clip_name(video: str | LocalCopy, ending: str) -> str:
 def _check_outputs(args: argparse.Namespace) -> None:
     """Refuse at the start what could not be written at the end."""
     for path in (args.json, args.plot):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise OSError(f"cannot write '{path}': it must be a file in an existing folder")
+        if path not in (None, STANDARD_OUTPUT):
+            check_replaceable(path, args.video)
     if args.plot is not None:
         import_figure()
         if args.plot.suffix.lower() not in PLOT_ENDINGS:

@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.utils import cached_file
 
+from .files_r2tuning import writing
+
 
 RANK = 16
 TARGETS = r"(vision_model|text_model)\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj"
@@ -51,7 +53,8 @@ def save_lora(model: nn.Module, folder: str | os.PathLike) -> None:
     weights = get_peft_model_state_dict(model)
     model.peft_config["default"].save_pretrained(target)
     weights = {f"{PREFIX}{name}": value.detach().cpu().contiguous() for name, value in weights.items()}
-    save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
+    with writing(target / WEIGHTS) as partial:
+        save_file(weights, partial, metadata={"format": "pt"})
 
 
 def load_lora(model: nn.Module, checkpoint: str | os.PathLike, subfolder: str = "", **hub) -> None:

@@ -21,6 +21,7 @@ from transformers.utils.generic import can_return_tuple
 from .block_r2tuning import FeedForward, R2Block, R2BlockOutput, TemporalAttention
 from .configuration_r2tuning import BESIDE_CLIP, IN_CLIP, R2TuningConfig
 from .encoding_r2tuning import EncodedVideo, encode_windows, stream_windows, window_size
+from .files_r2tuning import make_readable
 from .heads_r2tuning import GroundingHead, VideoGroundingOutput
 from .losses_r2tuning import GroundingLabels, pad_moments, video_grounding_loss
 from .method_lora_r2tuning import add_lora, is_lora, load_lora, save_lora
@@ -240,6 +241,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
                 raise ValueError("`push_to_hub` would leave peft's files out: call `model.push_to_hub(name)` instead.")
             save_lora(self, save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
+        make_readable(save_directory)
 
     # ---- frozen encoders ---------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .files_r2tuning import writing
 from .video_io_r2tuning import iter_video_frames, load_video_frames
 from .video_source_r2tuning import VideoInput, local_copy
 
@@ -54,7 +55,7 @@ def plot_grounding(
     Args:
         answers: From the pipeline, one or several about the same video.
         video: The video that was asked: path, bytes, binary file object or http(s) address.
-        path: File to write; its ending (.png, .pdf, .svg) tells the format. `None` = none.
+        path: File to write; its ending (.png, .pdf, .svg) tells the format, without one it is PNG. `None` = none.
         top: Moments drawn for each query.
         truths: For each answer the true moments, start and end in seconds; drawn as a line above what was found.
 
@@ -90,7 +91,8 @@ def plot_grounding(
         y += lane_height
     _label_time(axes)
     if path is not None:
-        figure.savefig(path, dpi=DPI)
+        with writing(path) as partial:
+            figure.savefig(partial, dpi=DPI, format=partial.suffix[1:] or "png")
     return figure
 
 

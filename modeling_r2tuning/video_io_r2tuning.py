@@ -561,7 +561,7 @@ def _encode(path: Path, pictures: Iterator[tuple[np.ndarray, int]], times: np.nd
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
     except av.error.FFmpegError as error:
-        raise OSError(f"The clip {str(path)!r} could not be written ({error.strerror}).") from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _add_h264_stream(container: Any, timeline: _Timeline, picture: np.ndarray) -> Any:

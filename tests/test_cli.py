@@ -1,5 +1,6 @@
 """The command line: every option, what goes to stdout, to stderr and to files, and one line for every error."""
 
+import errno
 import functools
 import io
 import json
@@ -287,7 +288,7 @@ def test_clips_are_the_moments_as_playable_files(ground, canned, tmp_path):
         "r2tuning: warning: moment 3 of query 1 is empty and was not cut",
         f"r2tuning: wrote 2 clips to {tmp_path / 'new' / 'clips'}",
     ]
-    names = ["talk_query1_moment1_4.0-10.0s.mp4", "talk_query1_moment2_12.2-20.0s.mp4"]
+    names = ["talk_query01_moment01_4.0-10.0s.mp4", "talk_query01_moment02_12.2-20.0s.mp4"]
     assert sorted(path.name for path in (tmp_path / "new" / "clips").iterdir()) == names
     for name, start, length in zip(names, (4.0, 12.25), (5.96, 7.75), strict=True):
         clip = load_video_frames(tmp_path / "new" / "clips" / name, fps=5)
@@ -300,9 +301,74 @@ def test_clips_are_the_moments_as_playable_files(ground, canned, tmp_path):
 def test_clips_of_the_best_moments_only(ground, tmp_path):
     assert ground("--clips", tmp_path, "--top", 1)[0] == 0
     assert [path.name.split("_")[1:3] for path in sorted(tmp_path.iterdir())] == [
-        ["query1", "moment1"],
-        ["query2", "moment1"],
+        ["query01", "moment01"],
+        ["query02", "moment01"],
     ]
+
+
+def test_clips_sort_by_query_and_rank(ground, canned, tmp_path, monkeypatch):
+    canned["moments"] = [{"start": float(start), "end": start + 0.5, "score": 0.5} for start in reversed(range(12))]
+    cut = []
+    monkeypatch.setattr(cli_r2tuning, "cut_clip", lambda video, path, start, end: cut.append(path.name))
+    assert ground("--clips", tmp_path, "--top", 12)[0] == 0
+    assert len(cut) == 24
+    assert cut == sorted(cut)
+
+
+def test_json_to_standard_output(ground, video):
+    """The table gives way to it, so that another program can read it."""
+    status, out, err = ground("--json", "-")
+    assert status == 0
+    assert [answer["query"] for answer in json.loads(out)["answers"]] == list(QUERIES)
+    assert err.startswith(f"{video} (0:20.0)\n\nQuery: {QUERIES[0]}\n  rank ")
+    assert not Path("-").exists()
+
+
+@pytest.fixture
+def taken(tmp_path, video):
+    """Paths that must not be written, by what they are."""
+    places = {kind: tmp_path / f"{kind}.png" for kind in ("pipe", "link", "device", "video", "folder")}
+    os.mkfifo(places["pipe"])
+    (tmp_path / "target").write_text("kept")
+    places["link"].symlink_to(tmp_path / "target")
+    places["device"].symlink_to(os.devnull)
+    os.link(video, places["video"])
+    places["folder"].mkdir()
+    return places
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+@pytest.mark.parametrize("kind", ["pipe", "link", "device", "video", "folder"])
+def test_only_ordinary_files_are_replaced_and_never_the_video(ground, taken, tmp_path, monkeypatch, kind, option):
+    """The command ends before the model is loaded."""
+    monkeypatch.setattr(cli_r2tuning, "_load_pipeline", lambda args: pytest.fail("the model was loaded"))
+    before = os.lstat(taken[kind])
+    status, _, err = ground(option, taken[kind])
+    assert status == 2
+    assert f"'{taken[kind]}' cannot be written" in only_line(err)
+    assert os.lstat(taken[kind])[:3] == before[:3]
+    assert (tmp_path / "target").read_text() == "kept"
+
+
+def test_no_clip_replaces_the_video(ground, canned, video, tmp_path):
+    clip = tmp_path / "talk_query01_moment01_4.0-10.0s.mp4"
+    os.link(video, clip)
+    status, _, err = ground("--clips", tmp_path, queries=["a man"])
+    assert status == 2
+    assert f"'{clip}' cannot be written: it is an input" in only_line(err)
+    assert os.path.samefile(clip, video)
+
+
+@pytest.mark.parametrize(("option", "name"), [("--json", "out.json"), ("--plot", "out.png"), ("--clips", "clips")])
+def test_full_disk_names_the_file_and_leaves_nothing(ground, canned, tmp_path, monkeypatch, option, name):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    status, _, err = ground(option, tmp_path / name)
+    assert status == 2
+    assert f"No space left on device: '{tmp_path / name}" in only_line(err)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 # ---- options -------------------------------------------------------------------------------------------------------
@@ -615,9 +681,9 @@ def test_wrong_commands(arguments, message, capsys):
         (("--benchmark", "movies"), "--benchmark: invalid choice: 'movies'"),
         (("--benchmark", "tacos"), "is none, leave them out"),
         (("--domain", "BK"), "is none, leave them out"),
-        (("--json", "no/such/folder/out.json"), "cannot write 'no/such/folder/out.json'"),
-        (("--json", "."), "cannot write '.'"),
-        (("--plot", "no/such/folder/out.png"), "cannot write 'no/such/folder/out.png'"),
+        (("--json", "no/such/folder/out.json"), "'no/such/folder/out.json' cannot be written: there is no folder"),
+        (("--json", "."), "'.' cannot be written"),
+        (("--plot", "no/such/folder/out.png"), "'no/such/folder/out.png' cannot be written: there is no folder"),
         (("--plot", "out.gif"), "--plot must end in .png, .pdf, .svg, got 'out.gif'"),
         (("--clips", __file__), "File exists"),
     ],

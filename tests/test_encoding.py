@@ -1,4 +1,12 @@
+import os
+import random
+import resource
+import signal
+import stat
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -275,8 +283,9 @@ def test_an_encoded_video_comes_back_bit_by_bit(windowed, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["video.safetensors"]
 
 
-def test_a_half_precision_video_comes_back(windowed, tmp_path):
-    half = windowed.to(torch.float16)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_precision_video_comes_back(windowed, tmp_path, dtype):
+    half = windowed.to(dtype)
     half.save(str(tmp_path / "video"))
     assert_same_video(EncodedVideo.load(str(tmp_path / "video")), half)
 
@@ -317,6 +326,9 @@ DAMAGES = {
     "other format": lambda path: rewrite(path, format="r2tuning-encoded-video-0"),
     "lost window": lambda path: rewrite(path, lost="video_embeds.1"),
     "lost mask": lambda path: rewrite(path, lost="frame_mask"),
+    "first format": lambda path: rewrite(path, format="r2tuning-encoded-video-1"),
+    "other frame rate": lambda path: rewrite(path, fps="1.0"),
+    "no checksum": lambda path: rewrite(path, checksum=""),
     "other file": lambda path: save_file({"frame_mask": torch.ones(1, 1)}, path),
 }
 
@@ -328,3 +340,123 @@ def test_an_unusable_file_is_named_with_the_way_out(windowed, tmp_path, damage):
     DAMAGES[damage](path)
     with pytest.raises(ValueError, match="video' is not a usable encoded video: .* Encode the video again."):
         EncodedVideo.load(path)
+
+
+def small_video(**changes):
+    """Three windows of four frames, the last one shorter."""
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    mask[2, 3] = False
+    embeds = list(torch.arange(48.0).reshape(3, 2, 4, 1, 2))
+    fields = {"video_embeds": embeds, "frame_mask": mask, "window_starts": torch.tensor([0, 2, 4])}
+    return EncodedVideo(**{**fields, "fps": 0.5, "duration_sec": 14.0, "fingerprint": "weights", **changes})
+
+
+def test_no_flipped_bit_changes_a_video(tmp_path):
+    """Header, metadata, numbers: each of them is refused, or means nothing."""
+    video, path = small_video(), tmp_path / "video"
+    video.save(path)
+    content = path.read_bytes()
+    messages = []
+    for bit in random.Random(0).sample(range(8 * len(content)), 400):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert_same_video(EncodedVideo.load(path), video)
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 350
+    assert all(str(path) in message for message in messages)
+
+
+WRONG_PARTS = {
+    "no windows": ({"video_embeds": []}, "`video_embeds` must be windows"),
+    "no list": ({"video_embeds": torch.zeros(3, 2, 4, 1, 2)}, "`video_embeds` must be a list"),
+    "whole numbers": ({"video_embeds": [torch.zeros(2, 4, 1, 2, dtype=torch.int32)] * 3}, "floating-point"),
+    "no tokens": ({"video_embeds": [torch.zeros(2, 4, 0, 2)] * 3}, "floating-point"),
+    "uneven windows": ({"video_embeds": [torch.zeros(2, size, 1, 2) for size in (4, 4, 3)]}, "of one shape"),
+    "lost window": ({"video_embeds": [torch.zeros(2, 4, 1, 2)] * 2}, r"`frame_mask` .* shape \(2, 4\)"),
+    "mask of numbers": ({"frame_mask": torch.ones(3, 4)}, "`frame_mask` must be boolean"),
+    "hole": ({"frame_mask": torch.ones(3, 4).bool().index_fill(1, torch.tensor(1), False)}, "`frame_mask` must be"),
+    "short window within": ({"frame_mask": torch.arange(4) < torch.tensor([[4], [3], [4]])}, "`frame_mask` must be"),
+    "nothing new": ({"frame_mask": torch.arange(4) < torch.tensor([[4], [4], [2]])}, "at least 3 of 4 frames"),
+    "negative start": ({"window_starts": torch.tensor([-2, 0, 2])}, "multiples of 2 from 0 on"),
+    "unsorted starts": ({"window_starts": torch.tensor([0, 4, 2])}, "multiples of 2 from 0 on"),
+    "gap": ({"window_starts": torch.tensor([0, 2, 40])}, "multiples of 2 from 0 on"),
+    "fractional starts": ({"window_starts": torch.tensor([0.0, 2.0, 4.0])}, "`window_starts` must be int64"),
+    "start missing": ({"window_starts": torch.tensor([0, 2])}, "`window_starts` must be int64"),
+    "frame rate": ({"fps": -0.5}, "`fps` must be a positive"),
+    "no number": ({"fps": float("nan")}, "`fps` must be a positive"),
+    "length": ({"duration_sec": float("inf")}, "`duration_sec` must be a positive"),
+    "fingerprint": ({"fingerprint": None}, "`fingerprint` must be a string"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_PARTS)
+def test_parts_that_do_not_fit_are_refused(name):
+    changes, message = WRONG_PARTS[name]
+    with pytest.raises(ValueError, match=message):
+        small_video(**changes)
+
+
+def test_a_file_with_a_wrong_part_is_named(tmp_path):
+    """Even with the right checksum."""
+    video = small_video()
+    video.window_starts = torch.tensor([0, 4, 2])
+    video.save(tmp_path / "video")
+    with pytest.raises(ValueError, match=r"video' is not a usable encoded video: .*multiples of 2"):
+        EncodedVideo.load(tmp_path / "video")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_infinite_numbers_are_not_saved(tmp_path, value):
+    embeds = [torch.full((2, 4, 1, 2), value)] * 3
+    with pytest.raises(ValueError, match="`video_embeds` must be finite"):
+        small_video(video_embeds=embeds).save(tmp_path / "video")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    """What safetensors was writing is gone, too."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    try:
+        with pytest.raises(OSError, match=rf"File too large: '{tmp_path}/video'"):
+            large_video().save(tmp_path / "video")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == []
+
+
+def large_video():
+    return small_video(video_embeds=list(torch.zeros(3, 2, 4, 1, 2**16)))
+
+
+KILLED = """
+import resource, signal, sys, types
+package = sys.modules["modeling_r2tuning"] = types.ModuleType("modeling_r2tuning")
+package.__path__ = ["modeling_r2tuning"]  # without transformers
+import torch
+from modeling_r2tuning.encoding_r2tuning import EncodedVideo
+video = EncodedVideo([torch.zeros(2, 4, 1, 2**18)], torch.ones(1, 4) > 0, torch.tensor([0]), 1.0, 4.0, "weights")
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**22, 2**22))  # the system kills in the middle of the file
+video.save(sys.argv[1])
+"""
+
+
+def test_what_a_killed_save_left_goes_with_the_next(windowed, tmp_path):
+    root, path = Path(__file__).parents[1], tmp_path / "video"
+    windowed.save(path)
+    result = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=root, check=False)
+    assert result.returncode == -signal.SIGXFSZ
+    assert any(file.name.startswith(".tmp") for file in tmp_path.rglob("*"))  # that of safetensors
+    assert_same_video(EncodedVideo.load(path), windowed)
+    windowed.save(path)
+    assert os.listdir(tmp_path) == ["video"]
+
+
+def test_others_may_read_an_encoded_video(windowed, tmp_path):
+    (tmp_path / "usual").touch()
+    windowed.save(tmp_path / "video")
+    assert stat.S_IMODE((tmp_path / "video").stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)

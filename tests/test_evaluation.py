@@ -1,6 +1,7 @@
 """`train/run_evaluation.py`: any prediction file is scored as by the public code, a checkpoint predicts first."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -81,6 +82,33 @@ def test_hidden_test_split(qvhighlights, tmp_path, capsys):
     public = write_benchmark("qvhighlights", tmp_path / "public", test="annotated")
     assert main([str(word) for word in [*words, public]]) == 0
     assert "100.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--output", "--save-predictions"])
+def test_what_must_not_be_written_is_refused_at_the_start(tmp_path, option, capsys):
+    """Before the annotations are read, which are missing here."""
+    predictions, pipe = tmp_path / "predictions.jsonl", tmp_path / "pipe"
+    predictions.write_text("{}")
+    os.mkfifo(pipe)
+    for path in (predictions, pipe, tmp_path / "nowhere/file"):
+        words = ["--predictions", predictions, "--benchmark", "tacos", "--data-dir", tmp_path, option, path]
+        assert main([str(word) for word in words]) == 2
+        assert f"run_evaluation: error: '{path}' cannot be written" in capsys.readouterr().err
+    assert predictions.read_text() == "{}"
+
+
+def test_a_failed_submission_keeps_the_last_one(tmp_path, monkeypatch):
+    rows = perfect(moment_records("qvhighlights", "val"))
+    before = write_submission(rows, tmp_path, "val").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left")
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    with pytest.raises(OSError, match=rf"No space left: '{tmp_path}/submission\.zip'"):
+        write_submission(rows, tmp_path, "val")
+    assert (tmp_path / "submission.zip").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hl_val_submission.jsonl", "submission.zip"]
 
 
 def test_submission_holds_both_splits(tmp_path):

@@ -2,9 +2,6 @@
 
 import os
 import pickle
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -245,21 +242,21 @@ def write_half(folder, path):
         raise OSError("the disk is full")
 
 
-def dead_process():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
 def test_only_abandoned_partial_files_are_removed(folder, settings):
-    host, dead = safe_name(platform.node()), dead_process()
-    abandoned = [f"{host}-{dead}.safetensors", "otherhost-1.mp4"]
-    in_use = [f"{host}-{os.getpid()}.safetensors", f"otherhost-{dead}.json"]
-    for name in abandoned + in_use:
-        (folder / "partial" / name).write_text("x")
-    os.utime(folder / "partial/otherhost-1.mp4", (0, 0))
-    prepare_folder(folder, settings)
-    assert sorted(path.name for path in (folder / "partial").iterdir()) == sorted(in_use)
+    """Those of a killed process, and old ones of earlier versions."""
+    killed, earlier, in_use = (
+        folder / "partial" / name for name in (".r2tuning-a.partial", "host-1.mp4", "host-2.mp4")
+    )
+    killed.mkdir()
+    (killed / "video.mp4").write_text("x")
+    for path in (earlier, in_use):
+        path.write_text("x")
+    os.utime(earlier, (0, 0))
+    with replacing(folder, video_path(folder, "v")):
+        prepare_folder(folder, settings)
+        assert not killed.exists()
+        assert not earlier.exists()
+        assert len(list((folder / "partial").iterdir())) == 2
 
 
 # ---- settings ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Atomic writing: whole or not at all, whatever happens on the way."""
 
+import errno
 import os
 import signal
 import stat
@@ -25,7 +26,7 @@ def test_file_appears_when_the_block_ends(tmp_path):
     path = tmp_path / "answer.json"
     with files.writing(path) as partial:
         partial.write_text("old")
-        assert partial.suffix == ".json"
+        assert partial.name == "answer.json"
         assert not path.exists()
     with files.writing(path) as partial:
         partial.write_text("new")
@@ -50,11 +51,12 @@ def test_mode_is_that_of_any_new_file(tmp_path, umask):
         with files.writing(tmp_path / "file") as partial:
             partial.chmod(0o600)
         with files.writing_folder(tmp_path / "folder") as folder:
-            (folder / "file").touch()
+            (folder / "file").touch(0o600)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~umask
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~umask
+    assert stat.S_IMODE((tmp_path / "folder/file").stat().st_mode) == 0o666 & ~umask
 
 
 def test_longest_name(tmp_path):
@@ -98,12 +100,47 @@ def test_missing_folder_is_named(tmp_path):
         pass
 
 
-def test_errors_name_the_file_that_was_asked_for(tmp_path):
+def test_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match=r"read-only for you"):
+        files.check_replaceable(tmp_path / "file")
+
+
+def full_disk(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device", *arguments)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch, call):
+    path = tmp_path / "answer.json"
+    path.write_text("old")
+    monkeypatch.setattr(os, call, lambda *arguments: full_disk())
+    with pytest.raises(OSError, match=r"No space left on device: '.*answer\.json'"), files.writing(path):
+        pass
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["answer.json"]
+
+
+def test_no_room_for_the_hidden_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_take_lock", lambda path, required=False: full_disk(str(path)))
     with (
-        pytest.raises(OSError, match=r"No space left on device: '.*answer\.json'"),
-        files.writing(tmp_path / "answer.json") as partial,
+        pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/answer"),
+        files.writing(tmp_path / "answer"),
     ):
-        raise OSError(28, "No space left on device", str(partial))
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_errors_name_the_place_and_not_the_hidden_folder(tmp_path):
+    with pytest.raises(OSError, match=f"device: '{tmp_path}/answer'"), files.writing(tmp_path / "answer") as partial:
+        full_disk(str(partial))
+    with pytest.raises(OSError, match=f"device: '{tmp_path}/run/a'"), files.writing_folder(tmp_path / "run") as folder:
+        full_disk(str(folder / "a"))
+    with pytest.raises(FileNotFoundError, match="'/nowhere'"), files.writing(tmp_path / "answer"):
+        os.stat("/nowhere")
+    with pytest.raises(OSError, match=f"left on device: '{tmp_path}/answer'"), files.writing(tmp_path / "answer"):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert os.listdir(tmp_path) == []
 
 
 KILLED = """
@@ -136,6 +173,37 @@ def test_leftovers_of_killed_processes_are_removed_and_those_of_living_ones_kept
     assert os.listdir(tmp_path) == ["answer.json"]
     for process in processes:
         process.stdout.close()
+
+
+def test_leftovers_of_others_are_let_be(tmp_path, monkeypatch):
+    """Another user's folder, and a link that somebody put there."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/file").touch()
+    (tmp_path / f"{files.PREFIX}link{files.SUFFIX}").symlink_to(tmp_path / "kept")
+    others = tmp_path / f"{files.PREFIX}others{files.SUFFIX}"
+    others.mkdir()
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    files.remove_leftovers(tmp_path)
+    assert others.exists()
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    files.remove_leftovers(tmp_path)
+    assert not others.exists()
+    assert os.listdir(tmp_path / "kept") == ["file"]
+
+
+def test_file_systems_without_locks(tmp_path, monkeypatch):
+    """Files are written, claims say nothing, and leftovers stay, as nobody knows whose they are."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    leftover = tmp_path / f"{files.PREFIX}left{files.SUFFIX}"
+    leftover.mkdir()
+    with files.claiming(tmp_path), files.claiming(tmp_path), files.writing(tmp_path / "file") as partial:
+        partial.write_text("1")
+    assert sorted(os.listdir(tmp_path)) == [leftover.name, "file"]
 
 
 def test_threads_write_side_by_side(tmp_path):
@@ -171,3 +239,32 @@ def test_folder_is_claimed_by_one_process(tmp_path):
         pass
     with files.claiming(tmp_path):
         pass
+    assert os.listdir(tmp_path) == []
+
+
+CLAIMED = """
+import os, sys, time
+sys.path.insert(0, "dataset_scripts")
+from files import claiming
+with claiming(sys.argv[1]):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            sys.exit()  # leaves the block, but not the claim
+        os.wait()
+        print(flush=True)
+    time.sleep(60)
+"""
+
+
+def test_claim_ends_with_its_process_though_workers_live_on(tmp_path):
+    command = [sys.executable, "-c", CLAIMED, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True)
+    process.stdout.readline()
+    with pytest.raises(FileExistsError, match="Another run"), files.claiming(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    with files.claiming(tmp_path):
+        os.killpg(process.pid, 0)  # the worker lives
+    os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.close()

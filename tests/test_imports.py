@@ -38,10 +38,12 @@ ALLOWED = {
     },
     **{f"method_{name}_r2tuning": {"configuration_r2tuning"} for name in ("lst", "vpt")},
     "method_vop_r2tuning": {"configuration_r2tuning", "method_vpt_r2tuning", "precision_r2tuning"},
-    "method_lora_r2tuning": set(),
+    "method_lora_r2tuning": {"files_r2tuning"},
     "methods_r2tuning": {"configuration_r2tuning"}
     | {f"method_{name}_r2tuning" for name in ("e3va", "losa", "lst", "st_adapter", "vop", "vpt")},
-    "modeling_r2tuning": {f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "heads", "losses")}
+    "modeling_r2tuning": {
+        f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "losses")
+    }
     | {"method_lora_r2tuning", "methods_r2tuning", "towers_r2tuning"},
     "processing_r2tuning": {"decoding_r2tuning", "options_r2tuning", "video_io_r2tuning"},
     "pipeline_r2tuning": {"options_r2tuning", "processing_r2tuning"},
@@ -52,7 +54,7 @@ AT_HOME = {
     "explaining_r2tuning": {f"{name}_r2tuning" for name in ("modeling", "plotting", "processing", "video_source")},
     "model_card_r2tuning": set(),
     "publishing_r2tuning": {"checkpoints_r2tuning", "model_card_r2tuning"},
-    "model_zoo_r2tuning": {f"{name}_r2tuning" for name in ("checkpoints", "model_card", "publishing")}
+    "model_zoo_r2tuning": {f"{name}_r2tuning" for name in ("checkpoints", "files", "model_card", "publishing")}
     | {"convert_r2tuning_checkpoint"},
 }
 

@@ -135,6 +135,15 @@ def test_a_lora_checkpoint_without_its_adapters_is_refused(make, tmp_path):
         R2TuningForVideoGrounding.from_pretrained(tmp_path)
 
 
+def test_others_may_read_a_checkpoint(make, tmp_path):
+    """Of safetensors files, too, the mode is that of any new file."""
+    make("lora").save_pretrained(tmp_path)
+    (tmp_path / "usual").touch()
+    weights = sorted(tmp_path.rglob("*.safetensors"))
+    assert [path.name for path in weights] == ["adapter_model.safetensors", "model.safetensors"]
+    assert {path.stat().st_mode for path in weights} == {(tmp_path / "usual").stat().st_mode}
+
+
 def test_adapters_are_not_left_out_of_a_push(make, tmp_path):
     with pytest.raises(ValueError, match=r"call `model.push_to_hub\(name\)` instead"):
         make("lora").save_pretrained(tmp_path, push_to_hub=True)

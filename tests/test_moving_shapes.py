@@ -10,6 +10,7 @@ import pytest
 
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts import moving_shapes as generator
+from dataset_scripts.files import claiming
 from dataset_scripts.metrics import compute_scores
 from dataset_scripts.moving_shapes import annotate_video, generate_moving_shapes, main
 from dataset_scripts.moving_shapes_frames import FrameSettings, iter_captioned_frames
@@ -84,7 +85,10 @@ def test_continues_after_an_interruption(benchmark_folder, tmp_path, monkeypatch
 
     def stop_at_the_third(scene, path, **options):
         if len(made) == 2:
-            path.with_name(f"{path.name}.1.partial").write_bytes(b"half a video")
+            path.with_name(f"{path.name}.1.partial").write_bytes(b"half a video")  # as earlier versions did
+            killed = path.with_name(".r2tuning-a.partial")
+            killed.mkdir()
+            (killed / path.name).write_bytes(b"half a video")
             raise KeyboardInterrupt
         made.append(path)
         write_video(scene, path, **options)
@@ -98,6 +102,19 @@ def test_continues_after_an_interruption(benchmark_folder, tmp_path, monkeypatch
     generate_moving_shapes(tmp_path, seed=3, num_videos=SMALL)
     assert {path: path.stat().st_mtime_ns for path in made} == times
     assert_same_bytes(benchmark_folder, tmp_path)
+
+
+def test_a_second_run_into_the_folder_is_refused(benchmark_folder, capsys):
+    """At the start, though it has other settings, and whether or not anything is left to be made."""
+    before = list_files(benchmark_folder)
+    with claiming(benchmark_folder):
+        for options in (["--seed", "3"], ["--seed", "4"]):
+            assert main([str(benchmark_folder), *options, "--processes", "1"]) == 2
+            out, err = capsys.readouterr()
+            assert out == ""
+            assert err.count("\n") == 1
+            assert err.startswith(f"moving_shapes: error: Another run is writing to '{benchmark_folder}'")
+    assert list_files(benchmark_folder) == before
 
 
 def test_more_videos_change_none_of_the_others(benchmark_folder, tmp_path):

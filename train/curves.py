@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.checkpointing import write_json, writing
+from modeling_r2tuning.files_r2tuning import writing
+from train.checkpointing import write_json
 
 
 NO_LOSSES = {"step", "epoch", "grad_norm", "learning_rate", "seconds"}

@@ -14,12 +14,10 @@ import hashlib
 import json
 import math
 import os
-import platform
-import shutil
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,13 +28,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from modeling_r2tuning import R2TuningForVideoGrounding
+from modeling_r2tuning.files_r2tuning import remove_leftovers, writing
 
 
 FORMAT = 1
 ONE_PER_CLIP = "one frame per annotated clip"  # the frame rate of YouTube Highlights, another for each video
 NOT_COMPARED = ("clip",)  # the same CLIP has several names; its weights are compared
 MAX_NAME = 200  # bytes; file systems allow 255, a digest and an ending follow
-STALE_SEC = 3600.0  # no file takes so long to write
+STALE_SEC = 3600.0  # earlier versions wrote files into `partial` itself; none took so long
 OFFICIAL_VIDEOS, OFFICIAL_QUERIES = "*_vid_k*", "*_txt_k*"  # such as clip_b32_vid_k4 and clip_b32_txt_k4
 OFFICIAL_SUFFIXES = ("", "-cam-002")  # of TACoS
 CHANGED, NOT_IN_CACHE = "changes what CLIP computes", {"e3va": "reads what is between CLIP's layers"}
@@ -227,10 +226,13 @@ def prepare_folder(folder: Path, settings: dict[str, Any]) -> None:
     found = read_settings(folder)
     if found is not None:
         compare_settings(folder, found, settings)
-    (folder / "partial").mkdir(parents=True, exist_ok=True)
-    for path in (folder / "partial").iterdir():
-        if _is_stale(path):
-            path.unlink(missing_ok=True)
+    partial = folder / "partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(partial)
+    for path in partial.iterdir():
+        with suppress(FileNotFoundError):  # another process does the same
+            if not path.is_dir() and time.time() - path.stat().st_mtime > STALE_SEC:
+                path.unlink()
     if found is None:
         write_json(folder, folder / "settings.json", settings)
 
@@ -301,7 +303,6 @@ def save_features(folder: Path, path: Path, states: torch.Tensor, record: dict[s
     text = json.dumps({**record, "checksum": _checksum(states, record)}, sort_keys=True)
     with replacing(folder, path) as partial:
         save_file({"hidden_states": states}, partial, metadata={"record": text})
-        shutil.copymode(folder / "settings.json", partial)  # safetensors lets nobody else read it
 
 
 def load_features(path: Path, *, check: bool = True) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -337,46 +338,15 @@ def write_json(folder: Path, path: Path, document: dict[str, Any]) -> None:
 
 @contextmanager
 def replacing(folder: Path, path: Path) -> Iterator[Path]:
-    """A file to write, which then takes the place of `path` at once; a process writes one at a time."""
+    """A file to write, which then takes the place of `path` at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder / "partial" / f"{_host()}-{os.getpid()}{path.suffix}"
-    try:
+    with writing(path, temporary_in=folder / "partial") as partial:
         yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _checksum(states: torch.Tensor, record: dict[str, Any]) -> int:
     head = json.dumps([record, list(states.shape), str(states.dtype)], sort_keys=True)
     return zlib.crc32(states.numpy(), zlib.crc32(head.encode()))
-
-
-def _is_stale(path: Path) -> bool:
-    """Whether the process that was writing a partial file is no more."""
-    try:
-        if time.time() - path.stat().st_mtime > STALE_SEC:
-            return True
-    except FileNotFoundError:
-        return False
-    host, _, process = path.stem.rpartition("-")
-    return host == _host() and process.isdecimal() and not _is_running(int(process))
-
-
-def _is_running(process: int) -> bool:
-    if os.name != "posix":  # there the call below would end the process
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _host() -> str:
-    return safe_name(platform.node())
 
 
 __all__ = [

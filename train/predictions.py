@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dataset_scripts.reading import Record, parse_json, read_lines
 from modeling_r2tuning import EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
+from modeling_r2tuning.files_r2tuning import writing
 from train.feature_cache import FeatureCache
 
 
@@ -49,15 +50,9 @@ def _check_prediction(record: Record) -> dict[str, Any]:
 
 
 def write_predictions(rows: Iterable[dict[str, Any]], path: str | os.PathLike) -> None:
-    """Write one JSON object a line, to a temporary name and renamed."""
-    partial = f"{os.fspath(path)}.{os.getpid()}.partial"
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    """Write one JSON object a line; the file appears when it is whole."""
+    with writing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def write_submission(rows: Iterable[dict[str, Any]], folder: str | os.PathLike, split: str) -> Path:
@@ -86,12 +81,11 @@ def write_submission(rows: Iterable[dict[str, Any]], folder: str | os.PathLike, 
     if lacking:
         raise ValueError(f"{len(lacking)} predictions lack moments or saliency, such as that of query {lacking[0]}.")
     write_predictions(rows, folder / SUBMISSION_FILE.format(split=split))
-    partial, archive = folder / f"submission.{os.getpid()}.partial", folder / "submission.zip"
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as file:
+    archive = folder / "submission.zip"
+    with writing(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as file:
         for name in (SUBMISSION_FILE.format(split=part) for part in SUBMISSION_SPLITS):
             if (folder / name).exists():
                 file.write(folder / name, name)
-    os.replace(partial, archive)
     return archive
 
 

@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `
 from dataset_scripts.moving_shapes_frames import Clause, FrameSettings, ShownObject, iter_captioned_frames
 from dataset_scripts.moving_shapes_queries import vocabulary
 from dataset_scripts.moving_shapes_scenes import COLORS, COMBINATIONS, SEEN, SHAPES
+from modeling_r2tuning.files_r2tuning import check_new_folder, writing_folder
 from modeling_r2tuning.model_card_r2tuning import CARDS, write_text
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
 from train.clip_acceptance import accept_clip, object_cells
@@ -334,10 +335,10 @@ def pretrain(
     seed: int,
     processes: int,
 ) -> dict:
-    """Draw, train, measure and write; returns what `acceptance.json` holds.
+    """Draw, train, write and measure; returns what `acceptance.json` holds.
 
     Args:
-        output: Folder to write CLIP, tokenizer and image processor to.
+        output: Folder to write CLIP, tokenizer and image processor to; it must not exist, or be empty.
         layers: Of each encoder.
         steps: Steps of training.
         pictures: Pictures to train on, each with a variant.
@@ -348,6 +349,8 @@ def pretrain(
         seed: Of pictures, weights and batches.
         processes: Processes that draw.
     """
+    check_new_folder(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     settings = replace(FRAMES, combinations=tuple(combinations))
     drawn = draw_pictures(seed, pictures + held_out, processes, settings)
@@ -361,10 +364,11 @@ def pretrain(
     options = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
     trainer = Trainer(clip, tokenizer, image_processor, seen, **options)
     losses = trainer.run(steps)
+    with writing_folder(output) as folder:
+        for part in (clip, tokenizer, image_processor):
+            part.save_pretrained(folder)
     pixels = normalize(unseen.images, image_processor)
     measured = accept_clip(clip.eval(), tokenizer, pixels, unseen.captions, unseen.objects)
-    for part in (clip, tokenizer, image_processor):
-        part.save_pretrained(output)
     sizes = {"layers": layers, "steps": steps, "pictures": pictures, "held_out": held_out}
     shown = {"combinations": [" ".join(each) for each in combinations]}
     document = {**sizes, **shown, **options, "loss": float(np.mean(losses[-LOSSES:])), **measured}

@@ -7,7 +7,6 @@ python train/run_evaluation.py --model CHECKPOINT --benchmark tvsum --domain BK 
 import argparse
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from dataset_scripts.metrics import compute_scores
 from dataset_scripts.moving_shapes_builder import PARTS
 from modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.checkpoints_r2tuning import check_model_type, is_original, resolve_checkpoint
+from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.model_card_r2tuning import Results, write_model_card
 from train.feature_cache import FeatureCache
 from train.predictions import predict, read_predictions, write_predictions, write_submission
@@ -52,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     args = make_parser().parse_args(argv)
     try:
+        for path in (args.output, args.save_predictions):
+            if path is not None:
+                check_replaceable(path, *filter(None, (args.predictions, args.data_file)))
         rows = load_vtg_dataset(
             args.benchmark,
             split=args.split,
@@ -124,9 +127,8 @@ def evaluate(args: argparse.Namespace, predictions: list[dict[str, Any]], rows: 
     if args.record:
         record(document)
     if args.output is not None:
-        partial = args.output.with_name(f"{args.output.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        partial.replace(args.output)
+        with writing(args.output) as partial:
+            partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return document
 
 
