@@ -4,21 +4,21 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
-from transformers import CLIPConfig, CLIPTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .convert_r2tuning_checkpoint import (
     BENCHMARKS,
     ORIGINAL_REPOSITORY,
-    Benchmark,
     convert_original_checkpoint,
     get_benchmark,
     original_filename,
 )
+from .files_r2tuning import writing_folder
+from .loading_r2tuning import CONFIG, loading, read_clip_config
 from .pipeline_r2tuning import save_checkpoint
 from .processing_r2tuning import R2TuningProcessor
 
@@ -60,15 +60,17 @@ def convert_to_directory(
     if not os.path.isfile(source):
         raise FileNotFoundError(f"No checkpoint at '{os.fspath(source)}'.")
     clip = _clip_name(clip)
-    check_model_type(clip, "clip")
     model = convert_original_checkpoint(
         source,
         benchmark=benchmark,
         domain=domain,
-        clip_config=CLIPConfig.from_pretrained(clip),
+        clip_config=read_clip_config(clip),
         clip_model_name_or_path=clip,
     )
-    _save(model, _make_processor(clip, settings), output)
+    processor = R2TuningProcessor.from_clip(clip, fps=settings.fps, nms=settings.nms, round_to=settings.round_to)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with writing_folder(output) as partial:
+        save_checkpoint(model, processor, partial)
 
 
 def resolve_checkpoint(
@@ -103,8 +105,18 @@ def resolve_checkpoint(
         raise ValueError(f"The original checkpoint '{name}' needs a `benchmark`, one of {list(BENCHMARKS)}.")
     get_benchmark(benchmark, domain)
     if name == ORIGINAL_REPOSITORY:
-        name = hf_hub_download(ORIGINAL_REPOSITORY, original_filename(benchmark, domain))
+        name = fetch_original(original_filename(benchmark, domain))
     return _convert_once(Path(name), benchmark, domain, _clip_name(clip))
+
+
+def fetch_original(filename: str) -> str:
+    """Path in the Hub's cache of a file of the authors' repository.
+
+    Raises:
+        OSError: It cannot be fetched.
+    """
+    with loading(ORIGINAL_REPOSITORY, (filename,), "The authors' repository"):
+        return hf_hub_download(ORIGINAL_REPOSITORY, filename)
 
 
 def is_original(model: str | os.PathLike) -> bool:
@@ -117,13 +129,11 @@ def check_model_type(name: str, expected: str) -> None:
     """Refuse a folder or Hub repository that holds another kind of model, which would load with random weights.
 
     Raises:
-        OSError: There is no model of that name.
-        ValueError: It is of another type.
+        OSError: There is no model of that name, or it cannot be fetched.
+        ValueError: It is of another type, or its configuration is damaged.
     """
-    try:
+    with loading(name, (CONFIG,), "The model"):
         found = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-    except (OSError, ValueError) as error:
-        raise OSError(f"'{name}' is neither a model's folder nor one to be had from the Hub: {error}") from error
     if found != expected:
         holds = "no model" if found is None else f"a model of type '{found}'"
         raise ValueError(f"'{name}' holds {holds}; needed is one of type '{expected}'.")
@@ -164,26 +174,11 @@ def _check_output(output: Path) -> None:
         raise FileExistsError(f"`output` '{output}' is a file; name a new folder.")
 
 
-def _make_processor(clip: str, settings: Benchmark) -> R2TuningProcessor:
-    from transformers import CLIPImageProcessor  # warns where torchvision is missing
-
-    return R2TuningProcessor(
-        CLIPImageProcessor.from_pretrained(clip),
-        CLIPTokenizer.from_pretrained(clip),
-        fps=settings.fps,
-        nms=settings.nms,
-        round_to=settings.round_to,
-    )
-
-
-def _save(model: PreTrainedModel, processor: R2TuningProcessor, output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as private:
-        partial = Path(private) / "checkpoint"  # unlike the folder around it, readable for others
-        save_checkpoint(model, processor, partial)
-        if output.is_dir():
-            output.rmdir()
-        partial.rename(output)
-
-
-__all__ = ["DEFAULT_CLIP", "check_model_type", "convert_to_directory", "is_original", "resolve_checkpoint"]
+__all__ = [
+    "DEFAULT_CLIP",
+    "check_model_type",
+    "convert_to_directory",
+    "fetch_original",
+    "is_original",
+    "resolve_checkpoint",
+]

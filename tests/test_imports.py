@@ -21,6 +21,7 @@ ALLOWED = {
     "points_r2tuning": set(),
     "precision_r2tuning": set(),
     "files_r2tuning": set(),
+    "loading_r2tuning": set(),
     "video_source_r2tuning": set(),
     "video_io_r2tuning": {"files_r2tuning", "video_source_r2tuning"},
     "encoding_r2tuning": {"files_r2tuning"},
@@ -35,12 +36,14 @@ ALLOWED = {
     },
     **{f"method_{name}_r2tuning": {"configuration_r2tuning"} for name in ("lst", "vpt")},
     "method_vop_r2tuning": {"configuration_r2tuning", "method_vpt_r2tuning", "precision_r2tuning"},
-    "method_lora_r2tuning": set(),
+    "method_lora_r2tuning": {"loading_r2tuning"},
     "methods_r2tuning": {"configuration_r2tuning"}
     | {f"method_{name}_r2tuning" for name in ("e3va", "losa", "lst", "st_adapter", "vop", "vpt")},
-    "modeling_r2tuning": {f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "heads", "losses")}
+    "modeling_r2tuning": {
+        f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "heads", "loading", "losses")
+    }
     | {"method_lora_r2tuning", "methods_r2tuning"},
-    "processing_r2tuning": {"decoding_r2tuning", "video_io_r2tuning"},
+    "processing_r2tuning": {"decoding_r2tuning", "loading_r2tuning", "video_io_r2tuning"},
     "pipeline_r2tuning": {"processing_r2tuning"},
 }
 # The same of files that stay at home.
