@@ -108,7 +108,10 @@ PROCESSOR_DAMAGE = {
     "tokenizer empty": (cut("tokenizer.json", 0), r"broken/tokenizer.json' is empty"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), r"broken' has no tokenizer.json"),
     "another tokenizer": (write("tokenizer.json", b'{"model": 3}'), r"broken/tokenizer.json' is no tokenizer"),
-    "tokenizer's settings": (write("tokenizer_config.json", b"[]"), r"broken/tokenizer_config.json' holds no JSON obj"),
+    "tokenizer's settings": (
+        write("tokenizer_config.json", b"[]"),
+        r"broken/tokenizer_config.json' holds no JSON obj",
+    ),
 }
 
 
@@ -355,7 +358,9 @@ def test_a_missing_repository(hub):
 def test_a_pickle_on_the_hub(published, hub, tiny_clip, clip):
     pickle_alone(clip)
     hub.add_repo("org/clip", {path.name: path for path in clip.iterdir()})
-    with pytest.raises(OSError, match="'org/clip' cannot be loaded: it has no model.safetensors, and pytorch_model.bin"):
+    with pytest.raises(
+        OSError, match="'org/clip' cannot be loaded: it has no model.safetensors, and pytorch_model.bin"
+    ):
         R2TuningForVideoGrounding.from_pretrained(published)
     assert not (clip / "opened").exists()
 
