@@ -60,13 +60,11 @@ def convert_to_directory(
     if not os.path.isfile(source):
         raise FileNotFoundError(f"No checkpoint at '{os.fspath(source)}'.")
     clip = _clip_name(clip)
-    model = convert_original_checkpoint(
-        source,
-        benchmark=benchmark,
-        domain=domain,
-        clip_config=read_clip_config(clip),
-        clip_model_name_or_path=clip,
-    )
+    clip_config = read_clip_config(clip)
+    with loading(source, ()):
+        model = convert_original_checkpoint(
+            source, benchmark=benchmark, domain=domain, clip_config=clip_config, clip_model_name_or_path=clip
+        )
     processor = R2TuningProcessor.from_clip(clip, fps=settings.fps, nms=settings.nms, round_to=settings.round_to)
     output.parent.mkdir(parents=True, exist_ok=True)
     with writing_folder(output) as partial:

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPConfig, PreTrainedTokenizerBase
+from transformers import CLIPConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 
@@ -123,6 +123,20 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike)
         raise FileNotFoundError(f"'{os.fspath(name)}' has no {TOKENIZER}, or one without a vocabulary.")
 
 
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Refuse a tokenizer whose tokens the model does not all know.
+
+    Raises:
+        ValueError: It belongs to another model.
+    """
+    known = model.config.text_config.vocab_size
+    if len(tokenizer) > known:
+        raise ValueError(
+            f"The tokenizer of '{tokenizer.name_or_path}' has {len(tokenizer)} tokens, the model '{model.name_or_path}' "
+            f"knows {known}: take the {TOKENIZER} that was saved with the model."
+        )
+
+
 def safe_weights(name: str, hub: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `from_pretrained` by which a CLIP's weights come from safetensors, never from a pickle."""
     if hub.get("revision") is None and name in SAFETENSORS_REVISIONS and not os.path.isdir(name):
@@ -156,7 +170,7 @@ def _explain(error: Exception, name: str, files: Sequence[str], what: str, hub: 
     if unfetched is not None:
         return OSError(_offline_message(name, unfetched, what, hub))
     for place in [*places.values(), *_shards(places.get(INDEX), name, hub)]:
-        damage = place and _damage(place)
+        damage = place and find_damage(place)
         if damage:
             again = "Save or copy" if os.path.isdir(name) else f"`hf download {name} --force-download` fetches"
             return ValueError(f"{what} '{name}' cannot be loaded: '{place}' {damage}. {again} it again.")
@@ -196,21 +210,21 @@ def _cached(name: str, file: str, hub: dict[str, Any]) -> Any:
 
 
 def _shards(index: str | None, name: str, hub: dict[str, Any]) -> list[str]:
-    if index is None or _damage(index):
+    if index is None or find_damage(index):
         return []
     names = json.loads(Path(index).read_text(encoding="utf-8")).get("weight_map", {}).values()
     places = {shard: _locate(name, shard, hub) for shard in sorted(set(names))}
     return [place or os.path.join(os.path.dirname(index), shard) for shard, place in places.items()]
 
 
-def _damage(path: str) -> str | None:
+def find_damage(path: str) -> str | None:
     """What is wrong with a file by itself."""
     if not os.path.isfile(path):
         return "is missing"
     if os.path.getsize(path) == 0:
         return "is empty"
     if path.endswith(".json"):
-        return _damage_of_json(Path(path))
+        return _find_damage_of_json(Path(path))
     with open(path, "rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             return "is a pointer of Git LFS in place of the weights (`git lfs pull` fetches them)"
@@ -221,7 +235,7 @@ def _damage(path: str) -> str | None:
         return f"is no complete safetensors file ({error})"
 
 
-def _damage_of_json(path: Path) -> str | None:
+def _find_damage_of_json(path: Path) -> str | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -293,7 +307,9 @@ __all__ = [
     "PLACE_ARGUMENTS",
     "PROCESSOR_FILES",
     "check_tokenizer",
+    "check_vocabulary",
     "check_weights",
+    "find_damage",
     "loading",
     "loading_clip",
     "read_clip_config",

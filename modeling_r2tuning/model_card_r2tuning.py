@@ -136,8 +136,15 @@ def read_published() -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a checkpoint."""
-    return json.loads(read_text(path))
+    """A JSON file of a checkpoint.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}' is no JSON ({error}); write it anew.") from error
 
 
 def read_text(path: Path) -> str:

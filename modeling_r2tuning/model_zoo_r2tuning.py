@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from .checkpoints_r2tuning import DEFAULT_CLIP, check_model_type, convert_to_directory, fetch_original
 from .convert_r2tuning_checkpoint import BENCHMARKS, ORIGINAL_REPOSITORY, original_filename
+from .files_r2tuning import writing
 from .model_card_r2tuning import CARDS, Results, read_published, write_model_card
 from .publishing_r2tuning import check_destination, push_checkpoint
 
@@ -132,7 +133,8 @@ def convert_released(
     if not (folder / "config.json").exists():
         convert_to_directory(file, folder, benchmark=model.benchmark, domain=model.domain, clip=clip)
     model.results(file).save(folder)
-    shutil.copyfile(CARDS / "original_license.txt", folder / "LICENSE")
+    with writing(folder / "LICENSE") as partial:
+        shutil.copyfile(CARDS / "original_license.txt", partial)
     write_model_card(folder)
     logger.info(f"converted {model.name}")
 

@@ -9,6 +9,7 @@ from transformers import Pipeline, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
 
+from .loading_r2tuning import check_vocabulary
 from .processing_r2tuning import as_video_list
 
 
@@ -62,6 +63,7 @@ class VideoGroundingPipeline(Pipeline):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        check_vocabulary(self.processor.tokenizer, self.model)
         if os.path.abspath(self.model.name_or_path) == str(DEFAULT_MODEL.absolute()):
             logger.warning_once(DEFAULT_MODEL_LIMITS)
 

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from hub_cards.publishing import CARD, Repository, publish, reason, with_patience
 
 from .checkpoints_r2tuning import check_model_type
+from .loading_r2tuning import find_damage
 from .model_card_r2tuning import make_model_card, read_json, read_text, refresh_model_card
 
 
@@ -141,6 +142,10 @@ def _check_complete(folder: Path) -> None:
             f"The checkpoint in '{folder}' lacks {', '.join(lacking)}. Write it with "
             "`modeling_r2tuning.save_checkpoint(model, processor, folder)`."
         )
+    for path in sorted([*folder.glob("*.json"), *folder.glob(WEIGHTS), *folder.glob("lora/adapter_*")]):
+        damage = find_damage(str(path)) if _belongs(path.relative_to(folder).as_posix()) else None
+        if damage:
+            raise ValueError(f"'{path}' {damage}. Save or copy the checkpoint again before it is published.")
 
 
 # ---- the Hub -------------------------------------------------------------------------------------------------------

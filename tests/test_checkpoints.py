@@ -172,6 +172,22 @@ def test_an_interrupted_conversion_leaves_nothing(error, released, clip, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["released.pth"]
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": {"adapter.scale": torch.ones(4)}}, "it lacks 'coef'"),
+        ({"state_dict": {1: torch.ones(4)}}, "cannot be loaded"),
+        ({"adapter.scale": torch.tensor(1.0)}, "cannot be loaded"),
+        (torch.ones(3), "holds no dictionary of weights"),
+    ],
+)
+def test_another_file_is_named(content, message, clip, tmp_path):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=message) as raised:
+        convert_to_directory(tmp_path / "other.pth", tmp_path / "out", benchmark="tacos", clip=clip)
+    assert "other.pth'" in str(raised.value)
+
+
 def test_a_damaged_file_leaves_nothing(clip, tmp_path):
     (tmp_path / "bad.pth").write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match=r"bad\.pth' is not a PyTorch checkpoint"):

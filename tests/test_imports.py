@@ -44,15 +44,15 @@ ALLOWED = {
     }
     | {"method_lora_r2tuning", "methods_r2tuning"},
     "processing_r2tuning": {"decoding_r2tuning", "loading_r2tuning", "video_io_r2tuning"},
-    "pipeline_r2tuning": {"processing_r2tuning"},
+    "pipeline_r2tuning": {"loading_r2tuning", "processing_r2tuning"},
 }
 # The same of files that stay at home.
 AT_HOME = {
     "demo_r2tuning": {"decoding_r2tuning", "plotting_r2tuning"},
     "explaining_r2tuning": {f"{name}_r2tuning" for name in ("modeling", "plotting", "processing", "video_io")},
     "model_card_r2tuning": {"files_r2tuning"},
-    "publishing_r2tuning": {"checkpoints_r2tuning", "model_card_r2tuning"},
-    "model_zoo_r2tuning": {f"{name}_r2tuning" for name in ("checkpoints", "model_card", "publishing")}
+    "publishing_r2tuning": {"checkpoints_r2tuning", "loading_r2tuning", "model_card_r2tuning"},
+    "model_zoo_r2tuning": {f"{name}_r2tuning" for name in ("checkpoints", "files", "model_card", "publishing")}
     | {"convert_r2tuning_checkpoint"},
 }
 

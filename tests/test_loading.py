@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 
 import huggingface_hub
@@ -133,6 +134,17 @@ def test_a_damaged_processor(damage, broken):
     with pytest.raises((OSError, ValueError), match=message) as raised:
         R2TuningProcessor.from_pretrained(broken)
     assert "\n" not in str(raised.value)
+
+
+def test_the_tokenizer_of_another_model(broken, checkpoint, capsys, tmp_path):
+    from transformers import CLIPTokenizer
+
+    words = {f"{index}</w>": index for index in range(2000)} | {"<|startoftext|>": 2000, "<|endoftext|>": 2001}
+    CLIPTokenizer(words, []).save_pretrained(broken)
+    assert main(["ground", str(checkpoint / "sample.mp4"), "1999", "--model", str(broken)]) == 2
+    assert re.search(
+        r"The tokenizer of '.*broken' has 2002 tokens, the model '.*broken' knows 514", capsys.readouterr().err
+    )
 
 
 def test_auto_classes_say_so_too(broken):

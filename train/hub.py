@@ -15,6 +15,7 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 
 import modeling_r2tuning
+from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.model_card_r2tuning import Results, read_json, write_model_card
 from modeling_r2tuning.publishing_r2tuning import check_destination, push_checkpoint
 from train.checkpointing import PROGRESS
@@ -95,7 +96,8 @@ def record_results(folder: Path) -> None:
     ).save(folder)
     for name in ("metrics.json", "curves.png"):
         if (run / name).exists():
-            shutil.copyfile(run / name, folder / name)
+            with writing(folder / name) as partial:
+                shutil.copyfile(run / name, partial)
     write_model_card(folder)
 
 

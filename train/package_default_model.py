@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
 from modeling_r2tuning import DEFAULT_MODEL
+from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.model_card_r2tuning import read_json, write_model_card, write_text
 
 
@@ -39,7 +40,8 @@ def package(checkpoint: Path, output: Path = DEFAULT_MODEL) -> None:
         raise ValueError(f"'{checkpoint}' has {size:,} bytes; a package should hold at most {LARGEST:,}.")
     output.mkdir(exist_ok=True)
     for name in FILES:
-        shutil.copyfile(checkpoint / name, output / name)
+        with writing(output / name) as partial:
+            shutil.copyfile(checkpoint / name, partial)
     config = {name: value for name, value in config.items() if name not in ABOUT_CODE}
     write_text(output / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     write_model_card(output)
