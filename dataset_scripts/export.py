@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
-from huggingface_hub.errors import HTTPError  # the latter is httpx's, by whatever name it is installed
+from huggingface_hub.errors import HTTPError  # httpx's, by whatever name it is installed
 
 from dataset_scripts import BUILDERS, load_vtg_dataset
 from dataset_scripts.files import writing_folder
@@ -93,12 +93,15 @@ def push_dataset(
         Address of the repository.
 
     Raises:
+        FileNotFoundError: The folder holds no exported dataset.
         PermissionError: The annotations may not be redistributed and the repository is public.
         RuntimeError: The upload failed; the message says how to repeat it.
     """
     check_licence(name, repo_id, private or publish_anyway)
     folder, api = Path(folder), HfApi()
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    if CARD not in files:
+        raise FileNotFoundError(f"'{folder}' holds no exported dataset: there is no {CARD}.")
     fresh = files.pop(CARD).read_text(encoding="utf-8")
     try:
         address = with_patience(

@@ -18,8 +18,6 @@ import yaml
 MARK = re.compile(r"^[ \t]*<!-- r2tuning: (begin|end) (\w+) -->[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
 FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?(?:\n|\Z)", re.MULTILINE | re.DOTALL)
 KEY = re.compile(r"""^(?:"([^"]+)"|'([^']+)'|([\w.-]+))[ \t]*:(?=\s|$)""")
-
-
 BOOL = "tag:yaml.org,2002:bool"
 
 
@@ -120,17 +118,21 @@ def _merge_metadata(theirs: str, ours: str, rules: CardRules) -> str | None:
     """YAML of both; lines of keys that do not change are left as they are. `None` where `theirs` is none."""
     try:
         old = yaml.load(theirs, _Loader) or {}
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # the latter of dates
         return None
     if not isinstance(old, dict):
         return None
     new = _merge_values(old, yaml.load(ours, _Loader) or {}, rules)
     lines = {key: text for key, text in _lines_by_key(theirs).items() if key is None or key in new}
-    lines |= {key: _dump({key: value}) for key, value in new.items() if key not in lines or old[key] != value}
+    lines |= {
+        key: _dump({key: value})
+        for key, value in new.items()
+        if key not in lines or key not in old or old[key] != value
+    }
     text = "".join(lines.values())
     try:
         is_right = (yaml.load(text, _Loader) or {}) == new
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         is_right = False
     return text if is_right else _dump(new)
 

@@ -43,7 +43,7 @@ SAFETENSORS_REVISIONS = {"openai/clip-vit-base-patch32": "refs/pr/15"}
 
 @contextmanager
 def loading(
-    name: str | os.PathLike, files: Sequence[str], what: str = "The checkpoint", advice: str = "", **hub: Any
+    name: str | os.PathLike | None, files: Sequence[str], what: str = "The checkpoint", advice: str = "", **hub: Any
 ) -> Iterator[None]:
     """Turn whatever goes wrong while a checkpoint is loaded into one error that names it and the file.
 
@@ -58,7 +58,7 @@ def loading(
         OSError: There is no such checkpoint, or it cannot be fetched.
         ValueError: A file is damaged, or the checkpoint is another kind of thing.
     """
-    name = os.fspath(name) if name is not None else ""
+    name = "" if name is None else os.fspath(name)  # weights may be given in place of a checkpoint
     try:
         _check_name(name)
         yield
@@ -154,7 +154,7 @@ def safe_weights(name: str, hub: dict[str, Any]) -> dict[str, Any]:
 
 def _check_name(name: str) -> None:
     """Refuse at once what can be no repository, without asking the Hub."""
-    if os.path.exists(name):
+    if not name or os.path.exists(name):
         return
     try:
         validate_repo_id(name)

@@ -154,7 +154,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         """
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         where = {name: kwargs[name] for name in PLACE_ARGUMENTS if name in kwargs}
-        if not kwargs.pop("use_safetensors", True):
+        if kwargs.pop("use_safetensors", None) is False:
             raise ValueError("`use_safetensors` must be left out: weights are never loaded from a pickle.")
         if "clip_model_name_or_path" in kwargs:
             kwargs.setdefault("clip_revision", None)  # the checkpoint's belongs to its own CLIP

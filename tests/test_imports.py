@@ -160,7 +160,12 @@ def test_metrics_know_no_dataset(path):
     assert all(level <= 1 for level, _ in imports(tree)), "metrics import nothing from the folder above"
 
 
-@pytest.mark.parametrize("folder", ["modeling_r2tuning", "dataset_scripts"])
+@pytest.mark.parametrize("path", sorted((ROOT / "hub_cards").glob("*.py")), ids=lambda path: path.stem)
+def test_publishing_knows_neither_models_nor_datasets(path):
+    assert third_parties(ast.parse(path.read_text())) <= {"huggingface_hub", "yaml"}
+
+
+@pytest.mark.parametrize("folder", ["modeling_r2tuning", "dataset_scripts", "hub_cards"])
 def test_what_is_installed_does_not_need_the_checkout(folder):
     for path in (ROOT / folder).rglob("*.py"):
         assert not modules_of(path) & {"train", "tests", "benchmarks", "examples"}, path

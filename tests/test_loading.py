@@ -193,6 +193,18 @@ def test_evaluation_says_so_in_one_line(damage, broken, tmp_path, capsys):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "damage", [cut("lora/adapter_model.safetensors", 900), lambda folder: shutil.rmtree(folder / "lora")]
+)
+def test_damaged_adapters(damage, make_model, tmp_path):
+    folder = save_ours(make_model(method="lora", num_recurrent_steps=1), tmp_path / "ours")
+    damage(folder)
+    with pytest.raises(
+        (OSError, ValueError), match=r"ours.* lora/adapter_model.safetensors|ours/lora/adapter_model.sa"
+    ):
+        R2TuningForVideoGrounding.from_pretrained(folder)
+
+
 def test_pickles_cannot_be_asked_for(checkpoint):
     with pytest.raises(ValueError, match="`use_safetensors` must be left out"):
         R2TuningForVideoGrounding.from_pretrained(checkpoint, use_safetensors=False)
@@ -256,6 +268,15 @@ def test_a_damaged_clip(damage, clip, make_model, tmp_path):
     with pytest.raises((OSError, ValueError), match=message):
         make_trained(config)
     assert not (clip / "opened").exists()
+
+
+def test_a_clip_with_more_weights_than_needed(clip):
+    """OpenAI's hold buffers, too."""
+    edit_weights(lambda found: found.update({"text_model.embeddings.position_ids": torch.arange(16)[None]}))(clip)
+    options = {"data_dir": ".", "output_dir": ".", "video_dir": ".", "model": {"num_recurrent_steps": 3}}
+    model = make_trained(TrainingConfig(benchmark="qvhighlights", clip=str(clip), **options))
+    model.save_pretrained(clip.parent / "ours")
+    R2TuningForVideoGrounding.from_pretrained(clip.parent / "ours")
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "preprocessor_config.json"])

@@ -16,8 +16,8 @@ def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
     """A model whose side block is new and whose encoders are those of `config.clip`.
 
     Raises:
-        OSError: CLIP is not found.
-        ValueError: It is another kind of model, or `config.model` has an unknown field.
+        OSError: CLIP is not found, or it cannot be fetched.
+        ValueError: It is damaged or another kind of model, or `config.model` has an unknown field.
     """
     clip_config = read_clip_config(config.clip)
     fields = model_fields(config, clip_config)
@@ -29,7 +29,7 @@ def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
     )
     with loading(config.clip, MODEL_FILES, "CLIP"):
         clip, info = CLIPModel.from_pretrained(config.clip, output_loading_info=True, **safe_weights(config.clip, {}))
-    check_weights(config.clip, info, reshape=False)
+    check_weights(config.clip, {**info, "unexpected_keys": ()}, reshape=False)  # old ones hold buffers as well
     model.copy_clip(clip.vision_model, clip.text_model)
     return model
 
