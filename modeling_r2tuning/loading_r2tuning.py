@@ -203,17 +203,30 @@ def _locate(name: str, file: str, hub: dict[str, Any]) -> str | None:
 
 def _cached(name: str, file: str, hub: dict[str, Any]) -> Any:
     """Path in the cache, `None` if the Hub was not asked for it, something else if it has no such file."""
-    try:
-        return try_to_load_from_cache(name, file, cache_dir=hub.get("cache_dir"), revision=hub.get("revision"))
-    except HFValidationError:
-        return None
+    found = None
+    for revision in _revisions(name, file, hub):
+        try:
+            found = try_to_load_from_cache(name, file, cache_dir=hub.get("cache_dir"), revision=revision)
+        except HFValidationError:
+            return None
+        if isinstance(found, str):
+            break
+    return found
+
+
+def _revisions(name: str, file: str, hub: dict[str, Any]) -> list[str | None]:
+    """Where a file may be."""
+    if file == WEIGHTS and hub.get("revision") is None and name in SAFETENSORS_REVISIONS:
+        return [None, SAFETENSORS_REVISIONS[name]]
+    return [hub.get("revision")]
 
 
 def _shards(index: str | None, name: str, hub: dict[str, Any]) -> list[str]:
     if index is None or find_damage(index):
         return []
-    names = json.loads(Path(index).read_text(encoding="utf-8")).get("weight_map", {}).values()
-    places = {shard: _locate(name, shard, hub) for shard in sorted(set(names))}
+    files = json.loads(Path(index).read_text(encoding="utf-8")).get("weight_map")
+    names = {file for file in files.values() if isinstance(file, str)} if isinstance(files, dict) else set()
+    places = {shard: _locate(name, shard, hub) for shard in sorted(names)}
     return [place or os.path.join(os.path.dirname(index), shard) for shard, place in places.items()]
 
 
@@ -281,7 +294,8 @@ def _offline_message(name: str, file: str, what: str, hub: dict[str, Any]) -> st
         reason = "`local_files_only` forbids to fetch it: leave it out, or"
     else:
         reason = "the Hub cannot be reached:"
-    revision = "" if hub.get("revision") is None else f" --revision {hub['revision']}"
+    revision = _revisions(name, file, hub)[-1]
+    revision = "" if revision is None else f" --revision {revision}"
     return (
         f"{what} '{name}' cannot be loaded: its file '{file}' is not in the cache, and {reason} run "
         f"`hf download {name}{revision}` once where there is a network, or name a local folder."

@@ -55,10 +55,12 @@ def edit_weights(change):
     return edit
 
 
-def shards_without_files(folder):
-    (folder / WEIGHTS).unlink()
-    index = {"metadata": {}, "weight_map": {"r2_block.gate": "model-00001-of-00001.safetensors"}}
-    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+def index_alone(weight_map):
+    def write_index(folder):
+        (folder / WEIGHTS).unlink()
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+    return write_index
 
 
 class Mine:
@@ -99,7 +101,11 @@ MODEL_DAMAGE = {
     "web page": (write(WEIGHTS, b"<html>" * 99), f"broken/{WEIGHTS}' is no complete safetensors file"),
     "pointer": (write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid"), "is a pointer of Git LFS"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"broken' cannot be loaded: it has no {WEIGHTS}. Save"),
-    "no shards": (shards_without_files, "broken/model-00001-of-00001.safetensors' is missing"),
+    "odd index": (index_alone({"a": 3, "b": "c"}), "broken"),
+    "no shards": (
+        index_alone({"r2_block.gate": "model-00001-of-00001.safetensors"}),
+        "broken/model-00001-of-00001.safetensors' is missing",
+    ),
     "pickle": (pickle_alone, f"it has no {WEIGHTS}, and pytorch_model.bin is a pickle.* never loaded. Convert it"),
 }
 PROCESSOR_DAMAGE = {
@@ -164,7 +170,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("damage", ["config list", "fewer steps", "weights cut", "pickle", "tokenizer's settings"])
+@pytest.mark.parametrize("damage", ["config list", "fewer steps", "pickle", "tokenizer's settings"])
 def test_the_command_says_so_in_one_line(command, damage, broken, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     damage, message = {**MODEL_DAMAGE, **PROCESSOR_DAMAGE}[damage]
@@ -179,7 +185,7 @@ def test_the_command_says_so_in_one_line(command, damage, broken, checkpoint, tm
     assert str(broken) in err
 
 
-@pytest.mark.parametrize("damage", ["fewer steps", "weights cut", "pickle", "config list"])
+@pytest.mark.parametrize("damage", ["fewer steps", "pickle"])
 def test_evaluation_says_so_in_one_line(damage, broken, tmp_path, capsys):
     from annotation_samples import write_benchmark
 
@@ -405,6 +411,12 @@ def test_a_clip_with_safetensors_in_another_revision(published, hub, clip, monke
     huggingface_hub.HfApi().delete_file(WEIGHTS, "org/clip")
     monkeypatch.setitem(loading_r2tuning.SAFETENSORS_REVISIONS, "org/clip", old)
     want = CLIPModel.from_pretrained(clip).state_dict()
+    with monkeypatch.context() as patch:
+        huggingface_hub.snapshot_download(published)
+        huggingface_hub.snapshot_download("org/clip")
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(OSError, match=rf"{WEIGHTS}' is not in the cache, .* download org/clip --revision {old}`"):
+            R2TuningForVideoGrounding.from_pretrained(published)
     for _ in range(2):
         found = R2TuningForVideoGrounding.from_pretrained(published).vision_model.state_dict()
         assert all(torch.equal(value, want[f"vision_model.{name}"]) for name, value in found.items())
