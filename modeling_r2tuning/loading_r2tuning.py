@@ -59,8 +59,8 @@ def loading(
         ValueError: A file is damaged, or the checkpoint is another kind of thing.
     """
     name = "" if name is None else os.fspath(name)  # weights may be given in place of a checkpoint
+    _check_name(name, advice)
     try:
-        _check_name(name)
         yield
     except (ImportError, torch.OutOfMemoryError):  # not to be mended in the checkpoint
         raise
@@ -152,7 +152,7 @@ def safe_weights(name: str, hub: dict[str, Any]) -> dict[str, Any]:
     return {**hub, "use_safetensors": True}
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, advice: str) -> None:
     """Refuse at once what can be no repository, without asking the Hub."""
     if not name or os.path.exists(name):
         return
@@ -160,7 +160,7 @@ def _check_name(name: str) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise FileNotFoundError(
-            f"'{name}' is neither a folder that exists nor a name on the Hub, 'organisation/name'."
+            f"'{name}' is neither a folder that exists nor a name on the Hub, 'organisation/name'. {advice}".rstrip()
         ) from error
 
 
