@@ -5,6 +5,7 @@ python -m dataset_scripts.export qvhighlights OUT --data-dir ANNOTATIONS [--push
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import shlex
@@ -16,13 +17,18 @@ from pathlib import Path
 import yaml
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HTTPError  # httpx's, by whatever name it is installed
 
 from dataset_scripts import BUILDERS, load_vtg_dataset
 from dataset_scripts.advice import spell_options
 from dataset_scripts.files import check_new_folder, writing_folder
+from hub_cards.card_text import CardRules, refresh_card
+from hub_cards.publishing import CARD, Repository, publish, reason, with_patience
 
 
+logger = logging.getLogger("dataset_scripts.export")  # also when it is run as a script
+
+CARD_RULES = CardRules(always=("counts", "making"), kept=frozenset({"language", "license", "pretty_name"}))
 CARDS = Path(__file__).parents[1] / "hub_cards"
 # Upper bounds of the Hub's size categories, in rows of all splits.
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
@@ -63,16 +69,19 @@ def export_dataset(
             (folder / config).mkdir()
             for split, dataset in datasets.items():
                 dataset.to_parquet(folder / config / f"{split}.parquet")
-        _make_card(
-            name, configs, [line.replace(f"{data_dir}{os.sep}", "") for line in log], repo_id or output.name
-        ).save(folder / "README.md")
+        lines = [line.replace(f"{data_dir}{os.sep}", "") for line in log]
+        card = _make_card(name, configs, lines, repo_id or output.name)
+        (folder / CARD).write_text(str(card), encoding="utf-8")
     return output
 
 
 def push_dataset(
     name: str, folder: str | os.PathLike, repo_id: str, *, private: bool = False, publish_anyway: bool = False
 ) -> str:
-    """Upload an exported folder to a dataset repository, made if need be.
+    """Upload an exported folder to a dataset repository, made if need be, in one commit.
+
+    A card that was edited there keeps its text, and files that others added stay. What an earlier upload has written
+    and this folder does not hold is removed.
 
     Args:
         name: The benchmark in the folder.
@@ -85,24 +94,48 @@ def push_dataset(
         Address of the repository.
 
     Raises:
+        FileNotFoundError: The folder holds no exported dataset.
         PermissionError: The annotations may not be redistributed and the repository is public.
         RuntimeError: The upload failed; the message says how to repeat it.
     """
     check_licence(name, repo_id, private or publish_anyway)
-    api = HfApi()
+    folder, api = Path(folder), HfApi()
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    if CARD not in files:
+        raise FileNotFoundError(f"'{folder}' holds no exported dataset: there is no {CARD}.")
+    fresh = files.pop(CARD).read_text(encoding="utf-8")
     try:
-        address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        is_private = api.repo_info(repo_id, repo_type="dataset").private
-    except (HfHubHTTPError, OSError) as error:
-        raise RuntimeError(_advice(repo_id, folder, error)) from error
-    check_licence(name, repo_id, is_private or publish_anyway)  # it may have existed, and be public
-    try:
-        api.upload_folder(
-            repo_id=repo_id, folder_path=folder, repo_type="dataset", commit_message=f"Add {name} as Parquet"
+        address = with_patience(
+            lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True), logger
         )
-    except (HfHubHTTPError, OSError, RuntimeError) as error:
-        raise RuntimeError(_advice(repo_id, folder, error)) from error
+        is_private = api.repo_info(repo_id, repo_type="dataset").private
+        check_licence(name, repo_id, is_private or publish_anyway)  # it may have existed, and be public
+        with_patience(
+            lambda: publish(
+                Repository(repo_id, "dataset"),
+                files,
+                lambda on_hub: fresh if on_hub is None else refresh_card(on_hub, fresh, CARD_RULES, logger),
+                message=f"Add {name} as Parquet",
+                logger=logger,
+            ),
+            logger,
+        )
+    except PermissionError:
+        raise
+    except (HTTPError, OSError, RuntimeError) as error:
+        command = _push_command(name, folder, repo_id, private=private, publish_anyway=publish_anyway)
+        raise RuntimeError(
+            f"Uploading to '{repo_id}' failed: {reason(error)}. The dataset is complete in '{folder}'; upload it with "
+            f"`{command}`."
+        ) from error
     return str(address)
+
+
+def _push_command(name: str, folder: Path, repo_id: str, **options: bool) -> str:
+    arguments = [*map(json.dumps, (name, os.path.abspath(folder), repo_id))]
+    arguments += [f"{option}=True" for option, is_set in options.items() if is_set]
+    code = f"from dataset_scripts.export import push_dataset; push_dataset({', '.join(arguments)})"
+    return shlex.join(["python", "-c", code])
 
 
 def check_licence(name: str, repo_id: str, allowed: bool) -> None:
@@ -123,13 +156,6 @@ def check_licence(name: str, repo_id: str, allowed: bool) -> None:
             f"{facts['licence']} Push to a private repository (`--private`), or pass `--publish-anyway` if you hold "
             "the right."
         )
-
-
-def _advice(repo_id: str, folder: str | os.PathLike, error: Exception) -> str:
-    return (
-        f"Uploading to '{repo_id}' failed: {error}. The dataset is complete in '{folder}'; upload it with "
-        f"`hf upload {repo_id} {shlex.quote(str(folder))} --repo-type dataset`."
-    )
 
 
 @contextlib.contextmanager

@@ -7,18 +7,18 @@ import sys
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
-from transformers import CLIPConfig, CLIPTokenizer, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .convert_r2tuning_checkpoint import (
     BENCHMARKS,
     ORIGINAL_REPOSITORY,
-    Benchmark,
     convert_original_checkpoint,
     get_benchmark,
     original_filename,
 )
 from .files_r2tuning import check_new_folder, writing_folder
+from .loading_r2tuning import CONFIG, loading, read_clip_config
 from .pipeline_r2tuning import save_checkpoint
 from .processing_r2tuning import R2TuningProcessor
 
@@ -60,17 +60,15 @@ def convert_to_directory(
     if not os.path.isfile(source):
         raise FileNotFoundError(f"No checkpoint at '{os.fspath(source)}'.")
     clip = _clip_name(clip)
-    check_model_type(clip, "clip")
-    model = convert_original_checkpoint(
-        source,
-        benchmark=benchmark,
-        domain=domain,
-        clip_config=CLIPConfig.from_pretrained(clip),
-        clip_model_name_or_path=clip,
-    )
+    clip_config = read_clip_config(clip)
+    with loading(source, ()):
+        model = convert_original_checkpoint(
+            source, benchmark=benchmark, domain=domain, clip_config=clip_config, clip_model_name_or_path=clip
+        )
+    processor = R2TuningProcessor.from_clip(clip, fps=settings.fps, nms=settings.nms, round_to=settings.round_to)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with writing_folder(output) as folder:
-        save_checkpoint(model, _make_processor(clip, settings), folder)
+    with writing_folder(output) as partial:
+        save_checkpoint(model, processor, partial)
 
 
 def resolve_checkpoint(
@@ -98,7 +96,7 @@ def resolve_checkpoint(
     if not is_original(name):
         return name
     if name == ORIGINAL_REPOSITORY:
-        name = hf_hub_download(ORIGINAL_REPOSITORY, original_filename(benchmark, domain))
+        name = fetch_original(original_filename(benchmark, domain))
     return _convert_once(Path(name), benchmark, domain, _clip_name(clip))
 
 
@@ -124,6 +122,16 @@ def check_original(model: str | os.PathLike, benchmark: str | None, domain: str 
         raise FileNotFoundError(f"No checkpoint at '{name}'.")
 
 
+def fetch_original(filename: str) -> str:
+    """Path in the Hub's cache of a file of the authors' repository.
+
+    Raises:
+        OSError: It cannot be fetched.
+    """
+    with loading(ORIGINAL_REPOSITORY, (filename,), "The authors' repository"):
+        return hf_hub_download(ORIGINAL_REPOSITORY, filename)
+
+
 def is_original(model: str | os.PathLike) -> bool:
     """Whether `model` names checkpoints of the released code, which say nothing of their benchmark themselves."""
     name = os.fspath(model)
@@ -134,13 +142,11 @@ def check_model_type(name: str, expected: str) -> None:
     """Refuse a folder or Hub repository that holds another kind of model, which would load with random weights.
 
     Raises:
-        OSError: There is no model of that name.
-        ValueError: It is of another type.
+        OSError: There is no model of that name, or it cannot be fetched.
+        ValueError: It is of another type, or its configuration is damaged.
     """
-    try:
+    with loading(name, (CONFIG,), "The model"):
         found = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-    except (OSError, ValueError) as error:
-        raise OSError(f"'{name}' is neither a model's folder nor one to be had from the Hub: {error}") from error
     if found != expected:
         holds = "no model" if found is None else f"a model of type '{found}'"
         raise ValueError(f"'{name}' holds {holds}; needed is one of type '{expected}'.")
@@ -172,23 +178,12 @@ def _clip_name(clip: str | None) -> str:
     return os.path.abspath(clip) if os.path.isdir(clip) else clip
 
 
-def _make_processor(clip: str, settings: Benchmark) -> R2TuningProcessor:
-    from transformers import CLIPImageProcessor  # warns where torchvision is missing
-
-    return R2TuningProcessor(
-        CLIPImageProcessor.from_pretrained(clip),
-        CLIPTokenizer.from_pretrained(clip),
-        fps=settings.fps,
-        nms=settings.nms,
-        round_to=settings.round_to,
-    )
-
-
 __all__ = [
     "DEFAULT_CLIP",
     "check_model_type",
     "check_original",
     "convert_to_directory",
+    "fetch_original",
     "is_original",
     "resolve_checkpoint",
 ]

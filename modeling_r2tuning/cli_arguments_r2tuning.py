@@ -80,9 +80,10 @@ PUSH_DESCRIPTION = """\
 Publish a checkpoint on the Hugging Face Hub: model, processor, code, model card and results in one commit, to a new
 repository or as an update of one. Prints its address.
 
-The card is made of the folder's settings and of `results.json`, which training and `r2tuning convert --all` write. A
-`README.md` of your own in the folder is taken instead. Nothing but the checkpoint is uploaded: no state of the
-optimizer, no videos, no logs. Log in with `hf auth login` first, or set HF_TOKEN to a token that may write.
+The card is made of the folder's settings and of `results.json`, which training and `r2tuning convert --all` write. Text
+of your own in `README.md` is kept, in the folder and on the Hub; only the marked parts and the metadata are refreshed.
+Files that others added to the repository stay. Nothing but the checkpoint is uploaded: no state of the optimizer, no
+videos, no logs. Log in with `hf auth login` first, or set HF_TOKEN to a token that may write.
 """
 PUSH_EPILOG = """\
 example:

@@ -18,6 +18,7 @@ from torch import nn
 from transformers.utils import cached_file
 
 from .files_r2tuning import writing
+from .loading_r2tuning import loading
 
 
 RANK = 16
@@ -72,8 +73,10 @@ def load_lora(model: nn.Module, checkpoint: str | os.PathLike, subfolder: str = 
     """
     from peft import set_peft_model_state_dict
 
-    path = cached_file(os.fspath(checkpoint), WEIGHTS, subfolder=os.path.join(subfolder, FOLDER), **hub)
-    weights = {name.removeprefix(PREFIX): value for name, value in load_file(path).items()}
+    subfolder = os.path.join(subfolder, FOLDER)
+    with loading(checkpoint, (WEIGHTS,), "The LoRA adapters of", subfolder=subfolder, **hub):
+        path = cached_file(os.fspath(checkpoint), WEIGHTS, subfolder=subfolder, **hub)
+        weights = {name.removeprefix(PREFIX): value for name, value in load_file(path).items()}
     for name, parameter in model.named_parameters():
         if is_lora(name):
             parameter.data = parameter.data.float()

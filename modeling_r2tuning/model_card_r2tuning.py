@@ -1,6 +1,7 @@
 """The card of a checkpoint, filled from what lies in its folder: settings, and results in `results.json`."""
 
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,11 +10,17 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hub_cards.card_text import CardRules, refresh_card
+
+from .files_r2tuning import writing
+
 
 CARDS = Path(__file__).parents[1] / "hub_cards"
 RESULTS = "results.json"
-# A card that holds this line is made anew when the checkpoint is pushed; one without it is taken as it is.
-MARKER = "<!-- Made from results.json: remove this line to keep changes of your own. -->"
+MOMENTS = "moment-retrieval"
+TASK = "Video temporal grounding"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -80,7 +87,6 @@ def make_model_card(folder: Path, name: str, config: dict[str, Any]) -> ModelCar
         _card_data(name, config, results, facts, scores),
         template_path=str(CARDS / "model_card.md"),
         name=name,
-        marker=MARKER,
         title=results and results.title,
         zoo=read_published()["source"],
         config=config,
@@ -94,21 +100,34 @@ def make_model_card(folder: Path, name: str, config: dict[str, Any]) -> ModelCar
 
 
 def write_model_card(folder: str | os.PathLike) -> None:
-    """Write the card into the checkpoint's folder, unless there is one with changes of the user's own."""
+    """Write the card into the checkpoint's folder; of one that is there, what we generate is made anew."""
     folder = Path(folder)
-    if is_own_card(folder / "README.md"):
-        card = make_model_card(folder, folder.name, read_json(folder / "config.json"))
-        write_text(folder / "README.md", str(card))
+    path = folder / "README.md"
+    card = str(make_model_card(folder, folder.name, read_json(folder / "config.json")))
+    write_text(path, refresh_model_card(read_text(path), card) if path.exists() else card)
 
 
-def is_own_card(path: Path) -> bool:
-    """Whether a card is missing or made by us, so that it may be made anew."""
-    return not path.exists() or MARKER in path.read_text(encoding="utf-8")
+def refresh_model_card(text: str, fresh: str) -> str:
+    """A card, perhaps edited by hand, with the results, settings and metadata of a new one.
+
+    Its licence and language stay, and so do tags, data sets and results that others added.
+    """
+    rules = CardRules(
+        always=("results",),
+        kept=frozenset({"language", "license"}),
+        words=frozenset({MOMENTS, *_read_all_facts()}),  # the benchmarks
+        task=TASK,
+    )
+    return refresh_card(text, fresh, rules, logger)
 
 
 def read_facts(benchmark: str) -> dict[str, Any]:
     """What `hub_cards/datasets.yaml` says of a benchmark; empty if it does not know it."""
-    return yaml.safe_load((CARDS / "datasets.yaml").read_text(encoding="utf-8")).get(benchmark, {})
+    return _read_all_facts().get(benchmark, {})
+
+
+def _read_all_facts() -> dict[str, dict[str, Any]]:
+    return yaml.safe_load((CARDS / "datasets.yaml").read_text(encoding="utf-8"))
 
 
 def read_published() -> dict[str, Any]:
@@ -117,24 +136,39 @@ def read_published() -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a checkpoint."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """A JSON file of a checkpoint.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}' is no JSON ({error}); write it anew.") from error
+
+
+def read_text(path: Path) -> str:
+    """A text file of a checkpoint.
+
+    Raises:
+        ValueError: It is not in UTF-8.
+    """
+    try:
+        return path.read_bytes().decode()  # with the ends of lines as they are
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is not in UTF-8 ({error}); save it as UTF-8.") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write to a temporary name and rename."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a file that appears whole or not at all."""
+    with writing(path) as partial:
+        partial.write_bytes(text.encode())
 
 
 def _card_data(
     name: str, config: dict[str, Any], results: Results | None, facts: dict[str, Any], scores: dict[str, float]
 ) -> ModelCardData:
-    tasks = ["moment-retrieval"] if config["use_moment_head"] else []
+    tasks = [MOMENTS] if config["use_moment_head"] else []
     clip = None if config["save_backbone"] else config["clip_model_name_or_path"]
     license_name = "bsd-3-clause" if results is not None and results.original is not None else facts.get("license")
     return ModelCardData(
@@ -155,7 +189,7 @@ def _eval_result(results: Results, score: str, value: float) -> EvalResult:
     published = {"source_name": "R2-Tuning model zoo", "source_url": read_published()["source"]}
     return EvalResult(
         task_type="video-text-to-text",
-        task_name="Video temporal grounding",
+        task_name=TASK,
         dataset_type=results.benchmark,
         dataset_name=results.title,
         dataset_config=results.domain,
@@ -181,12 +215,12 @@ def _to_read(training: dict[str, Any]) -> dict[str, Any]:
 
 __all__ = [
     "CARDS",
-    "MARKER",
     "Results",
-    "is_own_card",
     "make_model_card",
     "read_json",
     "read_published",
+    "read_text",
+    "refresh_model_card",
     "write_model_card",
     "write_text",
 ]

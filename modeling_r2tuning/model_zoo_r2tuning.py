@@ -6,10 +6,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
 from transformers.utils import logging
 
-from .checkpoints_r2tuning import DEFAULT_CLIP, check_model_type, convert_to_directory
+from .checkpoints_r2tuning import DEFAULT_CLIP, check_model_type, convert_to_directory, fetch_original
 from .convert_r2tuning_checkpoint import BENCHMARKS, ORIGINAL_REPOSITORY, original_filename
 from .files_r2tuning import writing
 from .model_card_r2tuning import CARDS, Results, read_published, write_model_card
@@ -142,7 +141,7 @@ def convert_released(
 
 def _find(model: ReleasedModel, source: str | os.PathLike | None) -> Path:
     if source is None:
-        return Path(hf_hub_download(ORIGINAL_REPOSITORY, model.original))
+        return Path(fetch_original(model.original))
     paths = [Path(source) / model.original, Path(source) / Path(model.original).name]
     for path in paths:
         if path.is_file():

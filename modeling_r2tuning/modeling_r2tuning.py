@@ -23,6 +23,17 @@ from .configuration_r2tuning import BESIDE_CLIP, IN_CLIP, R2TuningConfig
 from .encoding_r2tuning import EncodedVideo, encode_windows, stream_windows, window_size
 from .files_r2tuning import make_readable
 from .heads_r2tuning import GroundingHead, VideoGroundingOutput
+from .loading_r2tuning import (
+    CLIP_ADVICE,
+    HUB_ARGUMENTS,
+    MODEL_FILES,
+    PLACE_ARGUMENTS,
+    check_weights,
+    loading,
+    loading_clip,
+    read_clip_config,
+    safe_weights,
+)
 from .losses_r2tuning import GroundingLabels, pad_moments, video_grounding_loss
 from .method_lora_r2tuning import add_lora, is_lora, load_lora, save_lora
 from .methods_r2tuning import make_method
@@ -34,7 +45,6 @@ logger = logging.get_logger(__name__)
 ENCODERS = ("vision_model.", "text_model.")
 UNUSED_NORMS = ("vision_model.post_layernorm.", "text_model.final_layer_norm.")  # come after all that is read
 FINGERPRINT_VALUES = 64  # of a weight of the method: a step of training changes all its values
-HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download", "proxies")  # serve CLIP as well
 
 
 class R2TuningPreTrainedModel(PreTrainedModel):
@@ -149,21 +159,30 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         such as `clip_model_name_or_path="/folder/with/clip"`.
 
         Raises:
-            OSError: The checkpoint or CLIP cannot be found.
-            ValueError: CLIP does not fit the checkpoint, or weights are missing.
+            OSError: The checkpoint or CLIP cannot be found or fetched.
+            ValueError: CLIP does not fit the checkpoint, a file is damaged, or weights are missing, of other shapes or
+                pickled.
         """
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        where = {name: kwargs[name] for name in PLACE_ARGUMENTS if name in kwargs}
+        if kwargs.pop("use_safetensors", None) is False:
+            raise ValueError("`use_safetensors` must be left out: weights are never loaded from a pickle.")
         if "clip_model_name_or_path" in kwargs:
             kwargs.setdefault("clip_revision", None)  # the checkpoint's belongs to its own CLIP
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        if info["missing_keys"]:
-            raise ValueError(
-                f"The checkpoint '{pretrained_model_name_or_path}' lacks {len(info['missing_keys'])} weights, such as "
-                f"{sorted(info['missing_keys'])[:3]}. Save it again, with `config.save_backbone` set only if CLIP is "
-                "in it."
+            if kwargs["clip_model_name_or_path"] is not None:
+                read_clip_config(kwargs["clip_model_name_or_path"], revision=kwargs["clip_revision"], **hub)
+        reshape = kwargs.pop("ignore_mismatched_sizes", False)
+        with loading(pretrained_model_name_or_path, MODEL_FILES, **where, **hub):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *args,
+                output_loading_info=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                **kwargs,
             )
+        check_weights(pretrained_model_name_or_path, info, reshape)
         if model.config.method == "lora":
-            where = {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
             load_lora(model, pretrained_model_name_or_path, **where, **hub)
         if not model.config.save_backbone:
             model._load_clip(pretrained_model_name_or_path, **hub)
@@ -179,20 +198,16 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     def _load_clip(self, checkpoint: str, **hub):
         """Fill both encoders with the weights of `config.clip_model_name_or_path`."""
         name = self.config.clip_model_name_or_path
-        advice = (
-            "Pass `clip_model_name_or_path=` with a CLIP of the Hub or a folder, or use a checkpoint saved with "
-            "`save_backbone=True`."
-        )
         if name is None:
-            raise ValueError(f"The checkpoint '{checkpoint}' holds no CLIP and its configuration names none. {advice}")
+            raise ValueError(
+                f"The checkpoint '{checkpoint}' holds no CLIP and its configuration names none. {CLIP_ADVICE}"
+            )
         hub["revision"] = self.config.clip_revision
-        try:
-            found = self._check_clip(name, hub)
-            clip, info = CLIPModel.from_pretrained(name, config=found, output_loading_info=True, **hub)
-        except OSError as error:
-            raise OSError(
-                f"CLIP '{name}', which the checkpoint '{checkpoint}' needs, was not found. {advice}"
-            ) from error
+        found = self._check_clip(name, hub)
+        with loading_clip(name, **hub):
+            clip, info = CLIPModel.from_pretrained(
+                name, config=found, output_loading_info=True, **safe_weights(name, hub)
+            )
         missing = sorted(key for key in info["missing_keys"] if key.startswith(ENCODERS))
         if missing:
             raise ValueError(f"CLIP '{name}' is incomplete: it lacks {len(missing)} weights, such as {missing[:3]}.")
@@ -200,10 +215,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
 
     def _check_clip(self, name: str, hub: dict) -> CLIPConfig:
         """The configuration of a CLIP that has the sizes of this model's."""
-        found, _ = CLIPConfig.get_config_dict(name, **hub)
-        if found.get("model_type") != "clip":
-            raise ValueError(f"'{name}' is no CLIP: its model type is {found.get('model_type')!r}.")
-        found = CLIPConfig.from_dict(found)
+        found = read_clip_config(name, **hub)
         for part in ("vision_config", "text_config"):
             ours, theirs = getattr(self.config, part), getattr(found, part)
             fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")

@@ -12,6 +12,7 @@ from transformers import Pipeline, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
 
+from .loading_r2tuning import check_vocabulary
 from .options_r2tuning import check_options
 from .processing_r2tuning import FrameStream, as_text_list, as_video_list, is_file, is_row
 
@@ -73,6 +74,7 @@ class VideoGroundingPipeline(Pipeline):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         check_options(batch_size=self._batch_size, num_workers=self._num_workers)
+        check_vocabulary(self.processor.tokenizer, self.model)
         if os.path.abspath(self.model.name_or_path) == str(DEFAULT_MODEL.absolute()):
             logger.warning_once(DEFAULT_MODEL_LIMITS)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, CLIPTokenizer, ProcessorMixin
 from transformers.utils import logging
 
 from .decoding_r2tuning import (
@@ -18,6 +18,14 @@ from .decoding_r2tuning import (
     select_highlights,
     select_summary,
     sort_by_score,
+)
+from .loading_r2tuning import (
+    CLIP_PROCESSOR_FILES,
+    HUB_ARGUMENTS,
+    PLACE_ARGUMENTS,
+    PROCESSOR_FILES,
+    check_tokenizer,
+    loading,
 )
 from .options_r2tuning import check_options
 from .video_io_r2tuning import iter_video_frames
@@ -82,6 +90,39 @@ class R2TuningProcessor(ProcessorMixin):
         if backend is not None:
             backend.no_truncation()
             backend.no_padding()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs):
+        """Load a processor; arguments are those of `ProcessorMixin.from_pretrained`.
+
+        Raises:
+            OSError: A file cannot be found or fetched.
+            ValueError: A file is damaged.
+        """
+        hub = {name: kwargs[name] for name in (*HUB_ARGUMENTS, *PLACE_ARGUMENTS) if name in kwargs}
+        with loading(pretrained_model_name_or_path, PROCESSOR_FILES, "The processor of", **hub):
+            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            check_tokenizer(processor.tokenizer, pretrained_model_name_or_path)
+        return processor
+
+    @classmethod
+    def from_clip(cls, clip: str | os.PathLike, **settings) -> "R2TuningProcessor":
+        """A processor with the image settings and the tokenizer of a CLIP.
+
+        Args:
+            clip: A folder, or a name on the Hub.
+            settings: Frame rate and post-processing.
+
+        Raises:
+            OSError: A file cannot be found or fetched.
+            ValueError: A file is damaged.
+        """
+        from transformers import CLIPImageProcessor  # warns where torchvision is missing
+
+        with loading(clip, CLIP_PROCESSOR_FILES, "The processor of CLIP"):
+            image_processor, tokenizer = CLIPImageProcessor.from_pretrained(clip), CLIPTokenizer.from_pretrained(clip)
+            check_tokenizer(tokenizer, clip)
+        return cls(image_processor, tokenizer, **settings)
 
     @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):

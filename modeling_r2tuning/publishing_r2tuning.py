@@ -3,19 +3,21 @@
 import json
 import os
 import shlex
-import time
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter is httpx's, by whatever name it is installed
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
+from hub_cards.publishing import CARD, Repository, publish, reason, with_patience
+
 from .checkpoints_r2tuning import check_model_type
-from .model_card_r2tuning import is_own_card, make_model_card, read_json
+from .loading_r2tuning import find_damage
+from .model_card_r2tuning import make_model_card, read_json, read_text, refresh_model_card
 
 
 logger = logging.get_logger(__name__)
@@ -27,19 +29,20 @@ WEIGHTS = "model*.safetensors"
 PUBLISHED = (
     *(WEIGHTS, "model.safetensors.index.json", "config.json", "processor_config.json", "preprocessor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*_r2tuning.py"),
-    *("README.md", "LICENSE", "results.json", "metrics.json", "curves.png"),
+    *("LICENSE", "results.json", "metrics.json", "curves.png"),
     *("lora/adapter_config.json", "lora/adapter_model.safetensors"),
 )
-WAITS_SEC = (2, 10, 30)  # before the second and each further attempt
-PASSING_STATUS = {408, 425, 429}  # besides those from 500 on, which are the server's own trouble
+# In a repository with our code, but without a list of what we wrote, these are ours.
+OURS = (WEIGHTS, "model.safetensors.index.json", "*_r2tuning.py", "lora/adapter_*")
 
 
 def push_checkpoint(folder: str | os.PathLike, repo_id: str, *, private: bool = False, clip: str | None = None) -> str:
     """Publish a checkpoint on the Hub, in a new repository or as the next commit of one that exists.
 
-    Everything goes in one commit, so that nothing half-published is ever seen; what a commit before it has published
-    and this one does not is removed. The card is made of the folder's settings and `results.json`, unless the folder
-    has a `README.md` of the user's own. The folder itself is left as it is.
+    Everything goes in one commit, so that nothing half-published is ever seen. What an earlier push has written and
+    this one does not is removed; files that others added stay. The card is made of the folder's settings and
+    `results.json`. Where it was edited, on the Hub or else in the folder, only its marked parts and its metadata are
+    made anew. A LICENSE that was written or edited on the Hub is kept. The folder itself is left as it is.
 
     Args:
         folder: As `save_checkpoint` writes it.
@@ -63,12 +66,16 @@ def push_checkpoint(folder: str | os.PathLike, repo_id: str, *, private: bool = 
     paths = {path.relative_to(folder).as_posix(): path for path in [*folder.iterdir(), *folder.glob("lora/*")]}
     files = {name: path for name, path in sorted(paths.items()) if path.is_file() and _belongs(name)}
     files["config.json"] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
-    if is_own_card(folder / "README.md"):
-        files["README.md"] = str(make_model_card(folder, repo_id, config)).encode()
-    api = HfApi()
+    fresh = str(make_model_card(folder, repo_id, config))
+    in_folder = read_text(folder / CARD) if (folder / CARD).exists() else None
+
+    def make_card(on_hub: str | None) -> str:
+        edited = in_folder if on_hub is None else on_hub
+        return fresh if edited is None else refresh_model_card(edited, fresh)
+
     try:
-        address = _with_patience(lambda: _create(api, repo_id, private))
-        _with_patience(lambda: _commit(api, repo_id, files))
+        address = with_patience(lambda: _create(HfApi(), repo_id, private), logger)
+        with_patience(lambda: _publish(repo_id, files, make_card), logger)
     except (HTTPError, OSError, RuntimeError) as error:
         options = [*(["--private"] if private else []), *(["--clip", clip] if clip is not None else [])]
         command = shlex.join(["r2tuning", "push", os.path.abspath(folder), repo_id, *options])
@@ -135,6 +142,10 @@ def _check_complete(folder: Path) -> None:
             f"The checkpoint in '{folder}' lacks {', '.join(lacking)}. Write it with "
             "`modeling_r2tuning.save_checkpoint(model, processor, folder)`."
         )
+    for path in sorted([*folder.glob("*.json"), *folder.glob(WEIGHTS), *folder.glob("lora/adapter_*")]):
+        damage = find_damage(str(path)) if _belongs(path.relative_to(folder).as_posix()) else None
+        if damage:
+            raise ValueError(f"'{path}' {damage}. Save or copy the checkpoint again before it is published.")
 
 
 # ---- the Hub -------------------------------------------------------------------------------------------------------
@@ -148,41 +159,17 @@ def _create(api: HfApi, repo_id: str, private: bool) -> str:
     return str(address)
 
 
-def _commit(api: HfApi, repo_id: str, files: dict[str, Path | bytes]) -> None:
-    stale = {name for name in api.list_repo_files(repo_id) if _belongs(name)} - files.keys()
-    api.create_commit(
-        repo_id,
-        [
-            *(CommitOperationAdd(name, content) for name, content in files.items()),
-            *(CommitOperationDelete(name) for name in sorted(stale)),
-        ],
-        commit_message="Publish an R2-Tuning checkpoint",
+def _publish(repo_id: str, files: dict[str, Path | bytes], make_card: Callable[[str | None], str]) -> None:
+    repository = Repository(repo_id, "model")
+    has_code = any(fnmatch(name, "*_r2tuning.py") for name in repository.files)
+    publish(
+        repository,
+        files,
+        make_card,
+        ours=lambda name: has_code and any(fnmatch(name, pattern) for pattern in OURS),
+        message="Publish an R2-Tuning checkpoint",
+        logger=logger,
     )
-
-
-def _with_patience(action: Callable[[], Any]) -> Any:
-    """The result of an action, which is tried again where a failure may pass by itself."""
-    for wait_sec in WAITS_SEC:
-        try:
-            return action()
-        except (HTTPError, RuntimeError) as error:
-            if not _may_pass(error):
-                raise
-            logger.warning(f"the Hub failed ({_reason(error)}); trying again in {wait_sec} s")
-            time.sleep(wait_sec)
-    return action()
-
-
-def _may_pass(error: Exception) -> bool:
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in PASSING_STATUS or error.response.status_code >= 500
-    return True  # no answer at all, or the storage of large files failed, which gives a new address the next time
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:
-        return f"{str(error).rstrip('.')}: {_reason(error.__cause__)}"
-    return getattr(error, "server_message", None) or str(error) or type(error).__name__
 
 
 def _explain(error: Exception, advice: str) -> OSError:
@@ -192,7 +179,7 @@ def _explain(error: Exception, advice: str) -> OSError:
         kind, hint = PermissionError, "The token may not write there: `hf auth login` with one that may. "
     else:
         kind, hint = (PermissionError if isinstance(error, PermissionError) else ConnectionError), ""
-    return kind(f"Publishing failed: {_reason(error).rstrip('.')}. {hint}{advice}")
+    return kind(f"Publishing failed: {reason(error).rstrip('.')}. {hint}{advice}")
 
 
 __all__ = ["check_destination", "push_checkpoint"]

@@ -218,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
             "gated": "manual" if repo.gated else False,
             "siblings": [{"rfilename": path} for path in commit.files],
         }
-        card = commit.files["README.md"].data.decode() if "README.md" in commit.files else ""
+        card = commit.files["README.md"].data.decode(errors="replace") if "README.md" in commit.files else ""
         self._reply(info | dict(re.findall(r"^(pipeline_tag|library_name): *(\S+)$", card, re.MULTILINE)))
 
     def _tree(self, kind, repo_id, revision, folder):

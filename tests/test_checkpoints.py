@@ -154,7 +154,7 @@ def test_wrong_arguments(change, error, message, released, clip, tmp_path):
 
 def test_another_model_in_place_of_clip(released, tmp_path):
     CLIPTextConfig().save_pretrained(tmp_path / "text_only")
-    with pytest.raises(ValueError, match="a model of type 'clip_text_model'; needed is one of type 'clip'"):
+    with pytest.raises(ValueError, match="text_only' is no CLIP: its `model_type` is 'clip_text_model'"):
         convert_to_directory(released, tmp_path / "out", benchmark="tacos", clip=str(tmp_path / "text_only"))
 
 
@@ -173,6 +173,22 @@ def test_an_interrupted_conversion_leaves_nothing(error, released, clip, tmp_pat
     with pytest.raises(error):
         convert_to_directory(released, tmp_path / "out", benchmark="tacos", clip=clip)
     assert [path.name for path in tmp_path.iterdir()] == ["released.pth"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": {"adapter.scale": torch.ones(4)}}, "it lacks 'coef'"),
+        ({"state_dict": {1: torch.ones(4)}}, "cannot be loaded"),
+        ({"adapter.scale": torch.tensor(1.0)}, "cannot be loaded"),
+        (torch.ones(3), "holds no dictionary of weights"),
+    ],
+)
+def test_another_file_is_named(content, message, clip, tmp_path):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=message) as raised:
+        convert_to_directory(tmp_path / "other.pth", tmp_path / "out", benchmark="tacos", clip=clip)
+    assert "other.pth'" in str(raised.value)
 
 
 def test_a_damaged_file_leaves_nothing(clip, tmp_path):

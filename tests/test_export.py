@@ -1,8 +1,14 @@
 """Parquet exports: equal row by row through plain `load_dataset`, honest cards, licences respected, pushed whole."""
 
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 import textwrap
 
+import huggingface_hub
 import pytest
 from annotation_samples import SPLITS, write_benchmark
 from datasets import load_dataset
@@ -137,5 +143,31 @@ def test_failed_upload_keeps_the_folder(hub, exported, tmp_path):
     code = constants(**values, REPO="org/qvh", OPTIONS=[]) + textwrap.dedent(PUSH)
     result = run_python(code, environment)
     assert "status 2" in result.stdout
-    assert "hf upload org/qvh" in result.stderr
     assert (tmp_path / "out/README.md").exists()
+    command = shlex.split(result.stderr.splitlines()[-1].split("`")[1])
+    subprocess.run([sys.executable, *command[1:]], env={**os.environ, **hub.env(tmp_path)}, check=True)
+    assert "README.md" in hub.files("org/qvh", "dataset")
+
+
+def test_what_others_do_in_the_repository_stays(hub, exported, tmp_path, monkeypatch):
+    """A card that was edited, files that were added; only what an earlier push wrote is removed."""
+    hub.connect(monkeypatch, tmp_path)
+    monkeypatch.setattr("builtins.input", None)
+    folder = shutil.copytree(exported["qvhighlights"][1], tmp_path / "out")
+    shutil.copytree(folder / "default", folder / "extra")
+    export.push_dataset("qvhighlights", folder, "org/qvh")
+    assert len(hub.commits("org/qvh", "dataset")) == 2
+    card = hub.files("org/qvh", "dataset")["README.md"].decode()
+    assert card == (folder / "README.md").read_text()
+    edited = card.replace("license: cc-by-nc-sa-4.0", "license: mit").replace("## Counts", "42") + "\nMine.\n"
+    for name, content in {"README.md": edited.encode(), "LICENSE": b"theirs", "extra/more.parquet": b"1"}.items():
+        options = {"path_in_repo": name, "repo_id": "org/qvh", "repo_type": "dataset"}
+        huggingface_hub.HfApi().upload_file(path_or_fileobj=content, **options)
+    shutil.rmtree(folder / "extra")
+    for _ in range(2):
+        export.push_dataset("qvhighlights", folder, "org/qvh")
+        files = hub.files("org/qvh", "dataset")
+        assert files["README.md"].decode() == card.replace("license: cc-by-nc-sa-4.0", "license: mit") + "\nMine.\n"
+        assert files["LICENSE"] == b"theirs"
+        assert [name for name in files if name.startswith("extra")] == ["extra/more.parquet"]
+    assert len(hub.commits("org/qvh", "dataset")) == 6

@@ -6,9 +6,9 @@ from typing import get_args
 
 import pytest
 from loopback_hub import LoopbackHub, run_python
+from tiny_checkpoints import save_ours
 from transformers import CLIPConfig
 
-from modeling_r2tuning import save_checkpoint
 from modeling_r2tuning.configuration_r2tuning import Method
 from train.model import layers_read
 
@@ -88,11 +88,11 @@ def test_pushed_checkpoint_loads_by_name(hub, checkpoint, tmp_path):
     assert json.loads(run(LOAD, hub, tmp_path / "home2", NAME=str(checkpoint), VIDEO=video))[2] == printed[2]
 
 
-def test_a_lora_checkpoint_pushed_by_transformers_loads_by_name(hub, make_model, processor, clip_folder, tmp_path):
+def test_a_lora_checkpoint_pushed_by_transformers_loads_by_name(hub, make_model, clip_folder, tmp_path):
     """peft's files are pushed too."""
     model = make_model(method="lora", num_recurrent_steps=1)
     model.config.clip_model_name_or_path = "org/clip"
-    save_checkpoint(model, processor, tmp_path / "lora")
+    save_ours(model, tmp_path / "lora")
     hub.add_repo("org/clip", {path.name: path for path in clip_folder.iterdir()})
     run(PUSH_THEIRS, hub, tmp_path / "home", FOLDER=str(tmp_path / "lora"), NAME="org/theirs")
     assert {"lora/adapter_config.json", "lora/adapter_model.safetensors"} <= set(hub.files("org/theirs"))
@@ -100,24 +100,24 @@ def test_a_lora_checkpoint_pushed_by_transformers_loads_by_name(hub, make_model,
     assert json.loads(run(SUMS, hub, tmp_path / "home2", NAME="org/theirs")) == want
 
 
-def test_checkpoints_of_all_methods_load_by_name(hub, make_model, processor, clip_folder, tmp_path):
+def test_checkpoints_of_all_methods_load_by_name(hub, make_model, clip_folder, tmp_path):
     """Pushed by our command; CLIP comes from its own repository."""
     hub.add_repo("org/clip", {path.name: path for path in clip_folder.iterdir()})
     clip, want = CLIPConfig.from_pretrained(clip_folder), {}
     for method in METHODS:
         model = make_model(method=method, **layers_read(method, clip))
         model.config.clip_model_name_or_path = "org/clip"
-        save_checkpoint(model, processor, tmp_path / method)
+        save_ours(model, tmp_path / method)
         want[method] = [method, *(parameter.double().sum().item() for parameter in model.parameters())]
     run(PUSH_EACH, hub, tmp_path / "home", METHODS=METHODS, FOLDER=str(tmp_path))
     assert json.loads(run(SUMS_EACH, hub, tmp_path / "home2", METHODS=METHODS)) == want
 
 
-def test_clip_is_fetched_by_name(hub, make_config, make_model, tiny_clip, processor, clip_folder, tmp_path):
+def test_clip_is_fetched_by_name(hub, make_model, clip_folder, tmp_path):
     """A checkpoint without CLIP finds it on the Hub; where it is missing, the error says what to do."""
     model = make_model()
     model.config.clip_model_name_or_path = "org/clip"
-    save_checkpoint(model, processor, tmp_path / "small")
+    save_ours(model, tmp_path / "small")
     assert (tmp_path / "small/model.safetensors").stat().st_size < 500_000
     refused = run(NO_CLIP, hub, tmp_path / "home", NAME=str(tmp_path / "small"))
     assert "org/clip" in refused

@@ -26,6 +26,7 @@ ALLOWED = {
     "containers_r2tuning": set(),
     "video_source_r2tuning": {"containers_r2tuning"},
     "video_io_r2tuning": {"containers_r2tuning", "files_r2tuning", "video_source_r2tuning"},
+    "loading_r2tuning": set(),
     "encoding_r2tuning": {"files_r2tuning"},
     "distributed_r2tuning": set(),
     "losses_r2tuning": {"distributed_r2tuning", "points_r2tuning"},
@@ -38,22 +39,22 @@ ALLOWED = {
     },
     **{f"method_{name}_r2tuning": {"configuration_r2tuning"} for name in ("lst", "vpt")},
     "method_vop_r2tuning": {"configuration_r2tuning", "method_vpt_r2tuning", "precision_r2tuning"},
-    "method_lora_r2tuning": {"files_r2tuning"},
+    "method_lora_r2tuning": {"files_r2tuning", "loading_r2tuning"},
     "methods_r2tuning": {"configuration_r2tuning"}
     | {f"method_{name}_r2tuning" for name in ("e3va", "losa", "lst", "st_adapter", "vop", "vpt")},
     "modeling_r2tuning": {
-        f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "losses")
+        f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "loading", "losses")
     }
     | {"method_lora_r2tuning", "methods_r2tuning", "towers_r2tuning"},
-    "processing_r2tuning": {"decoding_r2tuning", "options_r2tuning", "video_io_r2tuning"},
-    "pipeline_r2tuning": {"options_r2tuning", "processing_r2tuning"},
+    "processing_r2tuning": {f"{name}_r2tuning" for name in ("decoding", "loading", "options", "video_io")},
+    "pipeline_r2tuning": {"loading_r2tuning", "options_r2tuning", "processing_r2tuning"},
 }
 # The same of files that stay at home.
 AT_HOME = {
     "demo_r2tuning": {"decoding_r2tuning", "plotting_r2tuning"},
     "explaining_r2tuning": {f"{name}_r2tuning" for name in ("modeling", "plotting", "processing", "video_source")},
-    "model_card_r2tuning": set(),
-    "publishing_r2tuning": {"checkpoints_r2tuning", "model_card_r2tuning"},
+    "model_card_r2tuning": {"files_r2tuning"},
+    "publishing_r2tuning": {"checkpoints_r2tuning", "loading_r2tuning", "model_card_r2tuning"},
     "model_zoo_r2tuning": {f"{name}_r2tuning" for name in ("checkpoints", "files", "model_card", "publishing")}
     | {"convert_r2tuning_checkpoint"},
 }
@@ -162,7 +163,12 @@ def test_metrics_know_no_dataset(path):
     assert all(level <= 1 for level, _ in imports(tree)), "metrics import nothing from the folder above"
 
 
-@pytest.mark.parametrize("folder", ["modeling_r2tuning", "dataset_scripts"])
+@pytest.mark.parametrize("path", sorted((ROOT / "hub_cards").glob("*.py")), ids=lambda path: path.stem)
+def test_publishing_knows_neither_models_nor_datasets(path):
+    assert third_parties(ast.parse(path.read_text())) <= {"huggingface_hub", "yaml"}
+
+
+@pytest.mark.parametrize("folder", ["modeling_r2tuning", "dataset_scripts", "hub_cards"])
 def test_what_is_installed_does_not_need_the_checkout(folder):
     for path in (ROOT / folder).rglob("*.py"):
         assert not modules_of(path) & {"train", "tests", "benchmarks", "examples"}, path

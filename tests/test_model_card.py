@@ -1,13 +1,19 @@
 """The model card: what it says of measured, published and missing results, and its metadata."""
 
 import json
+import re
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 from tiny_checkpoints import save_ours
 
-from modeling_r2tuning.model_card_r2tuning import MARKER, Results, make_model_card, write_model_card
+from modeling_r2tuning.model_card_r2tuning import (
+    Results,
+    make_model_card,
+    refresh_model_card,
+    write_model_card,
+)
 
 
 SCORES = {"MR-full-R1@0.5": 67.74, "MR-full-mAP": 47.86, "MR-long-mIoU": None, "HL-min-VeryGood-Hit1": 63.2}
@@ -142,15 +148,151 @@ def test_settings(card_of):
     assert "| overlapping moments | hard non-maximum suppression |\n" in text
 
 
-def test_the_card_on_disk_is_made_anew_until_it_is_changed(folder):
+def test_the_card_on_disk_is_made_anew_and_what_was_added_stays(folder):
     write_model_card(folder)
     path = folder / "README.md"
     assert 'model="r2tuning-test"' in path.read_text()
     assert yaml.safe_load(path.read_text().split("---")[1])["library_name"] == "transformers"
     Results("tacos", "test", {"MR-full-mIoU": 12.3}, training=TRAINING).save(folder)
+    path.write_text(path.read_text() + "\nMy own words.\n")
     write_model_card(folder)
     assert "12.30" in path.read_text()
-    path.write_text(path.read_text().replace(MARKER, ""))
     (folder / "results.json").unlink()
     write_model_card(folder)
-    assert "12.30" in path.read_text()
+    assert "12.30" not in path.read_text()
+    assert "No scores are recorded" in path.read_text()
+    assert path.read_text().endswith("\nMy own words.\n")
+
+
+# ---- a card that exists is brought up to date ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def cards(card_of):
+    """Without results, and with some."""
+    return str(card_of()), str(card_of(Results("tvsum", "val", {"mAP-BK": 91.23}, domain="BK", training=TRAINING)))
+
+
+def mark(kind, name):
+    return f"<!-- r2tuning: {kind} {name} -->\n"
+
+
+DAMAGE = {
+    "no end": lambda card: card.replace(mark("end", "results"), ""),
+    "no begin": lambda card: card.replace(mark("begin", "results"), ""),
+    "two begins": lambda card: card.replace(
+        mark("begin", "results"), mark("begin", "results") + "x\n" + mark("begin", "results")
+    ),
+    "twice": lambda card: card + mark("begin", "results") + "again\n" + mark("end", "results"),
+    "swapped": lambda card: (
+        card.replace(mark("begin", "results"), "#")
+        .replace(mark("end", "results"), mark("begin", "results"))
+        .replace("#", mark("end", "results"), 1)
+    ),
+    "another inside": lambda card: card.replace(mark("end", "results"), mark("begin", "use") + mark("end", "results")),
+    "none": lambda card: re.sub("<!-- r2tuning.*-->\n", "", card),
+    "nothing": lambda card: "",
+    "only metadata": lambda card: "---\nlicense: mit\n---\n",
+    "other ends of lines": lambda card: card.replace("\n", "\r\n"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_no_text_is_lost_where_marks_are_damaged(damage, cards):
+    old, new = cards
+    text = DAMAGE[damage](old.replace("## Settings", "My words.\n\n## Settings") + "\nThe end.\n")
+    found = refresh_model_card(text, new)
+    kept = [line for line in text.splitlines() if "r2tuning: " not in line and not line.startswith(("- ", "  "))]
+    if damage == "other ends of lines":  # the marks are whole
+        kept = [line for line in kept if line == "The end."]
+    elif damage != "nothing":
+        kept = [line for line in kept if line in text.partition(mark("begin", "use"))[0]] + ["The end."]
+        assert "The end." in found or damage == "only metadata"
+        kept = [line for line in kept if line != "The end." or damage != "only metadata"]
+    assert set(kept) <= set(found.splitlines())
+    assert found.count("| `mAP-BK` | 91.23 |") == 1
+    assert found.count("r2tuning: begin results") == found.count("r2tuning: end results") == 1
+    assert ModelCard(found).data.eval_results[0].metric_value == 91.23
+    assert refresh_model_card(found, new) == found
+
+
+def test_text_between_damaged_marks_is_kept(cards):
+    old, new = cards
+    text = old.replace(mark("end", "results"), "").replace("## Results", "## Results\n\nMeasured by me.")
+    found = refresh_model_card(text, new)
+    assert found.count("Measured by me.") == 1
+    assert found.index("Measured by me.") < found.index("91.23 |")
+
+
+def test_a_part_that_was_removed_stays_away_but_for_the_results(cards):
+    old, new = cards
+    text = re.sub(
+        "<!-- r2tuning: begin (use|results|settings) -->.*?<!-- r2tuning: end .*? -->\n", "", old, flags=re.S
+    )
+    found = refresh_model_card(text, new)
+    assert found.endswith(mark("end", "results"))
+    assert "## Use" not in found
+    assert "## Settings" not in found
+
+
+THEIRS = """\
+# a comment
+license: mit
+"quoted": "no"
+no: [1, 2]
+language: no
+tags: # mine
+- mine
+- moment-retrieval
+datasets: org/own
+released: 2024-01-02
+model-index:
+- name: r2tuning-test
+  results:
+  - task: {type: video-text-to-text, name: Video temporal grounding}
+    dataset: {type: tacos, name: TACoS}
+    metrics: [{type: mAP, value: 1.0}]
+  - task: {type: other, name: Something else}
+    dataset: {type: own, name: Own}
+    metrics: [{type: mAP, value: 2.0}]
+- name: another
+  results:
+  - task: {type: other, name: Something else}
+    dataset: {type: own, name: Own}
+    metrics: [{type: mAP, value: 3.0}]
+"""
+
+
+def test_metadata_of_others_is_kept(cards):
+    found = refresh_model_card(f"---\n{THEIRS}---\nWords\n", cards[1])
+    front = found.split("---\n")[1]
+    for line in THEIRS.splitlines()[:5]:
+        assert line in front.splitlines()
+    assert "released: 2024-01-02\n" in front
+    data = yaml.safe_load(front)
+    assert data["datasets"] == ["tvsum", "org/own"]
+    assert data["tags"][-1] == "mine"
+    assert data["tags"].count("moment-retrieval") == 1  # this model retrieves moments
+    values = {
+        entry["name"]: [result["metrics"][0]["value"] for result in entry["results"]] for entry in data["model-index"]
+    }
+    assert values == {"r2tuning-test": [91.23, 2.0], "another": [3.0]}
+    without = yaml.safe_load(refresh_model_card(found, cards[0]).split("---\n")[1])
+    assert [len(entry["results"]) for entry in without["model-index"]] == [1, 1]
+    assert without["datasets"] == ["tvsum", "org/own"]  # without results we say nothing of data sets
+
+
+@pytest.mark.parametrize(
+    "front",
+    ["a: [", "- 1", "words", "a: 1\na: {", "{license: mit, a: 1}", "model-index: 3", "tags: x", "date: 2024-13-45"],
+)
+def test_metadata_of_any_kind(front, cards):
+    found = refresh_model_card(f"---\n{front}\n---\nWords\n", cards[1])
+    data = yaml.safe_load(found.split("---\n")[1])
+    assert data["library_name"] == "transformers"
+    assert found.count("\nWords\n") == 1
+    if front.startswith(("a: [", "- 1", "words", "a: 1", "date")):
+        assert front in found
+    if "mit" in front:
+        assert (data["license"], data["a"]) == ("mit", 1)
+    assert refresh_model_card(found, cards[1]) == found

@@ -10,7 +10,7 @@ from loopback_hub import READ_TOKEN, LoopbackHub
 from tiny_checkpoints import save_clip, save_released
 from transformers import AutoModel, AutoProcessor
 
-from modeling_r2tuning import publishing_r2tuning
+from hub_cards import publishing
 from modeling_r2tuning.cli_r2tuning import main
 from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS, ORIGINAL_REPOSITORY
 from modeling_r2tuning.model_card_r2tuning import Results, read_published
@@ -57,7 +57,7 @@ def clip(tiny_clip, tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path, clip):
-    monkeypatch.setattr(publishing_r2tuning, "WAITS_SEC", ())
+    monkeypatch.setattr(publishing, "WAITS_SEC", ())
     with LoopbackHub() as hub:
         hub.connect(monkeypatch, tmp_path / "home")
         hub.add_repo("org/clip", {path.name: path for path in clip.iterdir()})

@@ -543,7 +543,7 @@ def test_loading_tells_what_transformers_tells(saved_model):
 
 @pytest.mark.parametrize("name", ["folder/that/is/not", "org/not-on-disk"])
 def test_a_clip_that_is_not_there_is_named(saved_model, tmp_path, name):
-    with pytest.raises(OSError, match=f"CLIP '{name}'.*was not found. Pass `clip_model_name_or_path=`"):
+    with pytest.raises(OSError, match=f"'{name}' (is neither a folder|cannot be loaded).* Pass `clip_model_name_or_path=`"):
         R2TuningForVideoGrounding.from_pretrained(
             saved_model, clip_model_name_or_path=name, local_files_only=True, cache_dir=tmp_path
         )
@@ -590,14 +590,14 @@ def test_a_checkpoint_without_some_of_its_weights_is_refused(saved_model):
     edit_weights(
         saved_model / "model.safetensors", lambda weights: weights.pop("grounding_head.boundary_head.conv1.bias")
     )
-    with pytest.raises(ValueError, match=r"lacks 1 weights, such as \['grounding_head.boundary_head.conv1.bias'\]"):
+    with pytest.raises(ValueError, match=r"lacks weights \(1, such as \['grounding_head.boundary_head.conv1.bias'\]\)"):
         R2TuningForVideoGrounding.from_pretrained(saved_model)
 
 
 def test_a_checkpoint_that_wrongly_claims_to_hold_clip_is_refused(saved_model):
     settings = json.loads((saved_model / "config.json").read_text())
     (saved_model / "config.json").write_text(json.dumps({**settings, "save_backbone": True}))
-    with pytest.raises(ValueError, match="lacks .* weights, such as .*text_model"):
+    with pytest.raises(ValueError, match="lacks weights .* such as .*text_model"):
         R2TuningForVideoGrounding.from_pretrained(saved_model)
 
 

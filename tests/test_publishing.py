@@ -6,11 +6,14 @@ import shutil
 import textwrap
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+from huggingface_hub import ModelCard
 from loopback_hub import READ_TOKEN, LoopbackHub, run_python
 from tiny_checkpoints import save_clip, save_ours
 
-from modeling_r2tuning import publishing_r2tuning
+from hub_cards import publishing
+from hub_cards.publishing import RECORD
 from modeling_r2tuning.cli_r2tuning import main
 from modeling_r2tuning.model_card_r2tuning import Results
 from modeling_r2tuning.publishing_r2tuning import push_checkpoint
@@ -22,14 +25,14 @@ COMMITS = ["initial commit", "Publish an R2-Tuning checkpoint"]
 PUBLISHED = {
     *CODE,
     *("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("model.safetensors", "README.md", "results.json", "metrics.json", "curves.png"),
+    *("model.safetensors", "README.md", "results.json", "metrics.json", "curves.png", RECORD),
 }
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A Hub that the client of this process writes to without long waits."""
-    monkeypatch.setattr(publishing_r2tuning, "WAITS_SEC", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(publishing, "WAITS_SEC", (0.01, 0.02, 0.03))
     with LoopbackHub() as hub:
         hub.connect(monkeypatch, tmp_path / "home")
         yield hub
@@ -71,7 +74,7 @@ def test_everything_goes_in_one_commit_and_nothing_else(hub, folder):
     assert not hub.is_private(NAME)
     files = hub.files(NAME)
     assert files.keys() == PUBLISHED
-    for name in PUBLISHED - {"README.md", "config.json"}:
+    for name in PUBLISHED - {"README.md", "config.json", RECORD}:
         assert files[name] == before[folder / name], name
     assert f'pipeline("video-grounding", model="{NAME}"' in files["README.md"].decode()
     assert json.loads(files["config.json"]) == json.loads((folder / "config.json").read_text())
@@ -94,10 +97,153 @@ def test_a_repository_is_updated(hub, folder):
     assert "curves" not in card
 
 
-def test_a_card_of_ones_own_is_kept(hub, folder):
+def test_a_card_of_ones_own_gets_results(hub, folder):
     (folder / "README.md").write_text("---\nlicense: mit\n---\nMine\n")
     push_checkpoint(folder, NAME)
-    assert hub.files(NAME)["README.md"] == b"---\nlicense: mit\n---\nMine\n"
+    card = hub.files(NAME)["README.md"].decode()
+    assert card.startswith("---\nlicense: mit\n")
+    assert "\n---\nMine\n\n<!-- r2tuning: begin results -->\n## Results\n" in card
+    assert "67.74" in card
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nMine, again\n")
+    push_checkpoint(folder, NAME)  # nobody has edited it on the Hub
+    assert "---\nMine, again\n" in hub.files(NAME)["README.md"].decode()
+
+
+# ---- what others do on the Hub stays --------------------------------------------------------------------------------
+
+
+def edit_on_hub(name, change):
+    api = huggingface_hub.HfApi()
+    old = Path(api.hf_hub_download(NAME, name)).read_bytes()
+    api.upload_file(path_or_fileobj=change(old), path_in_repo=name, repo_id=NAME)
+
+
+def add_on_hub(name, content):
+    huggingface_hub.HfApi().upload_file(path_or_fileobj=content, path_in_repo=name, repo_id=NAME)
+
+
+def test_a_card_edited_on_the_hub_keeps_its_text(hub, folder, caplog):
+    caplog.set_level("INFO")
+    push_checkpoint(folder, NAME)
+
+    def edit(card):
+        card = card.replace(b"license: cc-by-nc-sa-4.0", b"license: mit\ncontact: me  # on weekdays")
+        card = card.replace(b"tags:\n", b"tags:\n- mine\n").replace(b"## Use", b"Beware of the dog.\r\n\r\n## Use")
+        return (
+            card.replace(b"<!-- r2tuning: begin use", b"Here I am.\r\n\r\n<!-- r2tuning: begin use") + b"\nThe end.\n"
+        )
+
+    edit_on_hub("README.md", edit)
+    edit_json(folder / "results.json", scores={"MR-full-mAP": 48.86})
+    for _ in range(2):
+        push_checkpoint(folder, NAME)
+        card = hub.files(NAME)["README.md"].decode()
+        for kept in ("license: mit", "contact: me  # on weekdays", "- mine", "Here I am.\r\n", "\nThe end.\n"):
+            assert card.count(kept) == 1
+        assert "Beware of the dog" not in card  # it stood in a generated part
+        assert ("48.86" in card, "47.86" in card, "67.74" in card) == (True, False, False)
+        assert [result.metric_value for result in ModelCard(card).data.eval_results] == [48.86]
+        assert card.count("r2tuning: begin results -->") == 1
+    assert "README.md was edited on the Hub: its text is kept" in caplog.text
+    assert hub.commits(NAME)[-1] == COMMITS[1]
+    assert len(hub.commits(NAME)) == 4  # the second push changed nothing
+    assert not (folder / "README.md").exists()
+
+
+def test_a_card_that_was_there_before_keeps_its_text(hub, folder):
+    hub.add_repo(NAME, {"README.md": b"# A title\n\nWords.\n"})
+    push_checkpoint(folder, NAME)
+    card = hub.files(NAME)["README.md"].decode()
+    assert "\n# A title\n\nWords.\n\n<!-- r2tuning: begin results -->\n" in card
+    assert ModelCard(card).data.library_name == "transformers"
+
+
+def test_a_card_that_is_no_text_is_left_alone(hub, folder, caplog):
+    hub.add_repo(NAME, {"README.md": b"caf\xe9"})
+    push_checkpoint(folder, NAME)
+    push_checkpoint(folder, NAME)
+    assert hub.files(NAME)["README.md"] == b"caf\xe9"
+    assert "README.md on the Hub is not in UTF-8" in caplog.text
+
+
+def test_files_of_others_are_never_deleted_or_replaced(hub, folder, caplog):
+    (folder / "LICENSE").write_text("ours")
+    push_checkpoint(folder, NAME)
+    assert hub.files(NAME)["LICENSE"] == b"ours"
+    theirs = {"LICENSE": b"theirs", "notes_r2tuning.py": b"", "model.onnx": b"1", "model-q4.safetensors": b"2"}
+    for name, content in theirs.items():
+        add_on_hub(name, content)
+    edit_on_hub("curves.png", lambda old: b"nicer")
+    (folder / "curves.png").unlink()
+    (folder / "metrics.json").unlink()
+    for _ in range(2):
+        push_checkpoint(folder, NAME)
+        files = hub.files(NAME)
+        assert {name: files[name] for name in theirs} == theirs
+        assert files["curves.png"] == b"nicer"
+        assert "metrics.json" not in files  # ours, and as we wrote it
+    assert "LICENSE was written or edited on the Hub: that one is kept" in caplog.text
+    (folder / "LICENSE").unlink()
+    push_checkpoint(folder, NAME)
+    assert hub.files(NAME)["LICENSE"] == b"theirs"
+
+
+def test_a_license_added_on_the_hub_stays(hub, folder):
+    push_checkpoint(folder, NAME)
+    add_on_hub("LICENSE", b"theirs")
+    push_checkpoint(folder, NAME)
+    assert hub.files(NAME)["LICENSE"] == b"theirs"
+
+
+def test_without_a_list_of_what_we_wrote_nothing_but_code_and_weights_go(hub, folder):
+    """Published by an earlier version, or by somebody else."""
+    weights = {"model-00001-of-00002.safetensors": b"1", "model.safetensors.index.json": b"{}"}
+    others = {"LICENSE": b"theirs", "curves.png": b"theirs", "metrics.txt": b""}
+    hub.add_repo(NAME, {"old_r2tuning.py": b"", **weights, **others})
+    push_checkpoint(folder, NAME)
+    assert hub.files(NAME).keys() == {*PUBLISHED, *others}
+    hub.add_repo(NAME, {**weights, RECORD: b"no list"})
+    push_checkpoint(folder, NAME)
+    assert hub.files(NAME).keys() == {*PUBLISHED, *weights}
+
+
+def test_an_edit_between_reading_and_writing_is_not_lost(hub, folder, monkeypatch, caplog):
+    push_checkpoint(folder, NAME)
+    edit_json(folder / "results.json", scores={"MR-full-mAP": 48.86})
+    commit, edits = huggingface_hub.HfApi.create_commit, ["Now"]
+
+    def edit_first(self, *arguments, **options):
+        if edits:
+            text = edits.pop().encode()
+            edit_on_hub("README.md", lambda card: card + text)
+        return commit(self, *arguments, **options)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", edit_first)
+    push_checkpoint(folder, NAME)
+    card = hub.files(NAME)["README.md"].decode()
+    assert card.endswith("Now")
+    assert "48.86" in card
+    assert "A commit has happened since" in caplog.text
+
+
+def test_nothing_is_asked(hub, folder, monkeypatch, capsys):
+    """Neither for a token nor for trust in the code of the checkpoint or of what is on the Hub."""
+
+    def ask(*_):
+        raise AssertionError("a question")
+
+    for name in ("builtins.input", "getpass.getpass"):
+        monkeypatch.setattr(name, ask)
+    for _ in range(2):
+        assert main(["push", str(folder), NAME]) == 0
+        edit_on_hub("README.md", lambda card: card + b"more")
+    for token in ("", "hf_wrong", READ_TOKEN):
+        monkeypatch.setenv("HF_TOKEN", token)
+        assert main(["push", str(folder), NAME]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# ---- CLIP ----------------------------------------------------------------------------------------------------------
 
 
 def test_clip_in_a_folder_is_named_or_refused(hub, make_model, clip_folder, tmp_path):
@@ -229,7 +375,12 @@ def test_a_name_must_have_an_organisation_and_be_one(hub, folder, name):
         (lambda folder: (folder / "model.safetensors").unlink(), "lacks model.safetensors. Write it with"),
         (lambda folder: (folder / "pipeline_r2tuning.py").unlink(), "lacks pipeline_r2tuning.py"),
         (lambda folder: (folder / "processor_config.json").unlink(), "lacks processor_config.json"),
-        (lambda folder: (folder / "results.json").write_text("[1"), "does not hold results"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "model.safetensors' is no complete"),
+        (lambda folder: (folder / "processor_config.json").write_text("{"), "processor_config.json' is no JSON"),
+        (lambda folder: (folder / "tokenizer.json").write_text("[]"), "tokenizer.json' holds no JSON object"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json' holds no JSON object"),
+        (lambda folder: (folder / "README.md").write_bytes(b"\xe9"), "README.md' is not in UTF-8"),
+        (lambda folder: (folder / "results.json").write_text("[1"), "results.json' is no JSON"),
         (lambda folder: (folder / "results.json").write_text('{"score": 1}'), "does not hold results"),
     ],
 )

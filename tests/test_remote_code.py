@@ -48,6 +48,7 @@ FILES = {
     "encoding_r2tuning.py",
     "files_r2tuning.py",
     "heads_r2tuning.py",
+    "loading_r2tuning.py",
     "losses_r2tuning.py",
     "method_e3va_r2tuning.py",
     "method_lora_r2tuning.py",

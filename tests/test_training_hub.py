@@ -13,7 +13,7 @@ from tiny_checkpoints import save_clip
 from training_samples import MODEL, as_arguments, write_benchmark
 from transformers import AutoModel
 
-from modeling_r2tuning import publishing_r2tuning
+from hub_cards import publishing
 from modeling_r2tuning.cli_r2tuning import main as r2tuning
 from modeling_r2tuning.model_card_r2tuning import Results
 from train import hub as training_hub
@@ -27,7 +27,7 @@ NAME = "org/r2tuning-letters"
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path, tiny_clip):
-    monkeypatch.setattr(publishing_r2tuning, "WAITS_SEC", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(publishing, "WAITS_SEC", (0.01, 0.01, 0.01))
     with LoopbackHub() as hub:
         hub.connect(monkeypatch, tmp_path / "home")
         clip = save_clip(tiny_clip, tmp_path / "hub_clip")

@@ -3,12 +3,12 @@
 import os
 from typing import Any
 
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
-from modeling_r2tuning.checkpoints_r2tuning import check_model_type
 from modeling_r2tuning.configuration_r2tuning import BESIDE_CLIP
 from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
+from modeling_r2tuning.loading_r2tuning import MODEL_FILES, check_weights, loading, read_clip_config, safe_weights
 from train.config import TrainingConfig
 
 
@@ -16,11 +16,10 @@ def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
     """A model whose side block is new and whose encoders are those of `config.clip`.
 
     Raises:
-        OSError: CLIP is not found.
-        ValueError: It is another kind of model, or `config.model` has an unknown field.
+        OSError: CLIP is not found, or it cannot be fetched.
+        ValueError: It is damaged or another kind of model, or `config.model` has an unknown field.
     """
-    check_model_type(config.clip, "clip")
-    clip_config = CLIPConfig.from_pretrained(config.clip)
+    clip_config = read_clip_config(config.clip)
     fields = model_fields(config, clip_config)
     unknown = sorted(fields.keys() - vars(R2TuningConfig()).keys())
     if unknown:
@@ -28,7 +27,9 @@ def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
     model = R2TuningForVideoGrounding(
         R2TuningConfig(vision_config=clip_config.vision_config, text_config=clip_config.text_config, **fields)
     )
-    clip = CLIPModel.from_pretrained(config.clip)
+    with loading(config.clip, MODEL_FILES, "CLIP"):
+        clip, info = CLIPModel.from_pretrained(config.clip, output_loading_info=True, **safe_weights(config.clip, {}))
+    check_weights(config.clip, {**info, "unexpected_keys": ()}, reshape=False)  # old ones hold buffers as well
     model.copy_clip(clip.vision_model, clip.text_model)
     return model
 
@@ -58,16 +59,10 @@ def layers_read(method: str, clip_config: CLIPConfig) -> dict[str, int]:
 
 def make_processor(config: TrainingConfig, fps: float) -> R2TuningProcessor:
     """CLIP's pictures and words, and the post-processing of the benchmark."""
-    from transformers import CLIPImageProcessor  # warns where torchvision is missing
-
     fields = {"fps": fps}
     if config.benchmark in BENCHMARKS:
         fields |= {name: getattr(BENCHMARKS[config.benchmark], name) for name in ("nms", "round_to")}
-    return R2TuningProcessor(
-        CLIPImageProcessor.from_pretrained(config.clip),
-        CLIPTokenizer.from_pretrained(config.clip),
-        **{**fields, **config.post_processing},
-    )
+    return R2TuningProcessor.from_clip(config.clip, **{**fields, **config.post_processing})
 
 
 def _clip_name(config: TrainingConfig) -> str | None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 
@@ -22,9 +21,10 @@ from dataset_scripts import BUILDERS, load_vtg_dataset
 from dataset_scripts.advice import spell_options
 from dataset_scripts.metrics import compute_scores
 from dataset_scripts.moving_shapes_builder import PARTS
-from modeling_r2tuning import R2TuningForVideoGrounding
+from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.checkpoints_r2tuning import check_model_type, is_original, resolve_checkpoint
 from modeling_r2tuning.files_r2tuning import check_replaceable, writing
+from modeling_r2tuning.loading_r2tuning import check_vocabulary
 from modeling_r2tuning.model_card_r2tuning import Results, write_model_card
 from train.feature_cache import FeatureCache
 from train.predictions import predict, read_predictions, write_predictions, write_submission
@@ -87,7 +87,8 @@ def get_predictions(args: argparse.Namespace, rows: Any) -> list[dict[str, Any]]
     clip = {} if args.clip is None else {"clip_model_name_or_path": args.clip, "clip_revision": None}
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = R2TuningForVideoGrounding.from_pretrained(name, **clip).to(device).eval()
-    processor = AutoProcessor.from_pretrained(name)
+    processor = R2TuningProcessor.from_pretrained(name)
+    check_vocabulary(processor.tokenizer, model)
     cache = None if args.features is None else FeatureCache(args.features, model=model, fps=processor.fps)
     predictions = list(predict(model, processor, rows, cache))
     if args.save_predictions is not None:

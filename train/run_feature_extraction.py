@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import CLIPConfig, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 
@@ -29,6 +28,7 @@ from dataset_scripts.advice import spell_options
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.checkpoints_r2tuning import DEFAULT_CLIP, check_model_type
 from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
+from modeling_r2tuning.loading_r2tuning import read_clip_config
 from train.extraction import QueryJob, Store, Summary, extract, plan_jobs
 from train.feature_cache import ONE_PER_CLIP, prepare_folder
 from train.feature_store import FeatureStore, feature_settings
@@ -164,14 +164,8 @@ def load_processor(args: argparse.Namespace) -> R2TuningProcessor:
     if args.model is not None:
         check_model_type(args.model, "r2tuning")
         return R2TuningProcessor.from_pretrained(args.model)
-    from transformers import CLIPImageProcessor  # warns where torchvision is missing
-
-    check_model_type(args.clip, "clip")
-    image_processor, tokenizer = (
-        CLIPImageProcessor.from_pretrained(args.clip),
-        CLIPTokenizer.from_pretrained(args.clip),
-    )
-    return R2TuningProcessor(image_processor, tokenizer, fps=args.fps or FRAME_RATES[args.benchmark])
+    read_clip_config(args.clip)  # refuses another kind of model
+    return R2TuningProcessor.from_clip(args.clip, fps=args.fps or FRAME_RATES[args.benchmark])
 
 
 def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
@@ -184,7 +178,7 @@ def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
                 "something else of CLIP. Pass --clip and --num-layers instead."
             )
         return model
-    clip = CLIPConfig.from_pretrained(args.clip)
+    clip = read_clip_config(args.clip)
     config = R2TuningConfig(
         vision_config=clip.vision_config,
         text_config=clip.text_config,
