@@ -61,8 +61,10 @@ FILES = {
     "points_r2tuning.py",
     "precision_r2tuning.py",
     "processing_r2tuning.py",
+    "video_entries_r2tuning.py",
     "video_io_r2tuning.py",
     "video_source_r2tuning.py",
+    "video_timeline_r2tuning.py",
 }
 
 

@@ -161,8 +161,8 @@ def test_sparse_decoding_changes_no_bit(tmp_path, name):
 
 
 def test_groups_without_a_wanted_picture_are_not_decoded(numbered):
-    timeline = video_io._scan(video_io.make_source(numbered))
-    actions = video_io._plan_packets(timeline, np.array([timeline.times[130]]))
+    timeline = video_io.scan(video_io.make_source(numbered))
+    actions = video_io._plan_packets(timeline, np.array([130]))
     decoded = np.flatnonzero(actions != video_io.DROP)
     assert 125 <= decoded.min() <= decoded.max() < 150
     assert (actions == video_io.DECODE).sum() == 1
@@ -171,11 +171,10 @@ def test_groups_without_a_wanted_picture_are_not_decoded(numbered):
 def test_picture_shown_before_its_key_picture_needs_the_group_before(tmp_path):
     options = {"x264-params": samples.OPEN_GOP}
     path = samples.write_video(tmp_path / "open.mp4", samples.textured_pictures(60), options=options)
-    timeline = video_io._scan(video_io.make_source(path))
-    key = np.flatnonzero(timeline.is_key)[1]
-    leading = timeline.pts[key + 1]
-    assert leading < timeline.pts[key]
-    assert (video_io._plan_packets(timeline, np.array([leading])) != video_io.DROP).argmax() == 0
+    timeline = video_io.scan(video_io.make_source(path))
+    key = np.flatnonzero(timeline.is_entry)[1]
+    assert timeline.pts[key + 1] < timeline.pts[key]
+    assert (video_io._plan_packets(timeline, np.array([key + 1])) != video_io.DROP).argmax() == 0
 
 
 def test_key_pictures_at_which_decoding_cannot_begin_are_noticed(tmp_path):
