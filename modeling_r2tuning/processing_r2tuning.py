@@ -19,7 +19,7 @@ from .decoding_r2tuning import (
     select_summary,
     sort_by_score,
 )
-from .video_io_r2tuning import iter_video_frames
+from .video_io_r2tuning import MAX_FRAMES, iter_video_frames
 
 
 logger = logging.get_logger(__name__)
@@ -90,6 +90,7 @@ class R2TuningProcessor(ProcessorMixin):
         text: str | list[str] | None = None,
         *,
         fps: float | None = None,
+        max_frames: int = MAX_FRAMES,
         progress: Callable[[int, int], None] | None = None,
     ) -> BatchFeature:
         """Make the model's inputs.
@@ -100,6 +101,7 @@ class R2TuningProcessor(ProcessorMixin):
                 of pictures, uint8 or floating point in [0, 1].
             text: One query or a list: as many as videos, or any number about one video.
             fps: Frames per second; default the processor's.
+            max_frames: Largest number of frames of a video file, which may claim to last for years.
             progress: Called with the number of frames read and to read of each video.
 
         Returns:
@@ -116,7 +118,7 @@ class R2TuningProcessor(ProcessorMixin):
         data = {}
         if videos is not None:
             videos = as_video_list(videos)
-            streams = [self.stream_video(video, fps=fps, progress=progress) for video in videos]
+            streams = [self.stream_video(video, fps=fps, max_frames=max_frames, progress=progress) for video in videos]
             data.update(_pad_videos(streams))
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
@@ -133,6 +135,7 @@ class R2TuningProcessor(ProcessorMixin):
         video: Any,
         *,
         fps: float | None = None,
+        max_frames: int = MAX_FRAMES,
         chunk_size: int = 32,
         progress: Callable[[int, int], None] | None = None,
     ) -> FrameStream:
@@ -142,7 +145,9 @@ class R2TuningProcessor(ProcessorMixin):
             raise ValueError(f"`fps` must be a positive number, got {fps!r}.")
         if isinstance(video, (str, bytes, os.PathLike)) or hasattr(video, "read"):
             size = self.image_processor.size["shortest_edge"]
-            source = iter_video_frames(video, fps, size=size, chunk_size=chunk_size, progress=progress)
+            source = iter_video_frames(
+                video, fps, size=size, max_frames=max_frames, chunk_size=chunk_size, progress=progress
+            )
             return FrameStream(map(self._pixels, source), source.num_frames, float(fps), source.duration_sec)
         frames = as_frames(video)
         pieces = (frames[start : start + chunk_size] for start in range(0, len(frames), chunk_size))

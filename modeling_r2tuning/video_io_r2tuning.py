@@ -25,6 +25,7 @@ from .video_timeline_r2tuning import DECODE, DROP, NO_TIME, REFERENCE, Timeline,
 
 
 __all__ = [
+    "MAX_FRAMES",
     "VideoFrameIterator",
     "VideoFrames",
     "cut_clip",

@@ -3,13 +3,14 @@
 import logging
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from .mp4_tables_r2tuning import count_declared_samples
 from .video_entries_r2tuning import COMPLETE_ENTRY, NO_ENTRY, holds_several_pictures, make_entry_test
 from .video_source_r2tuning import VideoSource, open_stream
 
@@ -22,6 +23,7 @@ NO_TIME = np.iinfo(np.int64).min  # a packet without a timestamp
 DROP, REFERENCE, DECODE = range(3)  # fates of a packet; REFERENCE: decode it only if other pictures build on it
 MISSING_TOLERANCE_SEC = 1.0  # a video may end this much before its declared end
 MAX_PACKETS = 5_000_000  # 23 hours at 60 pictures a second; an edit list can repeat a few bytes any number of times
+MAX_SAMPLES = 2 * MAX_PACKETS  # in the tables of an mp4 file
 MAX_TICKS = 2**60  # beyond, differences of timestamps would not fit into 64 bits
 # FFmpeg's rule: where clocks may be set anew, a jump of more than this, or one back, is no pause
 JUMP_SEC, BACK_SEC = 10, Fraction(1, 10)
@@ -64,11 +66,23 @@ class _PacketTable:
 
 def scan(source: VideoSource) -> Timeline:
     """Read all timestamps; nothing is decoded, but for a file that begins with pictures that cannot be."""
+    _check_declared_samples(source)
     with open_stream(source) as (av, container, stream):
         table = _read_packets(source.name, _packets(av, container, stream), stream.codec_context)
         if (table.is_hidden | table.is_broken).all():
             raise ValueError(f"{source.name} has a video stream without any picture; is it complete?")
         return _make_timeline(source, table, container, stream)
+
+
+def _check_declared_samples(source: VideoSource) -> None:
+    is_path = isinstance(source.target, str)
+    with open(source.target.removeprefix("file:"), "rb") if is_path else nullcontext(source.target) as file:
+        num_samples = count_declared_samples(file)
+    if num_samples > MAX_SAMPLES:
+        raise ValueError(
+            f"{source.name} declares {num_samples:,} samples, repeats by its edit list included; allowed are up to "
+            f"{MAX_SAMPLES:,}. Cut it into parts, or remux it without the edit list."
+        )
 
 
 def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
@@ -91,8 +105,8 @@ def _read_packets(name: str, packets: Iterator[Any], codec_context: Any) -> _Pac
         marks.extend((entry, packet.is_keyframe, packet.is_discard, packet.is_corrupt))
         is_packed = is_packed or holds_several_pictures(codec_context, packet)
         has_new_parameters = has_new_parameters or any(map(packet.has_sidedata, NEW_PARAMETERS))
-    pts, dts, durations = np.array(times, dtype=np.int64).reshape(-1, 3).T
-    entries, is_key, is_hidden, is_broken = np.array(marks, dtype=np.int8).reshape(-1, 4).T
+    pts, dts, durations = np.frombuffer(times, dtype=np.int64).reshape(-1, 3).T
+    entries, is_key, is_hidden, is_broken = np.frombuffer(marks, dtype=np.int8).reshape(-1, 4).T
     for ticks in (pts, dts, durations):
         if (np.abs(ticks[ticks != NO_TIME]) > MAX_TICKS).any():
             raise ValueError(f"{name} has timestamps that no clock shows ({MAX_TICKS:,} or more); it is damaged.")

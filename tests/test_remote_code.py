@@ -57,6 +57,7 @@ FILES = {
     "method_vpt_r2tuning.py",
     "methods_r2tuning.py",
     "modeling_r2tuning.py",
+    "mp4_tables_r2tuning.py",
     "pipeline_r2tuning.py",
     "points_r2tuning.py",
     "precision_r2tuning.py",

@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pytest
 import video_samples as samples
+from video_samples import decode_everything, expected_indices
 
 from modeling_r2tuning import video_io_r2tuning as video_io
 from modeling_r2tuning.video_io_r2tuning import cut_clip, iter_video_frames, load_video_frames, sample_frame_times
@@ -30,22 +31,6 @@ def numbered(tmp_path_factory):
 def no_fallback(monkeypatch):
     """Decoding every packet becomes an error, so that only the sparse way can succeed."""
     monkeypatch.setattr(video_io, "_dense_frames", None)
-
-
-def decode_everything(path):
-    """Times in seconds since the first picture, and RGB pictures, by plain PyAV."""
-    with av.open(str(path)) as container:
-        frames = list(container.decode(video=0))
-        times = [(frame.pts - frames[0].pts) * frame.time_base for frame in frames]
-        return times, [frame.reformat(format="rgb24", interpolation="BICUBIC").to_ndarray() for frame in frames]
-
-
-def expected_indices(times, fps, num_frames, start=0, end=None):
-    """The rule, written plainly: the last picture before start + (i + 1/2) / fps, and none at or after the end."""
-    usable = [index for index, time in enumerate(times) if end is None or time < Fraction(str(end))]
-    step = 1 / Fraction(str(fps))
-    limits = [Fraction(str(start)) + (index + Fraction(1, 2)) * step for index in range(num_frames)]
-    return [max(index for index in usable if times[index] < limit) for limit in limits]
 
 
 # ---- which picture belongs to which time ----
