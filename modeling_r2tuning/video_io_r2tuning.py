@@ -352,7 +352,8 @@ def _dense_frames(source: VideoSource, timeline: Timeline, limits: np.ndarray) -
         raise ValueError(f"{source.name} has a video stream from which no picture can be decoded.")
     if served < len(limits):
         yield held, len(limits) - served
-    num_lost = max(num_expected - num_good, 0) + timeline.num_broken
+    num_missing = 0 if timeline.clock_goes_back else max(num_expected - num_good, 0)  # many are not come to
+    num_lost = num_missing + timeline.num_broken
     if num_lost > 0:
         text = (
             "%s is damaged: %d of the %d pictures read are lost, those before stand in; some others may show faults."

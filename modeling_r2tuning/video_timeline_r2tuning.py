@@ -44,6 +44,7 @@ class Timeline:
     duration: Fraction  # seconds from the first picture to the end of the last one
     has_picture_times: bool  # decoded pictures carry their times; if not, the n-th picture has the n-th time
     can_skip: bool  # what decodes from an entry on is known from the packets
+    clock_goes_back: bool  # in the order of the file
     num_broken: int  # packets marked as broken, without the last one, at which a file may have been cut
     sample_aspect_ratio: Fraction  # width of a pixel divided by its height
 
@@ -123,9 +124,7 @@ def _make_timeline(source: VideoSource, table: _PacketTable, container: Any, str
     pts = table.pts
     has_times = bool((pts != NO_TIME).all()) and not table.is_packed and not _is_mistimed_avi(container, stream, pts)
     if (pts == NO_TIME).any():
-        pts = table.dts
-    if (pts == NO_TIME).any():
-        pts = np.arange(len(pts)) * fallback_gap
+        pts = _fill_gaps(table.dts, fallback_gap)
     is_shown = _find_shown(source, table, pts, may_restart)
     origin = int(pts[is_shown].min())
     times = np.sort(pts[is_shown]) - origin
@@ -143,10 +142,11 @@ def _make_timeline(source: VideoSource, table: _PacketTable, container: Any, str
         duration=(int(times[-1]) + (last_duration if last_duration > 0 else gap)) * time_base,
         has_picture_times=has_times,
         can_skip=has_times and num_broken == 0 and not table.has_new_parameters and _is_orderly(table, is_shown),
+        clock_goes_back=table.has_jumps and not may_restart,
         num_broken=num_broken,
         sample_aspect_ratio=_ratio(stream.sample_aspect_ratio, default=1),
     )
-    if not table.has_jumps:
+    if not may_restart and not table.has_jumps:  # else the end is not declared, but guessed from the last timestamps
         _warn_if_short(source.name, container, stream, timeline.duration + (origin - int(pts.min())) * time_base)
     return timeline
 
@@ -161,18 +161,37 @@ def _is_mistimed_avi(container: Any, stream: Any, pts: np.ndarray) -> bool:
     return container.format.name == "avi" and stream.codec_context.has_b_frames and bool((np.diff(pts) > 0).all())
 
 
+def _fill_gaps(times: np.ndarray, usual_gap: int) -> np.ndarray:
+    """The times with those that are missing put one gap after the one before, though not behind the next."""
+    known = np.flatnonzero(times != NO_TIME)
+    position = np.arange(len(times))
+    if len(known) == 0:
+        return position * usual_gap
+    steps = np.diff(times[known]) // np.diff(known)
+    usual_gap = int(np.quantile(steps[steps > 0], 0.5, method="lower")) if (steps > 0).any() else usual_gap
+    place = np.searchsorted(known, position, side="right")
+    before = known[np.maximum(place - 1, 0)]
+    after = times[known[np.minimum(place, len(known) - 1)]]
+    filled = times[before] + (position - before) * usual_gap
+    return np.where((times == NO_TIME) & (place < len(known)), np.minimum(filled, after), filled)
+
+
 def _continue_clock(
     source: VideoSource, table: _PacketTable, may_restart: bool, time_base: Fraction, usual_gap: int
 ) -> _PacketTable:
     """The table with one clock for all recordings that were joined; a clock that is set anew is told."""
-    lengths = np.where(table.durations > 0, table.durations, usual_gap)
+    longest = int(JUMP_SEC / time_base)
+    if may_restart:  # a picture at a joint may have the time of another recording
+        is_wrong = (table.dts != NO_TIME) & (table.pts != NO_TIME) & (np.abs(table.pts - table.dts) > longest)
+        table = replace(table, pts=np.where(is_wrong, NO_TIME, table.pts))
+    lengths = np.where((table.durations > 0) & (table.durations <= longest), table.durations, usual_gap)
     planned = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     known = np.flatnonzero(table.dts != NO_TIME)
     steps = np.diff(table.dts[known])
     excess = steps - np.diff(planned[known])
     is_jump = steps < -int(BACK_SEC / time_base)
     if may_restart:
-        is_jump |= np.abs(excess) > int(JUMP_SEC / time_base)
+        is_jump |= np.abs(excess) > longest
     if not is_jump.any():
         return table
     places = known[1:][is_jump]
