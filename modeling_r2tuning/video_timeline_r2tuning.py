@@ -147,7 +147,7 @@ def _make_timeline(source: VideoSource, table: _PacketTable, container: Any, str
         sample_aspect_ratio=_ratio(stream.sample_aspect_ratio, default=1),
     )
     if not may_restart and not table.has_jumps:  # else the end is not declared, but guessed from the last timestamps
-        _warn_if_short(source.name, container, stream, timeline.duration + (origin - int(pts.min())) * time_base)
+        _warn_if_short(source.name, container, stream, timeline.duration)
     return timeline
 
 
@@ -168,7 +168,8 @@ def _fill_gaps(times: np.ndarray, usual_gap: int) -> np.ndarray:
     if len(known) == 0:
         return position * usual_gap
     steps = np.diff(times[known]) // np.diff(known)
-    usual_gap = int(np.quantile(steps[steps > 0], 0.5, method="lower")) if (steps > 0).any() else usual_gap
+    if (steps > 0).any():
+        usual_gap = min(int(np.quantile(steps[steps > 0], 0.5, method="lower")), MAX_TICKS // len(times))
     place = np.searchsorted(known, position, side="right")
     before = known[np.maximum(place - 1, 0)]
     after = times[known[np.minimum(place, len(known) - 1)]]
@@ -211,7 +212,8 @@ def _continue_clock(
     shifts[places] = excess[is_jump]
     shifts = np.cumsum(shifts)
     is_broken = table.is_broken.copy()
-    is_broken[places - 1] = is_broken[places - 2] = False  # marked for the counter that restarts, not for a loss
+    for before in (1, 2):  # marked for a counter that restarts, not for a loss
+        is_broken[np.maximum(places - before, 0)] = False
     pts, dts = (np.where(times == NO_TIME, NO_TIME, times - shifts) for times in (table.pts, table.dts))
     return replace(table, pts=pts, dts=dts, is_broken=is_broken, has_jumps=True)
 
@@ -228,8 +230,9 @@ def _find_shown(source: VideoSource, table: _PacketTable, pts: np.ndarray, may_b
     is_headless = is_shown & np.where(position < key, may_be_cut, pts < key_time)
     if not is_headless.any():
         return is_shown
-    frames = decode(source, np.full(len(pts), DECODE))
-    first = next((pts[frame.pts] for frame in frames if frame is not None and is_shown[frame.pts]), key_time)
+    frames = (frame for frame in decode(source, np.full(len(pts), DECODE)) if frame is not None)
+    places = (frame.pts for frame in frames if frame.pts is not None and not frame.is_corrupt)
+    first = next((pts[place] for place in places if is_shown[place]), key_time)
     return is_shown & (pts >= min(first, key_time))
 
 

@@ -125,6 +125,7 @@ def test_recording_that_begins_within_a_group_begins_with_its_first_whole_pictur
     video = load_video_frames(path, fps)
     assert samples.read_numbers(video.frames) == expected
     assert expected[0] > position - 3
+    np.testing.assert_array_equal(load_video_frames(path.read_bytes(), fps).frames, video.frames)
     assert not caplog.records
 
 
