@@ -28,7 +28,7 @@ from .loading_r2tuning import (
     loading,
 )
 from .options_r2tuning import check_options
-from .video_io_r2tuning import iter_video_frames
+from .video_io_r2tuning import MAX_FRAMES, iter_video_frames
 
 
 logger = logging.get_logger(__name__)
@@ -139,6 +139,7 @@ class R2TuningProcessor(ProcessorMixin):
         *,
         images: None = None,
         fps: float | None = None,
+        max_frames: int = MAX_FRAMES,
         progress: Callable[[int, int], None] | None = None,
         padding: bool | str = True,
         truncation: bool | str = True,
@@ -155,6 +156,7 @@ class R2TuningProcessor(ProcessorMixin):
             text: One query or a list: as many as videos, or any number about one video.
             images: Refused: the frames of a video are passed as `videos`.
             fps: Frames per second; default the processor's.
+            max_frames: Largest number of frames of a video file, which may claim to last for years.
             progress: Called with the number of frames read and to read of each video.
             padding: Of texts: to the longest (`True` or `"longest"`), to `max_length` (`"max_length"`), or none
                 (`False` or `"do_not_pad"`). Videos are padded to the longest.
@@ -185,7 +187,9 @@ class R2TuningProcessor(ProcessorMixin):
                 "`text` must hold one query for each video, or any number for one video, got "
                 f"{len(tokens['input_ids'])} for {len(videos)} videos."
             )
-        streams = [self.stream_video(video, fps=fps, progress=progress) for video in videos or ()]
+        streams = [
+            self.stream_video(video, fps=fps, max_frames=max_frames, progress=progress) for video in videos or ()
+        ]
         data = {**(_pad_videos(streams) if streams else {}), **tokens}
         return BatchFeature({name: _convert(name, value, return_tensors) for name, value in data.items()})
 
@@ -194,6 +198,7 @@ class R2TuningProcessor(ProcessorMixin):
         video: Any,
         *,
         fps: float | None = None,
+        max_frames: int = MAX_FRAMES,
         chunk_size: int = 32,
         progress: Callable[[int, int], None] | None = None,
     ) -> FrameStream:
@@ -203,7 +208,9 @@ class R2TuningProcessor(ProcessorMixin):
         video = _unpack(video)
         if is_file(video):
             size = self.image_processor.size["shortest_edge"]
-            source = iter_video_frames(video, fps, size=size, chunk_size=chunk_size, progress=progress)
+            source = iter_video_frames(
+                video, fps, size=size, max_frames=max_frames, chunk_size=chunk_size, progress=progress
+            )
             return FrameStream(map(self._pixels, source), source.num_frames, float(fps), source.duration_sec)
         frames = as_frames(video)
         pieces = (frames[start : start + chunk_size] for start in range(0, len(frames), chunk_size))

@@ -10,9 +10,7 @@ duration * fps, rounded in the same way; unlike the filter, the answer is never 
 import logging
 import math
 import os
-from array import array
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
@@ -21,12 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from .containers_r2tuning import MAX_PIXELS, VideoSource, import_av, open_stream
+from .containers_r2tuning import MAX_PIXELS, VideoSource, import_av
 from .files_r2tuning import check_replaceable, writing
 from .video_source_r2tuning import VideoInput, make_source
+from .video_timeline_r2tuning import DECODE, DROP, NO_TIME, REFERENCE, Timeline, decode, scan
 
 
 __all__ = [
+    "MAX_FRAMES",
     "VideoFrameIterator",
     "VideoFrames",
     "cut_clip",
@@ -37,10 +37,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-NO_TIME = np.iinfo(np.int64).min  # a packet without a timestamp
-DROP, REFERENCE, DECODE = range(3)  # fates of a packet; REFERENCE: decode it only if other pictures build on it
+MAX_FRAMES = 100_000  # 27 hours at one picture a second, an hour of every picture: more is asked for by name
 MAX_DENOMINATOR = 1_000_000  # 0.1 means 1/10, not the binary number next to it
-MISSING_TOLERANCE_SEC = 1.0  # a video may end this much before its declared end
 END_TOLERANCE_SEC = Fraction(1, 1000)  # `end_sec` may come from a rounded duration
 
 
@@ -83,7 +81,12 @@ class VideoFrameIterator(Iterator[np.ndarray]):
 
 
 def sample_frame_times(
-    duration_sec: float, fps: float, start_sec: float = 0.0, end_sec: float | None = None
+    duration_sec: float,
+    fps: float,
+    start_sec: float = 0.0,
+    end_sec: float | None = None,
+    *,
+    max_frames: int = MAX_FRAMES,
 ) -> np.ndarray:
     """The grid times start + i / fps that stand for a video or a part of it.
 
@@ -92,13 +95,14 @@ def sample_frame_times(
         fps: Grid times per second.
         start_sec: Where the part begins, in seconds.
         end_sec: Where the part ends, in seconds; `None` = the end of the video.
+        max_frames: Largest number of times.
 
     Returns:
         `np.ndarray` of shape `(num_frames,)`, float64: (end - start) * fps times, rounded half up, and at least one.
     """
     duration = _number("duration_sec", duration_sec)
     start, end = _check_range(start_sec, end_sec, duration)
-    return _grid_times(_number("fps", fps), start, end)
+    return _grid_times(_number("fps", fps), start, end, _count("max_frames", max_frames))
 
 
 def load_video_frames(
@@ -108,6 +112,7 @@ def load_video_frames(
     size: int | None = None,
     start_sec: float = 0.0,
     end_sec: float | None = None,
+    max_frames: int = MAX_FRAMES,
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoFrames:
@@ -117,10 +122,17 @@ def load_video_frames(
         `VideoFrames` with pictures of shape `(num_frames, height, width, 3)`.
     """
     chunks = iter_video_frames(
-        video, fps, size=size, start_sec=start_sec, end_sec=end_sec, max_pixels=max_pixels, progress=progress
+        video,
+        fps,
+        size=size,
+        start_sec=start_sec,
+        end_sec=end_sec,
+        max_frames=max_frames,
+        max_pixels=max_pixels,
+        progress=progress,
     )
     chunk = next(chunks)
-    frames = np.empty((chunks.num_frames, *chunk.shape[1:]), dtype=np.uint8)
+    frames = _allocate(chunks.num_frames, chunk.shape[1:])
     frames[: len(chunk)] = chunk
     filled = len(chunk)
     for chunk in chunks:
@@ -136,6 +148,7 @@ def iter_video_frames(
     size: int | None = None,
     start_sec: float = 0.0,
     end_sec: float | None = None,
+    max_frames: int = MAX_FRAMES,
     max_pixels: int = MAX_PIXELS,
     chunk_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
@@ -151,6 +164,7 @@ def iter_video_frames(
         size: Short side of the pictures in pixels, the long side follows (truncated); `None` = as in the video.
         start_sec: First grid time in seconds since the first picture.
         end_sec: Where to stop, in seconds; pictures after it are not used. `None` = the end of the video.
+        max_frames: Largest number of grid times; a file of some hundred bytes can claim to last for years.
         max_pixels: Largest number of pixels of a picture, in the video and as returned.
         chunk_size: Largest number of pictures in an array.
         progress: Called with the number of pictures so far and the number to come in all.
@@ -167,10 +181,11 @@ def iter_video_frames(
     rate = _number("fps", fps)
     size = None if size is None else _count("size", size)
     chunk_size = _count("chunk_size", chunk_size)
+    max_frames = _count("max_frames", max_frames)
     source = make_source(video, _count("max_pixels", max_pixels))
-    timeline = _scan(source)
+    timeline = scan(source)
     start, end = _check_range(start_sec, end_sec, timeline.duration)
-    times = _grid_times(rate, start, end)
+    times = _grid_times(rate, start, end, max_frames, source.name)
     pictures = _pictures(source, timeline, _tick_limits(timeline.time_base, rate, start, end, len(times)), size)
     chunks = _gather(pictures, len(times), chunk_size, progress)
     return VideoFrameIterator(chunks, times, float(timeline.duration), float(fps))
@@ -198,7 +213,7 @@ def cut_clip(
     """
     check_replaceable(output_path, *([video] if isinstance(video, str | os.PathLike) else []))
     source = make_source(video, _count("max_pixels", max_pixels))
-    timeline = _scan(source)
+    timeline = scan(source)
     start, end = (time / timeline.time_base for time in _check_range(start_sec, end_sec, timeline.duration))
     times = np.unique(timeline.times)
     first = max(np.searchsorted(times, float(start), side="right") - 1, 0)
@@ -235,8 +250,13 @@ def _check_range(start_sec: float, end_sec: float | None, duration: Fraction) ->
     return start, min(end, duration)
 
 
-def _grid_times(fps: Fraction, start: Fraction, end: Fraction) -> np.ndarray:
+def _grid_times(fps: Fraction, start: Fraction, end: Fraction, max_frames: int, name: str = "The grid") -> np.ndarray:
     num_frames = max(math.floor((end - start) * fps + Fraction(1, 2)), 1)
+    if num_frames > max_frames:
+        raise ValueError(
+            f"{name} lasts {float(end - start):,.0f} seconds, which is {num_frames:,} times at {float(fps):g} a second, "
+            f"more than `max_frames` = {max_frames:,}; pass a larger `max_frames`, a lower `fps` or a shorter part."
+        )
     return float(start) + np.arange(num_frames) / float(fps)
 
 
@@ -246,102 +266,18 @@ def _tick_limits(time_base: Fraction, fps: Fraction, start: Fraction, end: Fract
     step = 1 / (fps * time_base)
     scale = first.denominator * step.denominator
     first, step = int(first * scale), int(step * scale)
-    limits = [-(-(first + index * step) // scale) for index in range(num_frames)]
-    return np.minimum(np.array(limits, dtype=np.int64), math.ceil(end / time_base))
+    last = math.ceil(end / time_base)
+    return np.array([min(-(-(first + index * step) // scale), last) for index in range(num_frames)], dtype=np.int64)
 
 
-def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
-    """The packets up to the first unreadable place; `_scan` warns about what is missing then."""
-    with suppress(av.error.FFmpegError):
-        for packet in container.demux(stream):
-            if packet.size:  # PyAV ends with an empty packet, and an empty one in between would stop the decoder
-                yield packet
-
-
-@dataclass(frozen=True)
-class _Timeline:
-    """When the pictures of a video are shown: integers in units of `time_base` since the first picture."""
-
-    time_base: Fraction  # seconds
-    pts: np.ndarray  # (num_packets,) time of each packet, in the order of the file
-    is_key: np.ndarray  # (num_packets,) True = decoding can begin here
-    is_shown: np.ndarray  # (num_packets,) False = hidden by an edit list, or broken
-    times: np.ndarray  # (num_pictures,) ascending
-    origin: int  # the file's timestamp of the first picture
-    gap: int  # usual time between two pictures
-    duration: Fraction  # seconds from the first picture to the end of the last one
-    has_picture_times: bool  # decoded pictures carry their times; if not, the n-th picture has the n-th time
-    num_broken: int  # packets marked as broken, without the last one, at which a file may have been cut
-    sample_aspect_ratio: Fraction  # width of a pixel divided by its height
-
-
-def _scan(source: VideoSource) -> _Timeline:
-    """Read all timestamps, without decoding."""
-    rows = array("q")
-    with open_stream(source) as (av, container, stream):
-        for packet in _packets(av, container, stream):
-            times = (NO_TIME if time is None else time for time in (packet.pts, packet.dts, packet.duration or 0))
-            rows.extend((*times, packet.is_keyframe, packet.is_discard, packet.is_corrupt))
-        table = np.array(rows, dtype=np.int64).reshape(-1, 6)
-        if not (table[:, 4:] == 0).all(axis=1).any():
-            raise ValueError(f"{source.name} has a video stream without any picture; is it complete?")
-        timeline = _make_timeline(table, container, stream)
-        _warn_if_short(source.name, container, stream, timeline)
-    return timeline
-
-
-def _make_timeline(table: np.ndarray, container: Any, stream: Any) -> _Timeline:
-    """`table` is `(num_packets, 6)`: pts, dts, duration, is it a key, hidden, broken packet."""
-    pts, dts, durations, is_key, is_hidden, is_broken = table.T
-    is_shown = (is_hidden == 0) & (is_broken == 0)
-    time_base = _ratio(stream.time_base)
-    fallback_gap = max(round(1 / (_ratio(stream.average_rate, default=25) * time_base)), 1)
-    has_picture_times = bool((pts != NO_TIME).all()) and not _is_mistimed_avi(container, stream, pts)
-    if (pts == NO_TIME).any():
-        pts = dts
-    if (pts == NO_TIME).any():
-        pts = np.arange(len(pts)) * fallback_gap
-    origin = int(pts[is_shown].min())
-    times = np.sort(pts[is_shown]) - origin
-    gaps = np.diff(times)
-    gap = int(np.median(gaps[gaps > 0])) if (gaps > 0).any() else fallback_gap
-    last_duration = int(durations[is_shown][pts[is_shown].argmax()])
-    return _Timeline(
-        time_base=time_base,
-        pts=pts - origin,
-        is_key=is_key == 1,
-        is_shown=is_shown,
-        times=times,
-        origin=origin,
-        gap=gap,
-        duration=(int(times[-1]) + (last_duration if last_duration > 0 else gap)) * time_base,
-        has_picture_times=has_picture_times,
-        num_broken=int(is_broken[:-1].sum()),
-        sample_aspect_ratio=_ratio(stream.sample_aspect_ratio, default=1),
-    )
-
-
-def _ratio(value: Any, default: int = 0) -> Fraction:
-    """PyAV's rational number, which is `None` or 0 if unknown, as a fraction."""
-    return Fraction(value.numerator, value.denominator) if value else Fraction(default)
-
-
-def _is_mistimed_avi(container: Any, stream: Any, pts: np.ndarray) -> bool:
-    """AVI keeps no presentation times; FFmpeg's guess is wrong if it ascends although pictures are reordered."""
-    return container.format.name == "avi" and stream.codec_context.has_b_frames and bool((np.diff(pts) > 0).all())
-
-
-def _warn_if_short(name: str, container: Any, stream: Any, timeline: _Timeline) -> None:
-    """One warning for a file that stops before its declared end."""
-    declared = Fraction(container.duration or 0, 1_000_000)
-    if stream.duration is not None:
-        declared = stream.duration * timeline.time_base
-    if container.format.name == "avi":  # FFmpeg corrects the duration of a truncated one, but not the frame count
-        declared = stream.frames / _ratio(stream.average_rate, default=25)
-    missing = float(declared - timeline.duration)
-    if missing > MISSING_TOLERANCE_SEC:
-        text = "%s ends after %.1f seconds, %.1f seconds before its declared end; it may be truncated."
-        logger.warning(text, name, timeline.duration, missing)
+def _allocate(num_frames: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Room for all pictures, which is taken as they come; more than the machine has is refused at once."""
+    try:
+        return np.empty((num_frames, *shape), dtype=np.uint8)
+    except MemoryError as error:
+        size = f"{num_frames:,} pictures of {shape[1]} x {shape[0]} take {num_frames * math.prod(shape) / 1e9:,.0f} GB"
+        advice = "pass a smaller `size` or `fps`, or read them in chunks with `iter_video_frames`"
+        raise ValueError(f"{size}, more than there is; {advice}.") from error
 
 
 def _gather(
@@ -364,7 +300,7 @@ def _gather(
 
 
 def _pictures(
-    source: VideoSource, timeline: _Timeline, limits: np.ndarray, size: int | None
+    source: VideoSource, timeline: Timeline, limits: np.ndarray, size: int | None
 ) -> Iterator[tuple[np.ndarray, int]]:
     """For each of the ascending limits the last picture before it: `(height, width, 3)` and how many limits it serves.
 
@@ -372,7 +308,7 @@ def _pictures(
     """
     render = _Renderer(source, timeline.sample_aspect_ratio, size)
     served = 0
-    if timeline.has_picture_times and timeline.num_broken == 0:
+    if timeline.can_skip:
         for frame, count in _sparse_frames(source, timeline, limits):
             yield render(frame), count
             served += count
@@ -381,44 +317,44 @@ def _pictures(
             yield render(frame), count
 
 
-def _sparse_frames(source: VideoSource, timeline: _Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:
+def _sparse_frames(source: VideoSource, timeline: Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:
     """The frame of each limit, decoding little else; ends at the first sign that a frame is not the planned one."""
-    chosen = timeline.times[np.maximum(np.searchsorted(timeline.times, limits) - 1, 0)]
-    chosen, counts = np.unique(chosen, return_counts=True)
-    actions = _plan_packets(timeline, chosen)
-    resumed = (actions[1:] != DROP) & (actions[:-1] == DROP)
-    entries = set(timeline.pts[1:][resumed].tolist())
-    expected = list(zip(chosen.tolist(), counts.tolist(), strict=True))[::-1]
-    for frame in _decode(source, actions):
+    positions = np.flatnonzero(timeline.is_shown)
+    positions = positions[np.argsort(timeline.pts[positions])]  # in the order of presentation
+    chosen, counts = np.unique(np.maximum(np.searchsorted(timeline.times, limits) - 1, 0), return_counts=True)
+    actions = _plan_packets(timeline, positions[chosen])
+    entries = set(np.flatnonzero((actions[1:] != DROP) & (actions[:-1] == DROP)) + 1)
+    expected = list(zip(positions[chosen].tolist(), counts.tolist(), strict=True))[::-1]
+    for frame in decode(source, actions):
         if frame is None or frame.is_corrupt or frame.pts is None:
             return
-        time = frame.pts - timeline.origin
-        if time > expected[-1][0] or (time in entries and not frame.key_frame):
+        if timeline.pts[frame.pts] > timeline.pts[expected[-1][0]] or (frame.pts in entries and not frame.key_frame):
             return
-        if time == expected[-1][0]:
+        if frame.pts == expected[-1][0]:
             yield frame, expected.pop()[1]
         if not expected:
             return
 
 
-def _plan_packets(timeline: _Timeline, chosen: np.ndarray) -> np.ndarray:
-    """DROP, REFERENCE or DECODE for each packet, such that the pictures at the times `chosen` come out unchanged.
+def _plan_packets(timeline: Timeline, chosen: np.ndarray) -> np.ndarray:
+    """DROP, REFERENCE or DECODE for each packet, such that the pictures of the packets `chosen` come out unchanged.
 
-    In a group of pictures (a key packet and what follows it in the file) nothing is needed after the last chosen one.
-    A picture stored after a key packet but shown before it may also be predicted from the group before.
+    In a group of pictures (an entry and what follows it in the file) nothing is needed after the last chosen one.
+    A picture stored after an entry but shown before it may also be predicted from the group before.
     """
-    is_chosen = timeline.is_shown & np.isin(timeline.pts, chosen)
-    group = np.cumsum(timeline.is_key)
+    group = np.cumsum(timeline.is_entry)
     position = np.arange(len(group))
     last_needed = np.full(group[-1] + 1, -1)
-    np.maximum.at(last_needed, group[is_chosen], position[is_chosen])
-    key_times = np.concatenate([[NO_TIME], timeline.pts[timeline.is_key]])
-    is_leading = is_chosen & (timeline.pts < key_times[group])
-    last_needed[group[is_leading] - 1] = len(group)
-    return np.where(is_chosen, DECODE, np.where(position <= last_needed[group], REFERENCE, DROP))
+    np.maximum.at(last_needed, group[chosen], chosen)
+    entry_times = np.concatenate([[NO_TIME], timeline.pts[timeline.is_entry]])
+    is_leading = timeline.pts[chosen] < entry_times[group[chosen]]
+    last_needed[group[chosen[is_leading]] - 1] = len(group)
+    actions = np.where(position <= last_needed[group], REFERENCE, DROP)
+    actions[chosen] = DECODE
+    return actions
 
 
-def _dense_frames(source: VideoSource, timeline: _Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:
+def _dense_frames(source: VideoSource, timeline: Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:
     """The frame of each limit, decoding everything; for damaged pictures the last good one stands in."""
     held, num_good, served = None, 0, 0
     num_expected = len(timeline.times)
@@ -436,7 +372,8 @@ def _dense_frames(source: VideoSource, timeline: _Timeline, limits: np.ndarray) 
         raise ValueError(f"{source.name} has a video stream from which no picture can be decoded: {reason}.")
     if served < len(limits):
         yield held, len(limits) - served
-    num_lost = max(num_expected - num_good, 0) + timeline.num_broken
+    num_missing = 0 if timeline.clock_goes_back else max(num_expected - num_good, 0)  # many are not come to
+    num_lost = num_missing + timeline.num_broken
     if num_lost > 0:
         text = (
             "%s is damaged: %d of the %d pictures read are lost, those before stand in; some others may show faults."
@@ -444,46 +381,17 @@ def _dense_frames(source: VideoSource, timeline: _Timeline, limits: np.ndarray) 
         logger.warning(text, source.name, num_lost, num_expected + timeline.num_broken)
 
 
-def _timed_frames(source: VideoSource, timeline: _Timeline) -> Iterator[tuple[int, Any]]:
+def _timed_frames(source: VideoSource, timeline: Timeline) -> Iterator[tuple[int, Any]]:
     """All undamaged frames with their times, in the order of presentation."""
-    unusable = {None, *(timeline.pts[~timeline.is_shown] + timeline.origin).tolist()}
-    frames = (frame for frame in _decode(source, np.full(len(timeline.pts), DECODE)) if frame is not None)
-    for position, frame in enumerate(frames):
-        if frame.is_corrupt:
+    last, num_usable = len(timeline.times) - 1, 0
+    for frame in decode(source, np.full(len(timeline.pts), DECODE)):
+        if frame is None or frame.is_corrupt or (frame.pts is not None and not timeline.is_shown[frame.pts]):
             continue
         if not timeline.has_picture_times:
-            yield int(timeline.times[min(position, len(timeline.times) - 1)]), frame
-        elif frame.pts not in unusable:
-            yield frame.pts - timeline.origin, frame
-
-
-def _decode(source: VideoSource, actions: np.ndarray) -> Iterator[Any]:
-    """Frames in the order of presentation, `None` for a packet that cannot be decoded."""
-    with open_stream(source) as (av, container, stream):
-        decoder = stream.codec_context
-        decoder.open(strict=False)  # before `skip_frame` is set: dav1d would keep the first value for good
-        for packet, action in _planned_packets(_packets(av, container, stream), actions):
-            decoder.skip_frame = "NONREF" if action == REFERENCE else "DEFAULT"
-            try:
-                frames = decoder.decode(packet)
-            except av.error.FFmpegError:
-                frames = [None]
-            yield from frames
-            if packet is None:
-                decoder.flush_buffers()
-
-
-def _planned_packets(packets: Iterator, actions: np.ndarray) -> Iterator[tuple[Any, int]]:
-    """Packets to decode with their actions, and `None` where the decoder must hand out all that it holds."""
-    is_fed = False
-    num_packets = int(np.flatnonzero(actions)[-1]) + 1
-    for action, packet in zip(actions[:num_packets].tolist(), packets, strict=False):
-        if action != DROP:
-            yield packet, action
-        elif is_fed:
-            yield None, DECODE
-        is_fed = action != DROP
-    yield None, DECODE
+            yield int(timeline.times[min(num_usable, last)]), frame
+        elif frame.pts is not None:
+            yield int(timeline.pts[frame.pts]), frame
+        num_usable += 1
 
 
 class _Renderer:
@@ -543,7 +451,7 @@ def _turn_upright(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture[:: -1 if y_from_y < 0 else 1, :: -1 if x_from_x < 0 else 1])
 
 
-def _encode(path: Path, pictures: Iterator[tuple[np.ndarray, int]], times: np.ndarray, timeline: _Timeline) -> None:
+def _encode(path: Path, pictures: Iterator[tuple[np.ndarray, int]], times: np.ndarray, timeline: Timeline) -> None:
     """Write one picture per time, in the timeline's unit, as h264 in mp4."""
     av = import_av()
     if "libx264" not in av.codecs_available:
@@ -564,7 +472,7 @@ def _encode(path: Path, pictures: Iterator[tuple[np.ndarray, int]], times: np.nd
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _add_h264_stream(container: Any, timeline: _Timeline, picture: np.ndarray) -> Any:
+def _add_h264_stream(container: Any, timeline: Timeline, picture: np.ndarray) -> Any:
     rate = (1 / (timeline.gap * timeline.time_base)).limit_denominator(1001)
     stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
     stream.height, stream.width = picture.shape[:2]

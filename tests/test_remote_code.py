@@ -59,14 +59,17 @@ FILES = {
     "method_vpt_r2tuning.py",
     "methods_r2tuning.py",
     "modeling_r2tuning.py",
+    "mp4_tables_r2tuning.py",
     "options_r2tuning.py",
     "pipeline_r2tuning.py",
     "points_r2tuning.py",
     "precision_r2tuning.py",
     "processing_r2tuning.py",
     "towers_r2tuning.py",
+    "video_entries_r2tuning.py",
     "video_io_r2tuning.py",
     "video_source_r2tuning.py",
+    "video_timeline_r2tuning.py",
 }
 
 

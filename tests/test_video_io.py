@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pytest
 import video_samples as samples
+from video_samples import decode_everything, expected_indices
 
 from modeling_r2tuning import video_io_r2tuning as video_io
 from modeling_r2tuning.video_io_r2tuning import cut_clip, iter_video_frames, load_video_frames, sample_frame_times
@@ -30,22 +31,6 @@ def numbered(tmp_path_factory):
 def no_fallback(monkeypatch):
     """Decoding every packet becomes an error, so that only the sparse way can succeed."""
     monkeypatch.setattr(video_io, "_dense_frames", None)
-
-
-def decode_everything(path):
-    """Times in seconds since the first picture, and RGB pictures, by plain PyAV."""
-    with av.open(str(path)) as container:
-        frames = list(container.decode(video=0))
-        times = [(frame.pts - frames[0].pts) * frame.time_base for frame in frames]
-        return times, [frame.reformat(format="rgb24", interpolation="BICUBIC").to_ndarray() for frame in frames]
-
-
-def expected_indices(times, fps, num_frames, start=0, end=None):
-    """The rule, written plainly: the last picture before start + (i + 1/2) / fps, and none at or after the end."""
-    usable = [index for index, time in enumerate(times) if end is None or time < Fraction(str(end))]
-    step = 1 / Fraction(str(fps))
-    limits = [Fraction(str(start)) + (index + Fraction(1, 2)) * step for index in range(num_frames)]
-    return [max(index for index in usable if times[index] < limit) for limit in limits]
 
 
 # ---- which picture belongs to which time ----
@@ -161,8 +146,8 @@ def test_sparse_decoding_changes_no_bit(tmp_path, name):
 
 
 def test_groups_without_a_wanted_picture_are_not_decoded(numbered):
-    timeline = video_io._scan(video_io.make_source(numbered))
-    actions = video_io._plan_packets(timeline, np.array([timeline.times[130]]))
+    timeline = video_io.scan(video_io.make_source(numbered))
+    actions = video_io._plan_packets(timeline, np.array([130]))
     decoded = np.flatnonzero(actions != video_io.DROP)
     assert 125 <= decoded.min() <= decoded.max() < 150
     assert (actions == video_io.DECODE).sum() == 1
@@ -171,11 +156,10 @@ def test_groups_without_a_wanted_picture_are_not_decoded(numbered):
 def test_picture_shown_before_its_key_picture_needs_the_group_before(tmp_path):
     options = {"x264-params": samples.OPEN_GOP}
     path = samples.write_video(tmp_path / "open.mp4", samples.textured_pictures(60), options=options)
-    timeline = video_io._scan(video_io.make_source(path))
-    key = np.flatnonzero(timeline.is_key)[1]
-    leading = timeline.pts[key + 1]
-    assert leading < timeline.pts[key]
-    assert (video_io._plan_packets(timeline, np.array([leading])) != video_io.DROP).argmax() == 0
+    timeline = video_io.scan(video_io.make_source(path))
+    key = np.flatnonzero(timeline.is_entry)[1]
+    assert timeline.pts[key + 1] < timeline.pts[key]
+    assert (video_io._plan_packets(timeline, np.array([key + 1])) != video_io.DROP).argmax() == 0
 
 
 def test_key_pictures_at_which_decoding_cannot_begin_are_noticed(tmp_path):

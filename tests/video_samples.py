@@ -178,6 +178,77 @@ def damage_packets(path, positions):
     return path
 
 
+def decode_everything(path):
+    """Times in seconds since the first picture, and RGB pictures, by plain PyAV."""
+    with av.open(os.fspath(path)) as container:
+        frames = list(container.decode(video=0))
+        times = [(frame.pts - frames[0].pts) * frame.time_base for frame in frames]
+        return times, [frame.reformat(format="rgb24", interpolation="BICUBIC").to_ndarray() for frame in frames]
+
+
+def expected_indices(times, fps, num_frames, start=0, end=None):
+    """The rule, written plainly: the last picture before start + (i + 1/2) / fps, and none at or after the end."""
+    usable = [index for index, time in enumerate(times) if end is None or time < Fraction(str(end))]
+    step = 1 / Fraction(str(fps))
+    limits = [Fraction(str(start)) + (index + Fraction(1, 2)) * step for index in range(num_frames)]
+    return [max(index for index in usable if times[index] < limit) for limit in limits]
+
+
+def pack_b_frames(path, packed_path):
+    """Rewrite MPEG-4 as old encoders did for AVI: a B picture shares the packet of the one it is decoded after.
+
+    An empty picture follows, with whose time the decoder hands the B picture out.
+    """
+    with av.open(os.fspath(path)) as container, av.open(os.fspath(packed_path), "w") as output:
+        stream = container.streams.video[0]
+        target = output.add_stream_from_template(stream)
+        pictures = [(bytes(packet), packet.is_keyframe) for packet in container.demux(stream) if packet.size]
+        packed = []
+        for data, is_key in pictures:
+            if data[data.index(b"\0\0\1\xb6") + 4] >> 6 == 2:
+                packed[-1] = (packed[-1][0] + data, packed[-1][1])
+                packed.append((b"\0\0\1\xb6\x5f\x0b\x7f", False))
+            else:
+                packed.append((b"\0\0\1\xb2DivX503b1393p" * is_key + data, is_key))
+        for number, (data, is_key) in enumerate(packed):
+            packet = av.Packet(data)
+            packet.stream, packet.is_keyframe = target, is_key
+            packet.pts = packet.dts = number
+            packet.time_base = 1 / stream.average_rate
+            output.mux(packet)
+    return packed_path
+
+
+def concatenate(path, *parts):
+    """What `cat` makes of files."""
+    Path(path).write_bytes(b"".join(Path(part).read_bytes() for part in parts))
+    return path
+
+
+def cut_before_packet(path, position):
+    """Drop all that a transport stream holds before a packet, but for the tables in front of it."""
+    with av.open(os.fspath(path)) as container:
+        place = [packet.pos for packet in container.demux(video=0) if packet.size][position]
+    Path(path).write_bytes(Path(path).read_bytes()[place - 2 * 188 :])
+    return path
+
+
+def patch_box(path, kind, patch):
+    """Replace the content of the only box of a kind in an mp4 file whose index comes last by `patch(content)`."""
+    data = bytearray(Path(path).read_bytes())
+    place = data.index(kind) - 4
+    size = int.from_bytes(data[place : place + 4], "big")
+    content = patch(bytes(data[place + 8 : place + size]))
+    growth = len(content) + 8 - size
+    data[place + 8 : place + size] = content
+    for parent in (kind, b"edts", b"stbl", b"minf", b"mdia", b"trak", b"moov"):
+        start = data.rfind(parent, 0, place + 8) - 4
+        if start >= 0 and (end := start + int.from_bytes(data[start : start + 4], "big")) > place:
+            data[start : start + 4] = (end - start + growth).to_bytes(4, "big")
+    Path(path).write_bytes(data)
+    return path
+
+
 def filter_with_ffmpeg(path, fps):
     """Pictures, as RGB arrays, that FFmpeg's own fps filter makes of a video: the reference for our rule."""
     graph = av.filter.Graph()
