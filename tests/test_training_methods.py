@@ -110,7 +110,7 @@ def test_features_cannot_stand_for_other_methods(tiny_clip, tmp_path, capsys, me
     options = {**write_benchmark(tmp_path, tiny_clip), "model": json.dumps(METHOD_FIELDS)}
     assert main(as_arguments(options, method=method, output_dir=tmp_path / "run")) == USAGE
     message = capsys.readouterr().err
-    assert f"`method` '{method}' {reason}" in message
+    assert f"`--method` '{method}' {reason}" in message
     assert "--video-dir" in message
 
 
