@@ -130,7 +130,7 @@ def test_nothing_is_written_over(tmp_path, monkeypatch, capsys):
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip/model.safetensors").write_bytes(b"mine")
     (tmp_path / "file").write_bytes(b"mine")
-    for name, message in (("clip", "is not empty; name a new one"), ("file", "File exists")):
+    for name, message in (("clip", "is not empty; name a new folder"), ("file", "File exists")):
         assert main([str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err
     (tmp_path / "new").mkdir()

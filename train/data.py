@@ -262,7 +262,7 @@ def _depend_on_parent(worker: int) -> None:
     """Leave signals to the parent, and end with it.
 
     A terminal or scheduler signals all processes; the parent finishes its step, for which it needs the workers. When it
-    is killed they must not live on, as they hold its claim on the folder of the run.
+    is killed they must not live on with what they hold: memory, and its claim on the folder of the run.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

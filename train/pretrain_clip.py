@@ -365,7 +365,9 @@ def pretrain(
     settings = replace(FRAMES, combinations=tuple(combinations))
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    with claiming(output), writing_folder(output) as folder:  # saved before it is measured
+    with claiming(output):
+        if any(not path.name.startswith(".") for path in output.iterdir()):
+            raise FileExistsError(f"`output` '{output}' is not empty; name a new folder or empty it.")
         drawn = draw_pictures(seed, pictures + held_out, processes, settings)
         seen, unseen = (
             Pictures(*(part[some] for part in drawn)) for some in (slice(2 * pictures), slice(2 * pictures, None))
@@ -375,6 +377,7 @@ def pretrain(
         image_processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop)
         clip = make_clip(tokenizer, normalize(seen.images[: 2 * WHITENED_PICTURES : 2], image_processor), layers)
         losses = Trainer(clip, tokenizer, image_processor, seen, **options).run(steps)
+    with writing_folder(output) as folder:
         for part in (clip, tokenizer, image_processor):
             part.save_pretrained(folder)
     measured = accept_clip(
