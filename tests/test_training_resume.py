@@ -227,21 +227,25 @@ def test_a_stopped_run_finishes_its_step_and_goes_on_exactly(
     assert_same_run(tmp_path, whole)
 
 
-def test_a_run_stopped_in_an_evaluation_does_it_again(options, whole, tmp_path, monkeypatch):
-    predict, count = loop.predict, []
+@pytest.mark.parametrize("evaluation", [1, 3])
+def test_a_run_stopped_in_an_evaluation_does_it_again(options, whole, tmp_path, monkeypatch, evaluation):
+    """In the first, or in the last, when no step is left."""
+    predict, evaluations, count = loop.predict, [], []
     with monkeypatch.context() as patch:
 
         def interrupting(*arguments, **options):
+            evaluations.append(None)
             for prediction in predict(*arguments, **options):
-                count.append(None)
-                os.kill(os.getpid(), signal.SIGTERM)
+                if len(evaluations) == evaluation:
+                    count.append(None)
+                    os.kill(os.getpid(), signal.SIGTERM)
                 yield prediction
 
         patch.setattr(loop, "predict", interrupting)
         assert main(as_arguments(options, output_dir=tmp_path)) == 143
     assert len(count) == 1
-    assert steps(tmp_path)[-1] == "step_000003"
-    assert json.loads((tmp_path / "metrics.json").read_text())["evaluations"] == []
+    assert steps(tmp_path)[-1] == f"step_{3 * evaluation:06d}"
+    assert len(json.loads((tmp_path / "metrics.json").read_text())["evaluations"]) == evaluation - 1
     assert main(as_arguments(options, output_dir=tmp_path)) == DONE
     assert_same_run(tmp_path, whole)
 

@@ -242,7 +242,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
     elif not isinstance(value, {float: (int, float)}.get(hint, hint)) or (
         isinstance(value, bool) and hint is not bool
     ):
-        raise TypeError(f"`{name}` must be of the type {hint.__name__}, got {value!r}.")
+        raise ValueError(f"`{name}` must be of the type {hint.__name__}, got {value!r}.")
 
 
 __all__ = ["PRESETS", "TrainingConfig", "make_parser", "option", "preset_names", "read_config", "read_preset"]

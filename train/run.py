@@ -3,9 +3,9 @@
 accelerate launch train/run.py --preset qvhighlights --data-dir ANNOTATIONS --features CACHE --output-dir RUN
 python train/run.py --preset tvsum --data-dir ANNOTATIONS --video-dir VIDEOS --output-dir RUN --resume auto
 
-The exit status is 0 when the run is complete, 2 after an error of usage or in a file, 3 when a loss was NaN or infinite, 4 when all
-but the upload was done, and 143 (SIGTERM) or 130 (Ctrl-C) when it was stopped: it has then saved a checkpoint, and
-`--resume auto` goes on from there.
+The exit status is 0 when the run is complete, 2 after an error of usage or in a file, 3 when a loss was NaN or infinite,
+4 when all but the upload was done, and 143 (SIGTERM) or 130 (Ctrl-C) when it was stopped: it has then saved a
+checkpoint, and `--resume auto` goes on from there.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ STOPPED = 128  # and the number of the signal, as a shell has it
 OPTIONS = ("preset", *(entry.name for entry in fields(TrainingConfig)))
 # What the functions that read data and publish call their arguments.
 OTHER_OPTIONS = {"name": "--benchmark", "split": "--train-split` or `--eval-split", "repo_id": "--push-to"}
-USER_ERRORS = (ImportError, OSError, StrictDataclassError, TypeError, ValueError)
+USER_ERRORS = (ImportError, OSError, StrictDataclassError, ValueError)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -44,6 +44,7 @@ DONE, SOME_FAILED, ERROR = 0, 1, 2
 INTERRUPTED = 130
 PER_CLIP_BENCHMARK = "youtube_highlights"
 DEFAULT_NUM_LAYERS = 4  # K of the paper
+OTHER_OPTIONS = {"name": "--benchmark", "num_recurrent_steps": "--num-layers"}  # what functions call their arguments
 USER_ERRORS = (ImportError, OSError, RuntimeError, StrictDataclassError, ValueError)
 
 DESCRIPTION = """\
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write("run_feature_extraction: interrupted; run the same command again to go on\n")
         return INTERRUPTED
     except USER_ERRORS as error:
-        message = spell_options(" ".join(str(error).split()), vars(args), name="--benchmark")
+        message = spell_options(" ".join(str(error).split()), vars(args), **OTHER_OPTIONS)
         sys.stderr.write(f"run_feature_extraction: error: {message}\n")
         return ERROR
     sys.stdout.write(format_summary(summary))
