@@ -126,7 +126,7 @@ class TrainingRun:
             for worker in workers:
                 with contextlib.suppress(RuntimeError):  # by which torch tells of its end; it must not hide the reason
                     worker.kill()  # one that is stuck, in a read from a dead disk, say; they do not heed SIGTERM
-                    worker.join()
+                    worker.join(timeout=1)
 
     @property
     def settings_path(self) -> Path:
