@@ -36,6 +36,7 @@ class Results:
         training: Of what was trained: "command", "commit", "epoch", "step", "seconds", "device", "versions" by package
             and "settings".
         evaluations: Scores on other splits, by split and by the part of it.
+        left_out: Queries that were not scored, as their videos were missing or could not be read.
     """
 
     benchmark: str
@@ -45,6 +46,7 @@ class Results:
     original: str | None = None
     training: dict[str, Any] | None = None
     evaluations: dict[str, dict[str, dict[str, float | None]]] | None = None
+    left_out: int = 0
 
     @classmethod
     def load(cls, folder: Path) -> "Results | None":

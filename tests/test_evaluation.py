@@ -130,8 +130,52 @@ def test_errors_are_one_line(qvhighlights, capsys):
     words = ["--predictions", "nowhere.jsonl", "--benchmark", "qvhighlights", "--data-dir", str(qvhighlights)]
     assert main(words) == 2
     assert "nowhere.jsonl" in capsys.readouterr().err
-    assert main(["--model", "x", *words[2:]]) == 2
-    assert "--video-dir or --features" in capsys.readouterr().err
+    assert main(["--model", "x/y", *words[2:]]) == 2
+    assert "`--model` needs `--video-dir` or `--features`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data-dir", "nowhere"], "`--data-dir` must be a folder, there is none at 'nowhere'"),
+        (["--video-dir", "nowhere"], "`--video-dir` must be a folder"),
+        (["--features", "nowhere"], "`--features` must be a folder"),
+        (["--model", "nowhere"], "`--model` must be a folder, or a name on the Hub"),
+        (["--clip", "nowhere"], "`--clip` must be a folder, or a name on the Hub"),
+        (["--split", "vall"], "`--split` of qvhighlights must be one of"),
+        (["--domain", "dog"], "leave `--domain` away"),
+        (["--device", "gpu"], "`--device` 'gpu' is none that PyTorch knows"),
+        (["--device", "cuda:99"], "`--device` 'cuda:99' cannot be used"),
+        (["--record"], "`--record` adds to the results of a training run on qvhighlights"),
+        (["--output", "nowhere/scores.json"], "there is no folder 'nowhere'"),
+        (["--save-predictions", "nowhere/preds.jsonl"], "there is no folder 'nowhere'"),
+        (["--submission", "out"], "`--submission` needs `--split` val or test, got 'train'"),
+        (["--split", "test"], "no ground truth to score against. Name a file that does with `--data-file`"),
+    ],
+)
+def test_all_is_checked_before_the_checkpoint_is_loaded(qvhighlights, tmp_path, capsys, monkeypatch, words, message):
+    def fetch(*arguments, **options):
+        raise AssertionError("the checkpoint was fetched")
+
+    monkeypatch.setattr("train.run_evaluation.check_model_type", fetch)
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    given = {"--benchmark": "qvhighlights", "--data-dir": qvhighlights, "--model": "org/model", "--features": videos}
+    if "--submission" in words:
+        given["--split"] = "train"
+    given |= dict(zip(words[::2], [*words[1::2], None], strict=False))
+    arguments = [str(word) for pair in given.items() for word in pair if word is not None]
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_options_of_a_checkpoint_are_refused_with_a_file(qvhighlights, tmp_path, capsys):
+    path = write_json_lines(tmp_path / "preds.jsonl", perfect(moment_records("qvhighlights", "val")))
+    words = ["--predictions", str(path), "--benchmark", "qvhighlights", "--data-dir", str(qvhighlights)]
+    assert main([*words, "--record"]) == 2
+    assert "`--record` goes with `--model`; leave it out with `--predictions`" in capsys.readouterr().err
+    assert main([*words, "--output", str(path)]) == 2
+    assert "is an input of this command" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["qvhighlights", "tacos", "youtube_highlights", "tvsum"])
@@ -161,18 +205,57 @@ def test_one_frame_for_each_clip_of_youtube_highlights(tmp_path):
     assert frame_rate(row, 0.5) * row["duration_sec"] == pytest.approx(len(row["saliency"]["scores"]))
 
 
-def test_unreadable_video_is_counted(checkpoint, tmp_path, caplog):
+@pytest.fixture
+def broken(checkpoint, tmp_path):
+    """Arguments to evaluate a checkpoint on videos of which one is broken, its path, and the queries about it."""
     data_dir, video_dir = write_benchmark("tacos", tmp_path / "data"), write_videos("tacos", tmp_path / "videos")
     rows = load_vtg_dataset("tacos", split="val", data_dir=data_dir, video_dir=video_dir)
-    Path(rows[0]["video"]["path"]).write_bytes(b"broken")
+    path = Path(rows[0]["video"]["path"])
+    path.write_bytes(b"broken")
+    words = ["--model", checkpoint, "--benchmark", "tacos", "--data-dir", data_dir, "--video-dir", video_dir]
+    lost = [row["qid"] for row in rows if row["video_id"] == rows[0]["video_id"]]
+    return [str(word) for word in [*words, "--device", "cpu"]], path, lost
+
+
+def test_a_video_that_cannot_be_read_is_an_error(broken, capsys, monkeypatch):
+    """Before any is predicted."""
+
+    def predict(*arguments, **options):
+        raise AssertionError("a video was predicted")
+
+    monkeypatch.setattr("train.run_evaluation.predict", predict)
+    words, path, lost = broken
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert f"{len(lost)} of 4 queries cannot be used, such as query {lost[0]} about " in message
+    assert str(path) in message
+    assert "pass `--missing-videos skip`" in message
+
+
+def test_queries_that_are_left_out_are_counted(broken, tmp_path, capsys):
+    """Of a video that cannot be read, and of one that is missing."""
+    words, path, lost = broken
+    arguments = [*words, "--missing-videos", "skip", "--output", str(tmp_path / "scores.json")]
+    assert main(arguments) == 0
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert (document["num_queries"], document["num_left_out"]) == (4 - len(lost), len(lost))
+    assert f"without {len(lost)} whose videos are missing or cannot be read" in capsys.readouterr().out
+    path.unlink()
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["num_left_out"] == len(lost)
+
+
+def test_predictions_without_a_video_are_given_only_if_told(broken, checkpoint):
+    words, path, lost = broken
+    rows = load_vtg_dataset("tacos", split="val", data_dir=words[5], video_dir=words[7])
     model, processor = (
         R2TuningForVideoGrounding.from_pretrained(checkpoint),
         R2TuningProcessor.from_pretrained(checkpoint),
     )
-    predictions = list(predict(model.eval(), processor, rows))
-    lost = [row["qid"] for row in rows if row["video_id"] == rows[0]["video_id"]]
+    with pytest.raises(ValueError, match=f"'{rows[0]['video_id']}' cannot be read: .*{path.name}.* is it complete"):
+        list(predict(model.eval(), processor, rows))
+    predictions = list(predict(model, processor, rows, missing_videos="skip"))
     assert {row["qid"] for row in predictions} == set(rows["qid"]) - set(lost)
-    assert f"{len(lost)} queries have no prediction" in caplog.text
 
 
 # ---- parts of Moving Shapes ----
@@ -195,5 +278,5 @@ def test_parts_are_scored_apart():
 
 def test_only_measured_checkpoints_take_records(checkpoint):
     document = {"model": str(checkpoint), "benchmark": "moving_shapes", "split": "test", "domain": None}
-    with pytest.raises(ValueError, match=r"--record adds to the results of a training run on moving_shapes"):
+    with pytest.raises(ValueError, match=r"`record` adds to the results of a training run on moving_shapes"):
         record(document)

@@ -173,7 +173,7 @@ def test_bfloat16_is_close_and_another_cache(run, complete, copy, tmp_path):
     assert 0 < (ours - exact).norm() / exact.norm() < 0.02
     status, _, stderr = run(copy, split="val", dtype="bfloat16")
     assert status == 2
-    assert '`dtype` is "float32" there, "bfloat16" is needed' in stderr
+    assert '`--dtype` is "float32" there, "bfloat16" is needed' in stderr
 
 
 def test_youtube_highlights_has_one_frame_for_each_clip(run, tmp_path):
@@ -294,10 +294,10 @@ def test_corrupt_files_are_named_and_made_anew(run, complete, copy, caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fps": 1}, "`fps` is 5.0 there, 1.0 is needed"),
-        ({"num_layers": 2}, "`num_layers` is 3 there, 2 is needed"),
-        ({"store": "frames"}, '`store` is "features" there, "frames" is needed'),
-        ({"num_layers": 4}, "num_recurrent_steps` must not exceed the number of layers"),
+        ({"fps": 1}, "`--fps` is 5.0 there, 1.0 is needed"),
+        ({"num_layers": 2}, "`--num-layers` is 3 there, 2 is needed"),
+        ({"store": "frames"}, '`--store` is "features" there, "frames" is needed'),
+        ({"num_layers": 4}, "`--num-layers` must not exceed the number of layers"),
     ],
 )
 def test_other_settings_are_refused(run, copy, changes, message):
@@ -381,13 +381,34 @@ def test_it_is_started_once(run, tmp_path, monkeypatch):
     assert "--num-processes makes processes" in stderr
 
 
-@pytest.mark.parametrize("changes", [{"data_dir": "missing"}, {"video_dir": "missing"}, {"clip": "missing"}])
-def test_what_is_missing_is_said_in_one_line(run, tmp_path, changes, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_dir": "missing"}, "`--data-dir` must be a folder, there is none at 'missing'"),
+        ({"video_dir": "missing"}, "`--video-dir` must be a folder, there is none at 'missing'"),
+        ({"clip": "missing"}, "`--clip` must be a folder, or a name on the Hub such as"),
+        ({"model": "./missing", "clip": None, "fps": None, "num_layers": None}, "there is no folder './missing'"),
+        ({"device": "cuda:99"}, "`--device` 'cuda:99' cannot be used"),
+        ({"domain": "dog"}, "leave `--domain` away"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(run, tmp_path, changes, message, monkeypatch):
+    """Before anything is fetched."""
+
+    def fetch(*arguments, **options):
+        raise AssertionError("CLIP was fetched")
+
+    monkeypatch.setattr("train.run_feature_extraction.check_model_type", fetch)
     status, _, stderr = run(tmp_path / "cache", **changes)
     assert status == 2
-    assert "missing" in stderr.splitlines()[-1]
+    assert message in stderr.splitlines()[-1]
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_missing_video_is_left_out_by_the_option_that_the_message_names(run, place, tmp_path):
+    (tmp_path / "videos").mkdir()
+    _, _, stderr = run(tmp_path / "cache", video_dir=tmp_path / "videos")
+    assert "or pass `--missing-videos skip`" in stderr.splitlines()[-1]
 
 
 def test_every_option_is_explained():
@@ -548,5 +569,5 @@ def test_corrupt_small_videos_are_made_anew(run, frames, tmp_path, caplog):
 
 
 def test_small_videos_are_no_features(frames):
-    with pytest.raises(ValueError, match='`store` is "frames" there, "features" is needed'):
+    with pytest.raises(ValueError, match='`--store` is "frames" there, "features" is needed'):
         FeatureCache(frames)

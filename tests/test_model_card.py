@@ -100,6 +100,12 @@ def test_metadata(card_of):
         assert result.source_url is None
 
 
+def test_queries_that_were_not_scored_are_told(card_of):
+    card = card_of(Results("qvhighlights", "val", SCORES, training=TRAINING, left_out=3))
+    assert "(step 1234). **Without 3 of its queries**, whose videos were missing" in card.text
+    assert "Without" not in card_of(Results("qvhighlights", "val", SCORES, training=TRAINING)).text
+
+
 def test_published_results(card_of):
     original = "yeliudev/R2-Tuning/checkpoints/r2_tuning_tvsum_bk-45b59440.pth"
     card = card_of(Results("tvsum", "val", {"mAP-BK": 91.23}, domain="BK", original=original))

@@ -271,6 +271,9 @@ class ReleasedSamples:
     def row(self, draw):
         return {"qid": str(draw)}
 
+    def __getitems__(self, draws):
+        return [self[draw] for draw in draws]
+
     def __getitem__(self, index):
         case = self.case
         return {

@@ -12,7 +12,8 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from dataset_scripts.moving_shapes_frames import Clause, ShownObject
 from dataset_scripts.moving_shapes_queries import vocabulary
-from dataset_scripts.moving_shapes_scenes import COLORS, SHAPES
+from dataset_scripts.moving_shapes_scenes import COLORS, SEEN, SHAPES
+from modeling_r2tuning.files_r2tuning import claiming
 from train import pretrain_clip
 from train.clip_acceptance import probe_tokens
 from train.pretrain_clip import (
@@ -20,6 +21,7 @@ from train.pretrain_clip import (
     PATCH_SIZE,
     contrast,
     draw_pictures,
+    main,
     make_tokenizer,
     parse_combination,
     position_code,
@@ -96,6 +98,56 @@ def test_combinations_are_read_from_the_command_line():
     assert parse_combination("red circle") == ("red", "circle")
     with pytest.raises(argparse.ArgumentTypeError, match="a color .red, .* got 'circle red'"):
         parse_combination("circle red")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--held-out", "63"], "`--held-out` must be at least 64, as many as a caption is sought among, got 63"),
+        (["--batch-size", "14"], "`--batch-size` must be even and at least 16, got 14"),
+        (["--batch-size", "17"], "`--batch-size` must be even"),
+        (["--pictures", "47"], "`--pictures` must be at least half of `--batch-size`, 48, got 47"),
+        (["--steps", "0"], "`--steps` must be at least 1, got 0"),
+        (["--layers", "0"], "`--layers` must be at least 1"),
+        (["--processes", "0"], "`--processes` must be at least 1"),
+        (["--seed", "-1"], "`--seed` must be at least 0"),
+        (["--learning-rate", "nan"], "`--learning-rate` must be positive, got nan"),
+        (["--combinations", "red circle"], "need `--combinations` each of which shares"),
+    ],
+)
+def test_options_are_checked_before_anything_is_drawn(tmp_path, monkeypatch, capsys, words, message):
+    def draw(*arguments):
+        raise AssertionError("pictures were drawn")
+
+    monkeypatch.setattr(pretrain_clip, "draw_pictures", draw)
+    assert main([str(tmp_path / "clip"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "clip").exists()
+
+
+def test_nothing_is_written_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pretrain_clip, "draw_pictures", None)
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip/model.safetensors").write_bytes(b"mine")
+    (tmp_path / "file").write_bytes(b"mine")
+    for name, message in (("clip", "is not empty; name a new folder"), ("file", "File exists")):
+        assert main([str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "new").mkdir()
+    with claiming(tmp_path / "new"):
+        assert main([str(tmp_path / "new")]) == 2
+    assert "Another run is writing" in capsys.readouterr().err
+
+
+def test_a_failing_measurement_does_not_lose_the_training(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("no measurement")
+
+    monkeypatch.setattr(pretrain_clip, "accept_clip", fail)
+    numbers = {"layers": 1, "steps": 1, "pictures": 16, "held_out": 64, "batch_size": 16, "seed": 1, "processes": 1}
+    with pytest.raises(ValueError, match="no measurement"):
+        pretrain(tmp_path / "clip", combinations=SEEN, learning_rate=1e-3, **numbers)
+    assert CLIPModel.from_pretrained(tmp_path / "clip").config.vision_config.num_hidden_layers == 1
 
 
 def test_short_training_learns_and_is_saved(tmp_path, monkeypatch):

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 from tiny_checkpoints import save_clip
 from training_samples import MODEL, as_arguments, write_benchmark
 from transformers import AutoModel, AutoProcessor
+from video_samples import write_video
 
 from examples.transformers_trainer import train as train_by_transformers
 from modeling_r2tuning import convert_r2tuning_checkpoint
@@ -291,21 +294,77 @@ def test_a_preset_can_be_a_file(options, tmp_path):
     ("changes", "message"),
     [
         ({"epochs": 0}, "`--epochs` must be at least 1, got 0"),
+        ({"save_steps": 0}, "`--save-steps` must be at least 1, got 0"),
         ({"learning_rate": 0}, "`--learning-rate` must be positive"),
+        ({"weight_decay": "nan"}, "`--weight-decay` must not be negative, got nan"),
         ({"batch_size": 5, "queries_per_video": 2}, "`--batch-size` must be a multiple of `--queries-per-video`"),
         ({"video_dir": "."}, "either `--features`, a feature cache, or `--video-dir`"),
         ({"preset": "charades"}, "`--preset` must be one of"),
         ({"domain": "all"}, "qvhighlights has none"),
-        ({"model": '{"hiden_size": 8}'}, "R2TuningConfig does not know: ['hiden_size']"),
+        ({"domain": "BK"}, "leave `--domain` away"),
+        ({"train_split": "training"}, "`--train-split` or `--eval-split` of qvhighlights must be one of"),
+        ({"model": '{"hiden_size": 8}'}, "`--model` has fields that R2TuningConfig does not know: ['hiden_size']"),
         ({"post_processing": '{"nsm": "hard"}'}, "`--post-processing` has unknown fields: ['nsm']"),
         ({"best_metric": "accuracy"}, "`--best-metric` must be one of"),
-        ({"features": "nowhere"}, "nowhere"),
+        ({"features": "nowhere"}, "`--features` must be a folder, there is none at 'nowhere'"),
         ({"log_with": "wandb"}, "`--log-with` names ['wandb'], which cannot be imported"),
+        ({"push_to": "letters"}, "`--push-to` must be 'organisation/name', got 'letters'"),
+        ({"output_dir": __file__}, f"`--output-dir` '{__file__}' cannot be written"),
     ],
 )
 def test_what_is_wrong_is_said(options, tmp_path, capsys, changes, message):
-    assert main(as_arguments(options, output_dir=tmp_path, epochs=changes.pop("epochs", 1), **changes)) == USAGE
+    changes = {"output_dir": tmp_path, "epochs": 1, **changes}
+    assert main(as_arguments(options, **changes)) == USAGE
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"benchmark": "qvhighlight"}, "`--benchmark` must be one of ['qvhighlights', "),
+        ({"data_dir": "nowhere"}, "`--data-dir` must be a folder, there is none at 'nowhere'"),
+        ({"video_dir": "nowhere"}, "`--video-dir` must be a folder, there is none at 'nowhere'"),
+        ({"clip": "nowhere"}, "`--clip` must be a folder, or a name on the Hub such as 'openai/"),
+        ({"clip": "./runs/clip"}, "there is no folder './runs/clip'"),
+        ({"eval_split": "test"}, "No annotations of qvhighlights in"),
+        ({"best_metric": "accuracy"}, "`--best-metric` must be one of"),
+    ],
+)
+def test_nothing_is_fetched_before_the_data_is_there(options, tmp_path, capsys, monkeypatch, changes, message):
+    def fetch(*arguments, **options):
+        raise AssertionError("CLIP was fetched")
+
+    monkeypatch.setattr("train.preparation.make_model", fetch)
+    options = {**options, "output-dir": tmp_path, "clip": "org/clip"}
+    if "video_dir" in changes:
+        del options["features"]
+    assert main(as_arguments(options, **changes)) == USAGE
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"epochs": "3"}', "`--epochs` must be of the type int, got '3'"),
+        ('{"drop_epochs": [1.5]}', "`--drop-epochs` must be of the type int, got 1.5"),
+        ('{"schedule": "linear"}', "`--schedule` must be one of ['step', 'cosine'], got 'linear'"),
+        ('{"epochs": 3', "mine.json' is no preset: not JSON"),
+        ("[3]", "mine.json' is no preset: must be a JSON object"),
+    ],
+)
+def test_a_wrong_preset_is_named(options, tmp_path, capsys, content, message):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    options = {name: value for name, value in options.items() if name != "epochs"}
+    assert main(as_arguments(options, preset=path, benchmark="qvhighlights", output_dir=tmp_path)) == USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_json_options_are_objects(options, capsys):
+    for text in ("3", "{"):
+        with pytest.raises(SystemExit):
+            read_config(as_arguments(options, output_dir="run", model=text))
+        assert "argument --model: " in capsys.readouterr().err
 
 
 def test_queries_without_features_are_named_or_left_out(options, tmp_path, capsys):
@@ -316,10 +375,77 @@ def test_queries_without_features_are_named_or_left_out(options, tmp_path, capsy
         (tmp_path / name).write_text((options["data-dir"] / name).read_text() + unknown + "\n")
     arguments = as_arguments(options, data_dir=tmp_path, output_dir=tmp_path / "run", epochs=1)
     assert main(arguments) == USAGE
-    assert "1 queries of train have no features" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "1 of 25 queries cannot be used, such as query 99 about 'unknown': " in message
+    assert str(options["features"] / "clip_tiny_vid_k3/unknown.npy") in message
+    assert "pass `--missing-videos skip`" in message
     run = prepare_run(read_config([*arguments, "--missing-videos", "skip"]))
     assert {row["video_id"] for row in run.data.rows} == {f"train{number}" for number in range(12)}
-    assert len(run.eval_rows) == 8
+    assert (len(run.eval_rows), run.num_left_out) == (8, 1)
+
+
+@pytest.fixture
+def damaged(options, tmp_path):
+    """Options of a run whose features the test may damage, and their folder."""
+    cache = Path(shutil.copytree(options["features"], tmp_path / "cache"))
+    return {**options, "features": cache, "output-dir": tmp_path / "run", "epochs": 1}, cache / "clip_tiny_vid_k3"
+
+
+def make_infinite(path):
+    """Only who reads the whole file sees it."""
+    states = np.load(path)
+    states[-1] = np.inf
+    np.save(path, states)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_damaged_file_ends_training_with_its_name(damaged, capsys, num_workers):
+    """The same with loader processes as without."""
+    options, folder = damaged
+    make_infinite(folder / "train5.npy")
+    assert main(as_arguments(options, num_workers=num_workers)) == USAGE
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"run: error: '{folder / 'train5.npy'}' holds numbers that are not finite")
+
+
+def test_videos_that_cannot_be_evaluated_are_an_error_or_left_out_and_counted(damaged, capsys):
+    options, folder = damaged
+    make_infinite(folder / "val1.npy")
+    assert main(as_arguments(options)) == USAGE
+    message = capsys.readouterr().err
+    assert f"The evaluation failed: 'val1' cannot be read: '{folder / 'val1.npy'}' holds numbers" in message
+    assert "pass `--missing-videos skip`" in message
+    assert main(as_arguments(options, resume="auto", missing_videos="skip")) == DONE  # nothing was lost
+    run = options["output-dir"]
+    (evaluation,) = read_metrics(run)["evaluations"]
+    assert evaluation["left_out"] == 2
+    assert "**Without 2 of its queries**, whose videos were missing" in (run / "best/README.md").read_text()
+
+
+def test_a_header_that_is_damaged_is_found_before_training(damaged, capsys, monkeypatch):
+    def train(run):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(run_script, "train", train)
+    options, folder = damaged
+    (folder / "val1.npy").write_bytes((folder / "val1.npy").read_bytes()[:-10])
+    assert main(as_arguments(options)) == USAGE
+    assert f"2 of 8 queries cannot be used, such as query 1002 about 'val1': '{folder}" in capsys.readouterr().err
+    run = prepare_run(read_config(as_arguments(options, missing_videos="skip")))
+    assert ({row["video_id"] for row in run.eval_rows}, run.num_left_out) == ({"val0", "val2", "val3"}, 2)
+
+
+def test_missing_videos_of_the_evaluation_are_counted(options, tmp_path):
+    """Of four, two have no file, and one cannot be read."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("train0", "val0"):
+        write_video(folder / f"{name}.mp4", count=3)
+    (folder / "val1.mp4").write_bytes(b"no video")
+    options = {name: value for name, value in options.items() if name != "features"}
+    run = make_run(options, video_dir=folder, missing_videos="skip", output_dir=tmp_path / "run")
+    assert {row["video_id"] for row in run.eval_rows} == {"val0"}
+    assert run.num_left_out == 6
 
 
 def test_the_paper_recipe_and_clip_reach_the_model(options, tmp_path):

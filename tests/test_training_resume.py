@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from training_samples import as_arguments, write_benchmark
 
+from modeling_r2tuning.files_r2tuning import claiming
 from train import checkpointing, loop, run
-from train.checkpointing import CheckpointFolder
+from train.checkpointing import CheckpointFolder, find_damage
+from train.data import GroundingData
 from train.run import DONE, USAGE, main
 
 
@@ -108,8 +111,8 @@ def kill_between_the_parts_of_a_step():
 def kill_in_an_evaluation():
     predict, calls = loop.predict, []
 
-    def counting(*arguments):
-        for prediction in predict(*arguments):
+    def counting(*arguments, **options):
+        for prediction in predict(*arguments, **options):
             calls.append(None)
             if len(calls) == 11:  # of eight in each evaluation
                 kill()
@@ -133,22 +136,32 @@ def kill_while_a_checkpoint_is_written():
 
 
 def kill_between_best_and_checkpoint():
-    replace = checkpointing._replace
+    put_in_place = checkpointing._put_in_place
 
-    def counting(source, target):
-        if target.name == "step_000003":
-            assert (target.parent / "best").exists()
+    def counting(new):
+        if new.name == ".step_000003.new" and (new.parent / "best").exists():
             kill()
-        replace(source, target)
+        put_in_place(new)
 
-    checkpointing._replace = counting
+    checkpointing._put_in_place = counting
+
+
+def kill_between_two_renames():
+    hide = checkpointing._hide
+
+    def halfway(path):
+        hide(path)
+        if path.name == "step_000003":
+            kill()
+
+    checkpointing._hide = halfway
 
 
 def kill_while_an_old_checkpoint_is_removed():
     rmtree = checkpointing.shutil.rmtree
 
     def halfway(path, **options):
-        if Path(path).name == ".step_000002.partial":
+        if Path(path).name == ".step_000002.old" and path.exists():
             (path / "model.safetensors").unlink()
             kill()
         rmtree(path, **options)
@@ -158,9 +171,10 @@ def kill_while_an_old_checkpoint_is_removed():
 
 KILLS = {
     kill_between_the_parts_of_a_step: ["step_000002", "step_000003"],
-    kill_in_an_evaluation: ["step_000003", "step_000004"],
+    kill_in_an_evaluation: ["step_000004", "step_000006"],
     kill_while_a_checkpoint_is_written: ["step_000002", "step_000003"],
-    kill_between_best_and_checkpoint: ["step_000002"],
+    kill_between_best_and_checkpoint: ["step_000002", "step_000003"],
+    kill_between_two_renames: ["step_000002"],
     kill_while_an_old_checkpoint_is_removed: ["step_000003", "step_000004"],
 }
 
@@ -213,21 +227,25 @@ def test_a_stopped_run_finishes_its_step_and_goes_on_exactly(
     assert_same_run(tmp_path, whole)
 
 
-def test_a_run_stopped_in_an_evaluation_does_it_again(options, whole, tmp_path, monkeypatch):
-    predict, count = loop.predict, []
+@pytest.mark.parametrize("evaluation", [1, 3])
+def test_a_run_stopped_in_an_evaluation_does_it_again(options, whole, tmp_path, monkeypatch, evaluation):
+    """In the first, or in the last, when no step is left."""
+    predict, evaluations, count = loop.predict, [], []
     with monkeypatch.context() as patch:
 
-        def interrupting(*arguments):
-            for prediction in predict(*arguments):
-                count.append(None)
-                os.kill(os.getpid(), signal.SIGTERM)
+        def interrupting(*arguments, **options):
+            evaluations.append(None)
+            for prediction in predict(*arguments, **options):
+                if len(evaluations) == evaluation:
+                    count.append(None)
+                    os.kill(os.getpid(), signal.SIGTERM)
                 yield prediction
 
         patch.setattr(loop, "predict", interrupting)
         assert main(as_arguments(options, output_dir=tmp_path)) == 143
     assert len(count) == 1
-    assert steps(tmp_path)[-1] == "step_000003"
-    assert json.loads((tmp_path / "metrics.json").read_text())["evaluations"] == []
+    assert steps(tmp_path)[-1] == f"step_{3 * evaluation:06d}"
+    assert len(json.loads((tmp_path / "metrics.json").read_text())["evaluations"]) == evaluation - 1
     assert main(as_arguments(options, output_dir=tmp_path)) == DONE
     assert_same_run(tmp_path, whole)
 
@@ -346,15 +364,14 @@ def test_a_disk_that_has_room_again_is_used(options, whole, tmp_path, monkeypatc
 # ---- folders -----------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_was_being_replaced_is_put_back(whole, tmp_path):
-    """The process was killed between two renames."""
-    (tmp_path / ".metrics.json.partial").write_text("{")
-    for name in (".best.old", ".final.old", "final", ".step_000004.partial"):
+def test_a_folder_that_was_being_replaced_is_put_in_place(tmp_path):
+    """The process was killed between two renames, or while it wrote or removed."""
+    for name in (".best.new", ".best.old", "final", ".step_000004.old", ".r2tuning-abc.partial"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "name").write_text(name)
     CheckpointFolder(tmp_path, loop.Accelerator(cpu=True), model=None, processor=None, keep=1).prepare()
     assert {path.name: (path / "name").read_text() for path in tmp_path.iterdir()} == {
-        "best": ".best.old",
+        "best": ".best.new",
         "final": "final",
     }
 
@@ -380,4 +397,168 @@ def test_a_run_does_not_go_on_with_other_settings(whole, options, capsys):
     assert main(as_arguments(options, output_dir=whole, learning_rate=1e-3, num_workers=1)) == USAGE
     message = capsys.readouterr().err
     assert "`--learning-rate` was 0.005, now is 0.001" in message
-    assert "num_workers" not in message
+    assert "num-workers" not in message
+
+
+# ---- damage ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """Folder of a finished run, to be damaged."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_every_damaged_file_of_a_checkpoint_is_found(copy):
+    checkpoint = copy / "step_000009"
+    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    names = {path.name for path in paths}
+    assert {"model.safetensors", "optimizer.bin", "random_states_0.pkl", "progress.json", "metrics.json"} <= names
+    assert {"training_config.json", "checksums.json"} <= names
+    for path in paths:
+        content = path.read_bytes()
+        for damage in (cut, flip, Path.unlink):
+            damage(path)
+            found = find_damage(checkpoint)
+            assert found is not None, path
+            assert path.name in found or path.name == "checksums.json"
+            path.write_bytes(content)
+    assert find_damage(checkpoint) is None
+    assert find_damage(copy / "best") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("model.safetensors", cut, "bytes instead of"),
+        ("training_state/random_states_0.pkl", flip, "does not fit its checksum"),
+    ],
+)
+def test_a_run_falls_back_to_the_checkpoint_before(options, whole, copy, caplog, name, damage, reason):
+    damage(copy / "step_000009" / name)
+    assert main(as_arguments(options, output_dir=copy)) == DONE
+    assert_same_run(copy, whole)
+    assert (copy / "damaged_step_000009").is_dir()
+    (message,) = (message for message in caplog.messages if reason in message)
+    assert str(copy / "step_000009" / name) in message
+    assert f"Going on from '{copy / 'step_000008'}'" in message
+
+
+def test_damaged_files_beside_the_checkpoints_are_written_anew(options, whole, copy, caplog):
+    for name in ("metrics.json", "training_config.json"):
+        cut(copy / name)
+    assert main(as_arguments(options, output_dir=copy)) == DONE
+    assert_same_run(copy, whole)
+    assert json.loads((copy / "training_config.json").read_text())["output_dir"] == str(copy)
+    for name in ("metrics.json", "training_config.json"):
+        assert f"'{copy / name}' was damaged" in caplog.text
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_begun_anew(options, copy, capsys):
+    for checkpoint in copy.glob("step_*"):
+        cut(checkpoint / "model.safetensors")
+    assert main(as_arguments(options, output_dir=copy)) == USAGE
+    message = capsys.readouterr().err
+    assert f"No checkpoint in '{copy}' is whole" in message
+    assert str(copy / "step_000008/model.safetensors") in message
+    assert steps(copy) == ["step_000008", "step_000009"]
+    for checkpoint in copy.glob("step_*"):
+        shutil.rmtree(checkpoint)
+    assert main(as_arguments(options, output_dir=copy)) == USAGE
+    assert "holds best and final of a run, but none of its checkpoints" in capsys.readouterr().err
+
+
+def test_a_damaged_best_model_is_not_published(options, copy, capsys, caplog):
+    flip(copy / "best/model.safetensors")
+    assert main(as_arguments(options, output_dir=copy)) == USAGE
+    assert f"'{copy / 'best/model.safetensors'}' is damaged" in capsys.readouterr().err
+    shutil.rmtree(copy / "best")
+    assert main(as_arguments(options, output_dir=copy)) == DONE
+    assert f"'{copy / 'best'}' is gone" in caplog.text
+
+
+def rewrite_progress(checkpoint, **changes):
+    path = checkpoint / "training_state/progress.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    (checkpoint / "checksums.json").unlink()
+    (checkpoint / "checksums.json").write_text(json.dumps(checkpointing._measure(checkpoint)))
+
+
+def test_a_run_goes_on_inexactly_only_if_told(options, copy, capsys, caplog, monkeypatch):
+    """With another number of processes, or where accelerate could not restore the random state and did not say so."""
+    rewrite_progress(copy / "step_000009", num_processes=2)
+    assert main(as_arguments(options, output_dir=copy)) == USAGE
+    assert "was written by 2 processes, now there are 1: the run would end with other" in capsys.readouterr().err
+    assert main(as_arguments(options, output_dir=copy, resume="inexact")) == DONE
+    assert "the run goes on, but not exactly as it would have" in caplog.text
+    rewrite_progress(copy / "step_000009", num_processes=1)
+
+    def fail(state):
+        raise RuntimeError("of another version")
+
+    monkeypatch.setattr(torch, "set_rng_state", fail)
+    assert main(as_arguments(options, output_dir=copy)) == USAGE
+    message = capsys.readouterr().err
+    assert f"into the state of '{copy / 'step_000009/training_state/random_states_0.pkl'}'" in message
+    assert "pass `--resume inexact`" in message
+
+
+# ---- two runs in one folder --------------------------------------------------------------------------------------
+
+
+def test_a_second_run_in_a_folder_is_refused(options, copy, capsys):
+    before = sorted(path.name for path in copy.iterdir())
+    with claiming(copy):
+        assert main(as_arguments(options, output_dir=copy)) == USAGE
+    assert f"Another run is writing to '{copy}'" in capsys.readouterr().err
+    assert sorted(path.name for path in copy.iterdir()) == before
+    assert main(as_arguments(options, output_dir=copy)) == DONE
+
+
+def kill_with_stuck_loader_processes():
+    read, learning_rate, calls = GroundingData.__getitems__, loop.learning_rate, []
+
+    def stuck(self, draws):
+        calls.append(draws)
+        time.sleep(1000 * (len(calls) > 4))
+        return read(self, draws)
+
+    def killing(step, *arguments):
+        if step == 2:
+            kill()
+        return learning_rate(step, *arguments)
+
+    GroundingData.__getitems__, loop.learning_rate = stuck, killing
+
+
+def test_a_killed_run_leaves_no_loader_process_that_holds_its_folder(options, whole, tmp_path):
+    arguments = as_arguments(options, output_dir=tmp_path, num_workers=1)
+    assert run_in_child(kill_with_stuck_loader_processes, arguments) == -signal.SIGKILL
+    assert main(as_arguments(options, output_dir=tmp_path)) == DONE
+    assert_same_run(tmp_path, whole)
+
+
+# ---- failing evaluations -----------------------------------------------------------------------------------------
+
+
+def test_a_failing_evaluation_does_not_lose_the_epoch(options, whole, tmp_path, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise ValueError("'val0.npy' holds numbers that are not finite.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "predict", fail)
+        assert main(as_arguments(options, output_dir=tmp_path)) == USAGE
+    assert "The evaluation failed: 'val0.npy' holds" in capsys.readouterr().err
+    assert steps(tmp_path) == ["step_000002", "step_000003"]
+    assert main(as_arguments(options, output_dir=tmp_path)) == DONE
+    assert_same_run(tmp_path, whole)

@@ -1,9 +1,12 @@
-"""Run by torchrun: losses and gradients of a batch in one process and shared out among all; then a whole training run.
+"""Run by torchrun: losses and gradients of a batch in one process and shared out among all; then a training run that is
+stopped and gone on with.
 
 Arguments: a file for the differences as JSON, and the command line of `train/run.py`.
 """
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from conftest import TINY, TINY_TEXT, TINY_VISION  # noqa: E402
 from model_checks import make_inputs, make_labels  # noqa: E402
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding  # noqa: E402
+from train import loop  # noqa: E402
 from train.run import main  # noqa: E402
 
 
@@ -90,7 +94,22 @@ def run(path, arguments):
         dist.all_gather_object(report[name], difference(got, want[name]))
     if accelerator.is_main_process:
         Path(path).write_text(json.dumps(report))
-    return main(arguments)
+    return stop_and_go_on(arguments)
+
+
+def stop_and_go_on(arguments):
+    """The first process alone is asked to stop in the fourth step."""
+    learning_rate = loop.learning_rate
+
+    def interrupting(step, *others):
+        if step == 3 and dist.get_rank() == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(step, *others)
+
+    loop.learning_rate = interrupting
+    status = main(arguments)
+    loop.learning_rate = learning_rate
+    return main([*arguments, "--resume", "auto"]) if status == 128 + signal.SIGTERM else status or 1
 
 
 if __name__ == "__main__":

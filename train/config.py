@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields
@@ -15,7 +16,7 @@ from modeling_r2tuning.configuration_r2tuning import Method
 PRESETS = Path(__file__).parent / "presets"
 COUNTS = (
     *("epochs", "repeat_factor", "batch_size", "queries_per_video", "gradient_accumulation"),
-    *("eval_epochs", "keep_checkpoints"),
+    *("eval_epochs", "keep_checkpoints", "save_steps"),
 )
 POST_PROCESSING = {"nms", "nms_threshold", "round_to"}
 
@@ -45,7 +46,9 @@ class TrainingConfig:
         "folder of videos, or of the small ones of a frame store; CLIP runs on the fly", None
     )
     missing_videos: Literal["error", "skip"] = option(
-        "videos that video_dir or features lack: stop, or leave their queries out", "error"
+        "videos that video_dir or features lack, and of the evaluation split also those that cannot be read: stop, or "
+        "leave their queries out and count them",
+        "error",
     )
     train_split: str = option("split to train on", "train")
     eval_split: str | None = option("split to evaluate on; none = no evaluation", "val")
@@ -96,8 +99,10 @@ class TrainingConfig:
         "steps from one checkpoint to the next (default: an epoch); a new best model is always saved", None
     )
     keep_checkpoints: int = option("newest checkpoints that are kept; the best model is kept besides", 2)
-    resume: Literal["auto", "never"] = option(
-        "go on from the newest checkpoint in output_dir if there is one, or begin anew in an empty one", "never"
+    resume: Literal["auto", "inexact", "never"] = option(
+        "go on from the newest whole checkpoint in output_dir if there is one; 'inexact' also where the run would end with "
+        "other weights, as with another number of processes; or begin anew in an empty one",
+        "never",
     )
     log_with: list[str] = option(
         "trackers besides TensorBoard, by accelerate's names (wandb, trackio, ...)", factory=list
@@ -106,11 +111,21 @@ class TrainingConfig:
     dry_run: bool = option("two steps, then what memory and time to expect; nothing is written", False)
 
     def __post_init__(self):
+        for name, hint in typing.get_type_hints(TrainingConfig).items():
+            _check_type(name, getattr(self, name), hint)
+        self._check_numbers()
+        unknown = sorted(self.post_processing.keys() - POST_PROCESSING)
+        if unknown:
+            raise ValueError(f"`post_processing` has unknown fields: {unknown}.")
+        if (self.features is None) == (self.video_dir is None):
+            raise ValueError("Pass either `features`, a feature cache, or `video_dir`, got both or none.")
+
+    def _check_numbers(self) -> None:
         for name in COUNTS:
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         for name in ("warmup_steps", "warmup_ratio", "weight_decay", "num_workers", "seed"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
@@ -120,11 +135,6 @@ class TrainingConfig:
                 f"`batch_size` must be a multiple of `queries_per_video`, got {self.batch_size} and "
                 f"{self.queries_per_video}."
             )
-        unknown = sorted(self.post_processing.keys() - POST_PROCESSING)
-        if unknown:
-            raise ValueError(f"`post_processing` has unknown fields: {unknown}.")
-        if (self.features is None) == (self.video_dir is None):
-            raise ValueError("Pass either `features`, a feature cache, or `video_dir`, got both or none.")
 
 
 def read_config(argv: list[str] | None = None) -> TrainingConfig:
@@ -149,7 +159,10 @@ def read_preset(name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith(".json") else PRESETS / f"{name}.json"
     if not path.is_file():
         raise FileNotFoundError(f"`preset` must be one of {preset_names()} or a JSON file, '{path}' does not exist.")
-    values = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        values = _json_object(path.read_text(encoding="utf-8"))
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise ValueError(f"'{path}' is no preset: {error}") from error
     unknown = sorted(values.keys() - {entry.name for entry in fields(TrainingConfig)})
     if unknown:
         raise ValueError(f"'{path}' has unknown fields: {unknown}.")
@@ -192,7 +205,7 @@ def _argument(hint: Any) -> dict[str, Any]:
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
     if hint is dict:
-        return {"type": json.loads, "metavar": "JSON"}
+        return {"type": _json_object, "metavar": "JSON"}
     if origin is Literal:
         return {"choices": arguments}
     if origin is list:
@@ -201,6 +214,35 @@ def _argument(hint: Any) -> dict[str, Any]:
         kind = arguments[0]
         return {"type": lambda text: None if text == "none" else kind(text), "metavar": "VALUE"}
     return {"type": hint, "metavar": "VALUE"}
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON ({error}): {text[:60]!r}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"""must be a JSON object such as '{{"name": 1}}', got {text[:60]!r}""")
+    return value
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Refuse a value of another type, as a preset in a file may have it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"`{name}` must be one of {list(arguments)}, got {value!r}.")
+    elif origin is list:
+        _check_type(name, value, list)
+        for each in value:
+            _check_type(name, each, arguments[0])
+    elif origin is types.UnionType:
+        if value is not None:
+            _check_type(name, value, arguments[0])
+    elif not isinstance(value, {float: (int, float)}.get(hint, hint)) or (
+        isinstance(value, bool) and hint is not bool
+    ):
+        raise ValueError(f"`{name}` must be of the type {hint.__name__}, got {value!r}.")
 
 
 __all__ = ["PRESETS", "TrainingConfig", "make_parser", "option", "preset_names", "read_config", "read_preset"]

@@ -19,20 +19,17 @@ class History:
     Attributes:
         steps: Columns by name, a value for each step: "step" and "epoch" (both from 1), "loss", the parts of the loss,
             "grad_norm" before clipping (`None` where fp16 overflowed), "learning_rate", "seconds".
-        evaluations: For each evaluation "step", "epoch" and "scores".
+        evaluations: For each evaluation "step", "epoch" and "scores", and "left_out": queries that were not scored
+            because their videos are missing or cannot be read.
     """
 
     steps: dict[str, list[float | None]] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def load(cls, path: Path, last_step: int, evaluated_step: int) -> "History":
-        """Read what a resumed run keeps: what was measured after its checkpoint will be measured again."""
-        history = cls(**json.loads(path.read_text(encoding="utf-8")))
-        count = sum(step <= last_step for step in history.steps.get("step", []))
-        history.steps = {name: values[:count] for name, values in history.steps.items()}
-        history.evaluations = [entry for entry in history.evaluations if entry["step"] <= evaluated_step]
-        return history
+    def load(cls, path: Path) -> "History":
+        """Read what a resumed run has measured so far."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
     def add_step(self, **values: float | None) -> None:
         """Append a step; values are rounded to seven digits, as float32 has no more."""

@@ -5,10 +5,13 @@ frame of an example from (seed, draw). A `draw` numbers every use of an example 
 worker or training processes nor an interruption changes what a step sees.
 """
 
+import ctypes
 import itertools
 import math
 import signal
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,7 @@ from train.predictions import frame_rate
 
 
 PREFETCH = 2  # batches that each worker has ready
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
 SORTED_STEPS = 50  # steps whose videos are sorted by length together
 
 
@@ -213,25 +217,57 @@ class PlannedBatches:
 def make_loader(
     data: GroundingData, collator: GroundingCollator, plan: BatchPlan, first_step: int = 0, rank: int = 0
 ) -> DataLoader:
-    """One pass over this loader is the whole run: it reads ahead across epochs, also while a model is evaluated."""
+    """One pass over this loader is the whole run: it reads ahead across epochs, also while a model is evaluated.
+
+    What cannot be read is an error in the place of a batch.
+    """
     workers = plan.config.num_workers
     return DataLoader(
-        data,
+        _ReportingData(data),
         batch_sampler=PlannedBatches(plan, first_step, rank),
-        collate_fn=collator,
+        collate_fn=_ReportingCollator(collator),
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
-        worker_init_fn=_leave_signals_to_parent,
+        worker_init_fn=_depend_on_parent,
         pin_memory=torch.cuda.is_available() and not plan.config.cpu,
         # Without one of its own it would draw from the generator of dropout, and a resumed run would differ.
         generator=torch.Generator().manual_seed(plan.config.seed),
     )
 
 
-def _leave_signals_to_parent(worker: int) -> None:
-    """A terminal or scheduler signals all processes; the parent finishes its step, for which it needs the workers."""
+class _ReportingData(Dataset):
+    """Gives errors out in the place of examples: raised by a worker, one would come as a text with a traceback."""
+
+    def __init__(self, data: GroundingData):
+        self.data = data
+
+    def __getitems__(self, draws: list[int]) -> list[dict[str, Any]] | ValueError:
+        try:
+            return self.data.__getitems__(draws)
+        except (OSError, ValueError) as error:
+            return ValueError(str(error))  # of a type that can be pickled
+
+
+@dataclass(frozen=True)
+class _ReportingCollator:
+    """Passes such an error on."""
+
+    collator: GroundingCollator
+
+    def __call__(self, examples: list[dict[str, Any]] | ValueError) -> dict[str, torch.Tensor] | ValueError:
+        return examples if isinstance(examples, ValueError) else self.collator(examples)
+
+
+def _depend_on_parent(worker: int) -> None:
+    """Leave signals to the parent, and end with it.
+
+    A terminal or scheduler signals all processes; the parent finishes its step, for which it needs the workers. When it
+    is killed they must not live on with what they hold: memory, and its claim on the folder of the run.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":  # elsewhere workers are not forked
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 __all__ = ["BatchPlan", "GroundingData", "PlannedBatches", "make_loader"]

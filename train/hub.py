@@ -18,7 +18,7 @@ import modeling_r2tuning
 from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.model_card_r2tuning import Results, read_json, write_model_card
 from modeling_r2tuning.publishing_r2tuning import check_destination, push_checkpoint
-from train.checkpointing import PROGRESS
+from train.checkpointing import PROGRESS, find_steps
 from train.config import TrainingConfig
 
 
@@ -32,12 +32,14 @@ NO_MATTER = {"resume", "log_with", "push_to", "num_workers", "save_steps", "keep
 
 
 def check_push(config: TrainingConfig) -> None:
-    """Refuse at the start of a run what could not be published at its end.
+    """Refuse at the start of a run what could not be published at its end, if it is to be.
 
     Raises:
         PermissionError: There is no token for the Hub.
         ValueError: `config.push_to` has no organisation, or the model would refer to a CLIP that nobody else has.
     """
+    if config.push_to is None:
+        return
     check_destination(config.push_to)
     if Path(config.clip).is_dir() and not (config.model.get("save_backbone") or config.method == "full"):
         raise ValueError(
@@ -80,6 +82,7 @@ def record_results(folder: Path) -> None:
         domain=config.domain,
         split=config.eval_split,
         scores=evaluation["scores"],
+        left_out=evaluation.get("left_out", 0),
         training={
             "command": command_line(config),
             "commit": _git_commit(),
@@ -136,8 +139,7 @@ def _step_of(folder: Path) -> int:
     """After which step a run saved this model."""
     if folder.name not in ("best", "final"):
         return int(folder.name.removeprefix("step_"))
-    newest = max(folder.parent.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
-    return read_json(newest / PROGRESS)["best_step" if folder.name == "best" else "step"]
+    return read_json(find_steps(folder.parent)[-1] / PROGRESS)["best_step" if folder.name == "best" else "step"]
 
 
 def _evaluation_at(step: int, history: dict[str, Any]) -> dict[str, Any]:

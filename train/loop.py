@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ class TrainingRun:
         collator: Makes batches of it.
         plan: Which queries make which step.
         eval_rows: What is evaluated; empty = nothing.
+        num_left_out: Queries that are not, as their videos are missing or cannot be read.
         progress: How far the run has come.
         history: What was measured.
         checkpoints: Where it is saved.
@@ -99,6 +100,7 @@ class TrainingRun:
     progress: Progress
     history: History
     checkpoints: CheckpointFolder
+    num_left_out: int = 0
 
     @property
     def metrics_path(self) -> Path:
@@ -106,16 +108,30 @@ class TrainingRun:
         return Path(self.config.output_dir) / "metrics.json"
 
     def batches(self) -> Generator[dict[str, torch.Tensor], None, None]:
-        """Batches of this process from the next step to the end of the run; to be closed, which ends the workers."""
+        """Batches of this process from the next step to the end of the run; to be closed, which ends the workers.
+
+        Raises:
+            ValueError: An example cannot be read.
+        """
         rank, others = self.accelerator.process_index, set(multiprocessing.active_children())
         batches = iter(make_loader(self.data, self.collator, self.plan, self.progress.step, rank))
         workers = set(multiprocessing.active_children()) - others
         try:
-            yield from batches
+            for batch in batches:
+                if isinstance(batch, ValueError):
+                    raise batch
+                yield batch
         finally:
             del batches  # tells them to end, and waits some seconds
             for worker in workers:
-                worker.kill()  # one that is stuck, in a read from a dead disk, say; they do not heed SIGTERM
+                with contextlib.suppress(RuntimeError):  # by which torch tells of its end; it must not hide the reason
+                    worker.kill()  # one that is stuck, in a read from a dead disk, say; they do not heed SIGTERM
+                    worker.join(timeout=1)
+
+    @property
+    def settings_path(self) -> Path:
+        """Where the settings are written."""
+        return Path(self.config.output_dir) / "training_config.json"
 
     @property
     def is_finished(self) -> bool:
@@ -142,23 +158,27 @@ def train(run: TrainingRun) -> None:
         Interrupted: By a signal; a checkpoint was saved.
         NonFiniteError: A loss or gradient is NaN or infinite.
         OSError: The last checkpoint could not be written.
+        ValueError: A video or its features cannot be read.
     """
     saved = replace(run.progress)
     with StopSignals() as signals, _progress_bar(run) as bar, contextlib.closing(run.batches()) as batches:
         while True:
-            is_best = run.is_evaluation_due and evaluate(run, signals)
             stopping = _any_process(run.accelerator, signals.number is not None)
-            last = stopping or run.is_finished
-            if run.progress != saved and (last or is_best or run.is_checkpoint_due):
-                saved = save(run, is_best, saved)
-            if last:
+            if run.progress != saved and (stopping or run.is_checkpoint_due or run.is_evaluation_due):
+                saved = save(run, saved)  # also before an evaluation, which may fail
+            if run.is_evaluation_due and not stopping:
+                is_best = evaluate(run, signals)
+                stopping = run.is_evaluation_due  # it was broken off
+                if run.progress != saved:
+                    saved = save(run, saved, is_best)
+            if stopping or run.is_finished:
                 break
             start = time.perf_counter()
             values = train_step(run, batches)
             _report(run, values, time.perf_counter() - start, bar)
     if run.progress != saved:
         raise OSError(f"The checkpoint of step {run.progress.step} could not be written to '{run.config.output_dir}'.")
-    if not run.is_finished:
+    if not run.is_finished or run.is_evaluation_due:
         raise Interrupted(signals.number or signal.SIGTERM, run.progress.step)
 
 
@@ -248,23 +268,24 @@ def _any_process(accelerator: Accelerator, flag: bool) -> bool:
 # ---- checkpoints and evaluation ------------------------------------------------------------------------------------
 
 
-def save(run: TrainingRun, is_best: bool, saved: Progress) -> Progress:
+def save(run: TrainingRun, saved: Progress, is_best: bool = False) -> Progress:
     """Write a checkpoint and the history.
 
     Args:
         run: The run.
-        is_best: Whether the model is the best so far.
         saved: Progress at the last checkpoint.
+        is_best: Whether the model is the best so far.
 
     Returns:
         Progress at the last checkpoint now: if nothing could be written, that is the one before.
     """
     try:
         if run.accelerator.is_main_process:
-            run.history.save(run.metrics_path)  # before: a checkpoint never knows more than the history
+            run.history.save(run.metrics_path)
     except OSError as error:
         logger.error(f"'{run.metrics_path}' was not written: {error}")
-    if run.checkpoints.save(run.progress, is_best):
+    records = {run.metrics_path.name: asdict(run.history), run.settings_path.name: asdict(run.config)}
+    if run.checkpoints.save(run.progress, records, is_best):
         return replace(run.progress)
     if is_best:  # its weights will be gone, so the next better than the one before is the best
         run.progress.best_step, run.progress.best_score = saved.best_step, saved.best_score
@@ -275,15 +296,25 @@ def evaluate(run: TrainingRun, signals: StopSignals) -> bool:
     """Score the model on the evaluation split; whether it is the best so far.
 
     The videos are shared out among the processes. A signal breaks it off; it is then due again when the run is resumed.
+
+    Raises:
+        ValueError: A video cannot be read, and `config.missing_videos` is "error"; or none can.
     """
-    predictions = _predict_share(run, run.eval_rows, signals)
+    predictions, failures = _predict_share(run, run.eval_rows, signals)
+    failures = gather_object(failures)
     if _any_process(run.accelerator, signals.number is not None):
         return False
-    scores = compute_scores(run.config.benchmark, gather_object(predictions), run.eval_rows)["brief"]
+    if failures:
+        raise ValueError(f"The evaluation failed: {failures[0]}")
+    predictions = gather_object(predictions)
+    leave_out_unanswered(run, predictions)
+    scores = compute_scores(run.config.benchmark, predictions, run.eval_rows)["brief"]
     score = scores[run.config.best_metric]
     progress, epoch = run.progress, run.progress.step // run.plan.steps_per_epoch
     progress.evaluated_step = progress.step
-    run.history.evaluations.append({"step": progress.step, "epoch": epoch, "scores": scores})
+    run.history.evaluations.append(
+        {"step": progress.step, "epoch": epoch, "scores": scores, "left_out": run.num_left_out}
+    )
     _log(run, {f"eval/{name}": value for name, value in scores.items() if value is not None})
     is_best = progress.best_score is None or score > progress.best_score
     if is_best:
@@ -292,19 +323,37 @@ def evaluate(run: TrainingRun, signals: StopSignals) -> bool:
     return is_best
 
 
-def _predict_share(run: TrainingRun, rows: list[dict[str, Any]], signals: StopSignals) -> list[dict[str, Any]]:
-    """Predictions of this process's share of the videos."""
+def leave_out_unanswered(run: TrainingRun, predictions: list[dict[str, Any]]) -> None:
+    """Take queries whose videos could not be read from this evaluation and those to come, and count them."""
+    answered = {prediction["qid"] for prediction in predictions}
+    rows = [row for row in run.eval_rows if row["qid"] in answered]
+    if not rows:
+        raise ValueError("None of the videos to evaluate on could be read.")
+    run.num_left_out += len(run.eval_rows) - len(rows)
+    run.eval_rows = rows
+
+
+def _predict_share(
+    run: TrainingRun, rows: list[dict[str, Any]], signals: StopSignals
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Predictions of this process's share of the videos, and what went wrong: all processes are to know of it."""
     model = run.accelerator.unwrap_model(run.model)
     videos = list(dict.fromkeys(row["video_id"] for row in rows))
     share = set(videos[run.accelerator.process_index :: run.accelerator.num_processes])
-    predictions = []
+    mine = [row for row in rows if row["video_id"] in share]
+    predictions, failures = [], []
     model.eval()
-    for prediction in predict(model, run.processor, [row for row in rows if row["video_id"] in share], run.data.cache):
-        predictions.append(prediction)
-        if signals.number is not None:
-            break
+    try:
+        for prediction in predict(
+            model, run.processor, mine, run.data.cache, missing_videos=run.config.missing_videos
+        ):
+            predictions.append(prediction)
+            if signals.number is not None:
+                break
+    except (OSError, ValueError) as error:
+        failures.append(str(error))
     model.train()
-    return predictions
+    return predictions, failures
 
 
 # ---- dry run -------------------------------------------------------------------------------------------------------
@@ -340,7 +389,9 @@ def _expect_evaluation(run: TrainingRun) -> str:
     videos = list(dict.fromkeys(row["video_id"] for row in run.eval_rows))
     sample = videos[: SAMPLE_VIDEOS * run.accelerator.num_processes]
     start = time.perf_counter()
-    _predict_share(run, [row for row in run.eval_rows if row["video_id"] in sample], StopSignals())
+    _, failures = _predict_share(run, [row for row in run.eval_rows if row["video_id"] in sample], StopSignals())
+    if failures:
+        raise ValueError(failures[0])
     seconds = (time.perf_counter() - start) * len(videos) / len(sample)
     count = math.ceil(run.config.epochs / run.config.eval_epochs)
     return f"{count:,} evaluations of {len(videos):,} videos, {_as_time(seconds)} each: {_as_time(count * seconds)}"

@@ -33,7 +33,7 @@ def package(checkpoint: Path, output: Path = DEFAULT_MODEL) -> None:
         ValueError: It holds no CLIP, or it is too large for a package.
     """
     config = read_json(checkpoint / "config.json")
-    if not config["save_backbone"]:
+    if not config.get("save_backbone"):
         raise ValueError(f"'{checkpoint}' holds no CLIP: train with --model '{{\"save_backbone\": true}}'.")
     size = sum((checkpoint / name).stat().st_size for name in FILES)
     if size > LARGEST:
@@ -47,15 +47,21 @@ def package(checkpoint: Path, output: Path = DEFAULT_MODEL) -> None:
     write_model_card(output)
 
 
-def main() -> None:
-    """Read the command line and run."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, metavar="RUN/best", help="checkpoint of a run of train/run.py")
-    package(parser.parse_args().checkpoint)
+    args = parser.parse_args(argv)
+    try:
+        package(args.checkpoint)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"package_default_model: error: {error}\n")
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
 
 
 __all__ = ["package"]

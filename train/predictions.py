@@ -4,22 +4,25 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 from dataset_scripts.reading import Record, parse_json, read_lines
 from modeling_r2tuning import EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
+from modeling_r2tuning.containers_r2tuning import open_stream
 from modeling_r2tuning.files_r2tuning import writing
+from modeling_r2tuning.video_source_r2tuning import make_source
 from train.feature_cache import FeatureCache
 
 
 logger = logging.getLogger(__name__)
 
 CLIP_SEC = 2.0  # the unit of saliency where nothing is annotated
+LEAVE_OUT = "Replace the file, or pass `--missing-videos skip` to leave out what cannot be read."
 SUBMISSION_FILE = "hl_{split}_submission.jsonl"  # names that the QVHighlights server asks for
 SUBMISSION_SPLITS = ("val", "test")
 
@@ -103,19 +106,24 @@ def predict(
     processor: R2TuningProcessor,
     rows: Iterable[dict[str, Any]],
     cache: FeatureCache | None = None,
+    *,
+    missing_videos: Literal["error", "skip"] = "error",
 ) -> Iterator[dict[str, Any]]:
     """Predict every query of a dataset; each video is encoded once, whatever the number of its queries.
-
-    A video that cannot be read is logged and its queries get no prediction: the metrics count them as zero.
 
     Args:
         model: In eval mode.
         processor: The model's.
         rows: In the schema of `dataset_scripts.features`; `video` is needed unless there is a cache.
         cache: Cached CLIP features instead of videos.
+        missing_videos: For a video or features that cannot be read: "error", or "skip" to give no prediction for the
+            queries about it, which are logged.
 
     Yields:
         A prediction in the common form for each query, all queries of a video behind each other.
+
+    Raises:
+        ValueError: A video or its features cannot be read.
     """
     videos: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -126,6 +134,8 @@ def predict(
             encoded = _encode_video(model, processor, queries[0], cache)
             texts = _encode_queries(model, processor, queries, cache)
         except (OSError, ValueError) as error:
+            if missing_videos == "error":
+                raise ValueError(f"'{queries[0]['video_id']}' cannot be read: {error} {LEAVE_OUT}") from error
             failed += len(queries)
             logger.warning(f"{len(queries)} queries about '{queries[0]['video_id']}' have no prediction: {error}")
             continue
@@ -134,6 +144,60 @@ def predict(
         yield from map(_to_prediction, queries, answers)
     if failed:
         logger.warning(f"{failed} queries have no prediction, as their video could not be read.")
+
+
+def find_unreadable(rows: Iterable[dict[str, Any]], cache: FeatureCache | None = None) -> dict[str, str]:
+    """Why queries cannot be predicted, by qid, as far as the headers of their files tell; arguments as for `predict`."""
+    reasons: dict[str, str] = {}
+    videos: dict[str, str | None] = {}
+    for row in rows:
+        if row["video_id"] not in videos:
+            videos[row["video_id"]] = _reason(_open_video, row, cache)
+        reason = videos[row["video_id"]] or _reason(_open_query, row, cache)
+        if reason is not None:
+            reasons[row["qid"]] = f"query {row['qid']} about '{row['video_id']}': {reason}"
+    return reasons
+
+
+def _reason(read: Callable[..., Any], row: dict[str, Any], cache: FeatureCache | None) -> str | None:
+    try:
+        read(row, cache)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _open_video(row: dict[str, Any], cache: FeatureCache | None) -> None:
+    if cache is not None:
+        cache.video(row["video_id"])
+    elif row["video"] is not None:
+        with open_stream(make_source(row["video"]["path"])):
+            pass
+
+
+def _open_query(row: dict[str, Any], cache: FeatureCache | None) -> None:
+    if cache is not None:
+        cache.query(row["qid"], row["query"])
+
+
+def leave_out(
+    rows: list[dict[str, Any]], reasons: dict[str, str], missing_videos: Literal["error", "skip"]
+) -> list[dict[str, Any]]:
+    """Rows without those of `find_unreadable`.
+
+    Raises:
+        ValueError: There are some, and `missing_videos` is "error"; or nothing is left.
+    """
+    if not reasons:
+        return rows
+    first = next(iter(reasons.values()))
+    if missing_videos == "error":
+        raise ValueError(f"{len(reasons):,} of {len(rows):,} queries cannot be used, such as {first} {LEAVE_OUT}")
+    kept = [row for row in rows if row["qid"] not in reasons]
+    if not kept:
+        raise ValueError(f"None of {len(rows):,} queries can be used, such as {first}")
+    logger.warning(f"{len(reasons):,} of {len(rows):,} queries are left out, such as {first}")
+    return kept
 
 
 def _encode_video(
@@ -194,4 +258,12 @@ def _saliency_of_clips(row: dict[str, Any], answer: dict[str, Any]) -> list[floa
     return [scores[min(int(middle * fps), len(scores) - 1)] for middle in middles]
 
 
-__all__ = ["frame_rate", "predict", "read_predictions", "write_predictions", "write_submission"]
+__all__ = [
+    "find_unreadable",
+    "frame_rate",
+    "leave_out",
+    "predict",
+    "read_predictions",
+    "write_predictions",
+    "write_submission",
+]

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.logging import get_logger
-from accelerate.utils import is_tensorboard_available, set_seed
+from accelerate.utils import gather_object, is_tensorboard_available, set_seed
 
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
-from train.checkpointing import CheckpointFolder, Progress, write_json
+from train.checkpointing import STATE, CheckpointFolder, Progress, write_json
 from train.collate import GroundingCollator
 from train.config import TrainingConfig
 from train.curves import History
@@ -23,6 +23,7 @@ from train.feature_cache import FeatureCache
 from train.loop import TrainingRun
 from train.model import make_model, make_processor
 from train.optim import make_optimizer
+from train.predictions import find_unreadable, leave_out
 
 
 logger = get_logger(__name__)
@@ -37,6 +38,8 @@ MAY_CHANGE = {
 def prepare_run(config: TrainingConfig) -> TrainingRun:
     """A run at its beginning; nothing is written yet."""
     accelerator = make_accelerator(config)
+    rows = load_rows(config)
+    num_missing = count_missing(config, rows)
     set_seed(config.seed)
     model = make_model(config)
     if config.activation_checkpointing:
@@ -46,7 +49,7 @@ def prepare_run(config: TrainingConfig) -> TrainingRun:
         model.set_attn_implementation("eager")
     processor = make_processor(config, model.config.fps)
     cache = None if config.features is None else FeatureCache(config.features, model=model, fps=model.config.fps)
-    rows = load_rows(config, model)
+    rows, num_unreadable = usable_rows(config, rows, model, accelerator)
     data = GroundingData(rows[config.train_split], processor, cache)
     video_ids, durations = ([row[name] for row in data.rows] for name in ("video_id", "duration_sec"))
     plan = BatchPlan(video_ids, config, accelerator.num_processes, durations)
@@ -65,6 +68,7 @@ def prepare_run(config: TrainingConfig) -> TrainingRun:
         progress=Progress(num_processes=accelerator.num_processes),
         history=History(),
         checkpoints=CheckpointFolder(config.output_dir, accelerator, model, processor, config.keep_checkpoints),
+        num_left_out=num_missing + num_unreadable,
     )
 
 
@@ -93,47 +97,57 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
-def load_rows(config: TrainingConfig, model: R2TuningForVideoGrounding) -> dict[str, list[dict[str, Any]]]:
+def load_rows(config: TrainingConfig) -> dict[str, list[dict[str, Any]]]:
     """The annotations to train on and to evaluate on, by split.
 
     Raises:
-        FileNotFoundError: There are no annotations, or videos or features are missing that must not be.
+        FileNotFoundError: There are no annotations, or videos are missing that must not be.
         ValueError: What is to be evaluated has no ground truth, or not the score of `config.best_metric`.
     """
-    options = {name: getattr(config, name) for name in ("domain", "data_dir", "video_dir", "missing_videos")}
     splits = [config.train_split, *([] if config.eval_split is None else [config.eval_split])]
-    rows = {split: list(load_vtg_dataset(config.benchmark, split=split, **options)) for split in splits}
-    if config.features is not None:
-        cache = FeatureCache(config.features, model=model, check=False)  # does not read all of it
-        rows = {split: _rows_with_features(each, split, cache, config) for split, each in rows.items()}
+    rows = {split: _load_split(config, split, config.video_dir) for split in splits}
     if config.eval_split is not None:
         _check_metric(rows[config.eval_split], config)
     return rows
 
 
-def _rows_with_features(
-    rows: list[dict[str, Any]], split: str, cache: FeatureCache, config: TrainingConfig
-) -> list[dict[str, Any]]:
-    present, lacking = [], []
-    for row in rows:
-        (present if _has_features(cache, row) else lacking).append(row)
-    if lacking and config.missing_videos == "error":
-        raise FileNotFoundError(
-            f"{len(lacking)} queries of {split} have no features in '{cache.folder}', such as {lacking[0]['qid']} about "
-            f"'{lacking[0]['video_id']}'. Run train/run_feature_extraction.py, or pass `--missing-videos skip`."
-        )
-    if lacking:
-        logger.warning(f"{len(lacking)} queries of {split} are left out: '{cache.folder}' has no features of them.")
-    return present
+def _load_split(config: TrainingConfig, split: str, video_dir: str | None) -> list[dict[str, Any]]:
+    options = {name: getattr(config, name) for name in ("domain", "data_dir", "missing_videos")}
+    return list(load_vtg_dataset(config.benchmark, split=split, video_dir=video_dir, **options))
 
 
-def _has_features(cache: FeatureCache, row: dict[str, Any]) -> bool:
-    try:
-        cache.video(row["video_id"])
-        cache.query(row["qid"], row["query"])
-    except FileNotFoundError:
-        return False
-    return True
+def count_missing(config: TrainingConfig, rows: dict[str, list[dict[str, Any]]]) -> int:
+    """Queries of the evaluation split that were left out for want of their videos."""
+    if config.eval_split is None or config.video_dir is None or config.missing_videos == "error":
+        return 0
+    return len(_load_split(config, config.eval_split, None)) - len(rows[config.eval_split])
+
+
+def usable_rows(
+    config: TrainingConfig,
+    rows: dict[str, list[dict[str, Any]]],
+    model: R2TuningForVideoGrounding,
+    accelerator: Accelerator,
+) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """Rows whose files can be read, as far as their headers tell, and how many of the evaluation split cannot.
+
+    Of videos only those of the evaluation split are opened: one that cannot be read stops training where it is needed,
+    but an evaluation without it would have another score.
+
+    Raises:
+        ValueError: Files cannot be read that must not be left out.
+    """
+    cache = None if config.features is None else FeatureCache(config.features, model=model, check=False)
+    usable = dict(rows)
+    for split in [config.eval_split] if cache is None else rows:
+        if split is None:
+            continue
+        mine = rows[split][accelerator.process_index :: accelerator.num_processes]
+        reasons = {}
+        for qid, reason in gather_object(list(find_unreadable(mine, cache).items())):
+            reasons[qid] = reason
+        usable[split] = leave_out(rows[split], reasons, config.missing_videos)
+    return usable, len(rows.get(config.eval_split, [])) - len(usable.get(config.eval_split, []))
 
 
 def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig) -> None:
@@ -156,29 +170,38 @@ def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig) -> None:
 
 
 def start_or_resume(run: TrainingRun) -> None:
-    """Put the run into the state of the checkpoint that `config.resume` asks for, if there is one.
+    """Put the run into the state of the newest whole checkpoint, if there is one.
 
     Raises:
-        ValueError: The settings differ from those that the run was begun with.
+        ValueError: The settings differ from those that the run was begun with, or all checkpoints are damaged.
     """
     run.checkpoints.prepare()
-    checkpoint = run.checkpoints.find(run.config.resume)
-    settings_path = Path(run.config.output_dir) / "training_config.json"
+    checkpoint = run.checkpoints.find()
     if checkpoint is not None:
-        _check_settings(settings_path, run.config)
-        run.progress = run.checkpoints.load(checkpoint)
-        if run.metrics_path.exists():
-            run.history = History.load(run.metrics_path, run.progress.step, run.progress.evaluated_step)
+        _check_settings(checkpoint / STATE / run.settings_path.name, run.config)
+        run.progress = run.checkpoints.load(checkpoint, exact=run.config.resume != "inexact")
+        run.history = History.load(checkpoint / STATE / run.metrics_path.name)
         logger.info(f"going on from '{checkpoint}'")
     if run.accelerator.is_main_process:
-        write_json(settings_path, asdict(run.config))
+        _restore(run.settings_path, asdict(run.config))
+        if checkpoint is not None:
+            _restore(run.metrics_path, asdict(run.history))
     run.accelerator.wait_for_everyone()
+
+
+def _restore(path: Path, document: dict[str, Any]) -> None:
+    """Write a file of the run that is read by people and by `record_results`; a resumed run does not depend on it."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        logger.warning(f"'{path}' was damaged ({error}) and is written anew.")
+    write_json(path, document)
 
 
 def _check_settings(path: Path, config: TrainingConfig) -> None:
     """A run that goes on with other settings would be neither the old one nor a new one."""
-    if not path.exists():
-        return
     before = json.loads(path.read_text(encoding="utf-8"))
     differing = [
         f"`{name}` was {json.dumps(before.get(name))}, now is {json.dumps(value)}"
@@ -186,7 +209,7 @@ def _check_settings(path: Path, config: TrainingConfig) -> None:
         if name not in MAY_CHANGE and before.get(name) != value
     ]
     if differing:
-        raise ValueError(f"The run in '{path.parent}' was begun otherwise: {'; '.join(differing)}.")
+        raise ValueError(f"The run in '{config.output_dir}' was begun otherwise: {'; '.join(differing)}.")
 
 
 def longest_batch(run: TrainingRun) -> dict[str, torch.Tensor]:

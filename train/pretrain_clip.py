@@ -34,13 +34,14 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
+from dataset_scripts.advice import spell_options
 from dataset_scripts.moving_shapes_frames import Clause, FrameSettings, ShownObject, iter_captioned_frames
 from dataset_scripts.moving_shapes_queries import vocabulary
 from dataset_scripts.moving_shapes_scenes import COLORS, COMBINATIONS, SEEN, SHAPES
-from modeling_r2tuning.files_r2tuning import check_new_folder, writing_folder
+from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
 from modeling_r2tuning.model_card_r2tuning import CARDS, write_text
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
-from train.clip_acceptance import accept_clip, object_cells
+from train.clip_acceptance import WAYS, accept_clip, object_cells
 
 
 IMAGE_SIZE, PATCH_SIZE, NUM_HEADS = 64, 8, 4
@@ -53,6 +54,7 @@ WHITENED_PICTURES = 2000
 FRAMES = FrameSettings(size=IMAGE_SIZE, combinations=SEEN, pair_share=0.12, num_captions=4, variants=True)
 FRAMES_AT_ONCE = 500
 MAX_GRADIENT_NORM = 1.0
+SMALLEST_BATCH = 16  # with fewer, all pictures of a batch may be pairs, of which there are no clauses
 LOSSES = 10  # steps over which the final loss is averaged
 WARMUP_STEPS, LOWEST_RATE = 100, 0.02  # the latter of the highest learning rate
 
@@ -76,8 +78,12 @@ class Pictures(NamedTuple):
 def draw_pictures(seed: int, number: int, processes: int, settings: FrameSettings = FRAMES) -> Pictures:
     """Draw `number` pictures and as many variants; the result does not depend on the number of processes."""
     starts = range(0, number, FRAMES_AT_ONCE)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        parts = list(tqdm(pool.map(partial(_draw_some, settings, seed, number), starts), "drawing", len(starts)))
+    draw = partial(_draw_some, settings, seed, number)
+    if processes == 1:
+        parts = [draw(start) for start in tqdm(starts, "drawing")]
+    else:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            parts = list(tqdm(pool.map(draw, starts), "drawing", len(starts)))
     frames = [frame for part in parts for frame in part]
     return Pictures(
         np.stack([frame.image for frame in frames]),
@@ -338,7 +344,7 @@ def pretrain(
     """Draw, train, write and measure; returns what `acceptance.json` holds.
 
     Args:
-        output: Folder to write CLIP, tokenizer and image processor to; it must not exist, or be empty.
+        output: Folder to write CLIP, tokenizer and image processor to, new or empty.
         layers: Of each encoder.
         steps: Steps of training.
         pictures: Pictures to train on, each with a variant.
@@ -348,33 +354,60 @@ def pretrain(
         learning_rate: At its highest.
         seed: Of pictures, weights and batches.
         processes: Processes that draw.
+
+    Raises:
+        FileExistsError: `output` is a file, or a folder that is not empty; or another run is to write there.
+        ValueError: A number is out of range, or there are too few combinations.
     """
-    check_new_folder(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    settings = replace(FRAMES, combinations=tuple(combinations))
-    drawn = draw_pictures(seed, pictures + held_out, processes, settings)
-    seen, unseen = (
-        Pictures(*(part[some] for part in drawn)) for some in (slice(2 * pictures), slice(2 * pictures, None))
-    )
-    tokenizer = make_tokenizer()
-    crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    image_processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop)
-    clip = make_clip(tokenizer, normalize(seen.images[: 2 * WHITENED_PICTURES : 2], image_processor), layers)
+    sizes = {"layers": layers, "steps": steps, "pictures": pictures, "held_out": held_out}
     options = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
-    trainer = Trainer(clip, tokenizer, image_processor, seen, **options)
-    losses = trainer.run(steps)
+    check_options(**sizes, **options, processes=processes)
+    settings = replace(FRAMES, combinations=tuple(combinations))
+    output.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    with claiming(output):
+        if any(path.name != LOCK for path in output.iterdir()):
+            raise FileExistsError(f"`output` '{output}' is not empty; name a new folder or empty it.")
+        drawn = draw_pictures(seed, pictures + held_out, processes, settings)
+        seen, unseen = (
+            Pictures(*(part[some] for part in drawn)) for some in (slice(2 * pictures), slice(2 * pictures, None))
+        )
+        tokenizer = make_tokenizer()
+        crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+        image_processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop)
+        clip = make_clip(tokenizer, normalize(seen.images[: 2 * WHITENED_PICTURES : 2], image_processor), layers)
+        losses = Trainer(clip, tokenizer, image_processor, seen, **options).run(steps)
     with writing_folder(output) as folder:
         for part in (clip, tokenizer, image_processor):
             part.save_pretrained(folder)
-    pixels = normalize(unseen.images, image_processor)
-    measured = accept_clip(clip.eval(), tokenizer, pixels, unseen.captions, unseen.objects)
-    sizes = {"layers": layers, "steps": steps, "pictures": pictures, "held_out": held_out}
+    measured = accept_clip(
+        clip.eval(), tokenizer, normalize(unseen.images, image_processor), unseen.captions, unseen.objects
+    )
     shown = {"combinations": [" ".join(each) for each in combinations]}
     document = {**sizes, **shown, **options, "loss": float(np.mean(losses[-LOSSES:])), **measured}
     write_text(output / "acceptance.json", json.dumps(document, indent=2) + "\n")
     write_text(output / "README.md", make_card(output.name, document))
     return document
+
+
+def check_options(*, batch_size: int, learning_rate: float, held_out: int, pictures: int, **counts: int) -> None:
+    """Refuse numbers with which training or the measurements after it would fail.
+
+    Raises:
+        ValueError: The message names one.
+    """
+    for name, number in counts.items():
+        least = 0 if name == "seed" else 1
+        if number < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {number}.")
+    if batch_size < SMALLEST_BATCH or batch_size % 2:
+        raise ValueError(f"`batch_size` must be even and at least {SMALLEST_BATCH}, got {batch_size}.")
+    if pictures < batch_size // 2:
+        raise ValueError(f"`pictures` must be at least half of `batch_size`, {batch_size // 2}, got {pictures}.")
+    if held_out < WAYS:
+        raise ValueError(f"`held_out` must be at least {WAYS}, as many as a caption is sought among, got {held_out}.")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"`learning_rate` must be positive, got {learning_rate}.")
 
 
 def make_card(name: str, measured: dict) -> str:
@@ -395,10 +428,24 @@ def parse_combination(text: str) -> tuple[str, str]:
     return color, shape
 
 
-def main():
-    """Read the command line and run."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = make_parser().parse_args(argv)
+    try:
+        document = pretrain(**vars(args))
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"pretrain_clip: error: {spell_options(error, vars(args), {'output': 'OUT'})}\n")
+        return 2
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="folder to write CLIP, tokenizer and image processor to")
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help="folder to write CLIP, tokenizer and image processor to, new or empty"
+    )
     parser.add_argument("--layers", type=int, default=4, help="layers of each encoder (default: 4)")
     parser.add_argument("--steps", type=int, default=2000, help="steps of training (default: 2000)")
     parser.add_argument("--pictures", type=int, default=30_000, help="pictures, each with a variant (default: 30000)")
@@ -415,8 +462,8 @@ def main():
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="at its highest (default: 0.001)")
     parser.add_argument("--seed", type=int, default=7, help="of pictures, weights and batches (default: 7)")
     parser.add_argument("--processes", type=int, default=2, help="processes that draw (default: 2)")
-    sys.stdout.write(json.dumps(pretrain(**vars(parser.parse_args())), indent=2) + "\n")
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,15 +3,18 @@
 accelerate launch train/run.py --preset qvhighlights --data-dir ANNOTATIONS --features CACHE --output-dir RUN
 python train/run.py --preset tvsum --data-dir ANNOTATIONS --video-dir VIDEOS --output-dir RUN --resume auto
 
-The exit status is 0 when the run is complete, 2 after an error of usage, 3 when a loss was NaN or infinite, 4 when all
-but the upload was done, and 143 (SIGTERM) or 130 (Ctrl-C) when it was stopped: it has then saved a checkpoint, and
-`--resume auto` goes on from there.
+The exit status is 0 when the run is complete, 2 after an error of usage or in a file, 3 when a loss was NaN or infinite,
+4 when all but the upload was done, and 143 (SIGTERM) or 130 (Ctrl-C) when it was stopped: it has then saved a
+checkpoint, and `--resume auto` goes on from there.
 """
 
+import contextlib
 import logging
 import os
 import statistics
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -24,13 +27,16 @@ from transformers.utils import logging as transformers_logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
 
+from dataset_scripts import BUILDERS
 from dataset_scripts.advice import spell_options
 from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
-from train.checkpointing import write_json
+from modeling_r2tuning.files_r2tuning import claiming
+from train.checkpointing import check_new_run, write_json
 from train.config import TrainingConfig, read_config
 from train.curves import draw_curves
 from train.hub import check_push, push_run, record_results
 from train.loop import Interrupted, NonFiniteError, TrainingRun, dry_run, train
+from train.options import check_folders, check_model_name
 from train.preparation import longest_batch, prepare_run, start_or_resume
 
 
@@ -38,6 +44,9 @@ logger = get_logger(__name__)
 
 DONE, USAGE, NOT_FINITE, NOT_PUBLISHED = 0, 2, 3, 4
 STOPPED = 128  # and the number of the signal, as a shell has it
+OPTIONS = ("preset", *(entry.name for entry in fields(TrainingConfig)))
+# What the functions that read data and publish call their arguments.
+OTHER_OPTIONS = {"name": "--benchmark", "split": "--train-split` or `--eval-split", "repo_id": "--push-to"}
 USER_ERRORS = (ImportError, OSError, StrictDataclassError, ValueError)
 
 
@@ -46,8 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     configure_logging()
     try:
         config = read_config(argv)
-        with logging_redirect_tqdm():
-            outcomes = {each.domain: train_model(each) for each in split_domains(config)}
+        check_paths(config)
+        models = split_domains(config)
+        for each in models:
+            check_push(each)
+        with claim_folders(models), logging_redirect_tqdm():
+            outcomes = {each.domain: train_model(each) for each in models}
         if config.domain == "all" and not config.dry_run:
             report_average({domain: outcome.score for domain, outcome in outcomes.items()}, Path(config.output_dir))
     except Interrupted as stop:
@@ -57,8 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"run: error: {error}\n")
         return NOT_FINITE
     except USER_ERRORS as error:
-        options = ["preset", *(field.name for field in fields(TrainingConfig))]
-        sys.stderr.write(f"run: error: {spell_options(error, options)}\n")
+        sys.stderr.write(f"run: error: {spell_options(error, OPTIONS, OTHER_OPTIONS)}\n")
         return USAGE
     PartialState().destroy_process_group()
     return DONE if all(outcome.is_published for outcome in outcomes.values()) else NOT_PUBLISHED
@@ -74,8 +86,6 @@ class Outcome:
 
 def train_model(config: TrainingConfig) -> Outcome:
     """Train one model, or go on with it, evaluate and publish it."""
-    if config.push_to is not None:
-        check_push(config)
     run = prepare_run(config)
     if config.dry_run:
         sys.stdout.write(f"{dry_run(run, longest_batch(run))}\n")
@@ -128,6 +138,50 @@ def split_domains(config: TrainingConfig) -> list[TrainingConfig]:
         )
         for domain in domains
     ]
+
+
+def check_paths(config: TrainingConfig) -> None:
+    """Refuse what is not there before anything is read or fetched.
+
+    Raises:
+        FileNotFoundError: A folder is missing.
+        ValueError: The benchmark is unknown.
+    """
+    if config.benchmark not in BUILDERS:
+        raise ValueError(f"`benchmark` must be one of {list(BUILDERS)}, got {config.benchmark!r}.")
+    check_folders(data_dir=config.data_dir, features=config.features, video_dir=config.video_dir)
+    check_model_name("clip", config.clip)
+
+
+@contextlib.contextmanager
+def claim_folders(models: list[TrainingConfig]) -> Iterator[None]:
+    """Keep other runs out of the folders of these, which must be new where nothing is to be gone on from.
+
+    Raises:
+        FileExistsError: Another run writes there, or a run has written there that is not to be gone on with.
+        OSError: A folder cannot be made or written.
+    """
+    is_first = os.environ.get("RANK", "0") == "0"
+    with contextlib.ExitStack() as stack:
+        for config in models:
+            if not is_first or config.dry_run:
+                continue
+            folder = Path(config.output_dir)
+            make_folder(folder)
+            stack.enter_context(claiming(folder))
+            if config.resume == "never":
+                check_new_run(folder)
+        yield
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run, and see whether it can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"`output_dir` '{folder}' cannot be written: {error}") from error
 
 
 def start_trackers(run: TrainingRun) -> None:

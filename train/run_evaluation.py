@@ -27,15 +27,25 @@ from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.loading_r2tuning import check_vocabulary
 from modeling_r2tuning.model_card_r2tuning import Results, write_model_card
 from train.feature_cache import FeatureCache
-from train.predictions import predict, read_predictions, write_predictions, write_submission
+from train.options import check_device, check_folders, check_model_name
+from train.predictions import (
+    SUBMISSION_SPLITS,
+    find_unreadable,
+    leave_out,
+    predict,
+    read_predictions,
+    write_predictions,
+    write_submission,
+)
 
 
-USER_ERRORS = (ImportError, OSError, ValueError)
-OTHER_NAMES = {  # of arguments, by what errors advise
+OTHER_OPTIONS = {  # what functions call their arguments
+    "name": "--benchmark",
     "data_files": "--data-file",
     "match_number=False": "--shared-queries-only",
     "match_reference_code=False": "no --match-reference-code",
 }
+USER_ERRORS = (ImportError, OSError, ValueError)
 PART_COLUMNS = {
     "R1@0.5": "MR-full-R1@0.5",
     "R1@0.7": "MR-full-R1@0.7",
@@ -52,34 +62,94 @@ def main(argv: list[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     args = make_parser().parse_args(argv)
     try:
-        for path in (args.output, args.save_predictions):
-            if path is not None:
-                check_replaceable(path, *filter(None, (args.predictions, args.data_file)))
-        rows = load_vtg_dataset(
-            args.benchmark,
-            split=args.split,
-            domain=args.domain,
-            data_dir=args.data_dir,
-            data_files=args.data_file,
-            video_dir=args.video_dir,
-            missing_videos=args.missing_videos,
-            on_error=args.on_error,
-        )
-        predictions = get_predictions(args, rows)
-        document = evaluate(args, predictions, list(rows))
+        check_arguments(args)
+        rows = load_rows(args, args.video_dir)
+        check_truth(args, rows)
+        num_queries = len(load_rows(args, None) if args.missing_videos == "skip" else rows)
+        predictions, rows = get_predictions(args, rows)
+        document = evaluate(args, predictions, rows, num_left_out=num_queries - len(rows))
     except USER_ERRORS as error:
-        sys.stderr.write(f"run_evaluation: error: {spell_options(error, vars(args), OTHER_NAMES)}\n")
+        sys.stderr.write(f"run_evaluation: error: {spell_options(error, vars(args), OTHER_OPTIONS)}\n")
         return 2
     sys.stdout.write(format_scores(document))
     return 0
 
 
-def get_predictions(args: argparse.Namespace, rows: Any) -> list[dict[str, Any]]:
-    """Predictions from the file or of the checkpoint; the latter are written to `--save-predictions`."""
-    if args.predictions is not None:
-        return read_predictions(args.predictions)
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse what could not be done, or not be written in the end, before anything is read or fetched.
+
+    Raises:
+        FileExistsError: A file to write is something else.
+        FileNotFoundError: A folder is missing.
+        ValueError: Options contradict each other, or `--record` has nothing to add to.
+    """
+    check_folders(data_dir=args.data_dir, video_dir=args.video_dir, features=args.features)
+    for path in (args.output, args.save_predictions):
+        if path is not None:
+            check_replaceable(path, *(each for each in (args.predictions, args.data_file) if each is not None))
+    if args.submission is not None and args.split not in SUBMISSION_SPLITS:
+        raise ValueError(f"`submission` needs `split` {' or '.join(SUBMISSION_SPLITS)}, got '{args.split}'.")
+    if args.model is not None:
+        check_model_arguments(args)
+        return
+    vain = [name for name in ("record", "save_predictions", "clip", "device") if getattr(args, name)]
+    if vain:
+        raise ValueError(f"`{vain[0]}` goes with `model`; leave it out with `predictions`.")
+
+
+def check_model_arguments(args: argparse.Namespace) -> None:
+    """The same of what goes with `--model`."""
     if args.video_dir is None and args.features is None:
-        raise ValueError("--model needs --video-dir or --features.")
+        raise ValueError("`model` needs `video_dir` or `features`.")
+    if not is_original(args.model):
+        check_model_name("model", args.model)
+    if args.clip is not None:
+        check_model_name("clip", args.clip)
+    if args.device is not None:
+        check_device(args.device)
+    if args.record:
+        read_results(args.model, args.benchmark)
+
+
+def load_rows(args: argparse.Namespace, video_dir: Path | None) -> list[dict[str, Any]]:
+    """The annotations, with the paths of their videos if there is a folder of them."""
+    dataset = load_vtg_dataset(
+        args.benchmark,
+        split=args.split,
+        domain=args.domain,
+        data_dir=args.data_dir,
+        data_files=args.data_file,
+        video_dir=video_dir,
+        missing_videos=args.missing_videos,
+        on_error=args.on_error,
+    )
+    return list(dataset)
+
+
+def check_truth(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Refuse what can neither be scored nor is to be written for the server."""
+    if args.submission is None and not has_truth(rows):
+        raise ValueError(
+            f"The {args.split} annotations hold no ground truth to score against. Name a file that does with "
+            "`data_files`, or write a file for the server with `submission`."
+        )
+
+
+def has_truth(rows: list[dict[str, Any]]) -> bool:
+    """Whether there is something to score against."""
+    return any(row["moments"] is not None or row["saliency"] is not None for row in rows)
+
+
+def get_predictions(
+    args: argparse.Namespace, rows: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Predictions from the file or of the checkpoint, and the rows to score them on.
+
+    Those of a checkpoint are written to `--save-predictions`; queries whose videos cannot be read are no longer among
+    the rows, if they may be left out.
+    """
+    if args.predictions is not None:
+        return read_predictions(args.predictions), rows
     name = args.model
     if is_original(name):
         name = resolve_checkpoint(name, benchmark=args.benchmark, domain=args.domain, clip=args.clip)
@@ -89,14 +159,21 @@ def get_predictions(args: argparse.Namespace, rows: Any) -> list[dict[str, Any]]
     model = R2TuningForVideoGrounding.from_pretrained(name, **clip).to(device).eval()
     processor = R2TuningProcessor.from_pretrained(name)
     check_vocabulary(processor.tokenizer, model)
-    cache = None if args.features is None else FeatureCache(args.features, model=model, fps=processor.fps)
-    predictions = list(predict(model, processor, rows, cache))
+    quick, cache = (
+        None if args.features is None else FeatureCache(args.features, model=model, fps=processor.fps, check=check)
+        for check in (False, True)
+    )
+    rows = leave_out(rows, find_unreadable(rows, quick), args.missing_videos)
+    predictions = list(predict(model, processor, rows, cache, missing_videos=args.missing_videos))
     if args.save_predictions is not None:
         write_predictions(predictions, args.save_predictions)
-    return predictions
+    answered = {prediction["qid"] for prediction in predictions}
+    return predictions, [row for row in rows if row["qid"] in answered]
 
 
-def evaluate(args: argparse.Namespace, predictions: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict:
+def evaluate(
+    args: argparse.Namespace, predictions: list[dict[str, Any]], rows: list[dict[str, Any]], num_left_out: int = 0
+) -> dict:
     """Write what was asked for; returns the document of `--output`."""
     document = {
         "benchmark": args.benchmark,
@@ -106,11 +183,12 @@ def evaluate(args: argparse.Namespace, predictions: list[dict[str, Any]], rows: 
         "model": args.model,
         "match_reference_code": args.match_reference_code,
         "num_queries": len(rows),
+        "num_left_out": num_left_out,
         "num_predictions": len(predictions),
     }
     if args.submission is not None:
         document["submission"] = str(write_submission(predictions, args.submission, args.split))
-    if any(row["moments"] is not None or row["saliency"] is not None for row in rows):
+    if has_truth(rows):
         document["scores"] = compute_scores(
             args.benchmark,
             predictions,
@@ -120,11 +198,6 @@ def evaluate(args: argparse.Namespace, predictions: list[dict[str, Any]], rows: 
         )
         if args.benchmark == "moving_shapes" and args.domain is None:
             document["parts"] = score_parts(predictions, rows)
-    elif args.submission is None:
-        raise ValueError(
-            f"The {args.split} annotations hold no ground truth to score against. Name a file that does with "
-            "--data-file, or write a file for the server with --submission."
-        )
     if args.record:
         record(document)
     if args.output is not None:
@@ -150,16 +223,22 @@ def score_parts(predictions: list[dict[str, Any]], rows: list[dict[str, Any]]) -
 def record(document: dict[str, Any]) -> None:
     """Add the scores to `results.json` and to the card of the checkpoint that was measured."""
     folder = Path(document["model"])
-    results = Results.load(folder)
-    if results is None or results.benchmark != document["benchmark"]:
-        raise ValueError(
-            f"--record adds to the results of a training run on {document['benchmark']}; '{folder}' has none."
-        )
-    name = document["split"] if document["domain"] is None else f"{document['split']}, {document['domain']}"
+    results = read_results(folder, document["benchmark"])
+    words = [document["split"], *([document["domain"]] if document["domain"] is not None else [])]
+    if document["num_left_out"]:
+        words.append(f"{document['num_left_out']:,} queries left out")
     parts = document.get("parts") or {"all": document["scores"]["brief"]}
-    results.evaluations = {**(results.evaluations or {}), name: parts}
+    results.evaluations = {**(results.evaluations or {}), ", ".join(words): parts}
     results.save(folder)
     write_model_card(folder)
+
+
+def read_results(folder: str | Path, benchmark: str) -> Results:
+    """Those of a training run, to which `record` adds."""
+    results = Results.load(Path(folder))
+    if results is None or results.benchmark != benchmark:
+        raise ValueError(f"`record` adds to the results of a training run on {benchmark}; '{folder}' has none.")
+    return results
 
 
 # ---- the printed table ---------------------------------------------------------------------------------------------
@@ -168,6 +247,8 @@ def record(document: dict[str, Any]) -> None:
 def format_scores(document: dict[str, Any]) -> str:
     """The scores as tables to read."""
     title = f"{document['benchmark']} {document['split']}, {document['num_queries']:,} queries"
+    if document["num_left_out"]:
+        title += f" without {document['num_left_out']:,} whose videos are missing or cannot be read"
     scores = document.get("scores")
     if scores is None:
         return f"{title}: no ground truth\n"
@@ -265,7 +346,7 @@ def _add_model_arguments(group: Any) -> None:
         "--missing-videos",
         choices=("error", "skip"),
         default="error",
-        help="videos that --video-dir lacks: stop, or leave their queries out and count them (default: error)",
+        help="videos that are missing or cannot be read: stop, or leave their queries out and count them (default: error)",
     )
     group.add_argument(
         "--record", action="store_true", help="add the scores to the results and the card of the checkpoint, a folder"

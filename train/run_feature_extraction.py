@@ -33,6 +33,7 @@ from train.extraction import QueryJob, Store, Summary, extract, plan_jobs
 from train.feature_cache import ONE_PER_CLIP, prepare_folder
 from train.feature_store import FeatureStore, feature_settings
 from train.frame_store import FrameStore, frame_settings
+from train.options import check_device, check_folders, check_model_name
 
 
 logger = logging.getLogger("train.run_feature_extraction")  # also when it is run as a script
@@ -44,6 +45,7 @@ DONE, SOME_FAILED, ERROR = 0, 1, 2
 INTERRUPTED = 130
 PER_CLIP_BENCHMARK = "youtube_highlights"
 DEFAULT_NUM_LAYERS = 4  # K of the paper
+OTHER_OPTIONS = {"name": "--benchmark", "num_recurrent_steps": "--num-layers"}  # what functions call their arguments
 USER_ERRORS = (ImportError, OSError, RuntimeError, StrictDataclassError, ValueError)
 
 DESCRIPTION = """\
@@ -82,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write("run_feature_extraction: interrupted; run the same command again to go on\n")
         return INTERRUPTED
     except USER_ERRORS as error:
-        sys.stderr.write(f"run_feature_extraction: error: {spell_options(error, vars(args))}\n")
+        sys.stderr.write(f"run_feature_extraction: error: {spell_options(error, vars(args), OTHER_OPTIONS)}\n")
         return ERROR
     sys.stdout.write(format_summary(summary))
     return SOME_FAILED if summary.failed else DONE
@@ -100,13 +102,20 @@ def run(args: argparse.Namespace) -> Summary:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse what contradicts itself."""
+    """Refuse what contradicts itself, and what is not there, before anything is read or fetched."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("Start this script once, without torchrun or accelerate: --num-processes makes processes.")
     if args.model is not None and (args.fps is not None or args.num_layers is not None):
         raise ValueError("--model settles the frame rate and K; leave --fps and --num-layers out.")
     if args.benchmark == PER_CLIP_BENCHMARK and args.fps is not None:
         raise ValueError(f"{PER_CLIP_BENCHMARK} has one frame for each annotated clip; leave --fps out.")
+    check_folders(data_dir=args.data_dir, video_dir=args.video_dir)
+    for option in ("clip", "model"):
+        if getattr(args, option) is not None:
+            check_model_name(option, getattr(args, option))
+    choose_device(args.device)
+    if args.output.exists() and not args.output.is_dir():
+        raise FileExistsError(f"`output` must be a folder, '{args.output}' is none.")
 
 
 def report_cut_queries(texts: list[str], processor: R2TuningProcessor) -> None:
@@ -192,9 +201,10 @@ def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
 
 def choose_device(name: str | None) -> torch.device:
     """The device of that name; by default a GPU if there is one."""
-    if name is not None and name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {name} cannot be used: PyTorch finds no GPU here.")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(name)
+    return torch.device(name)
 
 
 # ---- the terminal --------------------------------------------------------------------------------------------------

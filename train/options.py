@@ -1,0 +1,52 @@
+"""Options of the commands, checked before work begins."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from modeling_r2tuning.checkpoints_r2tuning import DEFAULT_CLIP
+
+
+NAME_ON_HUB = re.compile(r"\w[\w.-]*/[\w.-]+")
+
+
+def check_folders(**folders: Path | str | None) -> None:
+    """Refuse folders that do not exist; the names are those of the options.
+
+    Raises:
+        FileNotFoundError: One does not.
+    """
+    for name, folder in folders.items():
+        if folder is not None and not Path(folder).expanduser().is_dir():
+            raise FileNotFoundError(f"`{name}` must be a folder, there is none at '{folder}'.")
+
+
+def check_model_name(option: str, name: str) -> None:
+    """Refuse a model that can be neither a folder nor on the Hub, where a missing folder would be looked for.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    if not Path(name).is_dir() and not NAME_ON_HUB.fullmatch(name):
+        raise FileNotFoundError(
+            f"`{option}` must be a folder, or a name on the Hub such as '{DEFAULT_CLIP}'; there is no folder '{name}'."
+        )
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ValueError: PyTorch cannot use it.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"`device` '{name}' is none that PyTorch knows: {str(error).splitlines()[0]}") from error
+    number = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= number:
+        raise ValueError(f"`device` '{name}' cannot be used: PyTorch finds {number or 'no'} GPUs here.")
+
+
+__all__ = ["check_device", "check_folders", "check_model_name"]
