@@ -162,8 +162,12 @@ def _is_mistimed_avi(container: Any, stream: Any, pts: np.ndarray) -> bool:
 
 
 def _fill_gaps(times: np.ndarray, usual_gap: int) -> np.ndarray:
-    """The times with those that are missing put one gap after the one before, though not behind the next."""
+    """The times with those that are missing put one gap after the one before, though not behind the next.
+
+    Of several equal ones in a row the last is kept: parsers give a time to the picture before it, too.
+    """
     known = np.flatnonzero(times != NO_TIME)
+    known = known[np.diff(times[known], append=NO_TIME) != 0]
     position = np.arange(len(times))
     if len(known) == 0:
         return position * usual_gap
@@ -174,7 +178,7 @@ def _fill_gaps(times: np.ndarray, usual_gap: int) -> np.ndarray:
     before = known[np.maximum(place - 1, 0)]
     after = times[known[np.minimum(place, len(known) - 1)]]
     filled = times[before] + (position - before) * usual_gap
-    return np.where((times == NO_TIME) & (place < len(known)), np.minimum(filled, after), filled)
+    return np.where(place < len(known), np.minimum(filled, after), filled)
 
 
 def _continue_clock(

@@ -61,6 +61,14 @@ def test_batch_and_chunk_size_change_nothing(grounder, sample, options):
         assert_same(got, want)
 
 
+def test_videos_that_are_too_long_are_refused_unless_asked_for(grounder, sample):
+    with pytest.raises(ValueError, match="more than `max_frames` = 3; pass a larger `max_frames`"):
+        grounder(sample, query="a", max_frames=3)
+    with pytest.raises(ValueError, match="more than `max_frames` = 3"):
+        grounder.processor(videos=sample, max_frames=3)
+    assert_same(grounder(sample, query="a", max_frames=10**6), grounder(sample, query="a"))
+
+
 def test_batch_size_of_the_constructor(checkpoint, sample, grounder):
     batched = pipeline("video-grounding", model=str(checkpoint), batch_size=4, fps=2.0)
     assert len(batched(sample, query="a")["saliency"]) == 40

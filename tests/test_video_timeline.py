@@ -101,6 +101,7 @@ def test_clock_that_goes_back_in_other_formats_is_told(tmp_path, caplog):
         ([10, 14, None, None, 1000], [10, 14, 18, 22, 1000]),
         ([10, 14, None, None, 16], [10, 14, 16, 16, 16]),
         ([None, 10, 14, None], [6, 10, 14, 18]),
+        ([10, 14, None, 26, 26, 30, 34], [10, 14, 18, 22, 26, 30, 34]),
     ],
 )
 def test_times_that_are_missing_follow_those_before(times, expected):
