@@ -21,6 +21,7 @@ import datasets
 
 from .builder import BenchmarkBuilder
 from .cleaning import Report
+from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
 from .features import FEATURES
 from .moment_lines import read_moment_lines
 from .reading import AnnotationError, Record, decode, find_files, parse_number, read_lines, read_text

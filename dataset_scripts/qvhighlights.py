@@ -16,6 +16,7 @@ import datasets
 
 from .builder import BenchmarkBuilder
 from .cleaning import Report
+from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
 from .features import FEATURES
 from .moment_lines import holds_moments, read_moment_lines
 from .reading import Record, find_files

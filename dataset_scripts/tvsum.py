@@ -21,6 +21,7 @@ import datasets
 
 from .builder import BenchmarkBuilder, BenchmarkConfig
 from .cleaning import HIGHEST_TVSUM_SCORE, LOWEST_TVSUM_SCORE, Report, unquote_title
+from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
 from .features import FEATURES
 from .moment_lines import read_lighthouse_lines
 from .reading import Record, is_json_lines, read_json, read_lines

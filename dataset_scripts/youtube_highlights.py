@@ -24,6 +24,7 @@ import datasets
 
 from .builder import BenchmarkBuilder, BenchmarkConfig
 from .cleaning import Report
+from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
 from .features import FEATURES
 from .moment_lines import read_lighthouse_lines
 from .reading import AnnotationError, Record, is_json_lines, read_json

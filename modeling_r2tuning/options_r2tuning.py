@@ -76,6 +76,8 @@ COUNT = "a whole number of at least 1"
 SHARE = "a number above 0 and at most 1"
 RULES = {
     "fps": Rule(POSITIVE, _is_positive, defaults=(None,)),
+    "max_frames": Rule(COUNT, _is_count, int),
+    "max_pixels": Rule(COUNT, _is_count, int),
     "progress": Rule("a function of the frames read and to read", callable, defaults=(None,)),
     "window_sec": Rule(f"{POSITIVE} or None", _is_positive_or_none, defaults=("config",)),
     "chunk_size": Rule(COUNT, _is_count, int),

@@ -27,7 +27,7 @@ DEFAULT_MODEL_LIMITS = (
 )
 
 # Options of a call and the parameters they become.
-PREPROCESS = {"fps": "fps", "max_frames": "max_frames", "progress": "progress"}
+PREPROCESS = {name: name for name in ("fps", "max_frames", "max_pixels", "progress")}
 FORWARD = {"window_sec": "window_sec", "chunk_size": "chunk_size", "query_batch_size": "batch_size"}
 POSTPROCESS = {
     name: name
@@ -85,7 +85,7 @@ class VideoGroundingPipeline(Pipeline):
             videos: A video (path, URL, bytes, file object, frames, `{"path", "bytes"}`), a dict `{"video", "query"}`,
                 a list, a dataset or an iterator of either.
             query: What to look for, a string or a list of strings; applies to every video that brings none.
-            kwargs: `fps`, `max_frames`, `batch_size`, `chunk_size`, `window_sec`, `progress`, and the options of
+            kwargs: `fps`, `max_frames`, `max_pixels`, `batch_size`, `chunk_size`, `window_sec`, `progress`, and the options of
                 post-processing.
 
         Returns:

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, CLIPTokenizer, ProcessorMixin
 from transformers.utils import logging
 
+from .containers_r2tuning import MAX_PIXELS
 from .decoding_r2tuning import (
     DecodedVideos,
     decode_outputs,
@@ -140,6 +141,7 @@ class R2TuningProcessor(ProcessorMixin):
         images: None = None,
         fps: float | None = None,
         max_frames: int = MAX_FRAMES,
+        max_pixels: int = MAX_PIXELS,
         progress: Callable[[int, int], None] | None = None,
         padding: bool | str = True,
         truncation: bool | str = True,
@@ -157,6 +159,7 @@ class R2TuningProcessor(ProcessorMixin):
             images: Refused: the frames of a video are passed as `videos`.
             fps: Frames per second; default the processor's.
             max_frames: Largest number of frames of a video file, which may claim to last for years.
+            max_pixels: Largest number of pixels of a picture of a video file.
             progress: Called with the number of frames read and to read of each video.
             padding: Of texts: to the longest (`True` or `"longest"`), to `max_length` (`"max_length"`), or none
                 (`False` or `"do_not_pad"`). Videos are padded to the longest.
@@ -188,7 +191,8 @@ class R2TuningProcessor(ProcessorMixin):
                 f"{len(tokens['input_ids'])} for {len(videos)} videos."
             )
         streams = [
-            self.stream_video(video, fps=fps, max_frames=max_frames, progress=progress) for video in videos or ()
+            self.stream_video(video, fps=fps, max_frames=max_frames, max_pixels=max_pixels, progress=progress)
+            for video in videos or ()
         ]
         data = {**(_pad_videos(streams) if streams else {}), **tokens}
         return BatchFeature({name: _convert(name, value, return_tensors) for name, value in data.items()})
@@ -199,17 +203,24 @@ class R2TuningProcessor(ProcessorMixin):
         *,
         fps: float | None = None,
         max_frames: int = MAX_FRAMES,
+        max_pixels: int = MAX_PIXELS,
         chunk_size: int = 32,
         progress: Callable[[int, int], None] | None = None,
     ) -> FrameStream:
         """Read one video piece by piece; arguments as for `__call__`, `chunk_size` in frames."""
-        check_options(fps=fps, chunk_size=chunk_size, progress=progress)
+        check_options(fps=fps, max_frames=max_frames, max_pixels=max_pixels, chunk_size=chunk_size, progress=progress)
         fps = self.fps if fps is None else fps
         video = _unpack(video)
         if is_file(video):
             size = self.image_processor.size["shortest_edge"]
             source = iter_video_frames(
-                video, fps, size=size, max_frames=max_frames, chunk_size=chunk_size, progress=progress
+                video,
+                fps,
+                size=size,
+                max_frames=max_frames,
+                max_pixels=max_pixels,
+                chunk_size=chunk_size,
+                progress=progress,
             )
             return FrameStream(map(self._pixels, source), source.num_frames, float(fps), source.duration_sec)
         frames = as_frames(video)

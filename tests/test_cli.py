@@ -496,13 +496,13 @@ def test_video_may_come_through_a_pipe(ground, canned, video, tmp_path):
     assert status == 0, err
     assert out.startswith(f"{pipe} (0:20.0)\n")
     (clip,) = os.listdir(tmp_path / "clips")
-    assert clip.startswith("pipe_query1_moment")
+    assert clip.startswith("pipe_query01_moment")
 
 
 @pytest.mark.parametrize(
     ("name", "shown", "begin"),
     [
-        (os.fsdecode(b"caf\xe9.mp4"), "caf\ufffd.mp4", "caf\ufffd_query1_moment"),
+        (os.fsdecode(b"caf\xe9.mp4"), "caf\ufffd.mp4", "caf\ufffd_query01_moment"),
         ("\u89c6" * 80 + ".mp4", "\u89c6" * 80 + ".mp4", "\u89c6" * 74),  # 244 bytes
     ],
     ids=["not UTF-8", "long"],
@@ -715,7 +715,7 @@ def test_a_query_may_speak_of_files(ground):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--clip", "/no/clip"), "'/no/clip' is neither a model's folder"),
+        (("--clip", "/no/clip"), "'/no/clip' is neither a folder that exists"),
         (("--benchmark", "tacos"), "--benchmark and --domain are for original checkpoints"),
         (("--model", "yeliudev/R2-Tuning"), "needs a --benchmark, one of"),
         (("--model", "gone.pth", "--benchmark", "tacos"), "No checkpoint at 'gone.pth'"),

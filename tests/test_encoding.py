@@ -121,7 +121,8 @@ def test_a_short_video_is_grounded_as_forward_does(make_model, fields, cached):
     encoded = model.encode_video(**video)
     assert encoded.num_windows == 1
     assert encoded.num_frames == 9
-    outputs = model.ground(encoded, **text)
+    assert "video_features" not in model.ground(encoded, **text)
+    outputs = model.ground(encoded, **text, output_video_features=True)
     assert outputs.query_index.tolist() == [0, 1, 2]
     assert outputs.window_starts.tolist() == [0, 0, 0]
     want.query_index, want.window_starts = outputs.query_index, outputs.window_starts

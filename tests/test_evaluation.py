@@ -252,7 +252,7 @@ def test_predictions_without_a_video_are_given_only_if_told(broken, checkpoint):
         R2TuningForVideoGrounding.from_pretrained(checkpoint),
         R2TuningProcessor.from_pretrained(checkpoint),
     )
-    with pytest.raises(ValueError, match=f"'{rows[0]['video_id']}' cannot be read: .*{path.name}.* is it complete"):
+    with pytest.raises(ValueError, match=f"'{rows[0]['video_id']}' cannot be read: .*{path.name}.*: it is text"):
         list(predict(model.eval(), processor, rows))
     predictions = list(predict(model, processor, rows, missing_videos="skip"))
     assert {row["qid"] for row in predictions} == set(rows["qid"]) - set(lost)

@@ -173,7 +173,7 @@ def test_bfloat16_is_close_and_another_cache(run, complete, copy, tmp_path):
     assert 0 < (ours - exact).norm() / exact.norm() < 0.02
     status, _, stderr = run(copy, split="val", dtype="bfloat16")
     assert status == 2
-    assert '`--dtype` is "float32" there, "bfloat16" is needed' in stderr
+    assert '`dtype` is "float32" there, "bfloat16" is needed' in stderr
 
 
 def test_youtube_highlights_has_one_frame_for_each_clip(run, tmp_path):
@@ -294,9 +294,9 @@ def test_corrupt_files_are_named_and_made_anew(run, complete, copy, caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fps": 1}, "`--fps` is 5.0 there, 1.0 is needed"),
-        ({"num_layers": 2}, "`--num-layers` is 3 there, 2 is needed"),
-        ({"store": "frames"}, '`--store` is "features" there, "frames" is needed'),
+        ({"fps": 1}, "`fps` is 5.0 there, 1.0 is needed"),
+        ({"num_layers": 2}, "`num_layers` is 3 there, 2 is needed"),
+        ({"store": "frames"}, '`store` is "features" there, "frames" is needed'),
         ({"num_layers": 4}, "`--num-layers` must not exceed the number of layers"),
     ],
 )
@@ -569,5 +569,5 @@ def test_corrupt_small_videos_are_made_anew(run, frames, tmp_path, caplog):
 
 
 def test_small_videos_are_no_features(frames):
-    with pytest.raises(ValueError, match='`--store` is "frames" there, "features" is needed'):
+    with pytest.raises(ValueError, match='`store` is "frames" there, "features" is needed'):
         FeatureCache(frames)

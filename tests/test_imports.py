@@ -49,7 +49,7 @@ ALLOWED = {
         f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "loading", "losses")
     }
     | {"method_lora_r2tuning", "methods_r2tuning", "towers_r2tuning"},
-    "processing_r2tuning": {f"{name}_r2tuning" for name in ("decoding", "loading", "options", "video_io")},
+    "processing_r2tuning": {f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "video_io")},
     "pipeline_r2tuning": {"loading_r2tuning", "options_r2tuning", "processing_r2tuning"},
 }
 # The same of files that stay at home.

@@ -172,7 +172,7 @@ def test_files_come_from_the_hub_and_go_there(hub, originals, tmp_path, capsys):
         (["--source", "none"], "There is no folder 'none'"),
         (["--clip", "/no/clip"], "'/no/clip' is neither"),
         (["--push-to", "a/b"], "must be 'organisation/name', got 'a/b/r2tuning-qvhl'"),
-        (["--push-to", "org", "--clip", "clip"], "`clip` must be a name on the Hub where checkpoints are pushed"),
+        (["--push-to", "org", "--clip", "clip"], "--clip must be a name on the Hub where checkpoints are pushed"),
         (["--benchmark", "tacos"], "--all converts every checkpoint: leave out"),
         (["tacos.pth", "out"], "--all converts every checkpoint: leave out"),
     ],

@@ -31,7 +31,7 @@ PART_NAMES = {
     "loss_video_cal": "video_calibration",
     "loss_layer_cal": "layer_calibration",
 }
-FEW_WORDS = {"num_hidden_layers": 4, "vocab_size": 64, "bos_token_id": 62, "eos_token_id": 63}
+FEW_WORDS = {"num_hidden_layers": 4, "vocab_size": 600, "bos_token_id": 62, "eos_token_id": 63}
 
 
 def assert_close(got, want, atol=2e-5, rtol=2e-4):

@@ -245,6 +245,8 @@ def test_errors_say_what_to_do(grounder, arguments, options, error, message):
 NOT_ALLOWED = {
     "fps": (0, -1.0, float("nan"), float("inf"), 1e-300, "fast", True),
     "progress": (3,),
+    "max_frames": (0, -1, 1.5, None),
+    "max_pixels": (0, -1, 1.5, None),
     "window_sec": (0, -1.0, float("nan"), "default"),
     "chunk_size": (0, -1, 1.5, None, True),
     "batch_size": (0, -1, 1.5, "many"),
