@@ -25,8 +25,8 @@ LOAD = """
     from transformers import AutoModel, AutoProcessor, pipeline
     model = AutoModel.from_pretrained(NAME)
     processor = AutoProcessor.from_pretrained(NAME)
-    answer = pipeline("video-grounding", model=NAME)(VIDEO, query="a red circle")
-    print(json.dumps([type(model).__name__, type(processor).__name__, answer["saliency"]]))
+    answers = [pipeline("video-grounding", model=each)(VIDEO, query="a red circle") for each in (NAME, FOLDER)]
+    print(json.dumps([type(model).__name__, type(processor).__name__, *(each["saliency"] for each in answers)]))
 """
 PUSH_THEIRS = """
     import modeling_r2tuning
@@ -83,9 +83,10 @@ def test_pushed_checkpoint_loads_by_name(hub, checkpoint, tmp_path):
     pushed = set(hub.files("org/r2tuning-tiny"))
     assert {path.name for path in checkpoint.iterdir() if path.suffix in (".json", ".py", ".safetensors")} <= pushed
     video = str(checkpoint / "sample.mp4")
-    printed = json.loads(run(LOAD, hub, tmp_path / "home2", NAME="org/r2tuning-tiny", VIDEO=video))
+    values = {"NAME": "org/r2tuning-tiny", "FOLDER": str(checkpoint), "VIDEO": video}
+    printed = json.loads(run(LOAD, hub, tmp_path / "home2", **values))
     assert printed[:2] == ["R2TuningForVideoGrounding", "R2TuningProcessor"]
-    assert json.loads(run(LOAD, hub, tmp_path / "home2", NAME=str(checkpoint), VIDEO=video))[2] == printed[2]
+    assert printed[2] == printed[3]
 
 
 def test_a_lora_checkpoint_pushed_by_transformers_loads_by_name(hub, make_model, clip_folder, tmp_path):
