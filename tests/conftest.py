@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from random_checkpoint import write_checkpoint
 from transformers import CLIPConfig, CLIPModel
 
@@ -13,6 +14,8 @@ from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2Tunin
 
 
 pytest.register_assert_rewrite("model_checks")
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None)  # the same examples in each run
+settings.load_profile("fixed")
 # What is imported stays for good: looking at it again and again for garbage took an eighth of the tests' time.
 gc.freeze()
 gc.set_threshold(100_000, 50, 100)

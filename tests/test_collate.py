@@ -125,7 +125,7 @@ def test_an_epoch_of_qvhighlights_has_226_steps():
     assert (plan.steps_per_epoch, plan.num_steps) == (226, 6780)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     queries=st.lists(st.integers(1, 5), min_size=1, max_size=12),
     size=st.integers(1, 3),
@@ -163,7 +163,7 @@ def test_videos_of_like_length_share_a_batch():
     assert make_plan(video_ids, batch_size=5, group_by_length=True).draws(3) == plan.draws(3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     num_rows=st.integers(1, 30),
     num_processes=st.integers(1, 4),

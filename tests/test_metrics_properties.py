@@ -17,7 +17,7 @@ THRESHOLDS = [step / 100 for step in range(50, 100, 5)]
 RECALL_THRESHOLDS = [step / 100 for step in range(30, 100, 5)]
 RANGES = {"full": (-math.inf, math.inf), "long": (30, math.inf), "middle": (10, 30), "short": (0, 10)}
 LEVELS = {"HL-min-Fair": 2, "HL-min-Good": 3, "HL-min-VeryGood": 4}
-examples = settings(max_examples=80, deadline=None, database=None, derandomize=True)
+examples = settings(max_examples=80)
 
 
 def plain_iou(window, moment, hull):
