@@ -396,7 +396,7 @@ def run_python(code, env, cwd=None, timeout=120):
     """Run `code` in a new interpreter that knows of the Hub only what `env` says; return the finished process."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
+        [sys.executable, "-c", f"import gc; gc.disable()\n{textwrap.dedent(code)}"],  # a fifth of the imports' time
         env={**inherited, **env},
         cwd=cwd,
         timeout=timeout,
