@@ -152,16 +152,21 @@ def safe_weights(name: str, hub: dict[str, Any]) -> dict[str, Any]:
     return {**hub, "use_safetensors": True}
 
 
-def _check_name(name: str, advice: str) -> None:
-    """Refuse at once what can be no repository, without asking the Hub."""
-    if not name or os.path.exists(name):
-        return
+def is_repository_name(name: str) -> bool:
+    """Whether a name has the form `organisation/name`; then only the Hub can tell whether there is such a repository."""
     try:
         validate_repo_id(name)
-    except HFValidationError as error:
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
+def _check_name(name: str, advice: str) -> None:
+    """Refuse at once what can be no repository, without asking the Hub."""
+    if name and not os.path.exists(name) and not is_repository_name(name):
         raise FileNotFoundError(
             f"'{name}' is neither a folder that exists nor a name on the Hub, 'organisation/name'. {advice}".rstrip()
-        ) from error
+        )
 
 
 def _explain(error: Exception, name: str, files: Sequence[str], what: str, hub: dict[str, Any]) -> Exception:
@@ -324,6 +329,7 @@ __all__ = [
     "check_vocabulary",
     "check_weights",
     "find_damage",
+    "is_repository_name",
     "loading",
     "loading_clip",
     "read_clip_config",

@@ -26,7 +26,7 @@ RANK = 16
 BOTTLENECK = 64
 
 
-# Who is told what branches add: the call that runs the layers, of which each thread may have its own.
+# Receives the outputs of the branches. Each thread has its own value, so calls do not see each other's.
 _reader: ContextVar[Callable[[torch.Tensor], None] | None] = ContextVar("reader", default=None)
 
 
@@ -60,7 +60,7 @@ class AdapterHighway(nn.Module):
 
     @staticmethod
     def watch(layers: nn.ModuleList) -> None:
-        """Have layers of the image encoder show what both of their branches add; done once, for all calls."""
+        """Hook both branches of layers, once for all calls; the hooks do nothing outside of `reading_branches`."""
         for layer in layers:
             layer.self_attn.register_forward_hook(_show)
             layer.mlp.register_forward_hook(_show)

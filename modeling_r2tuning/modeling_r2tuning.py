@@ -141,7 +141,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         return self.config.method == "lora" and is_lora(name)
 
     def _apply(self, *args, **kwargs):
-        self._frozen_copies.clear()  # they are where the weights have been
+        self._frozen_copies.clear()  # they would stay on the old device
         return super()._apply(*args, **kwargs)
 
     def train(self, mode: bool = True):
@@ -297,7 +297,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         return torch.stack(self._states("text", self.text_model.encoder.layers, input_ids), dim=2)
 
     def _with_frozen_copies(self, layers: nn.ModuleList, device_type: str) -> nn.ModuleList:
-        """Layers that hold their frozen weights in autocast's precision, if that is on."""
+        """Layers with their frozen weights in autocast's precision, if autocast is on."""
         if not torch.is_autocast_enabled(device_type):
             return layers
         return with_weights(layers, self._frozen_copies.get(layers, torch.get_autocast_dtype(device_type)))
@@ -455,7 +455,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             text_hidden_states: `(num_queries, text_length, num_layers, text_hidden)` instead.
             attention_mask: `(num_queries, text_length)`, `True` = real; default: all.
             batch_size: Queries answered at once.
-            output_video_features: Return `video_features`, too; they are nine tenths of all that is returned.
+            output_video_features: Also return `video_features`, which make up nine tenths of the output.
 
         Returns:
             `VideoGroundingOutput` with one row for each query and window: all windows of the first query first.

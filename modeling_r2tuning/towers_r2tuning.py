@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPVisionModel
 from transformers.masking_utils import create_causal_mask
 
 
-SAMPLES = 64  # of a weight, by which changes are noticed that bypass its version counter
+SAMPLES = 64  # values of a weight that are compared, as changes through `.data` bypass its version counter
 
 
 Embedded = tuple[torch.Tensor, torch.Tensor | None, dict[str, Any]]  # tokens, mask and options for the layers
@@ -36,7 +36,7 @@ def embed_text(text_model: CLIPTextModel, input_ids: torch.Tensor) -> Embedded:
 def run_layer(
     index: int, layer: nn.Module, tokens: torch.Tensor, mask: torch.Tensor | None, **options
 ) -> torch.Tensor:
-    """A layer as it is; transfer methods that work in CLIP put theirs in its place.
+    """Run a layer unchanged; transfer methods that work in CLIP replace this function.
 
     Args:
         index: Number of the layer, from the first.
@@ -52,18 +52,18 @@ def run_layer(
 
 
 class FrozenCopies:
-    """Copies of an encoder's frozen weights in autocast's precision, made once.
+    """Copies of an encoder's frozen weights in autocast's precision.
 
-    Autocast remembers its copies of learned weights only. Frozen ones it would copy again for each chunk of frames, and
-    where gradients pass through CLIP keep every copy for the backward pass. Copies are kept from call to call where no
-    gradient is wanted; in training they go before the side block runs, as a step's memory is at its peak there.
+    Autocast caches its copies of learned weights only. It would copy frozen weights again for each chunk of frames and,
+    where gradients pass through CLIP, keep every copy for the backward pass. Without gradients the copies are kept from
+    call to call. In training they are freed before the side block runs, where a step's memory peaks.
     """
 
     def __init__(self):
         self._kept = None
 
     def get(self, layers: nn.ModuleList, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """Copies of the frozen float32 weights of linear layers by name, made anew where a weight has changed."""
+        """Copies of the frozen float32 weights of linear layers, by name; made again when a weight has changed."""
         weights = {
             f"{name}.weight": part.weight
             for name, part in layers.named_modules()
@@ -88,7 +88,7 @@ class FrozenCopies:
 
 @dataclass(frozen=True)
 class _Stamp:
-    """What tells whether weights are still those that were copied."""
+    """Identifies weights, to detect that they have changed since they were copied."""
 
     places: list[tuple]
     samples: torch.Tensor
@@ -107,7 +107,7 @@ class _Stamp:
 
 
 def _copy(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Copies in one piece of memory for each device: in many small ones a CPU takes a tenth longer to find them."""
+    """Copies in one buffer for each device: scattered over many, they made a chunk a tenth slower on a CPU."""
     copies = {}
     for device in {weight.device for weight in weights.values()}:
         here = {name: weight for name, weight in weights.items() if weight.device == device}
@@ -119,14 +119,14 @@ def _copy(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, tor
 
 
 def _is_frozen_float32(weight: torch.Tensor) -> bool:
-    """Not so are weights that accelerate has moved out: they have no values between calls."""
+    """Weights that accelerate has offloaded are excluded: they are empty between calls."""
     return weight.dtype == torch.float32 and not weight.requires_grad and not weight.is_meta
 
 
 def with_weights(module: nn.Module, weights: dict[str, torch.Tensor], prefix: str = "") -> nn.Module:
-    """A module that shares everything with `module` but the weights given by name.
+    """A copy of `module` that has the given weights, by name, and shares everything else.
 
-    `torch.func.functional_call` would put them into `module` itself, for other threads, too.
+    `torch.func.functional_call` would put them into `module` itself, where other threads see them.
     """
     if not any(name.startswith(prefix) for name in weights):
         return module

@@ -716,6 +716,7 @@ def test_a_query_may_speak_of_files(ground):
     ("arguments", "message"),
     [
         (("--clip", "/no/clip"), "'/no/clip' is neither a folder that exists"),
+        (("--clip", "nowhere"), "'nowhere' is neither a folder that exists"),
         (("--benchmark", "tacos"), "--benchmark and --domain are for original checkpoints"),
         (("--model", "yeliudev/R2-Tuning"), "needs a --benchmark, one of"),
         (("--model", "gone.pth", "--benchmark", "tacos"), "No checkpoint at 'gone.pth'"),

@@ -294,7 +294,7 @@ def test_a_clip_with_a_damaged_processor(file, damage, clip):
     assert str(clip) in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["/no/such/clip", "./clip", "clips/vit/b32", "two words"])
+@pytest.mark.parametrize("name", ["/no/such/clip", "./clip", "clips/vit/b32", "two words", "nowhere"])
 def test_what_is_no_name_fails_before_anything_is_read(name, checkpoint, monkeypatch):
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", None)
     with pytest.raises(FileNotFoundError, match=f"'{name}' is neither a folder that exists nor a name on the Hub"):

@@ -1,14 +1,11 @@
 """Options of the commands, checked before work begins."""
 
-import re
 from pathlib import Path
 
 import torch
 
 from modeling_r2tuning.checkpoints_r2tuning import DEFAULT_CLIP
-
-
-NAME_ON_HUB = re.compile(r"\w[\w.-]*/[\w.-]+")
+from modeling_r2tuning.loading_r2tuning import is_repository_name
 
 
 def check_folders(**folders: Path | str | None) -> None:
@@ -28,7 +25,7 @@ def check_model_name(option: str, name: str) -> None:
     Raises:
         FileNotFoundError: There is no such folder.
     """
-    if not Path(name).is_dir() and not NAME_ON_HUB.fullmatch(name):
+    if not Path(name).is_dir() and not is_repository_name(name):
         raise FileNotFoundError(
             f"`{option}` must be a folder, or a name on the Hub such as '{DEFAULT_CLIP}'; there is no folder '{name}'."
         )
