@@ -58,10 +58,10 @@ and 1, and scores are comparable within one model only.
 """
 DEMO_DESCRIPTION = """\
 Generate a video of moving coloured shapes that no model has seen, ask it a query of each kind, and print what is found
-beside the truth. OUT gets the video, a timeline and the best moment of each query as a clip.
+beside the truth. DIR gets the video, a timeline and the best moment of each query as a clip.
 """
 EXPLAIN_DESCRIPTION = """\
-Draw how a model comes to its answer about one query. OUT gets answer.png, saliency and moments over time (Figure 6 of
+Draw how a model comes to its answer about one query. DIR gets answer.png, saliency and moments over time (Figure 6 of
 the paper); attention.png, where each word looks in pictures of the video (Figure 8); and similarity.png, how much frames
 and query agree in each layer before and after training (Figure 9).
 """
