@@ -58,7 +58,7 @@ and 1, and scores are comparable within one model only.
 """
 DEMO_DESCRIPTION = """\
 Generate a video of moving coloured shapes that no model has seen, ask it a query of each kind, and print what is found
-beside the truth. DIR gets the video, a timeline and the best moment of each query as a clip.
+beside the truth. OUT gets the video, a timeline and the best moment of each query as a clip.
 """
 EXPLAIN_DESCRIPTION = """\
 Draw how a model comes to its answer about one query. DIR gets answer.png, saliency and moments over time (Figure 6 of
