@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 
 ROOT = Path(__file__).parent
@@ -16,8 +16,13 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=["modeling_r2tuning", "dataset_scripts", "dataset_scripts.metrics", "hub_cards"],
-    package_data={"hub_cards": ["*"], "modeling_r2tuning": ["default_model/*"]},
+    packages=[*find_packages(include=["modeling_r2tuning*", "dataset_scripts*", "r2tuning*"]), "r2tuning.hub_cards"],
+    package_dir={"r2tuning.hub_cards": "hub_cards"},  # a folder of its own in the sources, data of the package
+    package_data={
+        "modeling_r2tuning": ["default_model/*"],
+        "r2tuning.hub_cards": ["*"],
+        "r2tuning.training": ["presets/*.json"],
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",  # what transformers 5 asks for; the tests ran with 2.13
@@ -49,5 +54,5 @@ setup(
             "tensorboard>=2.14",
         ],
     },
-    entry_points={"console_scripts": ["r2tuning = modeling_r2tuning.cli_r2tuning:main"]},
+    entry_points={"console_scripts": ["r2tuning = r2tuning.commands.main:main"]},
 )

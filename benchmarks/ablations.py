@@ -1,6 +1,6 @@
 """The paper's ablations on a benchmark at hand: train every variant of a table, score it, print and draw the table.
 
-python benchmarks/ablations.py --table 5 --data-dir shapes --features half --clip shapes_clip --output ablations
+python benchmarks/ablations.py --table 5 --data-dir shapes --features half --backbone shapes_clip --output ablations
 
 Features are of the frame rate of the `--budget` (`train/run_feature_extraction.py --fps 0.5 --output half`). Start the
 command again after an interruption: runs that are complete are kept. Numbers of the paper are of QVHighlights val and
@@ -17,13 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `benchmarks`
-
-from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits  # noqa: E402 (behind the line above)
-from modeling_r2tuning import R2TuningConfig  # noqa: E402
-from modeling_r2tuning.files_r2tuning import writing  # noqa: E402
-from modeling_r2tuning.model_card_r2tuning import write_text  # noqa: E402
+from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits
+from modeling_r2tuning import R2TuningConfig
+from modeling_r2tuning.files_r2tuning import writing
+from r2tuning.hub.model_card import write_text
 
 
 @dataclass(frozen=True)
@@ -88,12 +85,12 @@ def _changes(**fields: Any) -> dict[str, Any]:
 def main() -> None:
     """Run what is missing, then print the table, write JSON and draw it."""
     args = make_parser().parse_args()
-    data = {"data-dir": args.data_dir, "features": args.features, "clip": args.clip}
+    data = {"data-dir": args.data_dir, "features": args.features, "backbone": args.backbone}
     budget = Budget(args.preset, data, (args.split,), args.budget)
     folder = args.output / "runs"
     results = {
         row.name: [run_variant(folder, {"model": row.model}, seed, budget) for seed in args.seeds]
-        for row in rows_of(args.table, read_depth(args.clip))
+        for row in rows_of(args.table, read_depth(args.backbone))
     }
     lines = list(lines_of(args.table, results, args.split))
     settings = {name: getattr(args, name) for name in ("table", "preset", "split", "budget", "seeds")}
@@ -105,11 +102,11 @@ def main() -> None:
     sys.stdout.write(text)
 
 
-def read_depth(clip: str) -> int:
+def read_depth(backbone: str) -> int:
     """Layers of the shallower encoder of a CLIP."""
     from transformers import CLIPConfig
 
-    config = CLIPConfig.from_pretrained(clip)
+    config = CLIPConfig.from_pretrained(backbone)
     return min(config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers)
 
 
@@ -181,7 +178,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="moving_shapes", help="preset of train/run.py (default: moving_shapes)")
     parser.add_argument("--data-dir", required=True, help="folder of the annotations")
     parser.add_argument("--features", required=True, help="feature cache")
-    parser.add_argument("--clip", required=True, help="the CLIP of the features")
+    parser.add_argument("--backbone", required=True, help="the CLIP of the features")
     parser.add_argument("--split", default="test", help="split to score on (default: test)")
     parser.add_argument("--budget", type=json.loads, default=SMALL_BUDGET, metavar="JSON", help=BUDGET_HELP)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of every variant (default: 0)")

@@ -20,13 +20,10 @@ import torch
 from transformers import CLIPImageProcessor, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
-
-from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor  # noqa: E402
-from train.extraction import VideoJob, extract  # noqa: E402
-from train.feature_cache import prepare_folder  # noqa: E402
-from train.feature_store import FeatureStore, feature_settings  # noqa: E402
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
+from r2tuning.features.cache import prepare_folder
+from r2tuning.features.extraction import VideoJob, extract
+from r2tuning.features.store import FeatureStore, feature_settings
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """How alike the frames of a video are behind the R2 block, for 1 to 6 temporal layers, before anything is learned.
 
-python benchmarks/frames_alike.py DATA --clip CLIP
+python benchmarks/frames_alike.py DATA --backbone CLIP
 
 Printed is the share of the squared length of frame vectors that is difference between the frames of a video, in %,
 where they enter the first temporal layer and where they leave the last one: a mean over videos and random beginnings.
@@ -16,10 +16,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
-
-from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor  # noqa: E402 (as above)
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 
 
 PRESET = Path(__file__).parents[1] / "train/presets/moving_shapes.json"
@@ -33,8 +30,8 @@ def main() -> None:
         row = json.loads(line)
         first.setdefault(row["vid"], row["query"])
     videos = dict(list(first.items())[: args.videos])
-    clip = CLIPModel.from_pretrained(args.clip)
-    parts = (CLIPImageProcessor.from_pretrained(args.clip), CLIPTokenizer.from_pretrained(args.clip))
+    clip = CLIPModel.from_pretrained(args.backbone)
+    parts = (CLIPImageProcessor.from_pretrained(args.backbone), CLIPTokenizer.from_pretrained(args.backbone))
     paths = [str(args.data / "videos" / f"{video}.mp4") for video in videos]
     inputs = R2TuningProcessor(*parts, fps=args.fps)(paths, list(videos.values()))
     found = {}
@@ -55,7 +52,7 @@ def make_model(clip: CLIPModel, layers: int) -> R2TuningForVideoGrounding:
     fields = {name: preset[name] for name in ("hidden_size", "dropout", "initial_pooling_scale")}
     towers = {"vision_config": clip.config.vision_config, "text_config": clip.config.text_config}
     model = R2TuningForVideoGrounding(R2TuningConfig(**towers, **fields, num_temporal_layers=layers))
-    model.copy_clip(clip.vision_model, clip.text_model)
+    model.copy_backbone(clip.vision_model, clip.text_model)
     return model.eval()
 
 
@@ -91,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "data", type=Path, metavar="DATA", help="folder that `python -m dataset_scripts.moving_shapes` wrote"
     )
-    parser.add_argument("--clip", required=True, help="CLIP that the block stands on")
+    parser.add_argument("--backbone", required=True, help="CLIP that the block stands on")
     parser.add_argument("--fps", type=float, default=0.5, help="frames per second (default: 0.5)")
     parser.add_argument("--videos", type=int, default=8, help="videos of val (default: 8)")
     parser.add_argument("--seeds", type=int, default=3, help="random beginnings (default: 3)")

@@ -7,17 +7,13 @@ Words keep vectors of their own, drawn at random.
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 from transformers import CLIPModel
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
-
-from modeling_r2tuning.files_r2tuning import writing_folder  # noqa: E402 (behind the line above)
-from train.pretrain_clip import TOKEN_STD  # noqa: E402
+from modeling_r2tuning.files_r2tuning import writing_folder
+from r2tuning.training.pretrain_clip import TOKEN_STD
 
 
 def main() -> None:

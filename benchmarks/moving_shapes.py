@@ -1,6 +1,6 @@
 """Scores on Moving Shapes by family of queries: checkpoints beside answers that need no training.
 
-python benchmarks/moving_shapes.py DATA --clip CLIP --model NAME=CHECKPOINT ... [--split test] [--features CACHE]
+python benchmarks/moving_shapes.py DATA --backbone CLIP --model NAME=CHECKPOINT ... [--split test] [--features CACHE]
 
 Beside the checkpoints stand random moments, the whole video, and CLIP without training: the window in which the
 similarity of frame and query is most unlike that outside, with the similarity as saliency.
@@ -20,16 +20,13 @@ from tqdm import tqdm
 from transformers import AutoProcessor, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
-
-from dataset_scripts import load_vtg_dataset  # noqa: E402 (behind the line above)
-from dataset_scripts.moving_shapes_builder import PARTS  # noqa: E402
-from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor  # noqa: E402
-from modeling_r2tuning.model_card_r2tuning import write_text  # noqa: E402
-from train.feature_cache import FeatureCache  # noqa: E402
-from train.predictions import predict  # noqa: E402
-from train.run_evaluation import PART_COLUMNS, score_parts  # noqa: E402
+from dataset_scripts import load_vtg_dataset
+from dataset_scripts.moving_shapes.builder import PARTS
+from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
+from r2tuning.evaluation.predictions import predict
+from r2tuning.evaluation.run import PART_COLUMNS, score_parts
+from r2tuning.features.cache import FeatureCache
+from r2tuning.hub.model_card import write_text
 
 
 CLIP_SEC = 2.0
@@ -48,7 +45,7 @@ def main() -> None:
     answers = {
         "random moments": answer_each(rows, RandomMoments(seed=0)),
         "whole video": answer_each(rows, whole_video),
-        "CLIP without training": list(contrast_windows(rows, args.clip)),
+        "CLIP without training": list(contrast_windows(rows, args.backbone)),
     }
     for name, checkpoint in (model.split("=", 1) for model in args.model):
         answers[name] = list(answer_by_model(rows, checkpoint, args.features))
@@ -168,7 +165,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Options of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", metavar="DATA", help="folder that `python -m dataset_scripts.moving_shapes` wrote")
-    parser.add_argument("--clip", required=True, help="CLIP to answer without training")
+    parser.add_argument("--backbone", required=True, help="CLIP to answer without training")
     parser.add_argument("--model", nargs="*", default=[], metavar="NAME=CHECKPOINT", help="trained models")
     parser.add_argument("--split", default="test", help="split (default: test)")
     parser.add_argument("--features", help="feature cache for the checkpoints (default: from the videos)")

@@ -20,12 +20,9 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
-
-from dataset_scripts.moving_shapes_queries import SIDES, observe  # noqa: E402 (behind the line above)
-from dataset_scripts.moving_shapes_scenes import COMBINATIONS, FPS, make_scene  # noqa: E402
-from train.feature_cache import load_features, read_settings, video_path  # noqa: E402
+from dataset_scripts.moving_shapes.queries import SIDES, observe
+from dataset_scripts.moving_shapes.scenes import COMBINATIONS, FPS, make_scene
+from r2tuning.features.cache import load_features, read_settings, video_path
 
 
 NAMES = [" ".join(combination) for combination in COMBINATIONS]

@@ -1,7 +1,7 @@
 """The paper's Table 9: every way to put CLIP to use by learnable parameters, memory, time of a step and accuracy.
 
 python benchmarks/table9.py --output table9 [--batch 32 --frames 75]
-python benchmarks/table9.py --output table9 --data-dir shapes --video-dir shapes/videos --features half --clip shapes_clip
+python benchmarks/table9.py --output table9 --data-dir shapes --video-dir shapes/videos --features half --backbone shapes_clip
 
 Memory and time are those of a step with a ViT-B/32 of random weights under autocast: pixels in, CLIP, forward, backward,
 optimizer. On a GPU memory is the allocator's peak, on a CPU what the process grows by; the paper's batch, 32 queries of
@@ -24,15 +24,12 @@ from typing import Any
 
 import torch
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `benchmarks` and `train`
-
-from benchmarks.memory import KeptForBackward, extrapolate_peak, read_peak, start_peak  # noqa: E402 (behind the line above)
-from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits  # noqa: E402
-from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding  # noqa: E402
-from modeling_r2tuning.files_r2tuning import writing  # noqa: E402
-from modeling_r2tuning.model_card_r2tuning import write_text  # noqa: E402
-from train.model import layers_read  # noqa: E402
+from benchmarks.memory import KeptForBackward, extrapolate_peak, read_peak, start_peak
+from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding
+from modeling_r2tuning.files_r2tuning import writing
+from r2tuning.hub.model_card import write_text
+from r2tuning.training.model import layers_read
 
 
 MEGA, GIGA = 1024**2, 1024**3  # the paper's "M" is the former
@@ -188,7 +185,7 @@ def train(method: str, args: argparse.Namespace) -> dict[str, Any]:
     """Mean and spread of mAP over the seeds, by split."""
     plain = R2TuningConfig(method=method, **layers_read(method, R2TuningConfig())).reads_plain_clip
     source = {"features": args.features} if plain and args.features else {"video-dir": args.video_dir}
-    data = {"data-dir": args.data_dir, "clip": args.clip, **source}
+    data = {"data-dir": args.data_dir, "backbone": args.backbone, **source}
     budget = Budget(args.preset, data, tuple(args.splits), args.budget)
     runs = [run_variant(args.output / "runs", {"method": method}, seed, budget) for seed in args.seeds]
     found: dict[str, Any] = {"seconds": round(statistics.mean(run["seconds"] for run in runs), 1)}
@@ -276,7 +273,7 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument("--data-dir", help="annotations; without them nothing is trained")
     training.add_argument("--video-dir", help="videos, or a frame store's, for methods that change what CLIP computes")
     training.add_argument("--features", help="feature cache for the others (default: from the videos)")
-    training.add_argument("--clip", help="the CLIP that is put to use")
+    training.add_argument("--backbone", help="the CLIP that is put to use")
     training.add_argument("--preset", default="moving_shapes", help="preset of train/run.py (default: moving_shapes)")
     training.add_argument("--budget", type=json.loads, default=SMALL_BUDGET, metavar="JSON", help=BUDGET_HELP)
     training.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")

@@ -20,12 +20,9 @@ import numpy as np
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
-
-from train.config import TrainingConfig, read_preset  # noqa: E402 (behind the line above)
-from train.loop import TrainingRun, train_step  # noqa: E402
-from train.preparation import prepare_run  # noqa: E402
+from r2tuning.training.config import TrainingConfig, read_preset
+from r2tuning.training.loop import TrainingRun, train_step
+from r2tuning.training.preparation import prepare_run
 
 
 # Only what decides the size of features: four layers of the encoders do.
@@ -148,7 +145,7 @@ def main():
     }
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder), size, args.videos, preset.get("queries_per_video", 1))
-        places = {"data_dir": folder, "features": folder, "clip": f"{folder}/clip", "output_dir": f"{folder}/run"}
+        places = {"data_dir": folder, "features": folder, "backbone": f"{folder}/clip", "output_dir": f"{folder}/run"}
         settings = {"batch_size": args.batch, "num_workers": args.workers, "eval_split": None, "cpu": True}
         run = prepare_run(TrainingConfig(**{**preset, **places, **settings}))
         report = {"command": " ".join(sys.argv), **measure(run, args.repeats)}

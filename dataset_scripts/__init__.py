@@ -13,11 +13,12 @@ from typing import Literal
 
 import datasets
 
+from dataset_scripts.moving_shapes.builder import MovingShapes, MovingShapesSummary
+
 from .builder import BenchmarkBuilder
 from .charades_sta import CharadesSTA
 from .ego4d_nlq import Ego4DNLQ
 from .features import FEATURES
-from .moving_shapes_builder import MovingShapes, MovingShapesSummary
 from .qvhighlights import QVHighlights
 from .reading import AnnotationError, is_json_lines
 from .tacos import TACoS

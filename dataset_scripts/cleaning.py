@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ __all__ = [
     "clean_moments",
     "cut_end",
     "cut_start",
+    "frame_rate",
     "is_too_short_for_training",
     "prepare_moments",
     "prepare_saliency",
@@ -240,3 +242,10 @@ def _inside_moments(row: dict, num_frames: int, fps: float) -> np.ndarray:
     for start, end in np.ceil(prepare_moments(row["moments"], num_frames, fps) * np.float32(fps)).astype(int):
         saliency[min(start, end - 1) : end] = 1  # a start just behind 0 leaves a frame's length without a frame
     return saliency
+
+
+def frame_rate(row: dict[str, Any], default: float) -> float:
+    """Frames per second for a video: on YouTube Highlights one frame for each annotated clip, else the default."""
+    if row["task"] == ["highlight_detection"]:
+        return len(row["saliency"]["scores"]) / row["duration_sec"]
+    return default

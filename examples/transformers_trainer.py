@@ -8,21 +8,17 @@ epoch (here in each run), and resuming from any step.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from transformers import Trainer, TrainingArguments
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
-
-from dataset_scripts import load_vtg_dataset  # noqa: E402 (behind the line above)
-from modeling_r2tuning import save_checkpoint  # noqa: E402
-from train.collate import GroundingCollator  # noqa: E402
-from train.config import TrainingConfig, read_preset  # noqa: E402
-from train.data import GroundingData  # noqa: E402
-from train.feature_cache import FeatureCache  # noqa: E402
-from train.model import make_model, make_processor  # noqa: E402
+from dataset_scripts import load_vtg_dataset
+from modeling_r2tuning import save_checkpoint
+from r2tuning.features.cache import FeatureCache
+from r2tuning.training.collate import GroundingCollator
+from r2tuning.training.config import TrainingConfig, read_preset
+from r2tuning.training.data import GroundingData
+from r2tuning.training.model import make_model, make_processor
 
 
 def train(config: TrainingConfig, **arguments) -> Trainer:

@@ -1,1 +1,1 @@
-"""Cards of what is published on the Hub: templates, facts, and how a card and a repository there are brought up to date."""
+"""Templates and facts of the cards on the Hub; in an installed package this folder is `r2tuning.hub_cards`."""

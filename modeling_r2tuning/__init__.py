@@ -4,7 +4,6 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_r2tuning import R2TuningConfig
-from .convert_r2tuning_checkpoint import convert_original_checkpoint
 from .encoding_r2tuning import EncodedVideo
 from .heads_r2tuning import VideoGroundingOutput
 from .modeling_r2tuning import R2TuningForVideoGrounding
@@ -35,7 +34,6 @@ __all__ = [
     "R2TuningProcessor",
     "VideoGroundingOutput",
     "VideoGroundingPipeline",
-    "convert_original_checkpoint",
     "load_video_frames",
     "save_checkpoint",
 ]

@@ -23,10 +23,10 @@ class R2TuningConfig(PreTrainedConfig):
             Frozen image encoder; any CLIP ViT. Default: ViT-B/32.
         text_config (`CLIPTextConfig` or `dict`, *optional*):
             Frozen text encoder of the same CLIP.
-        clip_model_name_or_path (`str`, *optional*, defaults to `"openai/clip-vit-base-patch32"`):
+        backbone_name_or_path (`str`, *optional*, defaults to `"openai/clip-vit-base-patch32"`):
             Where CLIP's weights are fetched from when the checkpoint does not hold them.
-        clip_revision (`str`, *optional*):
-            Branch, tag or commit of `clip_model_name_or_path`.
+        backbone_revision (`str`, *optional*):
+            Branch, tag or commit of `backbone_name_or_path`.
         save_backbone (`bool`, defaults to `False`):
             Store CLIP in the checkpoint too. Without it a checkpoint holds only what is learned (about 11 MB). Always
             set with full tuning, which learns CLIP.
@@ -89,8 +89,8 @@ class R2TuningConfig(PreTrainedConfig):
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
-    clip_model_name_or_path: str | None = "openai/clip-vit-base-patch32"
-    clip_revision: str | None = None
+    backbone_name_or_path: str | None = "openai/clip-vit-base-patch32"
+    backbone_revision: str | None = None
     save_backbone: bool = False
     method: Method = "r2_tuning"
     hidden_size: int = 256

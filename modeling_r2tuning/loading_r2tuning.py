@@ -32,8 +32,8 @@ TOKENIZER = "tokenizer.json"
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", TOKENIZER, "tokenizer_config.json")
 CLIP_PROCESSOR_FILES = PROCESSOR_FILES[1:]
 OPTIONAL = {INDEX, "preprocessor_config.json", "tokenizer_config.json"}
-CLIP_ADVICE = (
-    "Pass `clip_model_name_or_path=` with a CLIP of the Hub or a folder, or use a checkpoint saved with "
+BACKBONE_ADVICE = (
+    "Pass `backbone_name_or_path=` with a CLIP of the Hub or a folder, or use a checkpoint saved with "
     "`save_backbone=True`."
 )
 LFS_POINTER = b"version https://git-lfs"
@@ -69,19 +69,19 @@ def loading(
         raise type(explained)(f"{explained} {advice}".rstrip()) from error
 
 
-def loading_clip(name: str, **hub: Any) -> AbstractContextManager[None]:
+def loading_backbone(name: str, **hub: Any) -> AbstractContextManager[None]:
     """`loading` for the CLIP that a checkpoint refers to."""
-    return loading(name, MODEL_FILES, "CLIP", CLIP_ADVICE, **hub)
+    return loading(name, MODEL_FILES, "CLIP", BACKBONE_ADVICE, **hub)
 
 
-def read_clip_config(name: str, **hub: Any) -> CLIPConfig:
+def read_backbone_config(name: str, **hub: Any) -> CLIPConfig:
     """Configuration of a CLIP on the Hub or in a folder.
 
     Raises:
         OSError: There is none, or it cannot be fetched.
         ValueError: It is another kind of model, or its configuration is damaged.
     """
-    with loading(name, (CONFIG,), "CLIP", CLIP_ADVICE, **hub):
+    with loading(name, (CONFIG,), "CLIP", BACKBONE_ADVICE, **hub):
         found, _ = CLIPConfig.get_config_dict(name, **hub)
         if found.get("model_type") != "clip":
             raise ValueError(f"'{name}' is no CLIP: its `model_type` is {found.get('model_type')!r}.")
@@ -318,7 +318,7 @@ def _no_weights(name: str) -> str:
 
 
 __all__ = [
-    "CLIP_ADVICE",
+    "BACKBONE_ADVICE",
     "CLIP_PROCESSOR_FILES",
     "CONFIG",
     "HUB_ARGUMENTS",
@@ -331,7 +331,7 @@ __all__ = [
     "find_damage",
     "is_repository_name",
     "loading",
-    "loading_clip",
-    "read_clip_config",
+    "loading_backbone",
+    "read_backbone_config",
     "safe_weights",
 ]

@@ -24,14 +24,14 @@ from .encoding_r2tuning import EncodedVideo, encode_windows, stream_windows, win
 from .files_r2tuning import make_readable
 from .heads_r2tuning import GroundingHead, VideoGroundingOutput
 from .loading_r2tuning import (
-    CLIP_ADVICE,
+    BACKBONE_ADVICE,
     HUB_ARGUMENTS,
     MODEL_FILES,
     PLACE_ARGUMENTS,
     check_weights,
     loading,
-    loading_clip,
-    read_clip_config,
+    loading_backbone,
+    read_backbone_config,
     safe_weights,
 )
 from .losses_r2tuning import GroundingLabels, pad_moments, video_grounding_loss
@@ -153,10 +153,10 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """Load a checkpoint, and CLIP from `config.clip_model_name_or_path` if the checkpoint does not hold it.
+        """Load a checkpoint, and CLIP from `config.backbone_name_or_path` if the checkpoint does not hold it.
 
         Arguments are those of `PreTrainedModel.from_pretrained`; any field of the configuration may be given too,
-        such as `clip_model_name_or_path="/folder/with/clip"`.
+        such as `backbone_name_or_path="/folder/with/clip"`.
 
         Raises:
             OSError: The checkpoint or CLIP cannot be found or fetched.
@@ -167,10 +167,10 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         where = {name: kwargs[name] for name in PLACE_ARGUMENTS if name in kwargs}
         if kwargs.pop("use_safetensors", None) is False:
             raise ValueError("`use_safetensors` must be left out: weights are never loaded from a pickle.")
-        if "clip_model_name_or_path" in kwargs:
-            kwargs.setdefault("clip_revision", None)  # the checkpoint's belongs to its own CLIP
-            if kwargs["clip_model_name_or_path"] is not None:
-                read_clip_config(kwargs["clip_model_name_or_path"], revision=kwargs["clip_revision"], **hub)
+        if "backbone_name_or_path" in kwargs:
+            kwargs.setdefault("backbone_revision", None)  # the checkpoint's belongs to its own CLIP
+            if kwargs["backbone_name_or_path"] is not None:
+                read_backbone_config(kwargs["backbone_name_or_path"], revision=kwargs["backbone_revision"], **hub)
         reshape = kwargs.pop("ignore_mismatched_sizes", False)
         with loading(pretrained_model_name_or_path, MODEL_FILES, **where, **hub):
             model, info = super().from_pretrained(
@@ -185,37 +185,37 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         if model.config.method == "lora":
             load_lora(model, pretrained_model_name_or_path, **where, **hub)
         if not model.config.save_backbone:
-            model._load_clip(pretrained_model_name_or_path, **hub)
+            model._load_backbone(pretrained_model_name_or_path, **hub)
         model._freeze_encoders()
         return (model, info) if output_loading_info else model
 
     @torch.no_grad()
-    def copy_clip(self, vision_model: nn.Module, text_model: nn.Module) -> None:
+    def copy_backbone(self, vision_model: nn.Module, text_model: nn.Module) -> None:
         """Fill both encoders with the weights of others of the same shapes, such as those of a `CLIPModel`."""
         _copy_weights(vision_model, self.vision_model)
         _copy_weights(text_model, self.text_model)
 
-    def _load_clip(self, checkpoint: str, **hub):
-        """Fill both encoders with the weights of `config.clip_model_name_or_path`."""
-        name = self.config.clip_model_name_or_path
+    def _load_backbone(self, checkpoint: str, **hub):
+        """Fill both encoders with the weights of `config.backbone_name_or_path`."""
+        name = self.config.backbone_name_or_path
         if name is None:
             raise ValueError(
-                f"The checkpoint '{checkpoint}' holds no CLIP and its configuration names none. {CLIP_ADVICE}"
+                f"The checkpoint '{checkpoint}' holds no CLIP and its configuration names none. {BACKBONE_ADVICE}"
             )
-        hub["revision"] = self.config.clip_revision
-        found = self._check_clip(name, hub)
-        with loading_clip(name, **hub):
+        hub["revision"] = self.config.backbone_revision
+        found = self._check_backbone(name, hub)
+        with loading_backbone(name, **hub):
             clip, info = CLIPModel.from_pretrained(
                 name, config=found, output_loading_info=True, **safe_weights(name, hub)
             )
         missing = sorted(key for key in info["missing_keys"] if key.startswith(ENCODERS))
         if missing:
             raise ValueError(f"CLIP '{name}' is incomplete: it lacks {len(missing)} weights, such as {missing[:3]}.")
-        self.copy_clip(clip.vision_model, clip.text_model)
+        self.copy_backbone(clip.vision_model, clip.text_model)
 
-    def _check_clip(self, name: str, hub: dict) -> CLIPConfig:
+    def _check_backbone(self, name: str, hub: dict) -> CLIPConfig:
         """The configuration of a CLIP that has the sizes of this model's."""
-        found = read_clip_config(name, **hub)
+        found = read_backbone_config(name, **hub)
         for part in ("vision_config", "text_config"):
             ours, theirs = getattr(self.config, part), getattr(found, part)
             fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")

@@ -107,7 +107,7 @@ class R2TuningProcessor(ProcessorMixin):
         return processor
 
     @classmethod
-    def from_clip(cls, clip: str | os.PathLike, **settings) -> "R2TuningProcessor":
+    def from_backbone(cls, clip: str | os.PathLike, **settings) -> "R2TuningProcessor":
         """A processor with the image settings and the tokenizer of a CLIP.
 
         Args:

@@ -3,25 +3,25 @@
 import argparse
 import contextlib
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .checkpoints_r2tuning import DEFAULT_CLIP
-from .convert_r2tuning_checkpoint import BENCHMARKS, ORIGINAL_REPOSITORY
-from .model_zoo_r2tuning import released_models
-from .options_r2tuning import NMS_METHODS, RULES
-from .pipeline_r2tuning import DEFAULT_MODEL
-from .video_source_r2tuning import MAX_DOWNLOAD_BYTES
+import modeling_r2tuning
+from modeling_r2tuning.options_r2tuning import NMS_METHODS, RULES
+from modeling_r2tuning.pipeline_r2tuning import DEFAULT_MODEL
+from modeling_r2tuning.video_source_r2tuning import MAX_DOWNLOAD_BYTES
+from r2tuning.checks import DEFAULT_BACKBONE
+from r2tuning.released.convert import BENCHMARKS, ORIGINAL_REPOSITORY
+from r2tuning.released.model_zoo import released_models
 
 
 MAX_MOMENTS = 50  # in the JSON file
 # Arguments of the library that have an option here, as its messages name them.
 SPELLINGS = {
     "benchmark": "--benchmark",
-    "clip": "--clip",
-    "clip_model_name_or_path": "--clip",
+    "backbone": "--backbone",
+    "backbone_name_or_path": "--backbone",
     "domain": "--domain",
     "fps": "--fps",
     "max_moments": "--top",
@@ -74,8 +74,8 @@ that the authors published. What cannot be converted or pushed is named at the e
 left.
 """
 CONVERT_USAGE = """\
-r2tuning convert ORIGINAL.pth OUT --benchmark NAME [--domain NAME] [--clip DIR_OR_REPO]
-       r2tuning convert --all OUT [--source DIR] [--clip DIR_OR_REPO] [--push-to ORG [--private]]"""
+r2tuning convert ORIGINAL.pth OUT --benchmark NAME [--domain NAME] [--backbone DIR_OR_REPO]
+       r2tuning convert --all OUT [--source DIR] [--backbone DIR_OR_REPO] [--push-to ORG [--private]]"""
 PUSH_DESCRIPTION = """\
 Publish a checkpoint on the Hugging Face Hub: model, processor, code, model card and results in one commit, to a new
 repository or as an update of one. Prints its address.
@@ -101,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of the command; `command` names the sub-command."""
     layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = _Parser(prog="r2tuning", description=DESCRIPTION, epilog=EXAMPLES, **layout)
-    parser.add_argument("--version", action="version", version=f"r2tuning {sys.modules[__package__].__version__}")
+    parser.add_argument("--version", action="version", version=f"r2tuning {modeling_r2tuning.__version__}")
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, help="demo, ground, explain, convert or push"
     )
@@ -138,7 +138,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(benchmark=None, domain=None, clip=None, device=None, dtype="float32")
+    parser.set_defaults(benchmark=None, domain=None, backbone=None, device=None, dtype="float32")
     parser.add_argument(
         "output", metavar="OUT", type=Path, nargs="?", default=Path("demo"), help="folder to write (default: demo)"
     )
@@ -191,10 +191,10 @@ def _add_model_arguments(model: Any) -> None:
     )
     _add_benchmark_arguments(model, required=False)
     model.add_argument(
-        "--clip",
+        "--backbone",
         metavar="DIR_OR_REPO",
         help="where CLIP's weights are (default: where the checkpoint says; for the authors' files "
-        + DEFAULT_CLIP
+        + DEFAULT_BACKBONE
         + ")",
     )
     model.add_argument(
@@ -283,9 +283,9 @@ def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
         _add_benchmark_arguments(parser, required=True),
     ]
     parser.add_argument(
-        "--clip",
+        "--backbone",
         metavar="DIR_OR_REPO",
-        help=f"the CLIP that the checkpoint was trained on (default: {DEFAULT_CLIP})",
+        help=f"the CLIP that the checkpoint was trained on (default: {DEFAULT_BACKBONE})",
     )
     every = parser.add_argument_group("all released checkpoints")
     every.add_argument(
@@ -326,7 +326,7 @@ def _add_push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repository", metavar="ORG/NAME", help="repository on the Hub; made if there is none")
     parser.add_argument("--private", action="store_true", help="make the repository private; one that exists must be")
     parser.add_argument(
-        "--clip",
+        "--backbone",
         metavar="REPO",
         help="name on the Hub of the CLIP that the checkpoint refers to, if it refers to a folder of this machine",
     )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 from random_checkpoint import write_checkpoint
+from tiny_models import TINY, TINY_TEXT, TINY_VISION
 from transformers import CLIPConfig, CLIPModel
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
@@ -20,28 +21,6 @@ settings.load_profile("fixed")
 gc.freeze()
 gc.set_threshold(100_000, 50, 100)
 torch.set_num_threads(1)  # threads that wait for each other make tiny models four times slower on a busy machine
-
-TINY_VISION = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": 64,
-    "patch_size": 32,
-    "projection_dim": 32,
-}
-TINY_TEXT = {
-    "hidden_size": 48,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "vocab_size": 64,
-    "max_position_embeddings": 16,
-    "bos_token_id": 62,
-    "eos_token_id": 63,
-    "projection_dim": 32,
-}
-TINY = {"hidden_size": 32, "num_attention_heads": 4, "num_recurrent_steps": 3, "strides": (1, 2, 4)}
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +59,7 @@ def make_config(clip_folder):
 
     def make(**fields):
         defaults = {"vision_config": TINY_VISION, "text_config": TINY_TEXT, **TINY}
-        return R2TuningConfig(**{**defaults, "clip_model_name_or_path": str(clip_folder), **fields})
+        return R2TuningConfig(**{**defaults, "backbone_name_or_path": str(clip_folder), **fields})
 
     return make
 
@@ -93,7 +72,7 @@ def make_model(make_config, tiny_clip):
         torch.manual_seed(1)
         model = R2TuningForVideoGrounding(make_config(**fields))
         if not {"vision_config", "text_config"} & fields.keys():
-            model.copy_clip(tiny_clip.vision_model, tiny_clip.text_model)
+            model.copy_backbone(tiny_clip.vision_model, tiny_clip.text_model)
         for parameter in (model.r2_block.scale, model.r2_block.gate, model.grounding_head.level_scale):
             torch.nn.init.uniform_(parameter, 0.5, 1.5)  # as initialised, the spatial path adds nothing
         for name, parameter in model.named_parameters():

@@ -9,12 +9,9 @@ import shutil
 import sys
 from pathlib import Path
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
-
 from modeling_r2tuning import DEFAULT_MODEL
 from modeling_r2tuning.files_r2tuning import writing
-from modeling_r2tuning.model_card_r2tuning import read_json, write_model_card, write_text
+from r2tuning.hub.model_card import read_json, write_model_card, write_text
 
 
 FILES = (

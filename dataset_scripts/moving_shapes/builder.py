@@ -12,14 +12,15 @@ from collections.abc import Iterator
 
 import datasets
 
-from .builder import BenchmarkBuilder, BenchmarkConfig
-from .cleaning import CLIP_SEC, HIGHEST_TVSUM_SCORE, LOWEST_TVSUM_SCORE, Report
-from .features import FEATURES
-from .moment_lines import read_moment_lines, read_records
-from .moving_shapes_queries import HARD_FAMILIES, MAIN_FAMILIES, QUERIES_PER_VIDEO
-from .moving_shapes_scenes import SPLITS
-from .reading import Record
-from .videos import VideoFolder
+from dataset_scripts.builder import BenchmarkBuilder, BenchmarkConfig
+from dataset_scripts.cleaning import CLIP_SEC, HIGHEST_TVSUM_SCORE, LOWEST_TVSUM_SCORE, Report
+from dataset_scripts.features import FEATURES
+from dataset_scripts.moment_lines import read_moment_lines, read_records
+from dataset_scripts.reading import Record
+from dataset_scripts.videos import VideoFolder
+
+from .queries import HARD_FAMILIES, MAIN_FAMILIES, QUERIES_PER_VIDEO
+from .scenes import SPLITS
 
 
 PARTS = {"all": tuple(QUERIES_PER_VIDEO), "main": MAIN_FAMILIES, "hard": HARD_FAMILIES}

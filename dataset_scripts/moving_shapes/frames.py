@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .moving_shapes_queries import (
+from .queries import (
     COPRESENCE_PHRASES,
     LARGE_EDGE,
     MOTION_PHRASES,
@@ -28,8 +28,8 @@ from .moving_shapes_queries import (
     SIZE_PHRASES,
     SMALL_EDGE,
 )
-from .moving_shapes_render import BLINK_FRAMES, DEFAULT_SIZE, DEFAULT_TRAIL_SEC, EXPOSURE_SEC, render_frames
-from .moving_shapes_scenes import (
+from .render import BLINK_FRAMES, DEFAULT_SIZE, DEFAULT_TRAIL_SEC, EXPOSURE_SEC, render_frames
+from .scenes import (
     ANGULAR,
     COMBINATIONS,
     FPS,

@@ -12,8 +12,8 @@ Coloured shapes come and go, move, grow, shrink, blink and spin before textured,
 Splits: train, val, test, and test_unseen, whose five combinations of colour and shape are in no other split.
 
 A video depends on the seed, its split and its number alone: neither on the number of processes nor on that of videos.
-Annotations do not depend on the size of the pictures either. Scenes are drawn in `moving_shapes_scenes.py`, their pixels
-in `moving_shapes_render.py`, queries in `moving_shapes_queries.py`.
+Annotations do not depend on the size of the pictures either. Scenes are drawn in `scenes.py`, their pixels
+in `render.py`, queries in `queries.py`.
 """
 
 import argparse
@@ -31,10 +31,11 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from .files import claiming, remove_leftovers, writing
-from .moving_shapes_queries import make_queries, observe, rate_importance, rate_saliency
-from .moving_shapes_render import DEFAULT_SIZE, DEFAULT_TRAIL_SEC, write_video
-from .moving_shapes_scenes import SPLITS, make_scene, random_stream
+from dataset_scripts.files import claiming, remove_leftovers, writing
+
+from .queries import make_queries, observe, rate_importance, rate_saliency
+from .render import DEFAULT_SIZE, DEFAULT_TRAIL_SEC, write_video
+from .scenes import SPLITS, make_scene, random_stream
 
 
 NUM_VIDEOS = {"train": 900, "val": 100, "test": 150, "test_unseen": 50}
@@ -243,10 +244,6 @@ def _make_parser() -> argparse.ArgumentParser:
         "--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="work with so many processes"
     )
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
 
 
 __all__ = ["NUM_VIDEOS", "annotate_video", "generate_moving_shapes"]

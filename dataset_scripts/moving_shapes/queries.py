@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .moving_shapes_render import render_identities
-from .moving_shapes_scenes import ACTIONS, COLORS, FPS, RADII, SHAPES, Scene
+from .render import render_identities
+from .scenes import ACTIONS, COLORS, FPS, RADII, SHAPES, Scene
 
 
 MAIN_FAMILIES = ("presence", "co-presence", "place", "size")

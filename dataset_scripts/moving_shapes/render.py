@@ -16,8 +16,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from .files import writing
-from .moving_shapes_scenes import FPS, Scene, SceneObject, Segment, Shot
+from dataset_scripts.files import writing
+
+from .scenes import FPS, Scene, SceneObject, Segment, Shot
 
 
 DEFAULT_SIZE = 64

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .decoding_r2tuning import temporal_iou
-from .plotting_r2tuning import format_time
+from modeling_r2tuning.decoding_r2tuning import temporal_iou
+from r2tuning.visualization.timeline import format_time
 
 
 SPLIT = "test"  # its combinations of colour and shape are those trained on; the seed is not
@@ -35,9 +35,9 @@ def make_demo(folder: Path, seed: int) -> tuple[Path, list[DemoQuery]]:
         seed: Of the video, at least 0.
     """
     # The benchmark's package, which needs `datasets`: seconds to import, and needed by the demo only.
-    from dataset_scripts.moving_shapes import annotate_video
-    from dataset_scripts.moving_shapes_render import write_video
-    from dataset_scripts.moving_shapes_scenes import make_scene
+    from dataset_scripts.moving_shapes.generate import annotate_video
+    from dataset_scripts.moving_shapes.render import write_video
+    from dataset_scripts.moving_shapes.scenes import make_scene
 
     rows, _ = annotate_video(seed, SPLIT, 0)
     queries = []

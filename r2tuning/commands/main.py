@@ -20,22 +20,24 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from .checkpoints_r2tuning import check_model_type, check_original, convert_to_directory, resolve_checkpoint
-from .cli_arguments_r2tuning import MAX_MOMENTS, make_parser, spell_options
-from .demo_r2tuning import format_comparison, format_summary, make_demo
-from .explaining_r2tuning import layer_similarity, plot_layer_similarity, plot_word_attention, word_attention
-from .files_r2tuning import check_replaceable, writing
-from .model_zoo_r2tuning import convert_all, released_models
-from .modeling_r2tuning import R2TuningForVideoGrounding
-from .pipeline_r2tuning import VideoGroundingPipeline
-from .plotting_r2tuning import format_time, import_figure, plot_grounding
-from .processing_r2tuning import R2TuningProcessor, as_text_list
-from .publishing_r2tuning import push_checkpoint
-from .video_io_r2tuning import cut_clip, iter_video_frames
-from .video_source_r2tuning import LocalCopy, VideoInput, display_name, file_stem, local_copy
+from modeling_r2tuning.files_r2tuning import check_replaceable, writing
+from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
+from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
+from modeling_r2tuning.processing_r2tuning import R2TuningProcessor, as_text_list
+from modeling_r2tuning.video_io_r2tuning import cut_clip, iter_video_frames
+from modeling_r2tuning.video_source_r2tuning import LocalCopy, VideoInput, display_name, file_stem, local_copy
+from r2tuning.checks import check_model_type
+from r2tuning.hub.push import push_checkpoint
+from r2tuning.released.model_zoo import convert_all, released_models
+from r2tuning.released.resolve import check_original, convert_to_directory, resolve_checkpoint
+from r2tuning.visualization.explain import layer_similarity, plot_layer_similarity, plot_word_attention, word_attention
+from r2tuning.visualization.timeline import format_time, import_figure, plot_grounding
+from r2tuning_cli.arguments import MAX_MOMENTS, make_parser, spell_options
+
+from .demo import format_comparison, format_summary, make_demo
 
 
-logger = logging.getLogger(__package__)
+logger = logging.getLogger(__name__)
 
 ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
 # What the user can put right; anything else is a bug and shows where.
@@ -157,14 +159,18 @@ def _convert(args: argparse.Namespace) -> None:
     for option in ("source", "push_to", "private"):
         if getattr(args, option):
             raise ValueError(f"--{option.replace('_', '-')} goes with --all (see `r2tuning convert --help`)")
-    convert_to_directory(args.original, args.output, benchmark=args.benchmark, domain=args.domain, clip=args.clip)
+    convert_to_directory(
+        args.original, args.output, benchmark=args.benchmark, domain=args.domain, backbone=args.backbone
+    )
     _write(sys.stdout, str(args.output))
 
 
 def _convert_all(args: argparse.Namespace) -> None:
     if (args.original, args.benchmark, args.domain) != (None, None, None):
         raise ValueError("--all converts every checkpoint: leave out ORIGINAL.pth, --benchmark and --domain")
-    failures = convert_all(args.all, source=args.source, clip=args.clip, push_to=args.push_to, private=args.private)
+    failures = convert_all(
+        args.all, source=args.source, backbone=args.backbone, push_to=args.push_to, private=args.private
+    )
     models = [model.name for model in released_models()]
     for name in models:
         if name not in failures:
@@ -177,7 +183,7 @@ def _convert_all(args: argparse.Namespace) -> None:
 
 
 def _push(args: argparse.Namespace) -> None:
-    _write(sys.stdout, push_checkpoint(args.folder, args.repository, private=args.private, clip=args.clip))
+    _write(sys.stdout, push_checkpoint(args.folder, args.repository, private=args.private, backbone=args.backbone))
 
 
 def _check_queries(queries: list[str]) -> None:
@@ -193,18 +199,18 @@ def _check_model_options(args: argparse.Namespace) -> None:
     """Refuse, before anything is fetched or read, a device, checkpoint or CLIP that cannot be used."""
     _check_device(args.device)
     check_original(args.model, args.benchmark, args.domain)
-    if args.clip is not None:
-        check_model_type(args.clip, "clip")
+    if args.backbone is not None:
+        check_model_type(args.backbone, "clip")
 
 
 def _load_pipeline(args: argparse.Namespace) -> VideoGroundingPipeline:
     device = _check_device(args.device)
-    name = resolve_checkpoint(args.model, benchmark=args.benchmark, domain=args.domain, clip=args.clip)
+    name = resolve_checkpoint(args.model, benchmark=args.benchmark, domain=args.domain, backbone=args.backbone)
     check_model_type(name, "r2tuning")
-    clip = {} if args.clip is None else {"clip_model_name_or_path": args.clip, "clip_revision": None}
-    model = R2TuningForVideoGrounding.from_pretrained(name, dtype=getattr(torch, args.dtype), **clip)
-    if args.clip is not None and model.config.save_backbone:
-        logger.warning("--clip has no effect: the checkpoint holds its own CLIP")
+    backbone = {} if args.backbone is None else {"backbone_name_or_path": args.backbone, "backbone_revision": None}
+    model = R2TuningForVideoGrounding.from_pretrained(name, dtype=getattr(torch, args.dtype), **backbone)
+    if args.backbone is not None and model.config.save_backbone:
+        logger.warning("--backbone has no effect: the checkpoint holds its own CLIP")
     return VideoGroundingPipeline(model=model, processor=R2TuningProcessor.from_pretrained(name), device=device)
 
 
@@ -269,7 +275,7 @@ def _cut_clips(
         for count, (query, rank, start, end) in enumerate(found, 1):
             if start < end:
                 place = f"query{query:0{digits}}_moment{rank:0{digits}}"
-                name = _clip_name(video, f"_{place}_{start:.1f}-{end:.1f}s.mp4")
+                name = _cut_name(video, f"_{place}_{start:.1f}-{end:.1f}s.mp4")
                 cut_clip(video, folder / name, start, end)
             else:
                 logger.warning("moment %d of query %d is empty and was not cut", rank, query)
@@ -277,7 +283,7 @@ def _cut_clips(
     logger.info("wrote %d clips to %s", sum(start < end for *_, start, end in found), folder)
 
 
-def _clip_name(video: str | LocalCopy, ending: str) -> str:
+def _cut_name(video: str | LocalCopy, ending: str) -> str:
     """As much of the video's name as file systems allow, and the ending."""
     return file_stem(video).encode()[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
 
@@ -327,7 +333,9 @@ class _LogHandler(logging.Handler):
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Show our own messages; of the libraries only errors and, on a terminal, the progress of downloads."""
-    verbosity, level = transformers_logging.get_verbosity(), logger.level
+    verbosity = transformers_logging.get_verbosity()
+    ours = [logging.getLogger(name) for name in ("r2tuning", "modeling_r2tuning")]
+    levels = [logger.level for logger in ours]
     had_bars, hub_had_bars = transformers_logging.is_progress_bar_enabled(), not hub_utils.are_progress_bars_disabled()
     handler = _LogHandler()
     with warnings.catch_warnings():
@@ -335,13 +343,15 @@ def _quiet_libraries() -> Iterator[None]:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()  # switches the downloads' off, too
         _set_download_bars(hub_had_bars and sys.stderr.isatty())
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        for logger in ours:
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
         try:
             yield
         finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
+            for logger, level in zip(ours, levels, strict=True):
+                logger.removeHandler(handler)
+                logger.setLevel(level)
             transformers_logging.set_verbosity(verbosity)
             if had_bars:
                 transformers_logging.enable_progress_bar()

@@ -11,12 +11,13 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from dataset_scripts.cleaning import frame_rate
 from dataset_scripts.reading import Record, parse_json, read_lines
 from modeling_r2tuning import EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.containers_r2tuning import open_stream
 from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.video_source_r2tuning import make_source
-from train.feature_cache import FeatureCache
+from r2tuning.features.cache import FeatureCache
 
 
 logger = logging.getLogger(__name__)
@@ -229,13 +230,6 @@ def _encode_queries(
     return {"text_hidden_states": padded, "attention_mask": mask.to(model.device)}
 
 
-def frame_rate(row: dict[str, Any], default: float) -> float:
-    """Frames per second for a video: on YouTube Highlights one frame for each annotated clip, else the default."""
-    if row["task"] == ["highlight_detection"]:
-        return len(row["saliency"]["scores"]) / row["duration_sec"]
-    return default
-
-
 def _to_prediction(row: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     prediction = {"qid": row["qid"], "query": row["query"], "vid": row["video_id"]}
     if "moment_retrieval" in row["task"]:
@@ -260,7 +254,6 @@ def _saliency_of_clips(row: dict[str, Any], answer: dict[str, Any]) -> list[floa
 
 __all__ = [
     "find_unreadable",
-    "frame_rate",
     "leave_out",
     "predict",
     "read_predictions",

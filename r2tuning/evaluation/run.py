@@ -14,21 +14,15 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
-
 from dataset_scripts import BUILDERS, load_vtg_dataset
 from dataset_scripts.advice import spell_options
 from dataset_scripts.metrics import compute_scores
-from dataset_scripts.moving_shapes_builder import PARTS
+from dataset_scripts.moving_shapes.builder import PARTS
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
-from modeling_r2tuning.checkpoints_r2tuning import check_model_type, is_original, resolve_checkpoint
 from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.loading_r2tuning import check_vocabulary
-from modeling_r2tuning.model_card_r2tuning import Results, write_model_card
-from train.feature_cache import FeatureCache
-from train.options import check_device, check_folders, check_model_name
-from train.predictions import (
+from r2tuning.checks import check_device, check_folders, check_model_name, check_model_type
+from r2tuning.evaluation.predictions import (
     SUBMISSION_SPLITS,
     find_unreadable,
     leave_out,
@@ -37,6 +31,9 @@ from train.predictions import (
     write_predictions,
     write_submission,
 )
+from r2tuning.features.cache import FeatureCache
+from r2tuning.hub.model_card import Results, write_model_card
+from r2tuning.released.resolve import is_original, resolve_checkpoint
 
 
 OTHER_OPTIONS = {  # what functions call their arguments
@@ -92,7 +89,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.model is not None:
         check_model_arguments(args)
         return
-    vain = [name for name in ("record", "save_predictions", "clip", "device") if getattr(args, name)]
+    vain = [name for name in ("record", "save_predictions", "backbone", "device") if getattr(args, name)]
     if vain:
         raise ValueError(f"`{vain[0]}` goes with `model`; leave it out with `predictions`.")
 
@@ -103,8 +100,8 @@ def check_model_arguments(args: argparse.Namespace) -> None:
         raise ValueError("`model` needs `video_dir` or `features`.")
     if not is_original(args.model):
         check_model_name("model", args.model)
-    if args.clip is not None:
-        check_model_name("clip", args.clip)
+    if args.backbone is not None:
+        check_model_name("backbone", args.backbone)
     if args.device is not None:
         check_device(args.device)
     if args.record:
@@ -152,11 +149,11 @@ def get_predictions(
         return read_predictions(args.predictions), rows
     name = args.model
     if is_original(name):
-        name = resolve_checkpoint(name, benchmark=args.benchmark, domain=args.domain, clip=args.clip)
+        name = resolve_checkpoint(name, benchmark=args.benchmark, domain=args.domain, backbone=args.backbone)
     check_model_type(name, "r2tuning")
-    clip = {} if args.clip is None else {"clip_model_name_or_path": args.clip, "clip_revision": None}
+    backbone = {} if args.backbone is None else {"backbone_name_or_path": args.backbone, "backbone_revision": None}
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = R2TuningForVideoGrounding.from_pretrained(name, **clip).to(device).eval()
+    model = R2TuningForVideoGrounding.from_pretrained(name, **backbone).to(device).eval()
     processor = R2TuningProcessor.from_pretrained(name)
     check_vocabulary(processor.tokenizer, model)
     quick, cache = (
@@ -354,7 +351,7 @@ def _add_model_arguments(group: Any) -> None:
     group.add_argument(
         "--save-predictions", type=Path, metavar="FILE", help="write the predictions, one object a line"
     )
-    group.add_argument("--clip", metavar="NAME", help="CLIP instead of the one that the checkpoint names")
+    group.add_argument("--backbone", metavar="NAME", help="CLIP instead of the one that the checkpoint names")
     group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
 
 

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
-from train.feature_cache import ONE_PER_CLIP
-from train.predictions import frame_rate
+from dataset_scripts.cleaning import frame_rate
+from r2tuning.features.cache import ONE_PER_CLIP
 
 
 logger = logging.getLogger(__name__)

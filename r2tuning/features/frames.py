@@ -22,9 +22,9 @@ import numpy as np
 
 from modeling_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames
-from train.extraction import VideoJob
-from train.feature_cache import FORMAT, replacing, settings_digest, video_path, write_json
-from train.feature_store import CHUNK_SIZE, SAMPLING, fit_length, image_settings, video_record
+from r2tuning.features.cache import FORMAT, replacing, settings_digest, video_path, write_json
+from r2tuning.features.extraction import VideoJob
+from r2tuning.features.store import CHUNK_SIZE, SAMPLING, fit_length, image_settings, video_record
 
 
 # Of the lossless presets the largest by a seventh, but read in a third of the time, each epoch anew.
@@ -34,7 +34,7 @@ PIXELS_ONLY = ("image.do_rescale", "image.rescale_factor", "image.do_normalize",
 
 
 class FrameStore:
-    """Writes small videos; see `train.extraction` for the methods.
+    """Writes small videos; see `r2tuning.features.extraction` for the methods.
 
     Args:
         folder: The cache.

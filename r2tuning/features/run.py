@@ -20,23 +20,19 @@ from huggingface_hub.errors import StrictDataclassError
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers.utils import logging as transformers_logging
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
-
 from dataset_scripts import BUILDERS, load_vtg_dataset
 from dataset_scripts.advice import spell_options
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
-from modeling_r2tuning.checkpoints_r2tuning import DEFAULT_CLIP, check_model_type
-from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
-from modeling_r2tuning.loading_r2tuning import read_clip_config
-from train.extraction import QueryJob, Store, Summary, extract, plan_jobs
-from train.feature_cache import ONE_PER_CLIP, prepare_folder
-from train.feature_store import FeatureStore, feature_settings
-from train.frame_store import FrameStore, frame_settings
-from train.options import check_device, check_folders, check_model_name
+from modeling_r2tuning.loading_r2tuning import read_backbone_config
+from r2tuning.checks import DEFAULT_BACKBONE, check_device, check_folders, check_model_name, check_model_type
+from r2tuning.features.cache import ONE_PER_CLIP, prepare_folder
+from r2tuning.features.extraction import QueryJob, Store, Summary, extract, plan_jobs
+from r2tuning.features.frames import FrameStore, frame_settings
+from r2tuning.features.store import FeatureStore, feature_settings
+from r2tuning.released.convert import BENCHMARKS
 
 
-logger = logging.getLogger("train.run_feature_extraction")  # also when it is run as a script
+logger = logging.getLogger(__name__)
 processor_logger = logging.getLogger("modeling_r2tuning.processing_r2tuning")
 
 FRAME_RATES = {name: settings.fps for name, settings in BENCHMARKS.items()}
@@ -74,7 +70,7 @@ after Ctrl-C.
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    for name in ("dataset_scripts", "train"):
+    for name in ("dataset_scripts", "r2tuning"):
         logging.getLogger(name).setLevel(logging.INFO)
     args = make_parser().parse_args(argv)
     try:
@@ -110,7 +106,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.benchmark == PER_CLIP_BENCHMARK and args.fps is not None:
         raise ValueError(f"{PER_CLIP_BENCHMARK} has one frame for each annotated clip; leave --fps out.")
     check_folders(data_dir=args.data_dir, video_dir=args.video_dir)
-    for option in ("clip", "model"):
+    for option in ("backbone", "model"):
         if getattr(args, option) is not None:
             check_model_name(option, getattr(args, option))
     choose_device(args.device)
@@ -151,7 +147,7 @@ def make_store(args: argparse.Namespace, device: torch.device | str) -> Store:
     if args.store == "frames":
         return FrameStore(args.output, processor, frame_settings(processor, args.benchmark, fps))
     model = load_model(args)
-    name = args.model or args.clip
+    name = args.model or args.backbone
     name = os.path.abspath(name) if os.path.isdir(name) else name
     settings = feature_settings(model, processor, args.benchmark, fps, args.dtype, name)
     for encoder in (model.vision_model, model.text_model):
@@ -173,8 +169,8 @@ def load_processor(args: argparse.Namespace) -> R2TuningProcessor:
     if args.model is not None:
         check_model_type(args.model, "r2tuning")
         return R2TuningProcessor.from_pretrained(args.model)
-    read_clip_config(args.clip)  # refuses another kind of model
-    return R2TuningProcessor.from_clip(args.clip, fps=args.fps or FRAME_RATES[args.benchmark])
+    read_backbone_config(args.backbone)  # refuses another kind of model
+    return R2TuningProcessor.from_backbone(args.backbone, fps=args.fps or FRAME_RATES[args.benchmark])
 
 
 def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
@@ -184,18 +180,18 @@ def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
         if model.config.method != "r2_tuning":
             raise ValueError(
                 f"--model must be a checkpoint of the method 'r2_tuning', got '{model.config.method}', which reads "
-                "something else of CLIP. Pass --clip and --num-layers instead."
+                "something else of CLIP. Pass --backbone and --num-layers instead."
             )
         return model
-    clip = read_clip_config(args.clip)
+    backbone = read_backbone_config(args.backbone)
     config = R2TuningConfig(
-        vision_config=clip.vision_config,
-        text_config=clip.text_config,
-        clip_model_name_or_path=args.clip,
+        vision_config=backbone.vision_config,
+        text_config=backbone.text_config,
+        backbone_name_or_path=args.backbone,
         num_recurrent_steps=args.num_layers or DEFAULT_NUM_LAYERS,
     )
     model = R2TuningForVideoGrounding(config)
-    model._load_clip(args.clip)
+    model._load_backbone(args.backbone)
     return model
 
 
@@ -292,10 +288,10 @@ def add_clip_arguments(group: Any) -> None:
     """Arguments that settle what the features are."""
     source = group.add_mutually_exclusive_group()
     source.add_argument(
-        "--clip",
-        default=DEFAULT_CLIP,
+        "--backbone",
+        default=DEFAULT_BACKBONE,
         metavar="DIR_OR_REPO",
-        help=f"CLIP, a folder or a Hugging Face repository (default: {DEFAULT_CLIP})",
+        help=f"CLIP, a folder or a Hugging Face repository (default: {DEFAULT_BACKBONE})",
     )
     source.add_argument(
         "--model",

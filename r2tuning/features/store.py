@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
-from train.extraction import Job, QueryJob, VideoJob
-from train.feature_cache import (
+from r2tuning.features.cache import (
     FORMAT,
     fingerprint,
     load_features,
@@ -20,6 +19,7 @@ from train.feature_cache import (
     settings_digest,
     video_path,
 )
+from r2tuning.features.extraction import Job, QueryJob, VideoJob
 
 
 SAMPLING = "fps filter of FFmpeg, scaled by swscale"  # as the processor reads videos
@@ -28,7 +28,7 @@ CLASS_NAMES = ("image_processor_type", "processor_class")  # they depend on what
 
 
 class FeatureStore:
-    """Writes features; see `train.extraction` for the methods.
+    """Writes features; see `r2tuning.features.extraction` for the methods.
 
     Queries are encoded one by one: in a batch their last bits would depend on each other, so that a run that was
     interrupted would end with other files than one that was not.

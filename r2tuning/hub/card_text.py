@@ -10,11 +10,13 @@ import logging
 import re
 from collections import Counter
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import yaml
 
 
+CARDS = resources.files("r2tuning.hub_cards")  # the folder `hub_cards`
 MARK = re.compile(r"^[ \t]*<!-- r2tuning: (begin|end) (\w+) -->[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
 FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?(?:\n|\Z)", re.MULTILINE | re.DOTALL)
 KEY = re.compile(r"""^(?:"([^"]+)"|'([^']+)'|([\w.-]+))[ \t]*:(?=\s|$)""")

@@ -1,6 +1,6 @@
 """Turn a benchmark into a Parquet dataset with its card, and push it to the Hub.
 
-python -m dataset_scripts.export qvhighlights OUT --data-dir ANNOTATIONS [--push org/qvhighlights]
+r2tuning export-dataset qvhighlights OUT --data-dir ANNOTATIONS [--push org/qvhighlights]
 """
 
 import argparse
@@ -22,14 +22,13 @@ from huggingface_hub.errors import HTTPError  # httpx's, by whatever name it is 
 from dataset_scripts import BUILDERS, load_vtg_dataset
 from dataset_scripts.advice import spell_options
 from dataset_scripts.files import check_new_folder, writing_folder
-from hub_cards.card_text import CardRules, refresh_card
-from hub_cards.publishing import CARD, Repository, publish, reason, with_patience
+from r2tuning.hub.card_text import CARDS, CardRules, refresh_card
+from r2tuning.hub.publishing import CARD, Repository, publish, reason, with_patience
 
 
-logger = logging.getLogger("dataset_scripts.export")  # also when it is run as a script
+logger = logging.getLogger(__name__)
 
 CARD_RULES = CardRules(always=("counts", "making"), kept=frozenset({"language", "license", "pretty_name"}))
-CARDS = Path(__file__).parents[1] / "hub_cards"
 # Upper bounds of the Hub's size categories, in rows of all splits.
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
 
@@ -134,7 +133,7 @@ def push_dataset(
 def _push_command(name: str, folder: Path, repo_id: str, **options: bool) -> str:
     arguments = [*map(json.dumps, (name, os.path.abspath(folder), repo_id))]
     arguments += [f"{option}=True" for option, is_set in options.items() if is_set]
-    code = f"from dataset_scripts.export import push_dataset; push_dataset({', '.join(arguments)})"
+    code = f"from r2tuning.hub.dataset_export import push_dataset; push_dataset({', '.join(arguments)})"
     return shlex.join(["python", "-c", code])
 
 
@@ -164,7 +163,7 @@ def _collect_log() -> Iterator[list[str]]:
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger(__package__)
+    logger = logging.getLogger("dataset_scripts")
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -224,7 +223,7 @@ def _make_card(name: str, configs: dict[str, dict[str, Dataset]], log: list[str]
         first_config=first if len(configs) > 1 else None,
         first_split=next(iter(splits)),
         counts=_count_table(splits),
-        command=f"python -m dataset_scripts.export {name}",
+        command=f"r2tuning export-dataset {name}",
         version=_version(),
         log="\n".join(f"- {line}" for line in log),
         **{key: value for key, value in facts.items() if key != "license"},
@@ -254,7 +253,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = _make_parser().parse_args(argv)
     logging.basicConfig(format="%(message)s")
-    logging.getLogger(__package__).setLevel(logging.INFO)
+    for name in ("dataset_scripts", "r2tuning"):
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         if args.push:
             check_licence(args.name, args.push, args.private or args.publish_anyway)
@@ -275,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m dataset_scripts.export",
+        prog="r2tuning export-dataset",
         description="Write a benchmark as a Parquet dataset with its card, which plain load_dataset reads.",
     )
     parser.add_argument("name", choices=BUILDERS, help="benchmark")

@@ -10,12 +10,10 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from hub_cards.card_text import CardRules, refresh_card
+from modeling_r2tuning.files_r2tuning import writing
+from r2tuning.hub.card_text import CARDS, CardRules, refresh_card
 
-from .files_r2tuning import writing
 
-
-CARDS = Path(__file__).parents[1] / "hub_cards"
 RESULTS = "results.json"
 MOMENTS = "moment-retrieval"
 TASK = "Video temporal grounding"
@@ -171,7 +169,7 @@ def _card_data(
     name: str, config: dict[str, Any], results: Results | None, facts: dict[str, Any], scores: dict[str, float]
 ) -> ModelCardData:
     tasks = [MOMENTS] if config["use_moment_head"] else []
-    clip = None if config["save_backbone"] else config["clip_model_name_or_path"]
+    clip = None if config["save_backbone"] else config["backbone_name_or_path"]
     license_name = "bsd-3-clause" if results is not None and results.original is not None else facts.get("license")
     return ModelCardData(
         language="en",

@@ -13,11 +13,11 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter is ht
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
-from hub_cards.publishing import CARD, Repository, publish, reason, with_patience
+from modeling_r2tuning.loading_r2tuning import find_damage
+from r2tuning.checks import check_model_type
+from r2tuning.hub.publishing import CARD, Repository, publish, reason, with_patience
 
-from .checkpoints_r2tuning import check_model_type
-from .loading_r2tuning import find_damage
-from .model_card_r2tuning import make_model_card, read_json, read_text, refresh_model_card
+from .model_card import make_model_card, read_json, read_text, refresh_model_card
 
 
 logger = logging.get_logger(__name__)
@@ -36,7 +36,9 @@ PUBLISHED = (
 OURS = (WEIGHTS, "model.safetensors.index.json", "*_r2tuning.py", "lora/adapter_*")
 
 
-def push_checkpoint(folder: str | os.PathLike, repo_id: str, *, private: bool = False, clip: str | None = None) -> str:
+def push_checkpoint(
+    folder: str | os.PathLike, repo_id: str, *, private: bool = False, backbone: str | None = None
+) -> str:
     """Publish a checkpoint on the Hub, in a new repository or as the next commit of one that exists.
 
     Everything goes in one commit, so that nothing half-published is ever seen. What an earlier push has written and
@@ -48,7 +50,7 @@ def push_checkpoint(folder: str | os.PathLike, repo_id: str, *, private: bool = 
         folder: As `save_checkpoint` writes it.
         repo_id: `organisation/name`, or your user's name for the organisation.
         private: Make the repository private; one that exists must be.
-        clip: Name on the Hub of the CLIP that the checkpoint refers to, where it refers to a local folder.
+        backbone: Name on the Hub of the CLIP that the checkpoint refers to, where it refers to a local folder.
 
     Returns:
         Address of the repository.
@@ -62,7 +64,7 @@ def push_checkpoint(folder: str | os.PathLike, repo_id: str, *, private: bool = 
     """
     check_destination(repo_id)
     folder = Path(folder)
-    config = _published_config(folder, clip)
+    config = _published_config(folder, backbone)
     paths = {path.relative_to(folder).as_posix(): path for path in [*folder.iterdir(), *folder.glob("lora/*")]}
     files = {name: path for name, path in sorted(paths.items()) if path.is_file() and _belongs(name)}
     files["config.json"] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
@@ -77,7 +79,7 @@ def push_checkpoint(folder: str | os.PathLike, repo_id: str, *, private: bool = 
         address = with_patience(lambda: _create(HfApi(), repo_id, private), logger)
         with_patience(lambda: _publish(repo_id, files, make_card), logger)
     except (HTTPError, OSError, RuntimeError) as error:
-        options = [*(["--private"] if private else []), *(["--clip", clip] if clip is not None else [])]
+        options = [*(["--private"] if private else []), *(["--backbone", backbone] if backbone is not None else [])]
         command = shlex.join(["r2tuning", "push", os.path.abspath(folder), repo_id, *options])
         raise _explain(error, f"The checkpoint in '{folder}' is unharmed; finish with `{command}`.") from error
     return address
@@ -107,22 +109,22 @@ def _belongs(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in PUBLISHED)
 
 
-def _published_config(folder: Path, clip: str | None) -> dict[str, Any]:
+def _published_config(folder: Path, backbone: str | None) -> dict[str, Any]:
     """The checkpoint's `config.json` with a CLIP that others can fetch."""
     _check_complete(folder)
     config = read_json(folder / "config.json")
-    if clip is not None and config["save_backbone"]:
-        raise ValueError(f"`clip` must be left out: the checkpoint in '{folder}' holds its own CLIP.")
-    if clip is not None:
-        config |= {"clip_model_name_or_path": clip, "clip_revision": None}
-    name = config["clip_model_name_or_path"]
+    if backbone is not None and config["save_backbone"]:
+        raise ValueError(f"`backbone` must be left out: the checkpoint in '{folder}' holds its own CLIP.")
+    if backbone is not None:
+        config |= {"backbone_name_or_path": backbone, "backbone_revision": None}
+    name = config["backbone_name_or_path"]
     if name is not None and not os.path.isabs(name) and not os.path.isdir(name):
         return config
     if config["save_backbone"]:
-        return {**config, "clip_model_name_or_path": None}
+        return {**config, "backbone_name_or_path": None}
     raise ValueError(
         f"The checkpoint in '{folder}' fetches CLIP from '{name}', where nobody else finds it. Name the same CLIP on the "
-        "Hub (`clip`, `--clip`), or save the checkpoint with `model.config.save_backbone = True`."
+        "Hub (`backbone`, `--backbone`), or save the checkpoint with `model.config.save_backbone = True`."
     )
 
 

@@ -13,8 +13,8 @@ import torch
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from transformers.utils import logging
 
-from .configuration_r2tuning import R2TuningConfig
-from .modeling_r2tuning import R2TuningForVideoGrounding
+from modeling_r2tuning.configuration_r2tuning import R2TuningConfig
+from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 
 
 logger = logging.get_logger(__name__)
@@ -131,7 +131,7 @@ def convert_original_checkpoint(
     *,
     benchmark: str,
     domain: str | None = None,
-    clip_config: CLIPConfig | None = None,
+    backbone_config: CLIPConfig | None = None,
     **config_overrides,
 ) -> R2TuningForVideoGrounding:
     """Build our model from a checkpoint of the released code.
@@ -143,7 +143,7 @@ def convert_original_checkpoint(
         state_dict_or_path: The weights by released name, or a `.pth` file, which is read with `weights_only=True`.
         benchmark: One of `BENCHMARKS`.
         domain: For YouTube Highlights and TVSum; only checked, as their models share all settings.
-        clip_config: CLIP's configuration; default: as the weights say, else ViT-B/32.
+        backbone_config: CLIP's configuration; default: as the weights say, else ViT-B/32.
         config_overrides: Fields of `R2TuningConfig` that differ from the released configuration, such as
             `num_attention_heads`, which no weight tells.
 
@@ -158,9 +158,9 @@ def convert_original_checkpoint(
     weights = _read(state_dict_or_path)
     clip_weights = {k.removeprefix("clip."): v for k, v in weights.items() if k.startswith("clip.")}
     weights = {k: v for k, v in weights.items() if not k.startswith(("clip.", "loss."))}
-    if clip_config is None:
-        clip_config = _clip_config(clip_weights) if clip_weights else CLIPConfig()
-    config = _config(weights, settings, clip_config, save_backbone=bool(clip_weights), **config_overrides)
+    if backbone_config is None:
+        backbone_config = _clip_config(clip_weights) if clip_weights else CLIPConfig()
+    config = _config(weights, settings, backbone_config, save_backbone=bool(clip_weights), **config_overrides)
     model = R2TuningForVideoGrounding(config)
 
     converted, unknown = _rename(weights)
@@ -211,7 +211,11 @@ def _read(source: dict[str, torch.Tensor] | str | os.PathLike) -> dict[str, torc
 
 
 def _config(
-    weights: dict[str, torch.Tensor], settings: Benchmark, clip_config: CLIPConfig, save_backbone: bool, **overrides
+    weights: dict[str, torch.Tensor],
+    settings: Benchmark,
+    backbone_config: CLIPConfig,
+    save_backbone: bool,
+    **overrides,
 ) -> R2TuningConfig:
     try:
         num_steps, num_levels = len(weights["adapter.scale"]), len(weights["coef"])
@@ -220,11 +224,11 @@ def _config(
         text_width = len(weights["adapter.query_map.0.weight"])
     except KeyError as error:
         raise ValueError(f"This is no checkpoint of R2-Tuning: it lacks {error}.") from error
-    vision, text = clip_config.vision_config, clip_config.text_config
+    vision, text = backbone_config.vision_config, backbone_config.text_config
     if width not in (vision.hidden_size, vision.hidden_size + 2) or text_width != text.hidden_size:
         raise ValueError(
             f"The checkpoint was trained on another CLIP: its projections read {width} video channels (two of them "
-            f"may be frame times) and {text_width} text channels, `clip_config` has {vision.hidden_size} and "
+            f"may be frame times) and {text_width} text channels, `backbone_config` has {vision.hidden_size} and "
             f"{text.hidden_size}. Name that CLIP."
         )
     fields = {

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from .checkpoints_r2tuning import DEFAULT_CLIP, check_model_type, convert_to_directory, fetch_original
-from .convert_r2tuning_checkpoint import BENCHMARKS, ORIGINAL_REPOSITORY, original_filename
-from .files_r2tuning import writing
-from .model_card_r2tuning import CARDS, Results, read_published, write_model_card
-from .publishing_r2tuning import check_destination, push_checkpoint
+from modeling_r2tuning.files_r2tuning import writing
+from r2tuning.checks import DEFAULT_BACKBONE, check_model_type
+from r2tuning.hub.model_card import CARDS, Results, read_published, write_model_card
+from r2tuning.hub.push import check_destination, push_checkpoint
+
+from .convert import BENCHMARKS, ORIGINAL_REPOSITORY, original_filename
+from .resolve import convert_to_directory, fetch_original
 
 
 logger = logging.get_logger(__name__)
@@ -75,7 +77,7 @@ def convert_all(
     output: str | os.PathLike,
     *,
     source: str | os.PathLike | None = None,
-    clip: str | None = None,
+    backbone: str | None = None,
     push_to: str | None = None,
     private: bool = False,
 ) -> dict[str, str]:
@@ -87,7 +89,7 @@ def convert_all(
     Args:
         output: Folder of the folders, whose names are those of the repositories: "r2tuning-qvhl" and so on.
         source: Folder of the authors' `.pth` files under their names, or of their repository; default: the Hub.
-        clip: As for `convert_to_directory`.
+        backbone: As for `convert_to_directory`.
         push_to: Organisation or user on the Hub.
         private: Make the repositories private.
 
@@ -97,23 +99,23 @@ def convert_all(
     Raises:
         OSError: `source` or CLIP is not found.
         PermissionError: There is no token to push with.
-        ValueError: `push_to` is no name of an organisation, or `clip` is another kind of model or, though the
+        ValueError: `push_to` is no name of an organisation, or `backbone` is another kind of model or, though the
             checkpoints are pushed, a folder.
     """
     if source is not None and not os.path.isdir(source):
         raise FileNotFoundError(f"There is no folder '{source}'.")
     if push_to is not None:
         check_destination(f"{push_to}/{released_models()[0].name}")
-        if clip is not None and os.path.isdir(clip):
+        if backbone is not None and os.path.isdir(backbone):
             raise ValueError(
-                f"`clip` must be a name on the Hub where checkpoints are pushed, got the folder '{clip}'."
+                f"`backbone` must be a name on the Hub where checkpoints are pushed, got the folder '{backbone}'."
             )
-    check_model_type(DEFAULT_CLIP if clip is None else clip, "clip")
+    check_model_type(DEFAULT_BACKBONE if backbone is None else backbone, "clip")
     failures = {}
     for model in released_models():
         folder = Path(output) / model.name
         try:
-            convert_released(model, folder, source=source, clip=clip)
+            convert_released(model, folder, source=source, backbone=backbone)
             if push_to is not None:
                 address = push_checkpoint(folder, f"{push_to}/{model.name}", private=private)
                 logger.info(f"{model.name} is at {address}")
@@ -124,14 +126,14 @@ def convert_all(
 
 
 def convert_released(
-    model: ReleasedModel, folder: Path, *, source: str | os.PathLike | None = None, clip: str | None = None
+    model: ReleasedModel, folder: Path, *, source: str | os.PathLike | None = None, backbone: str | None = None
 ) -> None:
     """Convert a released checkpoint with its results, licence and card; nothing is done where all is there."""
     if (folder / "README.md").exists():  # the last that is written
         return
     file = _find(model, source)
     if not (folder / "config.json").exists():
-        convert_to_directory(file, folder, benchmark=model.benchmark, domain=model.domain, clip=clip)
+        convert_to_directory(file, folder, benchmark=model.benchmark, domain=model.domain, backbone=backbone)
     model.results(file).save(folder)
     with writing(folder / "LICENSE") as partial:
         shutil.copyfile(CARDS / "original_license.txt", partial)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
-from dataset_scripts.moving_shapes_frames import ShownObject
-from dataset_scripts.moving_shapes_queries import vocabulary
-from dataset_scripts.moving_shapes_scenes import COLORS, SHAPES
+from dataset_scripts.moving_shapes.frames import ShownObject
+from dataset_scripts.moving_shapes.queries import vocabulary
+from dataset_scripts.moving_shapes.scenes import COLORS, SHAPES
 
 
 WAYS = 64

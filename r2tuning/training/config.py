@@ -9,8 +9,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from modeling_r2tuning.checkpoints_r2tuning import DEFAULT_CLIP
 from modeling_r2tuning.configuration_r2tuning import Method
+from r2tuning.checks import DEFAULT_BACKBONE
 
 
 PRESETS = Path(__file__).parent / "presets"
@@ -31,7 +31,7 @@ class TrainingConfig:
     """Everything that decides how a model is trained; the help texts say what each field means.
 
     What the benchmark itself fixes (frame rate, dropout, suppression, rounding) is in `BENCHMARKS` of
-    `convert_r2tuning_checkpoint.py`; `model` and `post_processing` replace single values of it.
+    `r2tuning.released.convert`; `model` and `post_processing` replace single values of it.
     """
 
     # What is trained, on what.
@@ -52,7 +52,7 @@ class TrainingConfig:
     )
     train_split: str = option("split to train on", "train")
     eval_split: str | None = option("split to evaluate on; none = no evaluation", "val")
-    clip: str = option("frozen CLIP, a folder or a name on the Hub", DEFAULT_CLIP)
+    backbone: str = option("frozen CLIP, a folder or a name on the Hub", DEFAULT_BACKBONE)
     method: Method = option(
         "what is learned [Table 9]: the R2 block, or the pyramid and heads with another transfer method or none",
         "r2_tuning",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_r2tuning.files_r2tuning import writing
-from train.checkpointing import write_json
+from r2tuning.training.checkpoints import write_json
 
 
 NO_LOSSES = {"step", "epoch", "grad_norm", "learning_rate", "seconds"}

@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dataset_scripts.cleaning import prepare_moments, prepare_saliency
+from dataset_scripts.cleaning import frame_rate, prepare_moments, prepare_saliency
 from modeling_r2tuning import R2TuningProcessor
-from train.collate import GroundingCollator
-from train.config import TrainingConfig
-from train.feature_cache import FeatureCache
-from train.feature_store import fit_length
-from train.predictions import frame_rate
+from r2tuning.features.cache import FeatureCache
+from r2tuning.features.store import fit_length
+from r2tuning.training.collate import GroundingCollator
+from r2tuning.training.config import TrainingConfig
 
 
 PREFETCH = 2  # batches that each worker has ready

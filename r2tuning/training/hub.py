@@ -16,17 +16,17 @@ from accelerate.logging import get_logger
 
 import modeling_r2tuning
 from modeling_r2tuning.files_r2tuning import writing
-from modeling_r2tuning.model_card_r2tuning import Results, read_json, write_model_card
-from modeling_r2tuning.publishing_r2tuning import check_destination, push_checkpoint
-from train.checkpointing import PROGRESS, find_steps
-from train.config import TrainingConfig
+from r2tuning.hub.model_card import Results, read_json, write_model_card
+from r2tuning.hub.push import check_destination, push_checkpoint
+from r2tuning.training.checkpoints import PROGRESS, find_steps
+from r2tuning.training.config import TrainingConfig
 
 
 logger = get_logger(__name__)
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Paths of this machine, which nobody else has: in what is published their names stand for them.
-PATHS = ("output_dir", "data_dir", "features", "video_dir", "clip")
+PATHS = ("output_dir", "data_dir", "features", "video_dir", "backbone")
 # Settings that change nothing in the result.
 NO_MATTER = {"resume", "log_with", "push_to", "num_workers", "save_steps", "keep_checkpoints", "dry_run"}
 
@@ -41,9 +41,9 @@ def check_push(config: TrainingConfig) -> None:
     if config.push_to is None:
         return
     check_destination(config.push_to)
-    if Path(config.clip).is_dir() and not (config.model.get("save_backbone") or config.method == "full"):
+    if Path(config.backbone).is_dir() and not (config.model.get("save_backbone") or config.method == "full"):
         raise ValueError(
-            f"A model that refers to CLIP in the folder '{config.clip}' cannot be published: give `clip` a name on the "
+            f"A model that refers to CLIP in the folder '{config.backbone}' cannot be published: give `backbone` a name on the "
             """Hub, or keep CLIP in the checkpoint, --model '{"save_backbone": true, ...}'."""
         )
 
@@ -130,7 +130,7 @@ def _option(name: str, value: Any) -> list[str]:
 def _public_settings(config: TrainingConfig) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(config).items() if name not in NO_MATTER}
     for name in PATHS:
-        if settings[name] is not None and (name != "clip" or Path(settings[name]).is_dir()):
+        if settings[name] is not None and (name != "backbone" or Path(settings[name]).is_dir()):
             settings[name] = name.upper()
     return settings
 

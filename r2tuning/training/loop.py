@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningProcessor
-from train.checkpointing import CheckpointFolder, Progress
-from train.collate import GroundingCollator
-from train.config import TrainingConfig
-from train.curves import History
-from train.data import BatchPlan, GroundingData, make_loader
-from train.optim import learning_rate
-from train.predictions import predict
+from r2tuning.evaluation.predictions import predict
+from r2tuning.training.checkpoints import CheckpointFolder, Progress
+from r2tuning.training.collate import GroundingCollator
+from r2tuning.training.config import TrainingConfig
+from r2tuning.training.curves import History
+from r2tuning.training.data import BatchPlan, GroundingData, make_loader
+from r2tuning.training.optim import learning_rate
 
 
 logger = get_logger(__name__)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from train.config import TrainingConfig
+from r2tuning.training.config import TrainingConfig
 
 
 DROP = 0.1  # what the rate is multiplied by at each of `drop_epochs`

@@ -14,23 +14,23 @@ from dataset_scripts import load_vtg_dataset
 from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
-from train.checkpointing import STATE, CheckpointFolder, Progress, write_json
-from train.collate import GroundingCollator
-from train.config import TrainingConfig
-from train.curves import History
-from train.data import BatchPlan, GroundingData
-from train.feature_cache import FeatureCache
-from train.loop import TrainingRun
-from train.model import make_model, make_processor
-from train.optim import make_optimizer
-from train.predictions import find_unreadable, leave_out
+from r2tuning.evaluation.predictions import find_unreadable, leave_out
+from r2tuning.features.cache import FeatureCache
+from r2tuning.training.checkpoints import STATE, CheckpointFolder, Progress, write_json
+from r2tuning.training.collate import GroundingCollator
+from r2tuning.training.config import TrainingConfig
+from r2tuning.training.curves import History
+from r2tuning.training.data import BatchPlan, GroundingData
+from r2tuning.training.loop import TrainingRun
+from r2tuning.training.model import make_model, make_processor
+from r2tuning.training.optim import make_optimizer
 
 
 logger = get_logger(__name__)
 
 # What a resumed run may change: where things are, and what is done besides training.
 MAY_CHANGE = {
-    *("output_dir", "data_dir", "features", "video_dir", "clip", "missing_videos", "num_workers", "cpu"),
+    *("output_dir", "data_dir", "features", "video_dir", "backbone", "missing_videos", "num_workers", "cpu"),
     *("eval_split", "eval_epochs", "best_metric", "save_steps", "keep_checkpoints", "resume", "log_with", "push_to"),
 }
 

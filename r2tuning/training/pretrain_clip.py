@@ -31,17 +31,14 @@ from torch import nn
 from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
-
 from dataset_scripts.advice import spell_options
-from dataset_scripts.moving_shapes_frames import Clause, FrameSettings, ShownObject, iter_captioned_frames
-from dataset_scripts.moving_shapes_queries import vocabulary
-from dataset_scripts.moving_shapes_scenes import COLORS, COMBINATIONS, SEEN, SHAPES
+from dataset_scripts.moving_shapes.frames import Clause, FrameSettings, ShownObject, iter_captioned_frames
+from dataset_scripts.moving_shapes.queries import vocabulary
+from dataset_scripts.moving_shapes.scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
-from modeling_r2tuning.model_card_r2tuning import CARDS, write_text
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
-from train.clip_acceptance import WAYS, accept_clip, object_cells
+from r2tuning.hub.model_card import CARDS, write_text
+from r2tuning.training.clip_acceptance import WAYS, accept_clip, object_cells
 
 
 IMAGE_SIZE, PATCH_SIZE, NUM_HEADS = 64, 8, 4

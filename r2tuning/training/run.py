@@ -24,20 +24,17 @@ from huggingface_hub.errors import StrictDataclassError
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers.utils import logging as transformers_logging
 
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's root, for `train`
-
 from dataset_scripts import BUILDERS
 from dataset_scripts.advice import spell_options
-from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
 from modeling_r2tuning.files_r2tuning import claiming
-from train.checkpointing import check_new_run, write_json
-from train.config import TrainingConfig, read_config
-from train.curves import draw_curves
-from train.hub import check_push, push_run, record_results
-from train.loop import Interrupted, NonFiniteError, TrainingRun, dry_run, train
-from train.options import check_folders, check_model_name
-from train.preparation import longest_batch, prepare_run, start_or_resume
+from r2tuning.checks import check_folders, check_model_name
+from r2tuning.released.convert import BENCHMARKS
+from r2tuning.training.checkpoints import check_new_run, write_json
+from r2tuning.training.config import TrainingConfig, read_config
+from r2tuning.training.curves import draw_curves
+from r2tuning.training.hub import check_push, push_run, record_results
+from r2tuning.training.loop import Interrupted, NonFiniteError, TrainingRun, dry_run, train
+from r2tuning.training.preparation import longest_batch, prepare_run, start_or_resume
 
 
 logger = get_logger(__name__)
@@ -116,7 +113,7 @@ def configure_logging() -> None:
     """Our own messages from "info" on, those of libraries from "warning" on; of other processes only errors."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     is_first = os.environ.get("RANK", "0") == "0"
-    for name in ("train", "dataset_scripts"):
+    for name in ("r2tuning", "dataset_scripts"):
         logging.getLogger(name).setLevel(logging.INFO if is_first else logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()  # for a file of a few megabytes
@@ -150,7 +147,7 @@ def check_paths(config: TrainingConfig) -> None:
     if config.benchmark not in BUILDERS:
         raise ValueError(f"`benchmark` must be one of {list(BUILDERS)}, got {config.benchmark!r}.")
     check_folders(data_dir=config.data_dir, features=config.features, video_dir=config.video_dir)
-    check_model_name("clip", config.clip)
+    check_model_name("backbone", config.backbone)
 
 
 @contextlib.contextmanager

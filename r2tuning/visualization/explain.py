@@ -7,10 +7,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .modeling_r2tuning import R2TuningForVideoGrounding
-from .plotting_r2tuning import format_time, import_figure
-from .processing_r2tuning import R2TuningProcessor
-from .video_source_r2tuning import VideoInput
+from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
+from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
+from modeling_r2tuning.video_source_r2tuning import VideoInput
+
+from .timeline import format_time, import_figure
 
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .files_r2tuning import writing
-from .video_io_r2tuning import iter_video_frames, load_video_frames
-from .video_source_r2tuning import VideoInput, local_copy
+from modeling_r2tuning.files_r2tuning import writing
+from modeling_r2tuning.video_io_r2tuning import iter_video_frames, load_video_frames
+from modeling_r2tuning.video_source_r2tuning import VideoInput, local_copy
 
 
 if TYPE_CHECKING:

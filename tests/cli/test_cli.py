@@ -21,11 +21,12 @@ from transformers.utils import logging as transformers_logging
 from video_samples import read_number, truncate, write_video
 
 import modeling_r2tuning
-from modeling_r2tuning import VideoGroundingPipeline, cli_r2tuning
-from modeling_r2tuning.cli_arguments_r2tuning import SPELLINGS, make_parser, spell_options
-from modeling_r2tuning.cli_r2tuning import main
-from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS
+from modeling_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.video_io_r2tuning import load_video_frames
+from r2tuning.commands import main as commands
+from r2tuning.commands.main import main
+from r2tuning.released.convert import BENCHMARKS
+from r2tuning_cli.arguments import SPELLINGS, make_parser, spell_options
 
 
 DURATION_SEC = 20
@@ -52,7 +53,7 @@ def video(folder):
 @pytest.fixture(scope="module")
 def checkpoint(folder, make_model):
     """Our checkpoint, CLIP included, sampled at one frame a second."""
-    model = make_model(save_backbone=True, clip_model_name_or_path=None, fps=1.0)
+    model = make_model(save_backbone=True, backbone_name_or_path=None, fps=1.0)
     return str(save_ours(model, folder / "checkpoint", fps=1.0))
 
 
@@ -87,7 +88,7 @@ def spy(monkeypatch):
             seen["options"] = options
             return super().__call__(video, **options)
 
-    monkeypatch.setattr(cli_r2tuning, "VideoGroundingPipeline", Spy)
+    monkeypatch.setattr(commands, "VideoGroundingPipeline", Spy)
     return seen
 
 
@@ -111,7 +112,7 @@ def canned(monkeypatch):
         return [{"query": each, **answer} for each in query]
 
     pipe.processor = type("Processor", (), {"fps": 0.5})
-    monkeypatch.setattr(cli_r2tuning, "_load_pipeline", lambda args: pipe)
+    monkeypatch.setattr(commands, "_load_pipeline", lambda args: pipe)
     return answer
 
 
@@ -179,7 +180,7 @@ def test_moments_may_be_none(ground):
 
 def test_as_a_program_only_results_and_own_messages_are_shown(video, checkpoint, tmp_path):
     finished = subprocess.run(
-        [sys.executable, "-m", "modeling_r2tuning.cli_r2tuning", "ground", video, "people laugh"]
+        [sys.executable, "-m", "r2tuning.commands.main", "ground", video, "people laugh"]
         + ["--model", checkpoint, "--json", str(tmp_path / "out.json")],
         cwd=Path(modeling_r2tuning.__file__).parents[1],
         stdin=subprocess.DEVNULL,
@@ -204,7 +205,7 @@ class EagerBar(tqdm):
 
 def test_progress_is_shown_on_a_terminal(video, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr(cli_r2tuning, "tqdm", EagerBar)
+    monkeypatch.setattr(commands, "tqdm", EagerBar)
     assert main(["ground", video, "a man", "--model", checkpoint, "--clips", str(tmp_path / "clips")]) == 0
     shown = sys.stderr.getvalue()
     assert "looking at frames: " in shown
@@ -227,7 +228,7 @@ def test_warnings_of_the_library_are_one_line_each_and_once(ground, folder, tmp_
 def test_settings_of_the_libraries_are_put_back(ground):
     def state():
         package = logging.getLogger("modeling_r2tuning")
-        bars = cli_r2tuning.hub_utils.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
+        bars = commands.hub_utils.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
         return transformers_logging.get_verbosity(), *bars, package.level, list(package.handlers)
 
     before = state()
@@ -309,7 +310,7 @@ def test_clips_of_the_best_moments_only(ground, tmp_path):
 def test_clips_sort_by_query_and_rank(ground, canned, tmp_path, monkeypatch):
     canned["moments"] = [{"start": float(start), "end": start + 0.5, "score": 0.5} for start in reversed(range(12))]
     cut = []
-    monkeypatch.setattr(cli_r2tuning, "cut_clip", lambda video, path, start, end: cut.append(path.name))
+    monkeypatch.setattr(commands, "cut_clip", lambda video, path, start, end: cut.append(path.name))
     assert ground("--clips", tmp_path, "--top", 12)[0] == 0
     assert len(cut) == 24
     assert cut == sorted(cut)
@@ -341,7 +342,7 @@ def taken(tmp_path, video):
 @pytest.mark.parametrize("kind", ["pipe", "link", "device", "video", "folder"])
 def test_only_ordinary_files_are_replaced_and_never_the_video(ground, taken, tmp_path, monkeypatch, kind, option):
     """The command ends before the model is loaded."""
-    monkeypatch.setattr(cli_r2tuning, "_load_pipeline", lambda args: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(commands, "_load_pipeline", lambda args: pytest.fail("the model was loaded"))
     before = os.lstat(taken[kind])
     status, _, err = ground(option, taken[kind])
     assert status == 2
@@ -421,27 +422,27 @@ def test_device(ground, spy):
 
 
 def test_clip_says_where_the_encoders_are(ground, spy, make_model, clip, tiny_clip, tmp_path):
-    model = save_ours(make_model(clip_model_name_or_path="gone/clip", clip_revision="old"), tmp_path / "small")
+    model = save_ours(make_model(backbone_name_or_path="gone/clip", backbone_revision="old"), tmp_path / "small")
     status, _, err = ground(model=str(model))
     assert status == 2
     assert "gone/clip" in only_line(err)
-    assert ground("--clip", clip, model=str(model))[::2] == (0, "")
+    assert ground("--backbone", clip, model=str(model))[::2] == (0, "")
     weight = spy["model"].vision_model.embeddings.patch_embedding.weight
     torch.testing.assert_close(weight.cpu(), tiny_clip.vision_model.embeddings.patch_embedding.weight)
 
 
 def test_clip_in_vain(ground, clip):
-    status, _, err = ground("--clip", clip)
+    status, _, err = ground("--backbone", clip)
     assert (status, only_line(err)) == (
         0,
-        "r2tuning: warning: --clip has no effect: the checkpoint holds its own CLIP",
+        "r2tuning: warning: --backbone has no effect: the checkpoint holds its own CLIP",
     )
 
 
 def test_model_may_be_an_original_file(ground, clip, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
     released = str(save_released(tmp_path / "released.pth", with_moments=False))
-    arguments = ("--benchmark", "tvsum", "--domain", "BK", "--clip", clip)
+    arguments = ("--benchmark", "tvsum", "--domain", "BK", "--backbone", clip)
     status, out, err = ground(*arguments, model=released)
     assert status == 0
     assert only_line(err).startswith(f"r2tuning: converting '{released}' to '{tmp_path}")
@@ -524,7 +525,7 @@ def test_video_may_have_any_name(name, shown, begin, ground, canned, video, tmp_
 
 def test_letters_that_a_terminal_lacks_are_replaced(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    cli_r2tuning._write(sys.stdout, "caf\u00e9 \udce9")
+    commands._write(sys.stdout, "caf\u00e9 \udce9")
     assert sys.stdout.buffer.getvalue() == b"caf? ?\n"
 
 
@@ -540,7 +541,7 @@ def test_a_query_may_begin_with_a_dash(video, checkpoint, capsys):
 def test_convert_takes_its_arguments_in_any_order(first, clip, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_released("released.pth")
-    options = ["--benchmark", "tacos", "--clip", clip]
+    options = ["--benchmark", "tacos", "--backbone", clip]
     arguments = ["released.pth", *options, "out"] if first == "released.pth" else [*options, "released.pth", "out"]
     assert main(["convert", *arguments]) == 0
     assert capsys.readouterr().out == "out\n"
@@ -549,7 +550,7 @@ def test_convert_takes_its_arguments_in_any_order(first, clip, tmp_path, monkeyp
 def test_convert_prints_the_folder_that_ground_reads(clip, ground, tmp_path, capsys):
     released = save_released(tmp_path / "released.pth")
     output = str(tmp_path / "out")
-    assert main(["convert", str(released), output, "--benchmark", "charades_sta", "--clip", clip]) == 0
+    assert main(["convert", str(released), output, "--benchmark", "charades_sta", "--backbone", clip]) == 0
     assert capsys.readouterr() == (f"{output}\n", "")
     assert ground(model=output)[::2] == (0, "")
 
@@ -563,7 +564,7 @@ def test_convert_prints_the_folder_that_ground_reads(clip, ground, tmp_path, cap
         (("missing.pth", "out", "--benchmark", "tacos"), "No checkpoint at 'missing.pth'"),
         (("bad.pth", "out", "--benchmark", "tacos"), "'bad.pth' is not a PyTorch checkpoint"),
         (("released.pth", "full", "--benchmark", "tacos"), "is not empty"),
-        (("released.pth", "out", "--benchmark", "tacos", "--clip", "/no/clip"), "'/no/clip' is neither"),
+        (("released.pth", "out", "--benchmark", "tacos", "--backbone", "/no/clip"), "'/no/clip' is neither"),
     ],
 )
 def test_errors_of_convert(arguments, message, clip, tmp_path, monkeypatch, capsys):
@@ -572,8 +573,8 @@ def test_errors_of_convert(arguments, message, clip, tmp_path, monkeypatch, caps
     Path("bad.pth").write_bytes(b"bad")
     Path("full").mkdir()
     Path("full", "file").touch()
-    if "--clip" not in arguments:
-        arguments += ("--clip", clip)
+    if "--backbone" not in arguments:
+        arguments += ("--backbone", clip)
     assert main(["convert", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -715,8 +716,8 @@ def test_a_query_may_speak_of_files(ground):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--clip", "/no/clip"), "'/no/clip' is neither a folder that exists"),
-        (("--clip", "nowhere"), "'nowhere' is neither a folder that exists"),
+        (("--backbone", "/no/clip"), "'/no/clip' is neither a folder that exists"),
+        (("--backbone", "nowhere"), "'nowhere' is neither a folder that exists"),
         (("--benchmark", "tacos"), "--benchmark and --domain are for original checkpoints"),
         (("--model", "yeliudev/R2-Tuning"), "needs a --benchmark, one of"),
         (("--model", "gone.pth", "--benchmark", "tacos"), "No checkpoint at 'gone.pth'"),
@@ -733,8 +734,8 @@ def test_the_models_options_are_checked_before_anything_is_fetched(command, argu
 
 
 def test_messages_of_the_library_name_the_options_of_the_command(capsys):
-    message = "`clip_model_name_or_path=` or `score_threshold`; `video`, `save_backbone=True` and `max_moments` stay"
-    assert spell_options(message) == ("--clip or --score-threshold; `video`, `save_backbone=True` and --top stay")
+    message = "`backbone_name_or_path=` or `score_threshold`; `video`, `save_backbone=True` and `max_moments` stay"
+    assert spell_options(message) == ("--backbone or --score-threshold; `video`, `save_backbone=True` and --top stay")
     shown = ""
     for command in ("ground", "convert"):
         with pytest.raises(SystemExit):
@@ -744,7 +745,7 @@ def test_messages_of_the_library_name_the_options_of_the_command(capsys):
 
 
 def test_warnings_name_the_options_of_the_command(ground, canned, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli_r2tuning, "cut_clip", lambda *_: cli_r2tuning.logger.warning("set `window_sec=`"))
+    monkeypatch.setattr(commands, "cut_clip", lambda *_: commands.logger.warning("set `window_sec=`"))
     assert "r2tuning: warning: set --window-sec\n" in ground("--clips", tmp_path)[2]
 
 
@@ -824,14 +825,14 @@ def test_one_line_for_what_goes_wrong_later(error, ground, canned, monkeypatch, 
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(cli_r2tuning, "cut_clip", fail)
+    monkeypatch.setattr(commands, "cut_clip", fail)
     status, _, err = ground("--clips", tmp_path)
     assert status == 2
     assert only_line(err) == "r2tuning: error: " + " ".join(str(error).split())
 
 
 def test_a_bug_is_not_hidden(ground, canned, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli_r2tuning, "cut_clip", lambda *args: {}["missing"])
+    monkeypatch.setattr(commands, "cut_clip", lambda *args: {}["missing"])
     with pytest.raises(KeyError):
         ground("--clips", tmp_path)
 
@@ -840,6 +841,6 @@ def test_interrupted(ground, canned, monkeypatch, tmp_path):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_r2tuning, "cut_clip", interrupt)
+    monkeypatch.setattr(commands, "cut_clip", interrupt)
     status, _, err = ground("--clips", tmp_path)
     assert (status, only_line(err)) == (130, "r2tuning: interrupted")

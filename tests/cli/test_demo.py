@@ -7,14 +7,14 @@ from transformers import AutoModel, AutoProcessor, pipeline
 from transformers.utils import logging
 
 from dataset_scripts import load_vtg_dataset
-from dataset_scripts.moving_shapes import generate_moving_shapes
+from dataset_scripts.moving_shapes.generate import generate_moving_shapes
 from modeling_r2tuning import DEFAULT_MODEL
-from modeling_r2tuning.cli_r2tuning import main
-from modeling_r2tuning.demo_r2tuning import DemoQuery, best_iou, format_comparison, format_summary, make_demo
-from modeling_r2tuning.model_card_r2tuning import Results
+from r2tuning.commands.demo import DemoQuery, best_iou, format_comparison, format_summary, make_demo
+from r2tuning.commands.main import main
+from r2tuning.evaluation.predictions import predict
+from r2tuning.evaluation.run import score_parts
+from r2tuning.hub.model_card import Results
 from train.package_default_model import LARGEST, package
-from train.predictions import predict
-from train.run_evaluation import score_parts
 
 
 LIMITS = "knows Moving Shapes only"

@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from modeling_r2tuning import DEFAULT_MODEL
-from modeling_r2tuning.cli_r2tuning import main
-from modeling_r2tuning.demo_r2tuning import make_demo
-from modeling_r2tuning.explaining_r2tuning import (
+from r2tuning.commands.demo import make_demo
+from r2tuning.commands.main import main
+from r2tuning.visualization.explain import (
     layer_similarity,
     plot_layer_similarity,
     plot_word_attention,

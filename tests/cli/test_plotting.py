@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from video_samples import write_video
 
-from modeling_r2tuning.plotting_r2tuning import assign_lanes, format_time, plot_grounding
+from r2tuning.visualization.timeline import assign_lanes, format_time, plot_grounding
 
 
 pytest.importorskip("matplotlib", reason="the optional matplotlib draws")

@@ -11,7 +11,7 @@ import annotation_samples as samples
 import pytest
 
 
-SCRIPTS = Path(__file__).parents[1] / "dataset_scripts"
+SCRIPTS = Path(__file__).parents[2] / "dataset_scripts"
 THIRD_PARTY = {"numpy", "datasets"}
 
 

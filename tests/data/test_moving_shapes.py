@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from dataset_scripts import load_vtg_dataset
-from dataset_scripts import moving_shapes as generator
 from dataset_scripts.files import claiming
 from dataset_scripts.metrics import compute_scores
-from dataset_scripts.moving_shapes import annotate_video, generate_moving_shapes, main
-from dataset_scripts.moving_shapes_frames import FrameSettings, iter_captioned_frames
-from dataset_scripts.moving_shapes_queries import (
+from dataset_scripts.moving_shapes import generate as generator
+from dataset_scripts.moving_shapes.frames import FrameSettings, iter_captioned_frames
+from dataset_scripts.moving_shapes.generate import annotate_video, generate_moving_shapes, main
+from dataset_scripts.moving_shapes.queries import (
     HARD_FAMILIES,
     MAIN_FAMILIES,
     MOTION_PHRASES,
@@ -24,8 +24,8 @@ from dataset_scripts.moving_shapes_queries import (
     rate_importance,
     vocabulary,
 )
-from dataset_scripts.moving_shapes_render import render_frames, render_identities, write_video
-from dataset_scripts.moving_shapes_scenes import (
+from dataset_scripts.moving_shapes.render import render_frames, render_identities, write_video
+from dataset_scripts.moving_shapes.scenes import (
     ACTIONS,
     COLORS,
     FPS,

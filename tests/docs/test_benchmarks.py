@@ -10,7 +10,7 @@ from transformers import CLIPModel
 from benchmarks import ablations, frames_alike, fresh_text_encoder, probe, table9, variants
 from benchmarks.memory import KeptForBackward, LiveTensors, extrapolate_peak
 from benchmarks.moving_shapes import best_windows
-from dataset_scripts.moving_shapes_scenes import make_scene
+from dataset_scripts.moving_shapes.scenes import make_scene
 from modeling_r2tuning import R2TuningConfig
 from modeling_r2tuning.configuration_r2tuning import Method
 
@@ -58,7 +58,7 @@ def test_every_table_is_drawn(table, tmp_path):
 
 def test_a_variant_that_is_done_is_not_run_again(tiny_clip, tmp_path, monkeypatch):
     options = write_benchmark(tmp_path / "benchmark", tiny_clip)
-    data = {name: str(options[name]) for name in ("data-dir", "features", "clip")}
+    data = {name: str(options[name]) for name in ("data-dir", "features", "backbone")}
     rest = {name: value for name, value in options.items() if name not in (*data, "preset", "cpu")}
     budget = variants.Budget(options["preset"], data, ("val",), {**rest, "model": MODEL, "epochs": 1})
     first = variants.run_variant(tmp_path / "runs", {"model": MODEL_CHANGE}, 0, budget)

@@ -14,7 +14,7 @@ import pytest
 from modeling_r2tuning import files_r2tuning as files
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_both_copies_are_equal():

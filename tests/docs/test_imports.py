@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "modeling_r2tuning"
+SCRIPTS = {"train", "tests", "benchmarks", "examples"}
+OTHERS = {"r2tuning", "r2tuning_cli", "dataset_scripts", "hub_cards", *SCRIPTS}
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 # The files of the classes that are registered for the Hub: with all that they reach, they travel with a checkpoint.
 ENTRIES = ["configuration_r2tuning", "modeling_r2tuning", "processing_r2tuning", "pipeline_r2tuning"]
@@ -49,17 +51,10 @@ ALLOWED = {
         f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "loading", "losses")
     }
     | {"method_lora_r2tuning", "methods_r2tuning", "towers_r2tuning"},
-    "processing_r2tuning": {f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "video_io")},
+    "processing_r2tuning": {
+        f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "video_io")
+    },
     "pipeline_r2tuning": {"loading_r2tuning", "options_r2tuning", "processing_r2tuning"},
-}
-# The same of files that stay at home.
-AT_HOME = {
-    "demo_r2tuning": {"decoding_r2tuning", "plotting_r2tuning"},
-    "explaining_r2tuning": {f"{name}_r2tuning" for name in ("modeling", "plotting", "processing", "video_source")},
-    "model_card_r2tuning": {"files_r2tuning"},
-    "publishing_r2tuning": {"checkpoints_r2tuning", "loading_r2tuning", "model_card_r2tuning"},
-    "model_zoo_r2tuning": {f"{name}_r2tuning" for name in ("checkpoints", "files", "model_card", "publishing")}
-    | {"convert_r2tuning_checkpoint"},
 }
 
 
@@ -102,8 +97,7 @@ def test_own_files_are_imported_from_beside(name):
             assert level == 1
             assert module in FILES
         else:
-            benchmarks = set() if name == "demo_r2tuning" else {"dataset_scripts"}  # the demo generates its video
-            assert module.split(".")[0] not in {"modeling_r2tuning", "train", "tests"} | benchmarks
+            assert module.split(".")[0] not in {PACKAGE.name, *OTHERS}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -114,14 +108,13 @@ def test_no_text_looks_like_an_import(name):
     assert len(lines) == len([level for level, _ in imports(parse(name)) if level])
 
 
-@pytest.mark.parametrize("name", [*ALLOWED, *AT_HOME])
+@pytest.mark.parametrize("name", ALLOWED)
 def test_imports_go_one_way(name):
-    assert own_imports(name) <= {**ALLOWED, **AT_HOME}[name]
+    assert own_imports(name) <= ALLOWED[name]
 
 
-def test_every_file_of_a_checkpoint_has_its_rule():
-    """So neither the converter nor the command nor what publishes travels with one."""
-    assert carried() == ALLOWED.keys()
+def test_the_folder_holds_what_a_checkpoint_needs():
+    assert carried() == ALLOWED.keys() == set(FILES)
 
 
 @pytest.mark.parametrize("name", ALLOWED)
@@ -154,7 +147,7 @@ def modules_of(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "dataset_scripts").rglob("*.py")), ids=lambda path: path.stem)
 def test_datasets_and_metrics_need_no_model(path):
-    assert not modules_of(path) & {"torch", "transformers", "safetensors", "modeling_r2tuning", "train"}
+    assert not modules_of(path) & {"torch", "transformers", "safetensors", "modeling_r2tuning", "r2tuning"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "dataset_scripts/metrics").glob("*.py")), ids=lambda path: path.stem)
@@ -166,12 +159,32 @@ def test_metrics_know_no_dataset(path):
     assert all(level <= 1 for level, _ in imports(tree)), "metrics import nothing from the folder above"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "hub_cards").glob("*.py")), ids=lambda path: path.stem)
-def test_publishing_knows_neither_models_nor_datasets(path):
-    assert third_parties(ast.parse(path.read_text())) <= {"huggingface_hub", "yaml"}
+# Folders of `r2tuning` from the bottom up: a file imports from its own folder and those below it.
+LAYERS = [
+    {"checks", "terminal"},
+    {"hub", "visualization"},
+    {"released"},
+    {"features"},
+    {"evaluation"},
+    {"training"},
+    {"commands"},
+]
 
 
-@pytest.mark.parametrize("folder", ["modeling_r2tuning", "dataset_scripts", "hub_cards"])
+@pytest.mark.parametrize("path", sorted((ROOT / "r2tuning").rglob("*.py")), ids=lambda path: path.stem)
+def test_the_package_has_layers(path):
+    parts = path.relative_to(ROOT / "r2tuning").with_suffix("").parts
+    if parts[0] == "__init__":
+        return
+    own = next(number for number, names in enumerate(LAYERS) if parts[0] in names)
+    for level, module in imports(ast.parse(path.read_text())):
+        words = module.split(".")
+        if not level and words[0] == "r2tuning":
+            layer = next(number for number, names in enumerate(LAYERS) if words[1] in names)
+            assert layer < own or words[1] == parts[0], module
+
+
+@pytest.mark.parametrize("folder", ["modeling_r2tuning", "dataset_scripts", "r2tuning", "r2tuning_cli"])
 def test_what_is_installed_does_not_need_the_checkout(folder):
     for path in (ROOT / folder).rglob("*.py"):
-        assert not modules_of(path) & {"train", "tests", "benchmarks", "examples"}, path
+        assert not modules_of(path) & SCRIPTS, path

@@ -12,11 +12,11 @@ from annotation_samples import moment_records, write_benchmark, write_json_lines
 
 from dataset_scripts import load_vtg_dataset
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
-from train.predictions import frame_rate, predict, read_predictions, write_submission
-from train.run_evaluation import main, record, score_parts
+from r2tuning.evaluation.predictions import frame_rate, predict, read_predictions, write_submission
+from r2tuning.evaluation.run import main, record, score_parts
 
 
-SCRIPT = Path(__file__).parents[1] / "train/run_evaluation.py"
+SCRIPT = Path(__file__).parents[2] / "train/run_evaluation.py"
 
 
 def perfect(rows):
@@ -141,7 +141,7 @@ def test_errors_are_one_line(qvhighlights, capsys):
         (["--video-dir", "nowhere"], "`--video-dir` must be a folder"),
         (["--features", "nowhere"], "`--features` must be a folder"),
         (["--model", "nowhere"], "`--model` must be a folder, or a name on the Hub"),
-        (["--clip", "nowhere"], "`--clip` must be a folder, or a name on the Hub"),
+        (["--backbone", "nowhere"], "`--backbone` must be a folder, or a name on the Hub"),
         (["--split", "vall"], "`--split` of qvhighlights must be one of"),
         (["--domain", "dog"], "leave `--domain` away"),
         (["--device", "gpu"], "`--device` 'gpu' is none that PyTorch knows"),
@@ -157,7 +157,7 @@ def test_all_is_checked_before_the_checkpoint_is_loaded(qvhighlights, tmp_path, 
     def fetch(*arguments, **options):
         raise AssertionError("the checkpoint was fetched")
 
-    monkeypatch.setattr("train.run_evaluation.check_model_type", fetch)
+    monkeypatch.setattr("r2tuning.evaluation.run.check_model_type", fetch)
     videos = tmp_path / "videos"
     videos.mkdir()
     given = {"--benchmark": "qvhighlights", "--data-dir": qvhighlights, "--model": "org/model", "--features": videos}
@@ -223,7 +223,7 @@ def test_a_video_that_cannot_be_read_is_an_error(broken, capsys, monkeypatch):
     def predict(*arguments, **options):
         raise AssertionError("a video was predicted")
 
-    monkeypatch.setattr("train.run_evaluation.predict", predict)
+    monkeypatch.setattr("r2tuning.evaluation.run.predict", predict)
     words, path, lost = broken
     assert main(words) == 2
     message = capsys.readouterr().err

@@ -9,8 +9,9 @@ import pytest
 
 from dataset_scripts import BUILDERS, AnnotationError, load_vtg_dataset
 from dataset_scripts.advice import spell_options
-from train import run_evaluation, run_feature_extraction
-from train.predictions import read_predictions
+from r2tuning.evaluation import run as run_evaluation
+from r2tuning.evaluation.predictions import read_predictions
+from r2tuning.features import run as run_feature_extraction
 
 
 GOOD = {"qid": 1, "vid": "v1", "pred_relevant_windows": [[4, 8, 0.9]], "pred_saliency_scores": [0, 0, 1, 1, 0]}

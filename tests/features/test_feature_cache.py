@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.feature_cache import (
+from r2tuning.features.cache import (
     FORMAT,
     ONE_PER_CLIP,
     FeatureCache,

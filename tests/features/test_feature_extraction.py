@@ -19,14 +19,14 @@ from video_samples import truncate, write_video
 from dataset_scripts import load_vtg_dataset
 from modeling_r2tuning import R2TuningProcessor
 from modeling_r2tuning.processing_r2tuning import FrameStream
-from train import extraction
-from train.extraction import QueryJob, VideoJob, extract, plan_jobs
-from train.feature_cache import ONE_PER_CLIP, FeatureCache, query_path
-from train.feature_store import FeatureStore, fit_length
-from train.run_feature_extraction import main, make_parser
+from r2tuning.features import extraction
+from r2tuning.features.cache import ONE_PER_CLIP, FeatureCache, query_path
+from r2tuning.features.extraction import QueryJob, VideoJob, extract, plan_jobs
+from r2tuning.features.run import main, make_parser
+from r2tuning.features.store import FeatureStore, fit_length
 
 
-SCRIPT = Path(__file__).parents[1] / "train/run_feature_extraction.py"
+SCRIPT = Path(__file__).parents[2] / "train/run_feature_extraction.py"
 NUM_LAYERS, FPS = 3, 5.0
 
 
@@ -53,7 +53,7 @@ def options(place, clip):
             "benchmark": "qvhighlights",
             "data_dir": place / "annotations",
             "video_dir": place / "videos",
-            "clip": clip,
+            "backbone": clip,
             "num_layers": NUM_LAYERS,
             "fps": FPS,
             "output": output,
@@ -81,7 +81,7 @@ def run(options, capsys):
 def complete(place, clip):
     """The cache that an undisturbed run of two processes makes. Not to be changed."""
     output = place / "complete"
-    arguments = ["--data-dir", place / "annotations", "--video-dir", place / "videos", "--clip", clip]
+    arguments = ["--data-dir", place / "annotations", "--video-dir", place / "videos", "--backbone", clip]
     arguments += ["--num-layers", NUM_LAYERS, "--fps", FPS, "--output", output, "--num-processes", 2]
     assert main(["--benchmark", "qvhighlights", *map(str, arguments)]) == 0
     return output
@@ -137,9 +137,9 @@ def test_features_and_pixels_give_the_same(complete, clip, rows, tiny_model):
 
 
 def test_a_checkpoint_settles_clip_k_and_the_frame_rate(run, clip, make_model, tmp_path):
-    model = make_model(num_recurrent_steps=2, save_backbone=True, clip_model_name_or_path=None, fps=1.0)
+    model = make_model(num_recurrent_steps=2, save_backbone=True, backbone_name_or_path=None, fps=1.0)
     checkpoint = save_ours(model, tmp_path / "checkpoint", fps=1.0)
-    source = {"clip": None, "model": checkpoint, "split": "val"}
+    source = {"backbone": None, "model": checkpoint, "split": "val"}
     status, _, stderr = run(tmp_path / "cache", **source)
     assert status == 2
     assert "leave --fps and --num-layers out" in stderr
@@ -150,8 +150,8 @@ def test_a_checkpoint_settles_clip_k_and_the_frame_rate(run, clip, make_model, t
 
 def test_a_checkpoint_of_another_method_settles_nothing(run, make_model, tmp_path):
     """It reads other states of CLIP, which nobody else could use."""
-    model = make_model(method="none", num_recurrent_steps=1, save_backbone=True, clip_model_name_or_path=None)
-    source = {"clip": None, "model": save_ours(model, tmp_path / "checkpoint"), "split": "val"}
+    model = make_model(method="none", num_recurrent_steps=1, save_backbone=True, backbone_name_or_path=None)
+    source = {"backbone": None, "model": save_ours(model, tmp_path / "checkpoint"), "split": "val"}
     status, _, stderr = run(tmp_path / "cache", **source, fps=None, num_layers=None)
     assert status == 2
     assert "--model must be a checkpoint of the method 'r2_tuning', got 'none'" in stderr
@@ -310,7 +310,7 @@ def test_other_settings_are_refused(run, copy, changes, message):
 
 def test_other_weights_are_refused(run, copy, tiny_clip_config, tmp_path):
     other = save_clip(CLIPModel(tiny_clip_config), tmp_path / "other")
-    status, _, stderr = run(copy, clip=other)
+    status, _, stderr = run(copy, backbone=other)
     assert status == 2
     assert "`clip_weights` is" in stderr
 
@@ -360,7 +360,7 @@ def test_features_that_are_not_finite_are_not_written(run, tiny_clip, tmp_path):
     finally:
         with torch.no_grad():
             tiny_clip.vision_model.pre_layrnorm.bias.copy_(sound)
-    status, stdout, _ = run(tmp_path / "cache", clip=clip, split="val")
+    status, stdout, _ = run(tmp_path / "cache", backbone=clip, split="val")
     assert status == 1
     assert "failed: val_Vid-0_60.0_76.0: its features are too large for half precision" in stdout
     assert not list((tmp_path / "cache").glob("videos/*"))
@@ -386,8 +386,8 @@ def test_it_is_started_once(run, tmp_path, monkeypatch):
     [
         ({"data_dir": "missing"}, "`--data-dir` must be a folder, there is none at 'missing'"),
         ({"video_dir": "missing"}, "`--video-dir` must be a folder, there is none at 'missing'"),
-        ({"clip": "missing"}, "`--clip` must be a folder, or a name on the Hub such as"),
-        ({"model": "./missing", "clip": None, "fps": None, "num_layers": None}, "there is no folder './missing'"),
+        ({"backbone": "missing"}, "`--backbone` must be a folder, or a name on the Hub such as"),
+        ({"model": "./missing", "backbone": None, "fps": None, "num_layers": None}, "there is no folder './missing'"),
         ({"device": "cuda:99"}, "`--device` 'cuda:99' cannot be used"),
         ({"domain": "dog"}, "leave `--domain` away"),
     ],
@@ -398,7 +398,7 @@ def test_what_is_missing_is_said_in_one_line(run, tmp_path, changes, message, mo
     def fetch(*arguments, **options):
         raise AssertionError("CLIP was fetched")
 
-    monkeypatch.setattr("train.run_feature_extraction.check_model_type", fetch)
+    monkeypatch.setattr("r2tuning.features.run.check_model_type", fetch)
     status, _, stderr = run(tmp_path / "cache", **changes)
     assert status == 2
     assert message in stderr.splitlines()[-1]
@@ -513,7 +513,7 @@ def test_a_process_that_dies_is_noticed():
 def frames(place, clip):
     """The small videos that an undisturbed run makes. Not to be changed."""
     output = place / "frames"
-    arguments = ["--data-dir", place / "annotations", "--video-dir", place / "videos", "--clip", clip]
+    arguments = ["--data-dir", place / "annotations", "--video-dir", place / "videos", "--backbone", clip]
     arguments += ["--store", "frames", "--output", output]
     assert main(["--benchmark", "qvhighlights", *map(str, arguments)]) == 0
     return output

@@ -404,3 +404,7 @@ def run_python(code, env, cwd=None, timeout=120):
         capture_output=True,
         text=True,
     )
+
+
+def constants(**values):
+    return "".join(f"{name} = {value!r}\n" for name, value in values.items())

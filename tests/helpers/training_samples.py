@@ -8,8 +8,8 @@ import json
 from string import ascii_lowercase
 
 import numpy as np
-from conftest import TINY, TINY_TEXT, TINY_VISION
 from tiny_checkpoints import save_clip
+from tiny_models import TINY, TINY_TEXT, TINY_VISION
 
 
 NUM_TOKENS = (TINY_VISION["image_size"] // TINY_VISION["patch_size"]) ** 2 + 1
@@ -41,7 +41,7 @@ def write_benchmark(folder, clip, num_train=12, num_val=4, seed=0):
         "preset": "qvhighlights",
         "data-dir": folder / "annotations",
         "features": folder / "cache",
-        "clip": folder / "clip",
+        "backbone": folder / "clip",
         "model": json.dumps(MODEL),
         "epochs": 2,
         "repeat-factor": 1,

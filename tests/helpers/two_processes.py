@@ -11,17 +11,17 @@ import sys
 from pathlib import Path
 
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
 import torch  # noqa: E402 (behind the line above)
 import torch.distributed as dist  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
-from conftest import TINY, TINY_TEXT, TINY_VISION  # noqa: E402
 from model_checks import make_inputs, make_labels  # noqa: E402
+from tiny_models import TINY, TINY_TEXT, TINY_VISION  # noqa: E402
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding  # noqa: E402
-from train import loop  # noqa: E402
-from train.run import main  # noqa: E402
+from r2tuning.training import loop  # noqa: E402
+from r2tuning.training.run import main  # noqa: E402
 
 
 FRAMES, WORDS = (13, 3, 20, 6, 9), (6, 4, 9, 2, 5)

@@ -277,5 +277,5 @@ def _pull_all(graph):
 
 def shared_data_dir():
     """Folder of real test material: `VTG_SHARED_DATA`, else `../shared/data` beside the repository; it may be absent."""
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    default = Path(__file__).resolve().parents[3] / "shared" / "data"
     return Path(os.environ.get("VTG_SHARED_DATA", default))

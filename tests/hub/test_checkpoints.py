@@ -16,13 +16,14 @@ from video_samples import write_video
 from modeling_r2tuning import (
     R2TuningForVideoGrounding,
     R2TuningProcessor,
-    checkpoints_r2tuning,
-    convert_original_checkpoint,
 )
-from modeling_r2tuning.checkpoints_r2tuning import check_model_type, convert_to_directory, resolve_checkpoint
+from r2tuning.checks import check_model_type
+from r2tuning.released import resolve
+from r2tuning.released.convert import convert_original_checkpoint
+from r2tuning.released.resolve import convert_to_directory, resolve_checkpoint
 
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def conversions(monkeypatch):
         calls.append(kwargs)
         convert_to_directory(*args, **kwargs)
 
-    monkeypatch.setattr(checkpoints_r2tuning, "convert_to_directory", convert)
+    monkeypatch.setattr(resolve, "convert_to_directory", convert)
     return calls
 
 
@@ -60,10 +61,10 @@ def conversions(monkeypatch):
 
 
 def test_folder_holds_the_converted_model_and_refers_to_clip(released, clip, tiny_clip, tmp_path):
-    convert_to_directory(released, tmp_path / "new" / "out", benchmark="qvhighlights", clip=clip)
+    convert_to_directory(released, tmp_path / "new" / "out", benchmark="qvhighlights", backbone=clip)
     model = R2TuningForVideoGrounding.from_pretrained(tmp_path / "new" / "out")
     expected = convert_original_checkpoint(
-        released_state_dict(), benchmark="qvhighlights", clip_config=tiny_clip.config
+        released_state_dict(), benchmark="qvhighlights", backbone_config=tiny_clip.config
     )
     for name, value in expected.state_dict().items():
         if name.startswith(("r2_block.", "grounding_head.")):
@@ -71,7 +72,7 @@ def test_folder_holds_the_converted_model_and_refers_to_clip(released, clip, tin
     for part in ("vision_model", "text_model"):
         for name, value in getattr(tiny_clip, part).state_dict().items():
             torch.testing.assert_close(getattr(model, part).state_dict()[name], value, rtol=0, atol=0, msg=name)
-    assert model.config.clip_model_name_or_path == clip
+    assert model.config.backbone_name_or_path == clip
     assert not model.config.save_backbone
     assert (tmp_path / "new" / "out" / "model.safetensors").stat().st_size < 1_000_000
 
@@ -87,7 +88,7 @@ def test_folder_holds_the_converted_model_and_refers_to_clip(released, clip, tin
 )
 def test_processor_has_the_settings_of_the_benchmark(benchmark, domain, settings, clip, tmp_path):
     source = save_released(tmp_path / "in.pth", with_moments=domain is None)
-    convert_to_directory(source, tmp_path / "out", benchmark=benchmark, domain=domain, clip=clip)
+    convert_to_directory(source, tmp_path / "out", benchmark=benchmark, domain=domain, backbone=clip)
     processor = R2TuningProcessor.from_pretrained(tmp_path / "out")
     assert (processor.fps, processor.nms, processor.round_to) == settings
     assert processor.image_processor.crop_size["height"] == 64
@@ -96,8 +97,8 @@ def test_processor_has_the_settings_of_the_benchmark(benchmark, domain, settings
 
 def test_clip_in_the_checkpoint_stays_there(clip, tiny_clip, tmp_path):
     source = save_released(tmp_path / "in.pth", **openai_state_dict(tiny_clip))
-    convert_to_directory(source, tmp_path / "out", benchmark="tacos", clip=clip)
-    model = R2TuningForVideoGrounding.from_pretrained(tmp_path / "out", clip_model_name_or_path=None)
+    convert_to_directory(source, tmp_path / "out", benchmark="tacos", backbone=clip)
+    model = R2TuningForVideoGrounding.from_pretrained(tmp_path / "out", backbone_name_or_path=None)
     assert model.config.save_backbone
     weights = model.vision_model.state_dict()
     for name, value in tiny_clip.vision_model.state_dict().items():
@@ -106,19 +107,19 @@ def test_clip_in_the_checkpoint_stays_there(clip, tiny_clip, tmp_path):
 
 def test_relative_clip_folder_becomes_absolute(released, clip, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(clip).parent)
-    convert_to_directory(released, tmp_path / "out", benchmark="tacos", clip="clip")
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["clip_model_name_or_path"] == clip
+    convert_to_directory(released, tmp_path / "out", benchmark="tacos", backbone="clip")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["backbone_name_or_path"] == clip
 
 
 def test_an_empty_folder_may_be_given(released, clip, tmp_path):
     (tmp_path / "out").mkdir()
-    convert_to_directory(released, tmp_path / "out", benchmark="tacos", clip=clip)
+    convert_to_directory(released, tmp_path / "out", benchmark="tacos", backbone=clip)
     assert (tmp_path / "out" / "config.json").is_file()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 def test_folder_is_as_readable_as_any(released, clip, tmp_path):
-    convert_to_directory(released, tmp_path / "out", benchmark="tacos", clip=clip)
+    convert_to_directory(released, tmp_path / "out", benchmark="tacos", backbone=clip)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/model.safetensors").touch()
     for name in ("", "model.safetensors"):
@@ -130,9 +131,9 @@ def test_what_exists_is_not_overwritten(released, clip, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="full' is not empty"):
-        convert_to_directory(released, tmp_path / "full", benchmark="tacos", clip=clip)
+        convert_to_directory(released, tmp_path / "full", benchmark="tacos", backbone=clip)
     with pytest.raises(FileExistsError, match=r"released\.pth' is a file"):
-        convert_to_directory(released, released, benchmark="tacos", clip=clip)
+        convert_to_directory(released, released, benchmark="tacos", backbone=clip)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 
@@ -142,11 +143,11 @@ def test_what_exists_is_not_overwritten(released, clip, tmp_path):
         ({"benchmark": "movies"}, ValueError, "`benchmark` must be one of"),
         ({"benchmark": "tvsum", "domain": "dog"}, ValueError, "`domain` of tvsum must be one of"),
         ({"source": "missing.pth"}, FileNotFoundError, r"No checkpoint at 'missing\.pth'"),
-        ({"clip": "/no/such/clip"}, OSError, "'/no/such/clip' is neither"),
+        ({"backbone": "/no/such/clip"}, OSError, "'/no/such/clip' is neither"),
     ],
 )
 def test_wrong_arguments(change, error, message, released, clip, tmp_path):
-    arguments = {"source": released, "output": tmp_path / "out", "benchmark": "tacos", "clip": clip, **change}
+    arguments = {"source": released, "output": tmp_path / "out", "benchmark": "tacos", "backbone": clip, **change}
     with pytest.raises(error, match=message):
         convert_to_directory(arguments.pop("source"), arguments.pop("output"), **arguments)
     assert not (tmp_path / "out").exists()
@@ -155,7 +156,7 @@ def test_wrong_arguments(change, error, message, released, clip, tmp_path):
 def test_another_model_in_place_of_clip(released, tmp_path):
     CLIPTextConfig().save_pretrained(tmp_path / "text_only")
     with pytest.raises(ValueError, match="text_only' is no CLIP: its `model_type` is 'clip_text_model'"):
-        convert_to_directory(released, tmp_path / "out", benchmark="tacos", clip=str(tmp_path / "text_only"))
+        convert_to_directory(released, tmp_path / "out", benchmark="tacos", backbone=str(tmp_path / "text_only"))
 
 
 def test_no_model_at_all(tmp_path):
@@ -169,9 +170,9 @@ def test_an_interrupted_conversion_leaves_nothing(error, released, clip, tmp_pat
         (Path(folder) / "config.json").write_text("{")
         raise error
 
-    monkeypatch.setattr(checkpoints_r2tuning, "save_checkpoint", save_half)
+    monkeypatch.setattr(resolve, "save_checkpoint", save_half)
     with pytest.raises(error):
-        convert_to_directory(released, tmp_path / "out", benchmark="tacos", clip=clip)
+        convert_to_directory(released, tmp_path / "out", benchmark="tacos", backbone=clip)
     assert [path.name for path in tmp_path.iterdir()] == ["released.pth"]
 
 
@@ -187,14 +188,14 @@ def test_an_interrupted_conversion_leaves_nothing(error, released, clip, tmp_pat
 def test_another_file_is_named(content, message, clip, tmp_path):
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=message) as raised:
-        convert_to_directory(tmp_path / "other.pth", tmp_path / "out", benchmark="tacos", clip=clip)
+        convert_to_directory(tmp_path / "other.pth", tmp_path / "out", benchmark="tacos", backbone=clip)
     assert "other.pth'" in str(raised.value)
 
 
 def test_a_damaged_file_leaves_nothing(clip, tmp_path):
     (tmp_path / "bad.pth").write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match=r"bad\.pth' is not a PyTorch checkpoint"):
-        convert_to_directory(tmp_path / "bad.pth", tmp_path / "out", benchmark="tacos", clip=clip)
+        convert_to_directory(tmp_path / "bad.pth", tmp_path / "out", benchmark="tacos", backbone=clip)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
 
 
@@ -233,8 +234,8 @@ def test_missing_file(cache):
 
 
 def test_a_file_is_converted_once(released, clip, cache, conversions):
-    first = resolve_checkpoint(released, benchmark="qvhighlights", clip=clip)
-    second = resolve_checkpoint(str(released), benchmark="qvhighlights", clip=clip)
+    first = resolve_checkpoint(released, benchmark="qvhighlights", backbone=clip)
+    second = resolve_checkpoint(str(released), benchmark="qvhighlights", backbone=clip)
     assert first == second
     assert len(conversions) == 1
     assert [str(folder) for folder in cache.iterdir()] == [first]
@@ -247,24 +248,24 @@ def test_anything_that_changes_the_result_has_its_own_folder(
     twin = tmp_path / "twin"
     twin.symlink_to(clip)
     found = [
-        resolve_checkpoint(released, benchmark="qvhighlights", clip=clip),
-        resolve_checkpoint(released, benchmark="tacos", clip=clip),
-        resolve_checkpoint(released, benchmark="tacos", clip=str(twin)),
+        resolve_checkpoint(released, benchmark="qvhighlights", backbone=clip),
+        resolve_checkpoint(released, benchmark="tacos", backbone=clip),
+        resolve_checkpoint(released, benchmark="tacos", backbone=str(twin)),
     ]
     save_released(released, **{"coef": torch.ones(3)})
-    found.append(resolve_checkpoint(released, benchmark="tacos", clip=clip))
+    found.append(resolve_checkpoint(released, benchmark="tacos", backbone=clip))
     monkeypatch.setattr("modeling_r2tuning.__version__", "99.0")
-    found.append(resolve_checkpoint(released, benchmark="tacos", clip=clip))
+    found.append(resolve_checkpoint(released, benchmark="tacos", backbone=clip))
     assert len(set(found)) == len(conversions) == 5
 
 
 def test_an_interrupted_conversion_is_made_again(released, clip, cache, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints_r2tuning, "save_checkpoint", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(resolve, "save_checkpoint", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            resolve_checkpoint(released, benchmark="tacos", clip=clip)
+            resolve_checkpoint(released, benchmark="tacos", backbone=clip)
     assert list(cache.iterdir()) == []
-    assert Path(resolve_checkpoint(released, benchmark="tacos", clip=clip), "config.json").is_file()
+    assert Path(resolve_checkpoint(released, benchmark="tacos", backbone=clip), "config.json").is_file()
 
 
 def test_a_faster_process_wins(released, clip, cache, monkeypatch):
@@ -272,8 +273,8 @@ def test_a_faster_process_wins(released, clip, cache, monkeypatch):
         convert_to_directory(source, output, **kwargs)
         convert_to_directory(source, output, **kwargs)
 
-    monkeypatch.setattr(checkpoints_r2tuning, "convert_to_directory", finish_second)
-    assert Path(resolve_checkpoint(released, benchmark="tacos", clip=clip), "config.json").is_file()
+    monkeypatch.setattr(resolve, "convert_to_directory", finish_second)
+    assert Path(resolve_checkpoint(released, benchmark="tacos", backbone=clip), "config.json").is_file()
 
 
 # ---- the whole way, with the real Hub client -----------------------------------------------------------------------
@@ -297,11 +298,11 @@ def test_published_files_are_downloaded_converted_and_cached_in_one_step(hub, tm
         """
         import json, os, sys
         from pathlib import Path
-        from modeling_r2tuning import checkpoints_r2tuning
-        from modeling_r2tuning.cli_r2tuning import main
+        from r2tuning.released import resolve
+        from r2tuning.commands.main import main
 
-        convert, made = checkpoints_r2tuning.convert_to_directory, []
-        checkpoints_r2tuning.convert_to_directory = lambda *args, **kwargs: (made.append(kwargs), convert(*args, **kwargs))
+        convert, made = resolve.convert_to_directory, []
+        resolve.convert_to_directory = lambda *args, **kwargs: (made.append(kwargs), convert(*args, **kwargs))
         common = ["ground", "talk.mp4", "a man", "--model", "yeliudev/R2-Tuning"]
         qvhighlights = [*common, "--benchmark", "qvhighlights"]
         statuses = [main([*qvhighlights, "--json", f"qv{turn}.json"]) for turn in (1, 2)]
@@ -318,8 +319,8 @@ def test_published_files_are_downloaded_converted_and_cached_in_one_step(hub, tm
     assert seen["statuses"] == [0, 0, 0, 2]  # the Hub of this test has no file for VU
     name = "openai/clip-vit-base-patch32"
     assert seen["made"] == [
-        {"benchmark": "qvhighlights", "domain": None, "clip": name},
-        {"benchmark": "tvsum", "domain": "BK", "clip": name},
+        {"benchmark": "qvhighlights", "domain": None, "backbone": name},
+        {"benchmark": "tvsum", "domain": "BK", "backbone": name},
     ]
     assert [folder.split("-")[:2] for folder in seen["cached"]][1] == ["tvsum", "BK"]
     first, second, tvsum = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("qv1", "qv2", "tvsum"))

@@ -5,12 +5,12 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY_TEXT, TINY_VISION
 from parity import FIXTURES, draw, read_json, released_weights
+from tiny_models import TINY_TEXT, TINY_VISION
 from transformers import CLIPConfig
 
 from modeling_r2tuning import R2TuningForVideoGrounding
-from modeling_r2tuning.convert_r2tuning_checkpoint import (
+from r2tuning.released.convert import (
     BENCHMARKS,
     convert_original_checkpoint,
     get_benchmark,
@@ -37,7 +37,7 @@ def convert(tiny_clip_config):
     """Convert with the tiny CLIP and S1's four heads."""
 
     def run(source, benchmark="qvhighlights", **options):
-        options = {"clip_config": tiny_clip_config, "num_attention_heads": 4, **options}
+        options = {"backbone_config": tiny_clip_config, "num_attention_heads": 4, **options}
         return convert_original_checkpoint(source, benchmark=benchmark, **options)
 
     return run
@@ -189,10 +189,10 @@ def test_all_that_does_not_fit_is_listed_at_once(convert, weights):
 
 def test_weights_trained_on_another_clip_are_refused(convert, weights):
     with pytest.raises(ValueError, match="trained on another CLIP: its projections read 66 video channels"):
-        convert(weights, clip_config=CLIPConfig())
+        convert(weights, backbone_config=CLIPConfig())
     narrow = CLIPConfig(vision_config=TINY_VISION, text_config={**TINY_TEXT, "hidden_size": 32})
-    with pytest.raises(ValueError, match="48 text channels, `clip_config` has 64 and 32"):
-        convert(weights, clip_config=narrow)
+    with pytest.raises(ValueError, match="48 text channels, `backbone_config` has 64 and 32"):
+        convert(weights, backbone_config=narrow)
 
 
 # ---- settings ----------------------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ def test_heads_of_clip_may_be_given(whole_weights):
     found = convert_original_checkpoint(whole_weights, benchmark="qvhighlights").config
     vision = {**found.vision_config.to_dict(), "num_attention_heads": 8}
     given = CLIPConfig(vision_config=vision, text_config=found.text_config.to_dict())
-    model = convert_original_checkpoint(whole_weights, benchmark="qvhighlights", clip_config=given)
+    model = convert_original_checkpoint(whole_weights, benchmark="qvhighlights", backbone_config=given)
     assert model.vision_model.encoder.layers[0].self_attn.num_heads == 8
     assert model.config.num_attention_heads == 8
 

@@ -5,12 +5,12 @@ import textwrap
 from typing import get_args
 
 import pytest
-from loopback_hub import LoopbackHub, run_python
+from loopback_hub import LoopbackHub, constants, run_python
 from tiny_checkpoints import save_ours
 from transformers import CLIPConfig
 
 from modeling_r2tuning.configuration_r2tuning import Method
-from train.model import layers_read
+from r2tuning.training.model import layers_read
 
 
 METHODS = get_args(Method)
@@ -40,7 +40,7 @@ SUMS = """
     print(json.dumps([p.double().sum().item() for p in AutoModel.from_pretrained(NAME).parameters()]))
 """
 PUSH_EACH = """
-    from modeling_r2tuning.publishing_r2tuning import push_checkpoint
+    from r2tuning.hub.push import push_checkpoint
     for method in METHODS:
         push_checkpoint(f"{FOLDER}/{method}", f"org/{method}")
 """
@@ -60,10 +60,6 @@ NO_CLIP = """
     except OSError as error:
         print("refused:", error)
 """
-
-
-def constants(**values):
-    return "".join(f"{name} = {value!r}\n" for name, value in values.items())
 
 
 def run(code, hub, home, **values):
@@ -92,7 +88,7 @@ def test_pushed_checkpoint_loads_by_name(hub, checkpoint, tmp_path):
 def test_a_lora_checkpoint_pushed_by_transformers_loads_by_name(hub, make_model, clip_folder, tmp_path):
     """peft's files are pushed too."""
     model = make_model(method="lora", num_recurrent_steps=1)
-    model.config.clip_model_name_or_path = "org/clip"
+    model.config.backbone_name_or_path = "org/clip"
     save_ours(model, tmp_path / "lora")
     hub.add_repo("org/clip", {path.name: path for path in clip_folder.iterdir()})
     run(PUSH_THEIRS, hub, tmp_path / "home", FOLDER=str(tmp_path / "lora"), NAME="org/theirs")
@@ -107,7 +103,7 @@ def test_checkpoints_of_all_methods_load_by_name(hub, make_model, clip_folder, t
     clip, want = CLIPConfig.from_pretrained(clip_folder), {}
     for method in METHODS:
         model = make_model(method=method, **layers_read(method, clip))
-        model.config.clip_model_name_or_path = "org/clip"
+        model.config.backbone_name_or_path = "org/clip"
         save_ours(model, tmp_path / method)
         want[method] = [method, *(parameter.double().sum().item() for parameter in model.parameters())]
     run(PUSH_EACH, hub, tmp_path / "home", METHODS=METHODS, FOLDER=str(tmp_path))
@@ -117,11 +113,11 @@ def test_checkpoints_of_all_methods_load_by_name(hub, make_model, clip_folder, t
 def test_clip_is_fetched_by_name(hub, make_model, clip_folder, tmp_path):
     """A checkpoint without CLIP finds it on the Hub; where it is missing, the error says what to do."""
     model = make_model()
-    model.config.clip_model_name_or_path = "org/clip"
+    model.config.backbone_name_or_path = "org/clip"
     save_ours(model, tmp_path / "small")
     assert (tmp_path / "small/model.safetensors").stat().st_size < 500_000
     refused = run(NO_CLIP, hub, tmp_path / "home", NAME=str(tmp_path / "small"))
     assert "org/clip" in refused
-    assert "clip_model_name_or_path" in refused
+    assert "backbone_name_or_path" in refused
     hub.add_repo("org/clip", {path.name: path for path in clip_folder.iterdir()})
     assert run(NO_CLIP, hub, tmp_path / "home", NAME=str(tmp_path / "small")) == ""

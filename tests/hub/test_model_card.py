@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import ModelCard
 from tiny_checkpoints import save_ours
 
-from modeling_r2tuning.model_card_r2tuning import (
+from r2tuning.hub.model_card import (
     Results,
     make_model_card,
     refresh_model_card,
@@ -31,7 +31,7 @@ TRAINING = {
 
 @pytest.fixture
 def folder(make_model, tmp_path):
-    return save_ours(make_model(clip_model_name_or_path="org/clip"), tmp_path / "r2tuning-test", nms="hard")
+    return save_ours(make_model(backbone_name_or_path="org/clip"), tmp_path / "r2tuning-test", nms="hard")
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_measured_results(card_of, folder):
 )
 def test_a_baseline_is_not_called_r2_tuning(make_model, tmp_path, method, says):
     folder = tmp_path / method
-    model = make_model(method=method, num_recurrent_steps=1, clip_model_name_or_path="org/clip")
+    model = make_model(method=method, num_recurrent_steps=1, backbone_name_or_path="org/clip")
     card = make_model_card(save_ours(model, folder), "org/base", json.loads((folder / "config.json").read_text()))
     assert f"with the transfer method `{method}` of its\nTable 9" in card.text
     assert says in card.text
@@ -135,7 +135,7 @@ def test_without_scores(card_of, results):
 
 
 def test_a_model_without_moments_does_not_promise_any(make_model, tmp_path):
-    model = make_model(use_moment_head=False, strides=(1,), save_backbone=True, clip_model_name_or_path=None)
+    model = make_model(use_moment_head=False, strides=(1,), save_backbone=True, backbone_name_or_path=None)
     save_ours(model, tmp_path / "ours", nms=None)
     card = make_model_card(tmp_path / "ours", "org/name", json.loads((tmp_path / "ours/config.json").read_text()))
     assert 'answer["moments"]' not in card.text

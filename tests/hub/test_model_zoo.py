@@ -10,11 +10,11 @@ from loopback_hub import READ_TOKEN, LoopbackHub
 from tiny_checkpoints import save_clip, save_released
 from transformers import AutoModel, AutoProcessor
 
-from hub_cards import publishing
-from modeling_r2tuning.cli_r2tuning import main
-from modeling_r2tuning.convert_r2tuning_checkpoint import BENCHMARKS, ORIGINAL_REPOSITORY
-from modeling_r2tuning.model_card_r2tuning import Results, read_published
-from modeling_r2tuning.model_zoo_r2tuning import convert_all, released_models
+from r2tuning.commands.main import main
+from r2tuning.hub import publishing
+from r2tuning.hub.model_card import Results, read_published
+from r2tuning.released.convert import BENCHMARKS, ORIGINAL_REPOSITORY
+from r2tuning.released.model_zoo import convert_all, released_models
 
 
 NAMES = [
@@ -82,7 +82,7 @@ def test_every_model_has_published_results():
 
 def test_all_twenty_are_converted_with_their_cards(clip, tmp_path, monkeypatch, capsys):
     originals = write_originals(tmp_path / "originals", monkeypatch, few=False)
-    assert main(["convert", "--all", str(tmp_path / "out"), "--source", str(originals), "--clip", str(clip)]) == 0
+    assert main(["convert", "--all", str(tmp_path / "out"), "--source", str(originals), "--backbone", str(clip)]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [str(tmp_path / "out" / name) for name in NAMES]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(NAMES)
@@ -104,7 +104,7 @@ def test_all_twenty_are_converted_with_their_cards(clip, tmp_path, monkeypatch, 
 def test_what_failed_is_named_and_done_the_next_time(originals, clip, tmp_path, capsys):
     (lost,) = originals.glob("*_bk-*")
     lost.rename(tmp_path / "lost.pth")
-    command = ["convert", "--all", str(tmp_path / "out"), "--source", str(originals), "--clip", str(clip)]
+    command = ["convert", "--all", str(tmp_path / "out"), "--source", str(originals), "--backbone", str(clip)]
     assert main(command) == 2
     out, err = capsys.readouterr()
     assert out.splitlines() == [str(tmp_path / "out" / name) for name in FEW if not name.endswith("bk")]
@@ -121,12 +121,12 @@ def test_what_failed_is_named_and_done_the_next_time(originals, clip, tmp_path, 
 
 def test_a_conversion_that_was_cut_off_is_completed(originals, clip, tmp_path):
     """A kill between two files leaves no folder that looks complete."""
-    convert_all(tmp_path / "out", source=originals, clip=clip)
+    convert_all(tmp_path / "out", source=originals, backbone=clip)
     folder = tmp_path / "out" / FEW[0]
     for name in ("LICENSE", "README.md"):
         (folder / name).unlink()
     (tmp_path / "out" / FEW[1] / "README.md").unlink()
-    assert convert_all(tmp_path / "out", source=originals, clip=clip) == {}
+    assert convert_all(tmp_path / "out", source=originals, backbone=clip) == {}
     assert "67.74" in (folder / "README.md").read_text()
     assert (folder / "LICENSE").exists()
 
@@ -134,7 +134,7 @@ def test_a_conversion_that_was_cut_off_is_completed(originals, clip, tmp_path):
 def test_another_file_does_not_get_the_published_results(originals, clip, tmp_path, caplog):
     (path,) = originals.glob("*_vu-*")
     save_released(path, with_moments=False, **{"loss.weight": AutoModel.from_pretrained(clip).logit_scale.detach()})
-    assert convert_all(tmp_path / "out", source=originals, clip=clip) == {}
+    assert convert_all(tmp_path / "out", source=originals, backbone=clip) == {}
     assert f"'{path}' is not the published file" in caplog.text
     assert Results.load(tmp_path / "out/r2tuning-tvsum-vu").scores == {}
     assert "No scores are recorded" in (tmp_path / "out/r2tuning-tvsum-vu/README.md").read_text()
@@ -147,7 +147,7 @@ def test_files_come_from_the_hub_and_go_there(hub, originals, tmp_path, capsys):
     (lost,) = (name for name in files if "_bk-" in name)
     hub.add_repo(ORIGINAL_REPOSITORY, {name: path for name, path in files.items() if name != lost})
     hub.fail_next("POST", "/commit/", 500)
-    command = ["convert", "--all", str(tmp_path / "out"), "--clip", "org/clip", "--push-to", "org", "--private"]
+    command = ["convert", "--all", str(tmp_path / "out"), "--backbone", "org/clip", "--push-to", "org", "--private"]
     assert main(command) == 2
     assert "2 of 3 checkpoints failed: r2tuning-qvhl, r2tuning-tvsum-bk;" in capsys.readouterr().err
     assert len(hub.commits("org/r2tuning-tvsum-vu")) == 2
@@ -163,16 +163,19 @@ def test_files_come_from_the_hub_and_go_there(hub, originals, tmp_path, capsys):
         assert json.loads(pushed["results.json"])["original"].startswith("yeliudev/R2-Tuning/checkpoints/r2_tuning_")
         assert pushed["LICENSE"].startswith(b"The weights")
     model = AutoModel.from_pretrained("org/r2tuning-qvhl")
-    assert model.config.clip_model_name_or_path == "org/clip"
+    assert model.config.backbone_name_or_path == "org/clip"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--source", "none"], "There is no folder 'none'"),
-        (["--clip", "/no/clip"], "'/no/clip' is neither"),
+        (["--backbone", "/no/clip"], "'/no/clip' is neither"),
         (["--push-to", "a/b"], "must be 'organisation/name', got 'a/b/r2tuning-qvhl'"),
-        (["--push-to", "org", "--clip", "clip"], "--clip must be a name on the Hub where checkpoints are pushed"),
+        (
+            ["--push-to", "org", "--backbone", "clip"],
+            "--backbone must be a name on the Hub where checkpoints are pushed",
+        ),
         (["--benchmark", "tacos"], "--all converts every checkpoint: leave out"),
         (["tacos.pth", "out"], "--all converts every checkpoint: leave out"),
     ],
@@ -195,7 +198,7 @@ def test_options_of_all_need_it(option, capsys):
 
 def test_no_right_to_push(hub, originals, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
-    failures = convert_all(tmp_path / "out", source=originals, clip="org/clip", push_to="org")
+    failures = convert_all(tmp_path / "out", source=originals, backbone="org/clip", push_to="org")
     assert failures.keys() == set(FEW)
     assert all("may not write there" in reason for reason in failures.values())
     assert all((tmp_path / "out" / name / "README.md").exists() for name in FEW)

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from carried_files import FILES as CODE
 from huggingface_hub import ModelCard
 from loopback_hub import READ_TOKEN, LoopbackHub, run_python
 from tiny_checkpoints import save_clip, save_ours
 
-from hub_cards import publishing
-from hub_cards.publishing import RECORD
-from modeling_r2tuning.cli_r2tuning import main
-from modeling_r2tuning.model_card_r2tuning import Results
-from modeling_r2tuning.publishing_r2tuning import push_checkpoint
-from tests.test_remote_code import FILES as CODE
+from r2tuning.commands.main import main
+from r2tuning.hub import publishing
+from r2tuning.hub.model_card import Results
+from r2tuning.hub.publishing import RECORD
+from r2tuning.hub.push import push_checkpoint
 
 
 NAME = "org/r2tuning-qvhl"
@@ -250,20 +250,20 @@ def test_clip_in_a_folder_is_named_or_refused(hub, make_model, clip_folder, tmp_
     save_ours(make_model(), tmp_path / "ours")
     with pytest.raises(ValueError, match=f"fetches CLIP from '{clip_folder}', where nobody else finds it"):
         push_checkpoint(tmp_path / "ours", NAME)
-    push_checkpoint(tmp_path / "ours", NAME, clip="org/clip")
+    push_checkpoint(tmp_path / "ours", NAME, backbone="org/clip")
     files = hub.files(NAME)
-    assert json.loads(files["config.json"])["clip_model_name_or_path"] == "org/clip"
+    assert json.loads(files["config.json"])["backbone_name_or_path"] == "org/clip"
     assert "\nbase_model: org/clip\n" in files["README.md"].decode()
-    assert json.loads((tmp_path / "ours/config.json").read_text())["clip_model_name_or_path"] == str(clip_folder)
+    assert json.loads((tmp_path / "ours/config.json").read_text())["backbone_name_or_path"] == str(clip_folder)
 
 
 def test_clip_inside_the_checkpoint(hub, folder, clip_folder):
-    edit_json(folder / "config.json", clip_model_name_or_path=str(clip_folder))
+    edit_json(folder / "config.json", backbone_name_or_path=str(clip_folder))
     push_checkpoint(folder, NAME)
-    assert json.loads(hub.files(NAME)["config.json"])["clip_model_name_or_path"] is None
+    assert json.loads(hub.files(NAME)["config.json"])["backbone_name_or_path"] is None
     assert "base_model" not in hub.files(NAME)["README.md"].decode()
-    with pytest.raises(ValueError, match="`clip` must be left out"):
-        push_checkpoint(folder, NAME, clip="org/clip")
+    with pytest.raises(ValueError, match="`backbone` must be left out"):
+        push_checkpoint(folder, NAME, backbone="org/clip")
 
 
 # ---- pulled from another process -----------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ WITH_PACKAGE = """
 
 def run(code, hub, folder, **values):
     """Run code in `folder`, in an interpreter that finds our package but nothing beside it; what it prints last."""
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     constants = "".join(f"{name} = {value!r}\n" for name, value in values.items())
     result = run_python(
         constants + textwrap.dedent(code), {**hub.env(folder / "home"), "PYTHONPATH": root}, cwd=folder
@@ -454,13 +454,13 @@ def test_a_hub_that_is_not_there(hub, folder, caplog):
 
 def test_the_command_pushes(hub, make_model, tiny_clip, tmp_path, capsys):
     save_clip(tiny_clip, tmp_path / "clip")
-    save_ours(make_model(clip_model_name_or_path=str(tmp_path / "clip")), tmp_path / "ours")
+    save_ours(make_model(backbone_name_or_path=str(tmp_path / "clip")), tmp_path / "ours")
     capsys.readouterr()  # progress bars
     assert main(["push", str(tmp_path / "ours"), NAME]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("r2tuning: error: The checkpoint in ")
-    assert main(["push", str(tmp_path / "ours"), NAME, "--private", "--clip", "org/clip"]) == 0
+    assert main(["push", str(tmp_path / "ours"), NAME, "--private", "--backbone", "org/clip"]) == 0
     assert capsys.readouterr() == (f"{hub.endpoint}/{NAME}\n", "")
     assert hub.is_private(NAME)
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from carried_files import FILES
 from model_checks import make_inputs
 from safetensors.torch import save_file
 
@@ -39,38 +40,6 @@ for name in sys.argv[1:]:
         scores[name] = model(**load_file(name + "/inputs.safetensors")).saliency_scores.flatten().tolist()
 print(json.dumps(scores))
 """
-FILES = {
-    "block_r2tuning.py",
-    "configuration_r2tuning.py",
-    "containers_r2tuning.py",
-    "decoding_r2tuning.py",
-    "distributed_r2tuning.py",
-    "encoding_r2tuning.py",
-    "files_r2tuning.py",
-    "heads_r2tuning.py",
-    "loading_r2tuning.py",
-    "losses_r2tuning.py",
-    "method_e3va_r2tuning.py",
-    "method_lora_r2tuning.py",
-    "method_losa_r2tuning.py",
-    "method_lst_r2tuning.py",
-    "method_st_adapter_r2tuning.py",
-    "method_vop_r2tuning.py",
-    "method_vpt_r2tuning.py",
-    "methods_r2tuning.py",
-    "modeling_r2tuning.py",
-    "mp4_tables_r2tuning.py",
-    "options_r2tuning.py",
-    "pipeline_r2tuning.py",
-    "points_r2tuning.py",
-    "precision_r2tuning.py",
-    "processing_r2tuning.py",
-    "towers_r2tuning.py",
-    "video_entries_r2tuning.py",
-    "video_io_r2tuning.py",
-    "video_source_r2tuning.py",
-    "video_timeline_r2tuning.py",
-}
 
 
 def run_without_package(code, folder, *arguments):

@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from conftest import TINY_TEXT, TINY_VISION
 from huggingface_hub.errors import StrictDataclassError
+from tiny_models import TINY_TEXT, TINY_VISION
 from transformers import AutoConfig, CLIPTextConfig, CLIPVisionConfig
 
 from modeling_r2tuning import R2TuningConfig
@@ -11,8 +11,8 @@ from modeling_r2tuning import R2TuningConfig
 DIFFERENT = {
     "vision_config": TINY_VISION,
     "text_config": TINY_TEXT,
-    "clip_model_name_or_path": "some/clip",
-    "clip_revision": "abc",
+    "backbone_name_or_path": "some/clip",
+    "backbone_revision": "abc",
     "save_backbone": True,
     "hidden_size": 32,
     "num_attention_heads": 4,
@@ -148,7 +148,7 @@ WRONG = {
         (float("nan"), "positive"),
     ],
     "window_sec": [(0, "must be positive and finite, or None"), (-1.0, "positive"), (float("inf"), "finite")],
-    "clip_model_name_or_path": [(5, "clip_model_name_or_path")],
+    "backbone_name_or_path": [(5, "backbone_name_or_path")],
 }
 
 

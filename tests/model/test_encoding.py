@@ -447,7 +447,7 @@ video.save(sys.argv[1])
 
 
 def test_what_a_killed_save_left_goes_with_the_next(windowed, tmp_path):
-    root, path = Path(__file__).parents[1], tmp_path / "video"
+    root, path = Path(__file__).parents[2], tmp_path / "video"
     windowed.save(path)
     result = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=root, check=False)
     assert result.returncode == -signal.SIGXFSZ

@@ -15,11 +15,12 @@ from tiny_checkpoints import save_clip, save_ours
 from transformers import AutoModel, AutoProcessor, CLIPModel
 
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, loading_r2tuning
-from modeling_r2tuning.checkpoints_r2tuning import check_model_type, fetch_original
-from modeling_r2tuning.cli_r2tuning import main
-from train.config import TrainingConfig
-from train.model import make_model as make_trained
-from train.run_evaluation import main as evaluate
+from r2tuning.checks import check_model_type
+from r2tuning.commands.main import main
+from r2tuning.evaluation.run import main as evaluate
+from r2tuning.released.resolve import fetch_original
+from r2tuning.training.config import TrainingConfig
+from r2tuning.training.model import make_model as make_trained
 
 
 WEIGHTS = "model.safetensors"
@@ -262,7 +263,7 @@ CLIP_DAMAGE = {
 @pytest.mark.parametrize("damage", CLIP_DAMAGE)
 def test_a_damaged_clip(damage, clip, make_model, tmp_path):
     """Where a checkpoint refers to it, and where a model is trained on it."""
-    folder = save_ours(make_model(clip_model_name_or_path=str(clip)), tmp_path / "ours")
+    folder = save_ours(make_model(backbone_name_or_path=str(clip)), tmp_path / "ours")
     damage, message = CLIP_DAMAGE[damage]
     damage(clip)
     for load in (R2TuningForVideoGrounding.from_pretrained, AutoModel.from_pretrained):
@@ -270,7 +271,7 @@ def test_a_damaged_clip(damage, clip, make_model, tmp_path):
             load(folder)
         assert str(clip) in str(raised.value)
     options = {"data_dir": ".", "output_dir": ".", "video_dir": ".", "model": {"num_recurrent_steps": 3}}
-    config = TrainingConfig(benchmark="qvhighlights", clip=str(clip), **options)
+    config = TrainingConfig(benchmark="qvhighlights", backbone=str(clip), **options)
     with pytest.raises((OSError, ValueError), match=message):
         make_trained(config)
     assert not (clip / "opened").exists()
@@ -280,7 +281,7 @@ def test_a_clip_with_more_weights_than_needed(clip):
     """OpenAI's hold buffers, too."""
     edit_weights(lambda found: found.update({"text_model.embeddings.position_ids": torch.arange(16)[None]}))(clip)
     options = {"data_dir": ".", "output_dir": ".", "video_dir": ".", "model": {"num_recurrent_steps": 3}}
-    model = make_trained(TrainingConfig(benchmark="qvhighlights", clip=str(clip), **options))
+    model = make_trained(TrainingConfig(benchmark="qvhighlights", backbone=str(clip), **options))
     model.save_pretrained(clip.parent / "ours")
     R2TuningForVideoGrounding.from_pretrained(clip.parent / "ours")
 
@@ -290,7 +291,7 @@ def test_a_clip_with_more_weights_than_needed(clip):
 def test_a_clip_with_a_damaged_processor(file, damage, clip):
     damage(clip / file)
     with pytest.raises((OSError, ValueError), match=file) as raised:
-        R2TuningProcessor.from_clip(clip, fps=1.0)
+        R2TuningProcessor.from_backbone(clip, fps=1.0)
     assert str(clip) in str(raised.value)
 
 
@@ -298,7 +299,7 @@ def test_a_clip_with_a_damaged_processor(file, damage, clip):
 def test_what_is_no_name_fails_before_anything_is_read(name, checkpoint, monkeypatch):
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", None)
     with pytest.raises(FileNotFoundError, match=f"'{name}' is neither a folder that exists nor a name on the Hub"):
-        R2TuningForVideoGrounding.from_pretrained(checkpoint, clip_model_name_or_path=name)
+        R2TuningForVideoGrounding.from_pretrained(checkpoint, backbone_name_or_path=name)
     with pytest.raises(FileNotFoundError, match="neither a folder"):
         R2TuningForVideoGrounding.from_pretrained(name)
 
@@ -325,7 +326,7 @@ def offline(monkeypatch):
 @pytest.fixture
 def published(hub, make_model, tmp_path):
     """A checkpoint on the Hub whose CLIP is there too."""
-    folder = save_ours(make_model(clip_model_name_or_path="org/clip"), tmp_path / "ours")
+    folder = save_ours(make_model(backbone_name_or_path="org/clip"), tmp_path / "ours")
     hub.add_repo("org/ours", {path.name: path for path in folder.iterdir()})
     return "org/ours"
 
@@ -347,9 +348,9 @@ def test_offline_with_an_empty_cache(published, offline):
     with pytest.raises(OSError, match=unfetched("yeliudev/R2-Tuning", original)):
         fetch_original(original)
     with pytest.raises(OSError, match=unfetched("org/clip", "config.json")):
-        R2TuningForVideoGrounding.from_pretrained(published, clip_model_name_or_path="org/clip")
+        R2TuningForVideoGrounding.from_pretrained(published, backbone_name_or_path="org/clip")
     with pytest.raises(OSError, match=unfetched("org/clip", "tokenizer.json")):
-        R2TuningProcessor.from_clip("org/clip")
+        R2TuningProcessor.from_backbone("org/clip")
 
 
 @pytest.mark.parametrize("is_offline", [True, False])
@@ -373,14 +374,14 @@ def test_a_cache_that_lacks_clip(published, offline):
     offline()
     with pytest.raises(OSError, match=unfetched("org/clip", WEIGHTS)) as raised:
         R2TuningForVideoGrounding.from_pretrained(published)
-    assert "Pass `clip_model_name_or_path=`" in str(raised.value)
+    assert "Pass `backbone_name_or_path=`" in str(raised.value)
 
 
 def test_a_full_cache_needs_no_hub(published, offline):
     for name in (published, "org/clip"):
         huggingface_hub.snapshot_download(name)
     offline()
-    assert R2TuningForVideoGrounding.from_pretrained(published).config.clip_model_name_or_path == "org/clip"
+    assert R2TuningForVideoGrounding.from_pretrained(published).config.backbone_name_or_path == "org/clip"
     R2TuningProcessor.from_pretrained(published)
 
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import TINY_TEXT, TINY_VISION
 from model_checks import CLOSE, assert_equal_outputs, is_learned, make_inputs, make_labels, move_weights
 from peft import PeftModel
 from safetensors.torch import load_file
+from tiny_models import TINY_TEXT, TINY_VISION
 from torch import nn
 from transformers import AutoModel, CLIPVisionConfig
 
@@ -299,7 +299,7 @@ def test_what_begins_as_zero_leaves_clip_as_it_is(make_config, tiny_clip, method
         R2TuningForVideoGrounding(make_config(method="none", num_recurrent_steps=1)),
     )
     for each in (model.eval(), plain.eval()):
-        each.copy_clip(tiny_clip.vision_model, tiny_clip.text_model)
+        each.copy_backbone(tiny_clip.vision_model, tiny_clip.text_model)
     plain.r2_block.load_state_dict(model.r2_block.state_dict())
     plain.grounding_head.load_state_dict(model.grounding_head.state_dict())
     inputs = make_inputs(config)

@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY_TEXT, TINY_VISION
 from model_checks import CLOSE, ModelChecks, assert_equal_outputs, make_inputs, make_labels
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from tiny_models import TINY_TEXT, TINY_VISION
 from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
@@ -509,7 +509,7 @@ def test_a_checkpoint_holds_only_what_is_learned(tiny_model, saved_model):
 
 
 def test_a_self_contained_checkpoint_needs_no_clip(make_model, tmp_path):
-    model = make_model(save_backbone=True, clip_model_name_or_path=None)
+    model = make_model(save_backbone=True, backbone_name_or_path=None)
     model.save_pretrained(tmp_path)
     loaded = R2TuningForVideoGrounding.from_pretrained(tmp_path)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
@@ -527,10 +527,8 @@ def test_loaded_encoders_are_frozen_and_the_rest_is_not(saved_model):
 
 def test_clip_may_be_moved_to_another_folder(tiny_model, saved_model, clip_folder, tmp_path):
     shutil.copytree(clip_folder, tmp_path / "elsewhere")
-    loaded = R2TuningForVideoGrounding.from_pretrained(
-        saved_model, clip_model_name_or_path=str(tmp_path / "elsewhere")
-    )
-    assert loaded.config.clip_model_name_or_path == str(tmp_path / "elsewhere")
+    loaded = R2TuningForVideoGrounding.from_pretrained(saved_model, backbone_name_or_path=str(tmp_path / "elsewhere"))
+    assert loaded.config.backbone_name_or_path == str(tmp_path / "elsewhere")
     assert all(torch.equal(value, tiny_model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
@@ -543,15 +541,17 @@ def test_loading_tells_what_transformers_tells(saved_model):
 
 @pytest.mark.parametrize("name", ["folder/that/is/not", "org/not-on-disk"])
 def test_a_clip_that_is_not_there_is_named(saved_model, tmp_path, name):
-    with pytest.raises(OSError, match=f"'{name}' (is neither a folder|cannot be loaded).* Pass `clip_model_name_or_path=`"):
+    with pytest.raises(
+        OSError, match=f"'{name}' (is neither a folder|cannot be loaded).* Pass `backbone_name_or_path=`"
+    ):
         R2TuningForVideoGrounding.from_pretrained(
-            saved_model, clip_model_name_or_path=name, local_files_only=True, cache_dir=tmp_path
+            saved_model, backbone_name_or_path=name, local_files_only=True, cache_dir=tmp_path
         )
 
 
 def test_no_clip_at_all_is_refused(saved_model):
     with pytest.raises(ValueError, match="holds no CLIP and its configuration names none. Pass"):
-        R2TuningForVideoGrounding.from_pretrained(saved_model, clip_model_name_or_path=None)
+        R2TuningForVideoGrounding.from_pretrained(saved_model, backbone_name_or_path=None)
 
 
 def save_clip(folder, vision=(), text=()):
@@ -574,7 +574,7 @@ def save_clip(folder, vision=(), text=()):
 def test_a_clip_of_another_shape_is_refused(saved_model, tmp_path, changes, message):
     save_clip(tmp_path / "other", **changes)
     with pytest.raises(ValueError, match=message):
-        R2TuningForVideoGrounding.from_pretrained(saved_model, clip_model_name_or_path=str(tmp_path / "other"))
+        R2TuningForVideoGrounding.from_pretrained(saved_model, backbone_name_or_path=str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("lost", ["vision_model.encoder.layers.1.", "text_model."])
@@ -583,14 +583,16 @@ def test_a_clip_without_some_of_its_weights_is_refused(saved_model, clip_folder,
     shutil.copytree(clip_folder, tmp_path / "clip")
     edit_weights(tmp_path / "clip" / "model.safetensors", lambda w: [w.pop(k) for k in list(w) if k.startswith(lost)])
     with pytest.raises((ValueError, OSError), match="CLIP"):
-        R2TuningForVideoGrounding.from_pretrained(saved_model, clip_model_name_or_path=str(tmp_path / "clip"))
+        R2TuningForVideoGrounding.from_pretrained(saved_model, backbone_name_or_path=str(tmp_path / "clip"))
 
 
 def test_a_checkpoint_without_some_of_its_weights_is_refused(saved_model):
     edit_weights(
         saved_model / "model.safetensors", lambda weights: weights.pop("grounding_head.boundary_head.conv1.bias")
     )
-    with pytest.raises(ValueError, match=r"lacks weights \(1, such as \['grounding_head.boundary_head.conv1.bias'\]\)"):
+    with pytest.raises(
+        ValueError, match=r"lacks weights \(1, such as \['grounding_head.boundary_head.conv1.bias'\]\)"
+    ):
         R2TuningForVideoGrounding.from_pretrained(saved_model)
 
 

@@ -11,17 +11,17 @@ import torch
 from parity import FIXTURES, NOISE
 from transformers import CLIPConfig
 
-from modeling_r2tuning import convert_original_checkpoint
 from modeling_r2tuning.block_r2tuning import time_code
 from modeling_r2tuning.points_r2tuning import assign_targets, make_point_mask, make_points
-from train.checkpointing import CheckpointFolder, Progress
-from train.collate import GroundingCollator
-from train.config import TrainingConfig, read_preset
-from train.curves import History
-from train.data import BatchPlan
-from train.loop import TrainingRun, train
-from train.optim import learning_rate, make_optimizer
-from train.preparation import make_accelerator
+from r2tuning import convert_original_checkpoint
+from r2tuning.training.checkpoints import CheckpointFolder, Progress
+from r2tuning.training.collate import GroundingCollator
+from r2tuning.training.config import TrainingConfig, read_preset
+from r2tuning.training.curves import History
+from r2tuning.training.data import BatchPlan
+from r2tuning.training.loop import TrainingRun, train
+from r2tuning.training.optim import learning_rate, make_optimizer
+from r2tuning.training.preparation import make_accelerator
 
 
 PART_NAMES = {
@@ -52,9 +52,9 @@ def load_model(tiny_clip_config):
 
     def load(folder, which, **fields):
         # Only widths matter here: of the full-size CLIP four layers and few words do.
-        size = {"clip_config": CLIPConfig(vision_config={"num_hidden_layers": 4}, text_config=FEW_WORDS)}
+        size = {"backbone_config": CLIPConfig(vision_config={"num_hidden_layers": 4}, text_config=FEW_WORDS)}
         if which == "s1":
-            size = {"clip_config": tiny_clip_config, "num_attention_heads": 4}
+            size = {"backbone_config": tiny_clip_config, "num_attention_heads": 4}
         weights = parity.released_weights(folder, which)
         state = {key: torch.from_numpy(value) for key, value in weights.items()}
         fields = {"dropout": 0.0, "drop_path": 0.0, **size, **fields}

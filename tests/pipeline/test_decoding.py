@@ -6,7 +6,6 @@ import parity
 import pytest
 import torch
 
-from modeling_r2tuning import convert_original_checkpoint
 from modeling_r2tuning.decoding_r2tuning import (
     decode_outputs,
     decode_saliency,
@@ -19,6 +18,7 @@ from modeling_r2tuning.decoding_r2tuning import (
     temporal_nms,
 )
 from modeling_r2tuning.points_r2tuning import make_point_mask, make_points
+from r2tuning import convert_original_checkpoint
 
 
 INPUTS = {"video_hidden_states": "video", "text_hidden_states": "query"}
@@ -96,7 +96,7 @@ def assert_decoded(model, case, sample, want):
 def test_small_model_decodes_as_the_released_code(tiny_clip_config, sample):
     state = {k: torch.from_numpy(v) for k, v in parity.released_weights(parity.FIXTURES, "s1").items()}
     model = convert_original_checkpoint(
-        state, benchmark="qvhighlights", clip_config=tiny_clip_config, num_attention_heads=4
+        state, benchmark="qvhighlights", backbone_config=tiny_clip_config, num_attention_heads=4
     )
     case = parity.released_case(parity.FIXTURES, "S1")
     assert_decoded(model, case, sample, parity.expected(parity.FIXTURES, "S1", f"eval/{sample}/"))

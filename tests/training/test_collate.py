@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.collate import GroundingCollator
-from train.config import TrainingConfig
-from train.data import BatchPlan, GroundingData, PlannedBatches
+from r2tuning.training.collate import GroundingCollator
+from r2tuning.training.config import TrainingConfig
+from r2tuning.training.data import BatchPlan, GroundingData, PlannedBatches
 
 
 def make_example(draw=0, video_id="a", frames=4, words=3, **changes):

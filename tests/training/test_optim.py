@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from train.config import TrainingConfig, preset_names, read_preset
-from train.optim import learning_rate, make_optimizer
+from r2tuning.training.config import TrainingConfig, preset_names, read_preset
+from r2tuning.training.optim import learning_rate, make_optimizer
 
 
 PLACES = {"data_dir": "", "features": "", "output_dir": ""}

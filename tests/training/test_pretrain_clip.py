@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from dataset_scripts.moving_shapes_frames import Clause, ShownObject
-from dataset_scripts.moving_shapes_queries import vocabulary
-from dataset_scripts.moving_shapes_scenes import COLORS, SEEN, SHAPES
+from dataset_scripts.moving_shapes.frames import Clause, ShownObject
+from dataset_scripts.moving_shapes.queries import vocabulary
+from dataset_scripts.moving_shapes.scenes import COLORS, SEEN, SHAPES
 from modeling_r2tuning.files_r2tuning import claiming
-from train import pretrain_clip
-from train.clip_acceptance import probe_tokens
-from train.pretrain_clip import (
+from r2tuning.training import pretrain_clip
+from r2tuning.training.clip_acceptance import probe_tokens
+from r2tuning.training.pretrain_clip import (
     FRAMES,
     PATCH_SIZE,
     contrast,

@@ -17,13 +17,13 @@ from transformers import AutoModel, AutoProcessor
 from video_samples import write_video
 
 from examples.transformers_trainer import train as train_by_transformers
-from modeling_r2tuning import convert_r2tuning_checkpoint
-from train import run as run_script
-from train.collate import GroundingCollator
-from train.config import TrainingConfig, read_config, read_preset
-from train.loop import NonFiniteError, StopSignals, evaluate, train_step
-from train.preparation import prepare_run
-from train.run import DONE, NOT_FINITE, NOT_PUBLISHED, USAGE, main
+from r2tuning.released import convert
+from r2tuning.training import run as run_script
+from r2tuning.training.collate import GroundingCollator
+from r2tuning.training.config import TrainingConfig, read_config, read_preset
+from r2tuning.training.loop import NonFiniteError, StopSignals, evaluate, train_step
+from r2tuning.training.preparation import prepare_run
+from r2tuning.training.run import DONE, NOT_FINITE, NOT_PUBLISHED, USAGE, main
 
 
 @pytest.fixture(autouse=True)
@@ -180,14 +180,14 @@ def first_losses(options, folder, *precisions):
 
 
 def test_half_precision_trains_nearly_the_same(options, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.preparation.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("r2tuning.training.preparation.cpu_has_bfloat16", lambda: True)
     whole, half = first_losses(options, tmp_path, "no", "bf16")
     assert whole != half
     assert half == pytest.approx(whole, rel=0.05)
 
 
 def test_a_cpu_without_bfloat16_trains_in_float32(options, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("train.preparation.cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr("r2tuning.training.preparation.cpu_has_bfloat16", lambda: False)
     whole, instead = first_losses(options, tmp_path, "no", "bf16")
     assert whole == instead
     assert "`mixed_precision` is 'no' here instead of 'bf16'" in caplog.text
@@ -201,7 +201,7 @@ def test_features_and_videos_train_the_same(tiny_clip, checkpoint, tmp_path):
         {"qid": 2, "query": "c d e", "vid": "sample", "duration": 20, "relevant_windows": [[4, 8]], **clips},
     ]
     (tmp_path / "highlight_train_release.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    options = {"preset": "qvhighlights", "data-dir": tmp_path, "clip": save_clip(tiny_clip, tmp_path / "clip")}
+    options = {"preset": "qvhighlights", "data-dir": tmp_path, "backbone": save_clip(tiny_clip, tmp_path / "clip")}
     options |= {"eval-split": "none", "output-dir": tmp_path / "run", "batch-size": 2, "num-workers": 0, "cpu": None}
     options |= {"repeat-factor": 1, "model": json.dumps({**MODEL, "dropout": 0.0, "drop_path": 0.0})}
     run = make_run(options, video_dir=checkpoint)
@@ -324,8 +324,8 @@ def test_what_is_wrong_is_said(options, tmp_path, capsys, changes, message):
         ({"benchmark": "qvhighlight"}, "`--benchmark` must be one of ['qvhighlights', "),
         ({"data_dir": "nowhere"}, "`--data-dir` must be a folder, there is none at 'nowhere'"),
         ({"video_dir": "nowhere"}, "`--video-dir` must be a folder, there is none at 'nowhere'"),
-        ({"clip": "nowhere"}, "`--clip` must be a folder, or a name on the Hub such as 'openai/"),
-        ({"clip": "./runs/clip"}, "there is no folder './runs/clip'"),
+        ({"backbone": "nowhere"}, "`--backbone` must be a folder, or a name on the Hub such as 'openai/"),
+        ({"backbone": "./runs/clip"}, "there is no folder './runs/clip'"),
         ({"eval_split": "test"}, "No annotations of qvhighlights in"),
         ({"best_metric": "accuracy"}, "`--best-metric` must be one of"),
     ],
@@ -334,8 +334,8 @@ def test_nothing_is_fetched_before_the_data_is_there(options, tmp_path, capsys, 
     def fetch(*arguments, **options):
         raise AssertionError("CLIP was fetched")
 
-    monkeypatch.setattr("train.preparation.make_model", fetch)
-    options = {**options, "output-dir": tmp_path, "clip": "org/clip"}
+    monkeypatch.setattr("r2tuning.training.preparation.make_model", fetch)
+    options = {**options, "output-dir": tmp_path, "backbone": "org/clip"}
     if "video_dir" in changes:
         del options["features"]
     assert main(as_arguments(options, **changes)) == USAGE
@@ -451,7 +451,7 @@ def test_missing_videos_of_the_evaluation_are_counted(options, tmp_path):
 def test_the_paper_recipe_and_clip_reach_the_model(options, tmp_path):
     run = make_run(options, output_dir=tmp_path, loss_recipe="paper")
     config = run.accelerator.unwrap_model(run.model).config
-    assert (config.loss_recipe, config.clip_model_name_or_path) == ("paper", str(options["clip"]))
+    assert (config.loss_recipe, config.backbone_name_or_path) == ("paper", str(options["backbone"]))
     assert (config.saliency_loss_weight, config.window_sec) == (0.1, 150.0)
 
 
@@ -477,8 +477,8 @@ def domains(options, tmp_path, monkeypatch):
     (tmp_path / "tvsum_anno.json").write_text(json.dumps(videos))
     splits = {domain: {"train": [f"{domain}0", f"{domain}1"], "val": [f"{domain}2"]} for domain in ("BK", "DS")}
     (tmp_path / "splits.json").write_text(json.dumps(splits))
-    tvsum = convert_r2tuning_checkpoint.BENCHMARKS["tvsum"]
-    monkeypatch.setitem(convert_r2tuning_checkpoint.BENCHMARKS, "tvsum", replace(tvsum, files={"BK": "", "DS": ""}))
+    tvsum = convert.BENCHMARKS["tvsum"]
+    monkeypatch.setitem(convert.BENCHMARKS, "tvsum", replace(tvsum, files={"BK": "", "DS": ""}))
     model = {name: value for name, value in MODEL.items() if name != "strides"}
     options = {**options, "preset": "tvsum", "data-dir": tmp_path, "features": cache, "model": json.dumps(model)}
     return {**options, "batch-size": 2, "output-dir": tmp_path / "run"}

@@ -13,13 +13,13 @@ from tiny_checkpoints import save_clip
 from training_samples import MODEL, as_arguments, write_benchmark
 from transformers import AutoModel
 
-from hub_cards import publishing
-from modeling_r2tuning.cli_r2tuning import main as r2tuning
-from modeling_r2tuning.model_card_r2tuning import Results
-from train import hub as training_hub
-from train.config import TrainingConfig, read_config
-from train.hub import check_push, command_line, push_run, record_results
-from train.run import main
+from r2tuning.commands.main import main as r2tuning
+from r2tuning.hub import publishing
+from r2tuning.hub.model_card import Results
+from r2tuning.training import hub as training_hub
+from r2tuning.training.config import TrainingConfig, read_config
+from r2tuning.training.hub import check_push, command_line, push_run, record_results
+from r2tuning.training.run import main
 
 
 NAME = "org/r2tuning-letters"
@@ -81,7 +81,11 @@ def test_no_path_of_this_machine_is_published(run):
     for name in ("results.json", "README.md"):
         assert str(run.parent) not in (run / "best" / name).read_text()
     settings = Results.load(run / "best").training["settings"]
-    assert (settings["data_dir"], settings["clip"], settings["output_dir"]) == ("DATA_DIR", "CLIP", "OUTPUT_DIR")
+    assert (settings["data_dir"], settings["backbone"], settings["output_dir"]) == (
+        "DATA_DIR",
+        "BACKBONE",
+        "OUTPUT_DIR",
+    )
     assert "num_workers" not in settings
 
 
@@ -89,7 +93,7 @@ def test_no_path_of_this_machine_is_published(run):
     "changes",
     [
         {},
-        {"clip": "org/clip", "eval_split": None, "cpu": False, "drop_epochs": [1, 2]},
+        {"backbone": "org/clip", "eval_split": None, "cpu": False, "drop_epochs": [1, 2]},
         {"model": {"save_backbone": True, "strides": [1, 2]}, "queries_per_video": 2, "mixed_precision": "no"},
     ],
 )
@@ -99,7 +103,7 @@ def test_the_recorded_command_has_every_setting_that_matters(run, changes):
     assert command[:2] == ["python", "train/run.py"]
     again = asdict(read_config(command[2:]))
     for name, value in asdict(config).items():
-        if name not in training_hub.NO_MATTER | set(training_hub.PATHS) - {"clip"}:
+        if name not in training_hub.NO_MATTER | set(training_hub.PATHS) - {"backbone"}:
             assert again[name] in (value, name.upper()), name
 
 
@@ -132,8 +136,8 @@ def test_a_failed_upload_does_not_lose_the_run(hub, run, caplog, monkeypatch, ca
 
 def test_what_could_not_be_pushed_is_refused_at_the_start(hub, run, monkeypatch):
     check_push(config_of(run, push_to=NAME))  # CLIP is in the checkpoint
-    check_push(config_of(run, push_to=NAME, model={}, clip="org/clip"))
-    with pytest.raises(ValueError, match="cannot be published: give `clip` a name on the Hub"):
+    check_push(config_of(run, push_to=NAME, model={}, backbone="org/clip"))
+    with pytest.raises(ValueError, match="cannot be published: give `backbone` a name on the Hub"):
         check_push(config_of(run, push_to=NAME, model={}))
     with pytest.raises(ValueError, match="must be 'organisation/name', got 'letters'"):
         check_push(config_of(run, push_to="letters"))

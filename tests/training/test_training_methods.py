@@ -13,8 +13,8 @@ from tiny_checkpoints import save_clip
 from training_samples import MODEL, as_arguments, write_benchmark
 from transformers import AutoModel
 
-from train import run as run_script
-from train.run import DONE, USAGE, main
+from r2tuning.training import run as run_script
+from r2tuning.training.run import DONE, USAGE, main
 
 
 METHODS = ("r2_tuning", "none", "full", "lora", "vpt", "vop", "st_adapter", "e3va", "losa", "lst")
@@ -48,7 +48,7 @@ def options(tiny_clip, checkpoint, tmp_path_factory):
         "preset": "qvhighlights",
         "data-dir": folder,
         "video-dir": checkpoint,
-        "clip": save_clip(tiny_clip, folder / "clip"),
+        "backbone": save_clip(tiny_clip, folder / "clip"),
         **{"epochs": 2, "repeat-factor": 2, "batch-size": 2, "eval-epochs": 2, "save-steps": 1, "keep-checkpoints": 9},
         **{"warmup-steps": 0, "learning-rate": 1e-3, "num-workers": 0, "resume": "auto", "cpu": None},
     }

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from training_samples import MODEL, as_arguments, write_benchmark
 from two_processes import CASES
 
-from train.run import DONE, main
+from r2tuning.training.run import DONE, main
 
 
 TESTS = Path(__file__).parent

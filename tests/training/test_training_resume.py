@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 from training_samples import as_arguments, write_benchmark
 
 from modeling_r2tuning.files_r2tuning import claiming
-from train import checkpointing, loop, run
-from train.checkpointing import CheckpointFolder, find_damage
-from train.data import GroundingData
-from train.run import DONE, USAGE, main
+from r2tuning.training import checkpoints as checkpointing
+from r2tuning.training import loop, run
+from r2tuning.training.checkpoints import CheckpointFolder, find_damage
+from r2tuning.training.data import GroundingData
+from r2tuning.training.run import DONE, USAGE, main
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -274,8 +275,8 @@ def test_a_signal_to_the_loader_processes_too_does_no_harm(options, whole, tmp_p
 
 STUCK = """
 import os, signal, sys, time
-from train import loop, run
-from train.data import GroundingData
+from r2tuning.training import loop, run
+from r2tuning.training.data import GroundingData
 
 read, learning_rate, calls = GroundingData.__getitems__, loop.learning_rate, []
 

@@ -19,12 +19,12 @@ from dataset_scripts import AnnotationError
 from dataset_scripts.videos import probe_video
 from modeling_r2tuning import containers_r2tuning as containers
 from modeling_r2tuning import video_source_r2tuning as video_source
-from modeling_r2tuning.plotting_r2tuning import plot_grounding
 from modeling_r2tuning.video_io_r2tuning import cut_clip, load_video_frames
 from modeling_r2tuning.video_source_r2tuning import display_name, file_stem, local_copy
+from r2tuning.visualization.timeline import plot_grounding
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedConfig
 
-from modeling_r2tuning.checkpoints_r2tuning import DEFAULT_CLIP
-from modeling_r2tuning.loading_r2tuning import is_repository_name
+from modeling_r2tuning.loading_r2tuning import CONFIG, is_repository_name, loading
+
+
+DEFAULT_BACKBONE = "openai/clip-vit-base-patch32"  # of all published files
 
 
 def check_folders(**folders: Path | str | None) -> None:
@@ -27,8 +30,22 @@ def check_model_name(option: str, name: str) -> None:
     """
     if not Path(name).is_dir() and not is_repository_name(name):
         raise FileNotFoundError(
-            f"`{option}` must be a folder, or a name on the Hub such as '{DEFAULT_CLIP}'; there is no folder '{name}'."
+            f"`{option}` must be a folder, or a name on the Hub such as '{DEFAULT_BACKBONE}'; there is no folder '{name}'."
         )
+
+
+def check_model_type(name: str, expected: str) -> None:
+    """Refuse a folder or Hub repository that holds another kind of model, which would load with random weights.
+
+    Raises:
+        OSError: There is no model of that name, or it cannot be fetched.
+        ValueError: It is of another type, or its configuration is damaged.
+    """
+    with loading(name, (CONFIG,), "The model"):
+        found = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    if found != expected:
+        holds = "no model" if found is None else f"a model of type '{found}'"
+        raise ValueError(f"'{name}' holds {holds}; needed is one of type '{expected}'.")
 
 
 def check_device(name: str) -> None:
@@ -46,4 +63,4 @@ def check_device(name: str) -> None:
         raise ValueError(f"`device` '{name}' cannot be used: PyTorch finds {number or 'no'} GPUs here.")
 
 
-__all__ = ["check_device", "check_folders", "check_model_name"]
+__all__ = ["DEFAULT_BACKBONE", "check_device", "check_folders", "check_model_name", "check_model_type"]

@@ -12,15 +12,15 @@ import huggingface_hub
 import pytest
 from annotation_samples import SPLITS, write_benchmark
 from datasets import load_dataset
-from loopback_hub import LoopbackHub, run_python
-from test_hub import constants
+from loopback_hub import LoopbackHub, constants, run_python
 
-from dataset_scripts import export, load_vtg_dataset
+from dataset_scripts import load_vtg_dataset
+from r2tuning.hub import dataset_export as export
 
 
 PUSH = """
     import sys
-    from dataset_scripts.export import main
+    from r2tuning.hub.dataset_export import main
     print("status", main([NAME, OUT, "--data-dir", DATA, "--push", REPO, *OPTIONS]))
 """
 LOAD = """

@@ -1,0 +1,1 @@
+"""What each command does; `r2tuning_cli` reads their arguments."""

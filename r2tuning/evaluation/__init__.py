@@ -1,0 +1,1 @@
+"""Predictions of a checkpoint, and scores of prediction files."""

@@ -1,0 +1,1 @@
+"""Features and frames of whole benchmarks, extracted once and kept on disk."""

@@ -1,0 +1,1 @@
+"""What is published on the Hub: checkpoints and datasets with their cards."""

@@ -1,0 +1,1 @@
+"""Checkpoints of the authors' code: found, fetched and converted."""
