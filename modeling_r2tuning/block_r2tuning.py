@@ -226,9 +226,7 @@ class TemporalAttention(nn.Module):
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def _attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
-    ) -> torch.Tensor:
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         if query.device.type == "cpu" and query.element_size() == 2 and torch.is_grad_enabled():
             # On a CPU the backward pass in half precision takes up to 20 times as long as in float32 (torch 2.13).
             with torch.autocast("cpu", enabled=False):
@@ -334,7 +332,9 @@ class RecurrentStep(nn.Module):
         num_videos, per_video, text_length = len(video), len(text) // len(video), text.shape[1]
         attention = self.attend_patches(video, text).mT  # (num_videos, num_frames, words, num_tokens)
         pooled = torch.matmul(attention, video)  # (num_videos, num_frames, words, hidden)
-        pooled = pooled.unflatten(2, (per_video, text_length))  # (num_videos, num_frames, queries, text_length, hidden)
+        pooled = pooled.unflatten(
+            2, (per_video, text_length)
+        )  # (num_videos, num_frames, queries, text_length, hidden)
         text = text.masked_fill(~text_mask[..., None], float("-inf"))  # padding is never the strongest word
         pooled = pooled + text.unflatten(0, (num_videos, 1, per_video))
         # `max` keeps the indices that a backward pass needs; without one, `amax` is several times faster.

@@ -1,6 +1,6 @@
 """Configuration of R2-Tuning for video temporal grounding."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
@@ -8,6 +8,7 @@ from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 from .method_specs_r2tuning import METHOD_SPECS, Method, MethodSpec
 
 
+ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
 # Fields of earlier versions, by which stored checkpoints may still name their backbone.
 RENAMED_FIELDS = {"clip_model_name_or_path": "backbone_name_or_path", "clip_revision": "backbone_revision"}
 
@@ -88,9 +89,9 @@ class R2TuningConfig(PreTrainedConfig):
     model_type = "r2tuning"
     sub_configs = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}  # noqa: RUF012 (class attribute of the base)
 
-    if TYPE_CHECKING:  # once an object is made
-        vision_config: CLIPVisionConfig
-        text_config: CLIPTextConfig
+    if TYPE_CHECKING:  # the types after construction, which replaces dicts and `None`
+        vision_config: CLIPVisionConfig = CLIPVisionConfig()
+        text_config: CLIPTextConfig = CLIPTextConfig()
     else:
         vision_config: dict | PreTrainedConfig | None = None
         text_config: dict | PreTrainedConfig | None = None
@@ -210,8 +211,8 @@ class R2TuningConfig(PreTrainedConfig):
             raise ValueError(f"`window_sec` must be positive and finite, or None, got {self.window_sec}.")
 
 
-def _as_config(value: dict | PreTrainedConfig | None, kind: type[PreTrainedConfig]) -> PreTrainedConfig:
-    return value if isinstance(value, PreTrainedConfig) else kind(**(value or {}))
+def _as_config(value: dict | ConfigT | None, kind: type[ConfigT]) -> ConfigT:
+    return kind(**(value or {})) if value is None or isinstance(value, dict) else value
 
 
 __all__ = ["R2TuningConfig"]

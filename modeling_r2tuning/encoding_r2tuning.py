@@ -138,7 +138,8 @@ def _checksum(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str
     shapes = {name: [str(value.dtype), list(value.shape)] for name, value in tensors.items()}
     checksum = zlib.crc32(json.dumps([metadata, shapes], sort_keys=True).encode())
     for _, value in sorted(tensors.items()):
-        checksum = zlib.crc32(memoryview(value.flatten().view(torch.uint8).numpy()), checksum)
+        contents = value.flatten().view(torch.uint8).numpy()
+        checksum = zlib.crc32(contents, checksum)  # type: ignore[arg-type]  # Python before 3.12 has no type of buffers
     return f"{checksum:08x}"
 
 

@@ -1,5 +1,7 @@
 """Checks of what a caller passes to the model; the code behind them trusts its inputs."""
 
+from typing import cast
+
 import torch
 
 from .configuration_r2tuning import R2TuningConfig
@@ -43,7 +45,7 @@ def check_video(
         Their mask, boolean `(num_videos, num_frames)`.
     """
     if pixel_values_videos is not None and video_hidden_states is None:
-        size = config.vision_config.image_size
+        size = cast("int", config.vision_config.image_size)
         sizes = (None, None, config.vision_config.num_channels, size, size)
         check_shape("pixel_values_videos", pixel_values_videos, sizes)
         given = pixel_values_videos

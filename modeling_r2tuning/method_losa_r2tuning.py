@@ -57,7 +57,8 @@ class LowRankSideNetwork(TransferMethod):
     def __init__(self, config: R2TuningConfig):
         super().__init__()
         vision = config.vision_config
-        num_tokens = (vision.image_size // vision.patch_size) ** 2 + 1
+        side = cast("int", vision.image_size) // cast("int", vision.patch_size)
+        num_tokens = side**2 + 1  # patches and CLS
         self.mixers = nn.ModuleList(
             LowRankMixer(num_tokens, vision.hidden_size) for _ in range(config.num_recurrent_steps)
         )

@@ -39,7 +39,8 @@ class Ladder(nn.Module):
         fields = encoder_config.to_dict()
         fields["hidden_size"] //= REDUCTION
         fields["intermediate_size"] //= REDUCTION
-        side_config = type(encoder_config)(**fields, attn_implementation="sdpa")
+        fields["attn_implementation"] = "sdpa"
+        side_config = type(encoder_config)(**fields)
         self.encoder_config, self.side_config = encoder_config, side_config
         self.ladders = nn.ModuleList(
             nn.Linear(encoder_config.hidden_size, side_config.hidden_size) for _ in range(num_layers)

@@ -159,7 +159,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the base class names all of its arguments
         cls,
-        pretrained_model_name_or_path: str | os.PathLike | None,
+        pretrained_model_name_or_path: str | os.PathLike,
         *args: Any,
         output_loading_info: bool = False,
         **kwargs: Any,
@@ -208,7 +208,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         copy_weights(vision_model, self.vision_model)
         copy_weights(text_model, self.text_model)
 
-    def _load_backbone(self, checkpoint: str | os.PathLike | None, **hub: Any) -> None:
+    def _load_backbone(self, checkpoint: str | os.PathLike, **hub: Any) -> None:
         """Fill both encoders with the weights of `config.backbone_name_or_path`."""
         clip = load_backbone(self.config, checkpoint, **hub)
         self.copy_backbone(clip.vision_model, clip.text_model)
@@ -340,9 +340,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         outputs.fps = check_per_query("fps", fps, batch, text_mask.device)
         outputs.duration_sec = check_per_query("duration_sec", duration_sec, batch, text_mask.device)
         outputs.hidden_states = tuple(block.hidden_states) if output_hidden_states else None
-        labels = check_labels(
-            self.config, frame_mask, outputs.fps, moments, moment_mask, saliency, positive_frame
-        )
+        labels = check_labels(self.config, frame_mask, outputs.fps, moments, moment_mask, saliency, positive_frame)
         if labels is not None:
             outputs.loss, outputs.loss_parts = self._compute_loss(outputs, block, text_mask, labels)
         return outputs
@@ -466,9 +464,9 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         """Identifies the weights that an encoded video depends on, except those of frozen encoders."""
         digest = hashlib.sha256(f"{self.config.layer_fusion} {self.config.num_recurrent_steps}".encode())
         weights = self.r2_block.video_projection_weights()
-        for name, value in self.named_parameters():
+        for name, parameter in self.named_parameters():
             if name.startswith(("vision_model.", "method.")) and is_learned(name, self.config.method_spec):
-                weights.append(value.flatten()[:FINGERPRINT_VALUES])
+                weights.append(parameter.flatten()[:FINGERPRINT_VALUES])
         for value in weights:
             digest.update(value.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]

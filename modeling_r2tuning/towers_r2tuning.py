@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionModel, PreTrainedConfig
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionModel
 from transformers.masking_utils import create_causal_mask
 
 from .configuration_r2tuning import R2TuningConfig
@@ -68,7 +68,7 @@ def embed_text(text_model: CLIPTextModel, input_ids: torch.Tensor) -> tuple[torc
 # ---- loading and freezing ------------------------------------------------------------------------------------------
 
 
-def load_backbone(config: R2TuningConfig, checkpoint: str | os.PathLike | None, **hub: Any) -> CLIPModel:
+def load_backbone(config: R2TuningConfig, checkpoint: str | os.PathLike, **hub: Any) -> CLIPModel:
     """Load the encoders named by `config.backbone_name_or_path`.
 
     Args:
@@ -99,20 +99,14 @@ def load_backbone(config: R2TuningConfig, checkpoint: str | os.PathLike | None, 
 
 def _check_sizes(name: str, config: R2TuningConfig, found: CLIPConfig) -> None:
     """Refuse encoders whose sizes are not those of the checkpoint."""
-    _check_sizes_of("vision_config", VISION_SIZES, name, config.vision_config, found.vision_config)
-    _check_sizes_of("text_config", TEXT_SIZES, name, config.text_config, found.text_config)
-
-
-def _check_sizes_of(
-    part: str, fields: tuple[str, ...], name: str, ours: PreTrainedConfig, theirs: PreTrainedConfig
-) -> None:
-    wrong = []
-    for field in fields:
-        needed, got = getattr(ours, field), getattr(theirs, field)
-        if needed != got:
-            wrong.append(f"{field}={got} where {needed} is needed")
-    if wrong:
-        raise ValueError(f"CLIP '{name}' does not fit this checkpoint: its {part} has {', '.join(wrong)}.")
+    for part, fields in (("vision_config", VISION_SIZES), ("text_config", TEXT_SIZES)):
+        wrong = []
+        for field in fields:
+            needed, got = getattr(getattr(config, part), field), getattr(getattr(found, part), field)
+            if needed != got:
+                wrong.append(f"{field}={got} where {needed} is needed")
+        if wrong:
+            raise ValueError(f"CLIP '{name}' does not fit this checkpoint: its {part} has {', '.join(wrong)}.")
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import os
 from typing import Any, cast
 
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import MODEL_FILES, check_weights, loading, read_backbone_config, safe_weights
@@ -24,9 +24,8 @@ def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
     unknown = sorted(fields.keys() - vars(R2TuningConfig()).keys())
     if unknown:
         raise ValueError(f"`model` has fields that R2TuningConfig does not know: {unknown}.")
-    model = R2TuningForVideoGrounding(
-        R2TuningConfig(vision_config=backbone_config.vision_config, text_config=backbone_config.text_config, **fields)
-    )
+    fields |= {"vision_config": backbone_config.vision_config, "text_config": backbone_config.text_config}
+    model = R2TuningForVideoGrounding(R2TuningConfig(**fields))
     with loading(config.backbone, MODEL_FILES, "CLIP"):
         loaded = CLIPModel.from_pretrained(
             config.backbone, output_loading_info=True, **safe_weights(config.backbone, {})
@@ -40,8 +39,12 @@ def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
 
 def model_fields(config: TrainingConfig, backbone_config: CLIPConfig) -> dict[str, Any]:
     """Fields of `R2TuningConfig`: those of the benchmark, overridden by those of the run."""
-    fields = {"backbone_name_or_path": _backbone_name(config), "loss_recipe": config.loss_recipe}
-    fields |= {"method": config.method} | layers_read(config.method, backbone_config)
+    fields: dict[str, Any] = {
+        "backbone_name_or_path": _backbone_name(config),
+        "loss_recipe": config.loss_recipe,
+        "method": config.method,
+        **layers_read(config.method, backbone_config),
+    }
     if config.benchmark in BENCHMARKS:
         settings = BENCHMARKS[config.benchmark]
         names = ("fps", "dropout", "window_sec", "saliency_loss_weight")
@@ -59,7 +62,8 @@ def layers_read(method: Method, backbone_config: CLIPConfig) -> dict[str, int]:
         return {}
     if spec.reads_last_layer_only:
         return {"num_recurrent_steps": 1}
-    vision, text = backbone_config.vision_config, backbone_config.text_config
+    vision = cast("CLIPVisionConfig", backbone_config.vision_config)
+    text = cast("CLIPTextConfig", backbone_config.text_config)
     return {"num_recurrent_steps": min(vision.num_hidden_layers, text.num_hidden_layers)}
 
 

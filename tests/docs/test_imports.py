@@ -38,7 +38,7 @@ ALLOWED = {
     "encoding_r2tuning": {"files_r2tuning"},
     "windows_r2tuning": {"encoding_r2tuning", "heads_r2tuning"},
     "distributed_r2tuning": set(),
-    "losses_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "distributed", "heads", "points")},
+    "losses_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "distributed", "points")},
     "inputs_r2tuning": {"configuration_r2tuning", "losses_r2tuning"},
     "decoding_r2tuning": {"points_r2tuning"},
     "block_r2tuning": {"configuration_r2tuning"},
