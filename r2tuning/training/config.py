@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from modeling_r2tuning.configuration_r2tuning import Method
+from modeling_r2tuning.method_specs_r2tuning import Method
 from r2tuning.checks import DEFAULT_BACKBONE
 
 

@@ -12,7 +12,7 @@ from benchmarks.memory import KeptForBackward, LiveTensors, extrapolate_peak
 from benchmarks.moving_shapes import best_windows
 from dataset_scripts.moving_shapes.scenes import make_scene
 from modeling_r2tuning import R2TuningConfig
-from modeling_r2tuning.configuration_r2tuning import Method
+from modeling_r2tuning.method_specs_r2tuning import Method
 
 
 @pytest.mark.parametrize("table", ablations.TITLES)

@@ -9,7 +9,7 @@ from loopback_hub import LoopbackHub, constants, run_python
 from tiny_checkpoints import save_ours
 from transformers import CLIPConfig
 
-from modeling_r2tuning.configuration_r2tuning import Method
+from modeling_r2tuning.method_specs_r2tuning import Method
 from r2tuning.training.model import layers_read
 
 

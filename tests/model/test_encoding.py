@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from modeling_r2tuning import EncodedVideo
 from modeling_r2tuning.decoding_r2tuning import owned_frames
-from modeling_r2tuning.encoding_r2tuning import stream_windows, window_size
+from modeling_r2tuning.windows_r2tuning import stream_windows, window_size
 
 
 def assert_same_video(got, want):
@@ -389,7 +389,7 @@ WRONG_PARTS = {
     "frame rate": ({"fps": -0.5}, "`fps` must be a positive"),
     "no number": ({"fps": float("nan")}, "`fps` must be a positive"),
     "length": ({"duration_sec": float("inf")}, "`duration_sec` must be a positive"),
-    "fingerprint": ({"fingerprint": None}, "`fingerprint` must be a string"),
+    "fingerprint": ({"fingerprint": None}, "`fingerprint` must be a non-empty string"),
 }
 
 
