@@ -31,7 +31,11 @@ ALLOWED = {
     "video_entries_r2tuning": set(),
     "mp4_tables_r2tuning": set(),
     "video_timeline_r2tuning": {"containers_r2tuning", "mp4_tables_r2tuning", "video_entries_r2tuning"},
-    "video_io_r2tuning": {f"{name}_r2tuning" for name in ("containers", "files", "video_source", "video_timeline")},
+    "video_rendering_r2tuning": {"containers_r2tuning"},
+    "video_selection_r2tuning": {"containers_r2tuning", "video_rendering_r2tuning", "video_timeline_r2tuning"},
+    "video_io_r2tuning": {
+        f"{name}_r2tuning" for name in ("containers", "files", "video_selection", "video_source", "video_timeline")
+    },
     "encoding_r2tuning": {"files_r2tuning"},
     "distributed_r2tuning": set(),
     "losses_r2tuning": {"distributed_r2tuning", "points_r2tuning"},

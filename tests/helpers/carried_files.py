@@ -29,6 +29,8 @@ FILES = {
     "towers_r2tuning.py",
     "video_entries_r2tuning.py",
     "video_io_r2tuning.py",
+    "video_rendering_r2tuning.py",
+    "video_selection_r2tuning.py",
     "video_source_r2tuning.py",
     "video_timeline_r2tuning.py",
 }

@@ -8,7 +8,7 @@ import pytest
 import video_samples as samples
 from video_samples import decode_everything, expected_indices
 
-from modeling_r2tuning import video_io_r2tuning as video_io
+from modeling_r2tuning import video_selection_r2tuning as video_selection
 from modeling_r2tuning import video_timeline_r2tuning as video_timeline
 from modeling_r2tuning.video_entries_r2tuning import COMPLETE_ENTRY, ENTRY, NO_ENTRY, make_entry_test
 from modeling_r2tuning.video_io_r2tuning import load_video_frames
@@ -73,7 +73,7 @@ def assert_pictures_of_decoding_everything(path, caplog):
 def test_every_codec_gives_the_pictures_of_decoding_everything(tmp_path, monkeypatch, caplog, name):
     tells, settings = FILES[name]
     path = write(tmp_path, name, **settings)
-    monkeypatch.setattr(video_io, "_dense_frames", None)
+    monkeypatch.setattr(video_selection, "_dense_frames", None)
     num_keys = count_keys(path)
     assert num_keys >= COUNT / GROUP
     assert count_entries(path) == (num_keys if tells else 0)
@@ -150,6 +150,7 @@ CRAFTED = {
     "recovery behind other information": ("h264", f"000001 06 05 02 aa bb {SEI[3:]} c4 80 000001 41 b0 00", ENTRY),
     "no recovery point": ("h264", "000001 41 b0 00", NO_ENTRY),
     "cut off": ("h264", "000001 06 06", NO_ENTRY),
+    "cut off within a long number": ("h264", "000001 06 ff ff ff", NO_ENTRY),
     "random access": ("hevc", "000001 2a 01 af", ENTRY),
     "broken link with parameters": ("hevc", "000001 42 01 01 000001 20 01 af", COMPLETE_ENTRY),
     "trailing picture": ("hevc", "000001 02 01 d0", NO_ENTRY),

@@ -17,8 +17,12 @@ import pytest
 import video_samples as samples
 from video_samples import decode_everything, expected_indices
 
-from modeling_r2tuning import video_io_r2tuning as video_io
+from modeling_r2tuning import video_rendering_r2tuning as video_rendering
+from modeling_r2tuning import video_selection_r2tuning as video_selection
+from modeling_r2tuning import video_timeline_r2tuning as video_timeline
 from modeling_r2tuning.video_io_r2tuning import cut_clip, iter_video_frames, load_video_frames, sample_frame_times
+from modeling_r2tuning.video_rendering_r2tuning import display_matrix, turn_upright
+from modeling_r2tuning.video_source_r2tuning import make_source
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def numbered(tmp_path_factory):
 @pytest.fixture
 def no_fallback(monkeypatch):
     """Decoding every packet becomes an error, so that only the sparse way can succeed."""
-    monkeypatch.setattr(video_io, "_dense_frames", None)
+    monkeypatch.setattr(video_selection, "_dense_frames", None)
 
 
 # ---- which picture belongs to which time ----
@@ -146,20 +150,20 @@ def test_sparse_decoding_changes_no_bit(tmp_path, name):
 
 
 def test_groups_without_a_wanted_picture_are_not_decoded(numbered):
-    timeline = video_io.scan(video_io.make_source(numbered))
-    actions = video_io._plan_packets(timeline, np.array([130]))
-    decoded = np.flatnonzero(actions != video_io.DROP)
+    timeline = video_timeline.scan(make_source(numbered))
+    actions = video_selection._plan_packets(timeline, np.array([130]))
+    decoded = np.flatnonzero(actions != video_timeline.DROP)
     assert 125 <= decoded.min() <= decoded.max() < 150
-    assert (actions == video_io.DECODE).sum() == 1
+    assert (actions == video_timeline.DECODE).sum() == 1
 
 
 def test_picture_shown_before_its_key_picture_needs_the_group_before(tmp_path):
     options = {"x264-params": samples.OPEN_GOP}
     path = samples.write_video(tmp_path / "open.mp4", samples.textured_pictures(60), options=options)
-    timeline = video_io.scan(video_io.make_source(path))
+    timeline = video_timeline.scan(make_source(path))
     key = np.flatnonzero(timeline.is_entry)[1]
     assert timeline.pts[key + 1] < timeline.pts[key]
-    assert (video_io._plan_packets(timeline, np.array([key + 1])) != video_io.DROP).argmax() == 0
+    assert (video_selection._plan_packets(timeline, np.array([key + 1])) != video_timeline.DROP).argmax() == 0
 
 
 def test_key_pictures_at_which_decoding_cannot_begin_are_noticed(tmp_path):
@@ -214,7 +218,7 @@ def test_rotation_is_known_even_if_side_data_cannot_be_listed(rotation):
 
     frame = Frame()
     frame.rotation = rotation
-    turned = video_io._turn_upright(samples.corner_picture(), video_io._display_matrix(frame))
+    turned = turn_upright(samples.corner_picture(), display_matrix(frame))
     np.testing.assert_array_equal(turned, np.rot90(samples.corner_picture(), rotation // 90))
 
 
@@ -495,7 +499,7 @@ def test_damaged_picture_on_which_others_build_is_told(tmp_path, caplog):
     samples.damage_packets(path, [30])
     assert samples.read_numbers(load_video_frames(path, 1).frames) == [12, 37, 62]
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "some others may show faults" in caplog.text
+    assert "some others may show artefacts" in caplog.text
 
 
 def test_damage_that_no_chosen_picture_builds_on_is_no_matter(tmp_path, caplog):
@@ -617,7 +621,7 @@ def test_failed_clip_leaves_the_old_one_alone(numbered, tmp_path, monkeypatch):
     output.write_bytes(b"old")
     with pytest.raises(ValueError, match="both inside the video's 10 seconds"):
         cut_clip(numbered, output, 9, 12)
-    monkeypatch.setattr(video_io, "_turn_upright", None)
+    monkeypatch.setattr(video_rendering, "turn_upright", None)
     with pytest.raises(TypeError):
         cut_clip(numbered, output, 1, 2)
     assert output.read_bytes() == b"old"

@@ -178,7 +178,7 @@ def test_rates_near_zero_give_one_picture(tmp_path):
 
 
 def test_more_pictures_than_memory_holds_are_refused_with_advice():
-    with pytest.raises(ValueError, match="1,000,000 pictures of 100000 x 100000 take .* GB.*`iter_video_frames`"):
+    with pytest.raises(ValueError, match="1,000,000 frames of 100000 x 100000 pixels take .* GB.*`iter_video_frames`"):
         video_io._allocate(10**6, (10**5, 10**5, 3))
 
 
