@@ -375,7 +375,9 @@ def test_redirects_are_followed_to_http_alone(video, server, other_server):
     assert read(server.serve("/a", code=302, Location=film)) == [12, 37]
     assert read(server.serve("/b", code=307, Location="moved.mp4")) == [12, 37]
     for location in (f"file://{video}", f"ftp://127.0.0.1{video}", "data:video/mp4;base64,AAAA", f"FILE://{video}"):
-        with pytest.raises(ConnectionError, match=r"/c' could not be fetched \(only http and https are read, not"):
+        with pytest.raises(
+            ConnectionError, match=r"/c' could not be fetched \(only http and https are supported, not"
+        ):
             load_video_frames(server.serve("/c", code=301, Location=location), 1)
     with pytest.raises(ConnectionError, match="more than 10 redirects"):
         load_video_frames(server.serve("/d", code=302, Location="/d"), 1)
@@ -383,7 +385,7 @@ def test_redirects_are_followed_to_http_alone(video, server, other_server):
 
 def test_other_addresses_are_refused_with_their_kind(video):
     for address in ("rtsp://127.0.0.1:1/live", "ftp://127.0.0.1:1/v.mp4", f"file://{video}", "concat://a.mp4"):
-        with pytest.raises(ConnectionError, match="could not be fetched .only http and https are read"):
+        with pytest.raises(ConnectionError, match="could not be fetched .only http and https are supported"):
             load_video_frames(address, 1)
 
 
