@@ -102,7 +102,7 @@ def test_missing_folder_is_named(tmp_path):
 
 def test_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(PermissionError, match=r"read-only for you"):
+    with pytest.raises(PermissionError, match=r"you may not write"):
         files.check_replaceable(tmp_path / "file")
 
 
