@@ -80,11 +80,14 @@ def pickle_alone(folder):
 
 
 MODEL_DAMAGE = {
-    "config cut": (cut("config.json", 100), r"broken/config.json' is no JSON"),
+    "config cut": (cut("config.json", 100), r"broken/config.json' is not valid JSON"),
     "config empty": (cut("config.json", 0), r"broken/config.json' is empty"),
     "config list": (write("config.json", b"[]"), r"broken/config.json' holds no JSON object"),
-    "config not UTF-8": (write("config.json", b'{"a": "\xe9"}'), r"broken/config.json' is no JSON"),
-    "config of text": (edit_json("config.json", hidden_size="x"), "config.json does not hold .* 'hidden_size'"),
+    "config not UTF-8": (write("config.json", b'{"a": "\xe9"}'), r"broken/config.json' is not valid JSON"),
+    "config of text": (
+        edit_json("config.json", hidden_size="x"),
+        "config.json does not hold valid settings: .* 'hidden_size'",
+    ),
     "config too large": (edit_json("config.json", hidden_size=10**9), "broken' cannot be loaded: RuntimeError"),
     "fewer steps": (
         edit_json("config.json", num_recurrent_steps=2),
@@ -96,26 +99,29 @@ MODEL_DAMAGE = {
         edit_weights(lambda found: found.update(extra=torch.ones(1))),
         r"unknown weights \(1, such as \['extra'\]\)",
     ),
-    "weights cut": (cut(WEIGHTS, 50_000), f"broken/{WEIGHTS}' is no complete safetensors file"),
-    "header cut": (cut(WEIGHTS, 500), f"broken/{WEIGHTS}' is no complete safetensors file"),
+    "weights cut": (cut(WEIGHTS, 50_000), f"broken/{WEIGHTS}' is not a complete safetensors file"),
+    "header cut": (cut(WEIGHTS, 500), f"broken/{WEIGHTS}' is not a complete safetensors file"),
     "weights empty": (cut(WEIGHTS, 0), f"broken/{WEIGHTS}' is empty"),
-    "web page": (write(WEIGHTS, b"<html>" * 99), f"broken/{WEIGHTS}' is no complete safetensors file"),
-    "pointer": (write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid"), "is a pointer of Git LFS"),
+    "web page": (write(WEIGHTS, b"<html>" * 99), f"broken/{WEIGHTS}' is not a complete safetensors file"),
+    "pointer": (write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid"), "is a Git LFS pointer"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"broken' cannot be loaded: it has no {WEIGHTS}. Save"),
     "odd index": (index_alone({"a": 3, "b": "c"}), "broken"),
     "no shards": (
         index_alone({"r2_block.gate": "model-00001-of-00001.safetensors"}),
         "broken/model-00001-of-00001.safetensors' is missing",
     ),
-    "pickle": (pickle_alone, f"it has no {WEIGHTS}, and pytorch_model.bin is a pickle.* never loaded. Convert it"),
+    "pickle": (
+        pickle_alone,
+        f"it has no {WEIGHTS}, and pytorch_model.bin is a pickle.* never loaded. If you trust it",
+    ),
 }
 PROCESSOR_DAMAGE = {
-    "processor cut": (cut("processor_config.json", 30), r"broken/processor_config.json' is no JSON"),
+    "processor cut": (cut("processor_config.json", 30), r"broken/processor_config.json' is not valid JSON"),
     "processor list": (write("processor_config.json", b"[]"), r"broken/processor_config.json' holds no JSON object"),
-    "tokenizer cut": (cut("tokenizer.json", 100), r"broken/tokenizer.json' is no JSON"),
+    "tokenizer cut": (cut("tokenizer.json", 100), r"broken/tokenizer.json' is not valid JSON"),
     "tokenizer empty": (cut("tokenizer.json", 0), r"broken/tokenizer.json' is empty"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), r"broken' has no tokenizer.json"),
-    "another tokenizer": (write("tokenizer.json", b'{"model": 3}'), r"broken/tokenizer.json' is no tokenizer"),
+    "another tokenizer": (write("tokenizer.json", b'{"model": 3}'), r"broken/tokenizer.json' is not a tokenizer"),
     "tokenizer's settings": (
         write("tokenizer_config.json", b"[]"),
         r"broken/tokenizer_config.json' holds no JSON obj",
@@ -227,7 +233,7 @@ def test_the_advice_about_a_pickle_works(broken):
     torch.save(load_file(broken / WEIGHTS), broken / "pytorch_model.bin")
     want = load_file(broken / WEIGHTS)
     (broken / WEIGHTS).unlink()
-    with pytest.raises(OSError, match="Convert it where you trust it") as raised:
+    with pytest.raises(OSError, match="If you trust it, convert it") as raised:
         R2TuningForVideoGrounding.from_pretrained(broken)
     line = str(raised.value).split("`")[1]
     for file in ("pytorch_model.bin", WEIGHTS):
@@ -246,8 +252,8 @@ def clip(tiny_clip, tmp_path):
 
 
 CLIP_DAMAGE = {
-    "config cut": (cut("config.json", 50), "clip/config.json' is no JSON"),
-    "weights cut": (cut(WEIGHTS, 20_000), f"clip/{WEIGHTS}' is no complete safetensors file"),
+    "config cut": (cut("config.json", 50), "clip/config.json' is not valid JSON"),
+    "weights cut": (cut(WEIGHTS, 20_000), f"clip/{WEIGHTS}' is not a complete safetensors file"),
     "pickle": (pickle_alone, "pytorch_model.bin is a pickle"),
     "weight missing": (
         edit_weights(lambda found: found.pop("vision_model.embeddings.class_embedding")),
@@ -386,7 +392,7 @@ def test_a_full_cache_needs_no_hub(published, offline):
 
 
 def test_local_files_only(published):
-    with pytest.raises(OSError, match="and `local_files_only` forbids to fetch it"):
+    with pytest.raises(OSError, match="and `local_files_only` forbids fetching it"):
         R2TuningForVideoGrounding.from_pretrained(published, local_files_only=True)
 
 
