@@ -25,6 +25,7 @@ ALLOWED = {
     "towers_r2tuning": set(),
     "options_r2tuning": set(),
     "files_r2tuning": set(),
+    "user_inputs_r2tuning": set(),
     "containers_r2tuning": set(),
     "video_source_r2tuning": {"containers_r2tuning"},
     "loading_r2tuning": set(),
@@ -56,9 +57,9 @@ ALLOWED = {
     }
     | {"method_lora_r2tuning", "methods_r2tuning", "towers_r2tuning"},
     "processing_r2tuning": {
-        f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "video_io")
+        f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "user_inputs", "video_io")
     },
-    "pipeline_r2tuning": {"loading_r2tuning", "options_r2tuning", "processing_r2tuning"},
+    "pipeline_r2tuning": {f"{name}_r2tuning" for name in ("loading", "options", "processing", "user_inputs")},
 }
 
 

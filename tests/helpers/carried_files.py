@@ -27,6 +27,7 @@ FILES = {
     "precision_r2tuning.py",
     "processing_r2tuning.py",
     "towers_r2tuning.py",
+    "user_inputs_r2tuning.py",
     "video_entries_r2tuning.py",
     "video_io_r2tuning.py",
     "video_rendering_r2tuning.py",

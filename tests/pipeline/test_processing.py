@@ -107,7 +107,7 @@ def test_a_long_query_is_cut_with_one_warning(processor, caplog, monkeypatch):
     inputs = processor(text=["a " * 100, "b " * 100, "short"])
     assert inputs["input_ids"].shape == (3, 77)
     assert inputs["input_ids"][0, -1] == processor.tokenizer.eos_token_id
-    assert [record.getMessage() for record in caplog.records] == ["2 of 3 queries exceed 77 tokens and are cut there."]
+    assert [record.getMessage() for record in caplog.records] == ["2 of 3 queries exceed 77 tokens and are truncated."]
 
 
 @pytest.mark.parametrize("row", ["path", "bytes", "both"])
