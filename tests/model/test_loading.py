@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be loaded: one line that names the checkpoint, the file and what to do; no pickle is opened."""
+"""Checkpoints that cannot be loaded: one line names the checkpoint, the file and what to do; no pickle is ever opened."""
 
 import json
 import os
@@ -28,7 +28,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture
 def broken(checkpoint, tmp_path):
-    """A copy of the checkpoint, to be damaged."""
+    """A copy of the checkpoint for a test to damage."""
     return shutil.copytree(checkpoint, tmp_path / "broken")
 
 
@@ -64,8 +64,8 @@ def index_alone(weight_map):
     return write_index
 
 
-class Mine:
-    """A pickle that leaves a trace where it is opened."""
+class Trap:
+    """An object whose pickle makes a folder when it is opened."""
 
     def __init__(self, path):
         self.path = path
@@ -75,7 +75,7 @@ class Mine:
 
 
 def pickle_alone(folder):
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Mine(folder / "opened")))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(folder / "opened")))
     (folder / WEIGHTS).unlink()
 
 
@@ -160,8 +160,8 @@ def test_the_tokenizer_of_another_model(broken, checkpoint, capsys, tmp_path):
     )
 
 
-def test_auto_classes_say_so_too(broken):
-    """As far as they leave the files to our classes."""
+def test_auto_classes_report_damage_alike(broken):
+    """In files that the auto classes leave to ours."""
     MODEL_DAMAGE["weights cut"][0](broken)
     PROCESSOR_DAMAGE["tokenizer cut"][0](broken)
     with pytest.raises(ValueError, match=MODEL_DAMAGE["weights cut"][1]):
@@ -178,7 +178,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("damage", ["config list", "fewer steps", "pickle", "tokenizer's settings"])
-def test_the_command_says_so_in_one_line(command, damage, broken, checkpoint, tmp_path, monkeypatch, capsys):
+def test_the_command_reports_damage_in_one_line(command, damage, broken, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     damage, message = {**MODEL_DAMAGE, **PROCESSOR_DAMAGE}[damage]
     damage(broken)
@@ -193,7 +193,7 @@ def test_the_command_says_so_in_one_line(command, damage, broken, checkpoint, tm
 
 
 @pytest.mark.parametrize("damage", ["fewer steps", "pickle"])
-def test_evaluation_says_so_in_one_line(damage, broken, tmp_path, capsys):
+def test_evaluation_reports_damage_in_one_line(damage, broken, tmp_path, capsys):
     from annotation_samples import write_benchmark
 
     MODEL_DAMAGE[damage][0](broken)
@@ -218,12 +218,12 @@ def test_damaged_adapters(damage, make_model, tmp_path):
         R2TuningForVideoGrounding.from_pretrained(folder)
 
 
-def test_pickles_cannot_be_asked_for(checkpoint):
+def test_pickles_cannot_be_requested(checkpoint):
     with pytest.raises(ValueError, match="`use_safetensors` must be left out"):
         R2TuningForVideoGrounding.from_pretrained(checkpoint, use_safetensors=False)
 
 
-def test_other_shapes_are_taken_where_they_are_asked_for(broken):
+def test_other_shapes_are_accepted_on_request(broken):
     MODEL_DAMAGE["fewer steps"][0](broken)
     model = R2TuningForVideoGrounding.from_pretrained(broken, ignore_mismatched_sizes=True)
     assert model.config.num_recurrent_steps == 2
@@ -268,7 +268,7 @@ CLIP_DAMAGE = {
 
 @pytest.mark.parametrize("damage", CLIP_DAMAGE)
 def test_a_damaged_clip(damage, clip, make_model, tmp_path):
-    """Where a checkpoint refers to it, and where a model is trained on it."""
+    """A CLIP that a checkpoint refers to, or on which a model is trained."""
     folder = save_ours(make_model(backbone_name_or_path=str(clip)), tmp_path / "ours")
     damage, message = CLIP_DAMAGE[damage]
     damage(clip)
@@ -284,7 +284,7 @@ def test_a_damaged_clip(damage, clip, make_model, tmp_path):
 
 
 def test_a_clip_with_more_weights_than_needed(clip):
-    """OpenAI's hold buffers, too."""
+    """OpenAI's checkpoints also hold buffers."""
     edit_weights(lambda found: found.update({"text_model.embeddings.position_ids": torch.arange(16)[None]}))(clip)
     options = {"data_dir": ".", "output_dir": ".", "video_dir": ".", "model": {"num_recurrent_steps": 3}}
     model = make_trained(TrainingConfig(benchmark="qvhighlights", backbone=str(clip), **options))
@@ -302,7 +302,7 @@ def test_a_clip_with_a_damaged_processor(file, damage, clip):
 
 
 @pytest.mark.parametrize("name", ["/no/such/clip", "./clip", "clips/vit/b32", "two words", "nowhere"])
-def test_what_is_no_name_fails_before_anything_is_read(name, checkpoint, monkeypatch):
+def test_invalid_names_are_refused_before_anything_is_read(name, checkpoint, monkeypatch):
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", None)
     with pytest.raises(FileNotFoundError, match=f"'{name}' is neither a folder that exists nor a name on the Hub"):
         R2TuningForVideoGrounding.from_pretrained(checkpoint, backbone_name_or_path=name)
@@ -310,7 +310,7 @@ def test_what_is_no_name_fails_before_anything_is_read(name, checkpoint, monkeyp
         R2TuningForVideoGrounding.from_pretrained(name)
 
 
-# ---- the Hub that is not asked, or not there ----------------------------------------------------------------------
+# ---- without the Hub ----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -366,8 +366,8 @@ def test_a_cache_that_lacks_weights(published, hub, offline, is_offline, monkeyp
         offline()
     else:
         hub.stop()
-        huggingface_hub.close_session()  # and the connections that are open
-        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries for a minute
+        huggingface_hub.close_session()  # closes the open connections
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client retries for a minute
     with pytest.raises(OSError, match=unfetched(published, WEIGHTS)) as raised:
         R2TuningForVideoGrounding.from_pretrained(published)
     assert ("the Hub cannot be reached" in str(raised.value)) != is_offline
@@ -412,7 +412,7 @@ def test_a_pickle_on_the_hub(published, hub, tiny_clip, clip):
 
 
 def test_a_clip_with_safetensors_in_another_revision(published, hub, clip, monkeypatch, offline):
-    """As OpenAI's ViT-B/32, whose main branch has a pickle."""
+    """Like OpenAI's ViT-B/32, whose main branch has only a pickle."""
     hub.add_repo("org/clip", {path.name: path for path in clip.iterdir()})
     old = hub._repos["model", "org/clip"].commits[-1].oid
     huggingface_hub.HfApi().delete_file(WEIGHTS, "org/clip")
