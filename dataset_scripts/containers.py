@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 __all__ = ["MAX_PIXELS", "VideoSource", "import_av", "open_stream"]
 
 # FFmpeg's names of the formats that hold their pictures themselves. All others are refused: playlists, file name
-# patterns, devices and subtitles make FFmpeg open further files and addresses, and so do a few image formats (mlv, image2).
+# patterns, devices and subtitles make FFmpeg open further files and addresses; a few image formats (mlv, image2) too.
 FORMATS = (
     "apng,asf,avi,dv,flv,gif,gxf,ivf,jpegxl_anim,kux,matroska,mov,mpeg,mpegts,mxf,nsv,nut,nuv,ogg,swf,ty,wtv,yuv4mpegpipe,"
     "cine,dhav,hxvs,ifv,ingenient,lmlm4,luodat,mpjpeg,mxg,pva,ser,simbiosis_imx,"  # from cameras and recorders

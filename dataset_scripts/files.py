@@ -1,11 +1,11 @@
 """Write files and folders atomically, and lock folders that only one process at a time may write to.
 
 An unfinished file is written to a hidden folder next to its destination, with a random name, and renamed once it is
-complete and on the disk. A process that is killed leaves its hidden folder behind, but the operating system releases its
-lock, so the next process that writes there knows that it can remove the folder.
+complete and on the disk. A process that is killed leaves its hidden folder behind, but the operating system releases
+its lock, so the next process that writes there knows that it can remove the folder.
 
-This file travels with every checkpoint and `dataset_scripts/files.py` is an equal copy of it, so it uses only the standard
-library.
+This file travels with every checkpoint and `dataset_scripts/files.py` is an equal copy of it, so it uses only the
+standard library.
 """
 
 import os
@@ -132,7 +132,7 @@ def check_new_folder(path: str | os.PathLike) -> None:
 
 
 def make_readable(folder: str | os.PathLike) -> None:
-    """Give the safetensors files of a folder the mode of any new file; safetensors makes them readable for the owner only."""
+    """Give the safetensors files of a folder the mode of any new file; the library makes them readable for their owner."""
     with _hidden_folder(Path(folder)) as hidden:
         mode = stat.S_IMODE((hidden / LOCK).stat().st_mode)
         for weights in Path(folder).glob("*.safetensors"):

@@ -29,8 +29,8 @@ R2TuningConfig.register_for_auto_class()
 R2TuningForVideoGrounding.register_for_auto_class("AutoModel")
 R2TuningProcessor.register_for_auto_class()
 PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=VideoGroundingPipeline, pt_model=AutoModel, type="multimodal")
-# `_registered_impl` is written into every checkpoint that is saved. It gets a copy, so that the default model, a path of
-# this machine, is only known to the registry.
+# `_registered_impl` is written into every checkpoint that is saved. It gets a copy, so that the default model, a path
+# of this machine, is only known to the registry.
 VideoGroundingPipeline._registered_impl = {  # type: ignore[attr-defined]
     TASK: PIPELINE_REGISTRY.supported_tasks[TASK].copy()
 }

@@ -1,7 +1,7 @@
 """Explain in one line why a checkpoint cannot be loaded: which checkpoint, which file, and what to do.
 
-transformers reports the same cause in many ways (an offline Hub, a damaged file and a missing file often look alike), and
-some causes not at all. `loading` wraps its calls and finds the cause by looking at the checkpoint's files itself.
+transformers reports the same cause in many ways (an offline Hub, a damaged file and a missing file often look alike),
+and some causes not at all. `loading` wraps its calls and finds the cause by looking at the checkpoint's files itself.
 """
 
 import json
@@ -124,7 +124,9 @@ def check_weights(checkpoint: str | os.PathLike, info: dict[str, Any], reshape: 
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike) -> None:
-    """Refuse a tokenizer without a vocabulary, which transformers makes if the file is missing; all words are alike to it.
+    """Refuse a tokenizer without a vocabulary, to which all words are alike.
+
+    transformers makes such a tokenizer if the file is missing.
 
     Raises:
         FileNotFoundError: The tokenizer has no vocabulary.
@@ -231,7 +233,7 @@ def _locate(name: str, file: str, hub: dict[str, Any]) -> str | None:
 
 
 def _cached(name: str, file: str, hub: dict[str, Any]) -> Any:
-    """Path in the cache; `None` if the Hub was never asked for the file, another object if the Hub has no such file."""
+    """Path in the cache; `None` if the Hub was never asked for the file, another object if the Hub does not have it."""
     found = None
     for revision in _revisions(name, file, hub):
         try:
@@ -319,8 +321,8 @@ def _find_unfetched(error: Exception, name: str, paths: dict[str, str | None], h
         if isinstance(cause, HfHubHTTPError):
             return None  # the Hub answered
         cause = cause.__cause__ or cause.__context__
-    # When transformers looks for weights, it hides that the Hub was not reached. The cache, however, records which files
-    # the Hub lacks: if it knows nothing of the weights, nobody could be asked.
+    # When transformers looks for weights, it hides that the Hub was not reached. The cache, however, records which
+    # files the Hub lacks: if it knows nothing of the weights, nobody could be asked.
     is_hidden = missing == WEIGHTS and _cached(name, WEIGHTS, hub) is None
     return missing if constants.HF_HUB_OFFLINE or is_hidden else None
 

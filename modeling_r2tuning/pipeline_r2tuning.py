@@ -22,8 +22,8 @@ logger = logging.get_logger(__name__)
 
 TASK = "video-grounding"
 DEFAULT_MODEL_LIMITS = (
-    "This is the small model that comes with the package. It knows only Moving Shapes, generated videos of coloured shapes. "
-    "For real video pass another model: one of the Hub, such as one trained with train/run.py, or the authors' "
+    "This is the small model that comes with the package. It knows only Moving Shapes, generated videos of coloured "
+    "shapes. For real video pass another model: one of the Hub, such as one trained with train/run.py, or the authors' "
     "yeliudev/R2-Tuning, which `r2tuning convert` turns into a folder that `model=` takes."
 )
 
@@ -52,18 +52,19 @@ class VideoGroundingPipeline(Pipeline):
     pipe([{"video": "a.mp4", "query": "people laugh"}, {"video": "b.mp4", "query": "a dog barks"}])
     ```
 
-    The answer to a query is a dict, to a list of queries a list of dicts, to several videos a list of these. A dict has
-    `query`, `moments`, `saliency` with `frame_times`, `highlights` and `summary`; they are described, together with the
-    options of the post-processing that a call takes, in `R2TuningProcessor.post_process_video_grounding`. Moments whose
-    score suppression set to 0 are left out, unless `score_threshold=None`.
+    The answer to a query is a dict, to a list of queries a list of dicts, to several videos a list of these. A dict
+    has `query`, `moments`, `saliency` with `frame_times`, `highlights` and `summary`; see
+    `R2TuningProcessor.post_process_video_grounding`, whose options a call takes as well. Moments whose score was set
+    to 0 by suppression are left out, unless `score_threshold=None`.
 
-    As in other pipelines, a dataset is answered while it is read: `for answer in pipe(dataset)`. Its rows have the columns
-    `video` and `query`, other columns are ignored; alternatively it is a `KeyDataset` or a column of videos, for all of
-    which `query=` is asked. Columns of videos must be `datasets.Video(decode=False)`, as `load_vtg_dataset` returns them.
+    As in other pipelines, a dataset is answered while it is read: `for answer in pipe(dataset)`. Its rows have the
+    columns `video` and `query`, other columns are ignored; alternatively it is a `KeyDataset` or a column of videos,
+    for all of which `query=` is asked. Columns of videos must be `datasets.Video(decode=False)`, as `load_vtg_dataset`
+    returns them.
 
-    Videos are read piece by piece and encoded once, whatever the number of queries; those longer than the model's window
-    are grounded in overlapping windows. `batch_size` is the number of queries answered at once and `chunk_size` the number
-    of frames encoded at once; neither changes results.
+    Videos are read piece by piece and encoded once, whatever the number of queries; those longer than the model's
+    window are grounded in overlapping windows. `batch_size` is the number of queries answered at once and `chunk_size`
+    the number of frames encoded at once; neither changes results.
     """
 
     model: Any  # R2TuningForVideoGrounding, whose file the pipeline does not need
@@ -82,7 +83,7 @@ class VideoGroundingPipeline(Pipeline):
             logger.warning_once(DEFAULT_MODEL_LIMITS)
 
     def _has_default_model(self) -> bool:
-        """Return whether the model is the one that comes with the package, which `import modeling_r2tuning` registers."""
+        """Return whether the model is the default one, which comes with the package and is registered by its import."""
         default = PIPELINE_REGISTRY.supported_tasks.get(TASK, {}).get("default")
         return default is not None and os.path.abspath(self.model.name_or_path) == default["model"][0]
 
@@ -95,8 +96,8 @@ class VideoGroundingPipeline(Pipeline):
             videos: A video (path, URL, bytes, file object, frames, `{"path", "bytes"}`), a dict `{"video", "query"}`,
                 or a list, a dataset or an iterator of either.
             query: What to look for, a string or a list of strings, in every video without a query of its own.
-            kwargs: `fps`, `max_frames`, `max_pixels`, `batch_size`, `chunk_size`, `window_sec`, `progress`, and the options
-                of the post-processing.
+            kwargs: `fps`, `max_frames`, `max_pixels`, `batch_size`, `chunk_size`, `window_sec`, `progress`, and the
+                options of the post-processing.
 
         Returns:
             One answer for one video, a list for a list, an iterator for a dataset or an iterator.
@@ -143,7 +144,7 @@ class VideoGroundingPipeline(Pipeline):
         return {"video": video, "text": text, "queries": item["query"]}
 
     def _check_rate(self, video: FrameStream) -> None:
-        """Warn if frames passed without `fps` make a video longer than the model's window: the rate is probably wrong."""
+        """Warn if frames passed without `fps` exceed the model's window: the default rate is probably wrong."""
         longest = self.model.config.window_sec
         if longest is not None and video.duration_sec > longest:
             logger.warning(
@@ -183,7 +184,7 @@ class VideoGroundingPipeline(Pipeline):
 
 
 def save_checkpoint(model: PreTrainedModel, processor: ProcessorMixin, save_directory: str | os.PathLike) -> None:
-    """Save everything that `AutoModel`, `AutoProcessor` and `pipeline` need, including the code for users without the package.
+    """Save all that `AutoModel`, `AutoProcessor` and `pipeline` need, with the code for users without the package.
 
     Args:
         model: `R2TuningForVideoGrounding`.
@@ -208,7 +209,7 @@ class _Items(Dataset):
 
 
 def _as_items(videos: Any, query: str | list[str] | None) -> Any:
-    """Convert one video to an item, a list to a list of items; a dataset or an iterator is converted while it is read."""
+    """Convert a video to an item, a list to a list of items; datasets and iterators are converted while they are read."""
     if is_file(videos) or isinstance(videos, dict):
         return _as_item(videos, query)
     if isinstance(videos, (list, tuple, np.ndarray, torch.Tensor)):

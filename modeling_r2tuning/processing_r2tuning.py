@@ -166,17 +166,17 @@ class R2TuningProcessor(ProcessorMixin):
 
         Args:
             videos: One video or a list of videos. A video is a path, URL, bytes or binary file object; a dict
-                `{"path", "bytes"}` of `datasets.Video(decode=False)`; or frames sampled at `fps`,
-                `(num_frames, height, width, 3)` or `(num_frames, 3, height, width)`, uint8 or floating point in [0, 1],
-                as a NumPy array, a tensor or a list of images.
+                `{"path", "bytes"}` of `datasets.Video(decode=False)`; or frames sampled at `fps`, as a NumPy array, a
+                tensor or a list of images, uint8 or floating point in [0, 1], of shape
+                `(num_frames, height, width, 3)` or `(num_frames, 3, height, width)`.
             text: One query or a list of queries: one for each video, or any number for a single video.
             images: Not allowed: frames are passed as `videos`.
             fps: Frames per second; default: the processor's.
             max_frames: Largest number of frames sampled from a video file, which may claim to last for years.
             max_pixels: Largest number of pixels of a picture in a video file.
             progress: Called for each video with the number of frames read so far and the total number.
-            padding: Padding of texts: to the longest (`True` or `"longest"`), to `max_length` (`"max_length"`), or none
-                (`False` or `"do_not_pad"`). Videos are padded to the longest.
+            padding: Padding of texts: to the longest (`True` or `"longest"`), to `max_length` (`"max_length"`), or
+                none (`False` or `"do_not_pad"`). Videos are padded to the longest.
             truncation: Whether texts of more than `max_length` tokens are truncated, with a warning, or refused.
             max_length: Largest number of tokens of a text; default: what CLIP reads, 77.
             return_tensors: `"pt"` for tensors, `"np"` for arrays, `None` for lists.
@@ -186,8 +186,8 @@ class R2TuningProcessor(ProcessorMixin):
             `duration_sec` for videos, `input_ids (batch, text_length)` and `attention_mask` for texts.
 
         Raises:
-            ValueError: Nothing is given, video and text are swapped, their numbers do not match, a query is empty, frames
-                are missing, not finite or of a wrong shape, or a setting is not allowed.
+            ValueError: Nothing is given, video and text are swapped, their numbers do not match, a query is empty,
+                frames are missing, not finite or of a wrong shape, or a setting is not allowed.
             TypeError: A video or query is of an unknown kind, or `images` is given.
         """
         if images is not None:
@@ -258,16 +258,16 @@ class R2TuningProcessor(ProcessorMixin):
 
     def _pixels(self, frames: np.ndarray) -> torch.Tensor:
         """Convert frames `(num_frames, height, width, 3)`, uint8, to normalised `(num_frames, 3, height, width)`."""
-        pictures = self.image_processor(list(frames), return_tensors="pt", input_data_format="channels_last")
-        return pictures["pixel_values"]
+        processed = self.image_processor(list(frames), return_tensors="pt", input_data_format="channels_last")
+        return processed["pixel_values"]
 
     def _tokenize(
         self, texts: list[str], padding: bool | str, truncation: bool | str, max_length: int | None
     ) -> dict[str, list[list]]:
         """Tokenize queries, and truncate and pad them on the right.
 
-        The tokenizer is not asked to truncate or pad, because it would keep that as its own setting, which calls in other
-        threads would see.
+        The tokenizer is not asked to truncate or pad, because it would keep that as its own setting, which calls in
+        other threads would see.
 
         Returns:
             Rows of `input_ids` and `attention_mask`.
@@ -315,8 +315,8 @@ class R2TuningProcessor(ProcessorMixin):
         The best `max_moments` points are decoded to moments, clamped to the video, rounded, suppressed and sorted. The
         windows of a long video are merged: each answers for the part of the video that it is nearest to.
 
-        The processor of transformers' TVP has a method of this name that is called with `(logits, video_durations)` and
-        returns one moment. This one takes the whole output, which includes the durations, and returns all moments.
+        The processor of transformers' TVP has a method of this name that is called with `(logits, video_durations)`
+        and returns one moment. This one takes the whole output, which includes the durations, and returns all moments.
 
         Args:
             outputs: `VideoGroundingOutput` of `forward` or `ground`.
@@ -325,7 +325,7 @@ class R2TuningProcessor(ProcessorMixin):
             duration_sec: Length of the video, likewise; default: as passed to the model, else frames / fps.
             nms: Kind of suppression; `None` = none, `"default"` = the processor's.
             nms_threshold: Overlap from which hard suppression acts; default: the processor's.
-            round_to: Unit in seconds to which moments are rounded; `None` = no rounding, `"default"` = the processor's.
+            round_to: Unit in seconds to round moments to; `None` = no rounding, `"default"` = the processor's.
             max_moments: Number of moments kept for each query.
             score_threshold: Drop moments with a lower score, and those whose score suppression set to 0; default: keep
                 all, as the released evaluation does.
@@ -362,18 +362,10 @@ class R2TuningProcessor(ProcessorMixin):
         answers = []
         for query, num_frames in enumerate(decoded.num_frames.tolist()):
             saliency = decoded.saliency[query, :num_frames]
+            found = _list_moments(moments[query], scores[query], score_threshold)
             rate, duration = fps[query].item(), duration_sec[query].item()
-            best = select_highlights(saliency, num_highlights)
-            summary = select_summary(saliency, rate, duration, summary_share)
-            answers.append(
-                {
-                    "moments": _list_moments(moments[query], scores[query], score_threshold),
-                    "saliency": saliency.tolist(),
-                    "frame_times": [frame / rate for frame in range(num_frames)],
-                    "highlights": [{"time": frame / rate, "score": saliency[frame].item()} for frame in best],
-                    "summary": [{"start": start, "end": end} for start, end in summary],
-                }
-            )
+            described = _describe_saliency(saliency, rate, duration, num_highlights, summary_share)
+            answers.append({"moments": found, **described})
         return answers
 
 
@@ -414,11 +406,13 @@ def _pad_videos(streams: list[FrameStream]) -> dict[str, torch.Tensor]:
     videos = [torch.cat(list(stream)) for stream in streams]
     pixels = pad_sequence(videos, batch_first=True)
     lengths = torch.tensor([len(video) for video in videos])
+    rates = [stream.fps for stream in streams]
+    durations = [stream.duration_sec for stream in streams]
     return {
         "pixel_values_videos": pixels,
         "frame_mask": torch.arange(pixels.shape[1]) < lengths[:, None],
-        "fps": torch.tensor([stream.fps for stream in streams]),
-        "duration_sec": torch.tensor([stream.duration_sec for stream in streams]),
+        "fps": torch.tensor(rates),
+        "duration_sec": torch.tensor(durations),
     }
 
 
@@ -449,7 +443,7 @@ def _per_query(given: Any, stored: torch.Tensor | None, default: Any, decoded: D
         )
     if len(value) >= count:  # one for each window: all windows of a query have the same
         return value[:: len(value) // count]
-    return value.repeat_interleave(count // len(value))
+    return value.repeat_interleave(count // len(value))  # one for each video: all queries about it get the same
 
 
 def _list_moments(moments: torch.Tensor, scores: torch.Tensor, threshold: float | None) -> list[dict[str, float]]:
@@ -461,6 +455,24 @@ def _list_moments(moments: torch.Tensor, scores: torch.Tensor, threshold: float 
         if is_kept:
             answers.append({"start": start, "end": end, "score": score})
     return answers
+
+
+def _describe_saliency(
+    saliency: torch.Tensor, fps: float, duration_sec: float, num_highlights: int, summary_share: float
+) -> dict[str, Any]:
+    """Saliency scores `(num_frames,)` of one query as lists, with the highlights and the summary chosen by them."""
+    highlights = []
+    for frame in select_highlights(saliency, num_highlights):
+        highlights.append({"time": frame / fps, "score": saliency[frame].item()})
+    summary = []
+    for start, end in select_summary(saliency, fps, duration_sec, summary_share):
+        summary.append({"start": start, "end": end})
+    return {
+        "saliency": saliency.tolist(),
+        "frame_times": [frame / fps for frame in range(len(saliency))],
+        "highlights": highlights,
+        "summary": summary,
+    }
 
 
 def _check_outputs(outputs: Any) -> None:

@@ -1,9 +1,9 @@
 """Find the packets at which decoding can start, from the bytes of the packets themselves.
 
 The keyframe flag of a container is not enough: some files also flag pictures at which a decoder cannot start, such as
-the middle of H.264 with intra refresh, or XviD packets that hold two pictures. An *entry* is a packet whose bytes prove
-that no picture shown from there on refers to an earlier one. The tests read only the few header bits that say so; their
-comments name the fields as the codecs' specifications do.
+the middle of H.264 with intra refresh, or XviD packets that hold two pictures. An *entry* is a packet whose bytes
+prove that no picture shown from there on refers to an earlier one. The tests read only the few header bits that say
+so; their comments name the fields as the codecs' specifications do.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["COMPLETE_ENTRY", "ENTRY", "NO_ENTRY", "holds_several_pictures", "make_entry_test"]
 
-# COMPLETE_ENTRY: the packet holds the parameters (size, matrices) that decoding needs; ENTRY: they are stored elsewhere
+# COMPLETE_ENTRY: with the parameters (size, matrices) that decoding needs; ENTRY: they are stored elsewhere
 NO_ENTRY, ENTRY, COMPLETE_ENTRY = range(3)
 
 EntryTest = Callable[[memoryview], int]
@@ -23,8 +23,8 @@ def make_entry_test(codec_context: Any) -> EntryTest | None:
     """Make the function that classifies the packets of a stream.
 
     Returns:
-        Function from the bytes of a packet to `NO_ENTRY`, `ENTRY` or `COMPLETE_ENTRY`; `None` for a codec whose packets
-        do not show where decoding can start.
+        Function from the bytes of a packet to `NO_ENTRY`, `ENTRY` or `COMPLETE_ENTRY`; `None` for a codec whose
+        packets do not show where decoding can start.
     """
     codec = codec_context.codec
     if codec.intra_only:
@@ -50,7 +50,7 @@ def holds_several_pictures(codec_context: Any, packet: Any) -> bool:
 
 
 def _length_size(extradata: bytes, place: int) -> int:
-    """Bytes of the length before each unit, as in mp4 and mkv; 0 = units follow start codes, as in transport streams."""
+    """Bytes of the length before each unit, as in mp4 and mkv; 0 = start codes instead, as in transport streams."""
     if extradata[:1] != b"\1" or len(extradata) <= place:
         return 0
     return (extradata[place] & 3) + 1
@@ -110,7 +110,7 @@ def _read_sei_number(unit: memoryview, place: int) -> tuple[int, int]:
 def _is_intra_slice(unit: memoryview) -> bool:
     """Return whether the first slice of an H.264 picture is intra.
 
-    The slice header starts with two exp-Golomb numbers: first_mb_in_slice, which is 0 (the single bit 1), and slice_type.
+    Its header starts with two exp-Golomb numbers: first_mb_in_slice, which is 0 (the single bit 1), and slice_type.
     """
     bits = "".join(f"{byte:08b}" for byte in unit[1:4])
     code = re.match("1(0*)1", bits)

@@ -2,10 +2,10 @@
 
 A *picture* is what the file stores; a *frame* is the picture that is sampled for one of the regular times, the grid.
 Frames are those of ffmpeg's `fps` filter, with which the published features were made. With t the time of a picture
-since the first one, the filter assigns the picture to the grid index round(t * fps), halves rounded away from zero; the
-last picture assigned to an index, or to one before it if there is none, is its frame. In other words, the frame of index
-i is the last picture with t < (i + 1/2) / fps. The number of grid times is round(duration * fps), halves rounded up;
-unlike the filter, there is always at least one. Times are compared as integers, so that no rounding error decides.
+since the first one, the filter assigns the picture to the grid index round(t * fps), halves rounded away from zero;
+the last picture assigned to an index, or to one before it if there is none, is its frame. In other words, the frame of
+index i is the last picture with t < (i + 1/2) / fps. The number of grid times is round(duration * fps), halves rounded
+up; unlike the filter, there is always at least one. Times are compared as integers, so that no rounding error decides.
 """
 
 import math
@@ -98,7 +98,7 @@ def sample_frame_times(
         max_frames: Largest number of times.
 
     Returns:
-        `np.ndarray` of shape `(num_frames,)`, float64: round((end - start) * fps) times, halves rounded up, at least one.
+        `np.ndarray` of shape `(num_frames,)`, float64: round((end - start) * fps) times (halves up), at least one.
 
     Raises:
         TypeError: An argument is not a number.
@@ -165,7 +165,7 @@ def iter_video_frames(
     Args:
         video: Path of a file or a pipe, bytes of a file, binary file object or http(s) address.
         fps: Grid times per second. The module's docstring says which picture becomes the frame of a grid time.
-        size: Short side of the frames in pixels, the long side is scaled alike and truncated; `None` = as in the video.
+        size: Short side of the frames in pixels, the long side follows (truncated); `None` = as in the video.
         start_sec: First grid time, in seconds since the first picture.
         end_sec: End of the part to sample, in seconds; later pictures are not used. `None` = the end of the video.
         max_frames: Largest number of grid times; a file of a few hundred bytes can claim to last for years.
@@ -242,7 +242,7 @@ def cut_clip(
 
 
 def _as_fraction(name: str, value: float, least: float | None = None) -> Fraction:
-    """Check a number and make a fraction of it; `least` is the smallest one allowed, `None` = any positive one."""
+    """Check a number and convert it to a fraction; `least` is the smallest allowed one, `None` = any positive one."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__}.")
     in_range = value > 0 if least is None else value >= least
@@ -254,14 +254,14 @@ def _as_fraction(name: str, value: float, least: float | None = None) -> Fractio
 
 
 def _as_count(name: str, value: int) -> int:
-    """Check a number of things, at least one."""
+    """Check a number of frames or pixels, which must be at least one."""
     if not isinstance(value, Integral):
         raise TypeError(f"`{name}` must be an integer, got {type(value).__name__}.")
     return int(_as_fraction(name, value, least=1))
 
 
 def _check_range(start_sec: float, end_sec: float | None, duration: Fraction) -> tuple[Fraction, Fraction]:
-    """Start and end of the part to use, in seconds."""
+    """Check the bounds of a part of the video and return them in seconds."""
     start = _as_fraction("start_sec", start_sec, least=0)
     end = duration if end_sec is None else _as_fraction("end_sec", end_sec)
     if not start < end <= duration + END_TOLERANCE_SEC:
@@ -281,7 +281,7 @@ def _grid_times(fps: Fraction, start: Fraction, end: Fraction, max_frames: int, 
 
 
 def _tick_limits(time_base: Fraction, fps: Fraction, start: Fraction, end: Fraction, num_frames: int) -> np.ndarray:
-    """For every grid time, the first timestamp that is too late for it: ceil((start + (i + 1/2) / fps) / time_base)."""
+    """For each grid time, the first timestamp that is too late for it: ceil((start + (i + 1/2) / fps) / time_base)."""
     first = (start + 1 / (2 * fps)) / time_base
     step = 1 / (fps * time_base)
     # With a common denominator, all limits are exact integers: ceil((first_scaled + i * step_scaled) / scale).
@@ -299,7 +299,7 @@ def _tick_limits(time_base: Fraction, fps: Fraction, start: Fraction, end: Fract
 
 
 def _allocate(num_frames: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Reserve memory for all frames, so that more than the machine has is refused before anything is decoded."""
+    """Reserve memory for all frames, so that a lack of it shows at once and not after minutes of decoding."""
     try:
         return np.empty((num_frames, *shape), dtype=np.uint8)
     except MemoryError as error:
@@ -311,7 +311,7 @@ def _allocate(num_frames: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _repeat(pictures: Iterator[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]:
-    """Each picture as many times as its count says."""
+    """Yield each picture as many times as its count says."""
     for picture, count in pictures:
         for _ in range(count):
             yield picture
@@ -323,7 +323,7 @@ def _gather(
     chunk_size: int,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[np.ndarray]:
-    """Arrays of up to `chunk_size` frames, from pictures with the number of grid times that each serves."""
+    """Collect frames in arrays of up to `chunk_size`, from pictures and the number of grid times that each serves."""
     for index, picture in enumerate(_repeat(pictures)):
         place = index % chunk_size
         if place == 0:

@@ -1,7 +1,7 @@
 """Select the pictures of a video that are on screen at given times, decoding as little as possible.
 
-Where the packets of a video show which pictures are needed (`Timeline.can_skip`), only those and the pictures that they
-refer to are decoded. If the decoder then returns anything unexpected, everything is decoded instead.
+Where the packets of a video show which pictures are needed (`Timeline.can_skip`), only those and the pictures that
+they refer to are decoded. If the decoder then returns anything unexpected, everything is decoded instead.
 """
 
 import logging
@@ -47,7 +47,7 @@ def select_pictures(
 
 
 def _sparse_frames(source: VideoSource, timeline: Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:
-    """Decode little more than the frames that serve the limits; stop at the first frame that is not the planned one."""
+    """Decode little more than the frames that serve the limits; stop at the first frame that is not as planned."""
     positions = np.flatnonzero(timeline.is_shown)
     positions = positions[np.argsort(timeline.pts[positions])]  # packets in presentation order
     pictures = np.maximum(np.searchsorted(timeline.times, limits) - 1, 0)  # that serve the limits
@@ -85,13 +85,13 @@ def _plan_packets(timeline: Timeline, chosen: np.ndarray) -> np.ndarray:
     Returns:
         `(num_packets,)`, `DROP`, `REFERENCE` or `DECODE` for each packet.
     """
-    group = np.cumsum(timeline.is_entry)
+    group = np.cumsum(timeline.is_entry)  # 0: packets before the first entry
     position = np.arange(len(group))
     last_needed = np.full(group[-1] + 1, -1)  # of each group
     np.maximum.at(last_needed, group[chosen], chosen)
     entry_times = np.concatenate([[NO_TIME], timeline.pts[timeline.is_entry]])
     is_leading = timeline.pts[chosen] < entry_times[group[chosen]]
-    last_needed[group[chosen[is_leading]] - 1] = len(group)
+    last_needed[group[chosen[is_leading]] - 1] = len(group)  # all packets of the group before
     actions = np.where(position <= last_needed[group], REFERENCE, DROP)
     actions[chosen] = DECODE
     return actions
@@ -124,8 +124,8 @@ def _warn_of_losses(source: VideoSource, timeline: Timeline, num_missing: int, n
     num_lost = num_missing + timeline.num_broken
     if num_lost > 0:
         logger.warning(
-            "%s is damaged: %d of the %d pictures read are lost and replaced by those before them; some others may show "
-            "artefacts.",
+            "%s is damaged: %d of the %d pictures read are lost and replaced by those before them; some others may "
+            "show artefacts.",
             source.name,
             num_lost,
             num_expected + timeline.num_broken,

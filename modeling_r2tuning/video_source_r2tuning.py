@@ -1,7 +1,7 @@
 """Turn what a user passes as a video into something that PyAV opens.
 
-A video is a path, bytes, a binary file object, or an http(s) address. Addresses, pipes and other streams can be read only
-once, but a video is read several times (its timestamps first), so they are copied to a temporary file.
+A video is a path, bytes, a binary file object, or an http(s) address. Addresses, pipes and other streams can be read
+only once, but a video is read several times (its timestamps first), so they are copied to a temporary file.
 """
 
 import base64

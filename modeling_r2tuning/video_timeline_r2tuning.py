@@ -272,7 +272,7 @@ def _join_clocks(
 
 
 def _drop_foreign_times(table: _PacketTable, longest: int) -> _PacketTable:
-    """Discard presentation times far from the decoding time: at a joint, a picture may have that of another recording."""
+    """Discard presentation times far from the decoding time, which at a joint may belong to the other recording."""
     has_both = (table.dts != NO_TIME) & (table.pts != NO_TIME)
     is_foreign = has_both & (np.abs(table.pts - table.dts) > longest)
     return replace(table, pts=np.where(is_foreign, NO_TIME, table.pts))
@@ -391,7 +391,7 @@ def decode(source: VideoSource, actions: np.ndarray) -> Iterator[Any]:
 
 
 def _planned_packets(packets: Iterator[Any], actions: np.ndarray) -> Iterator[tuple[Any, int]]:
-    """Packets to decode with their actions, and `None` where the decoder must return all pictures that it holds back."""
+    """Packets to decode with their actions, and `None` where the decoder must return all pictures it holds back."""
     is_fed = False
     num_packets = int(np.flatnonzero(actions)[-1]) + 1
     for position, (action, packet) in enumerate(zip(actions[:num_packets].tolist(), packets, strict=False)):

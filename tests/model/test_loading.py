@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be loaded: one line names the checkpoint, the file and what to do; no pickle is ever opened."""
+"""Checkpoints that cannot be loaded: one line names checkpoint, file and remedy; no pickle is ever opened."""
 
 import json
 import os

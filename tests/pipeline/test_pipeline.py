@@ -173,7 +173,7 @@ def test_incomplete_rows_are_refused(row, message, grounder):
         grounder(row)
 
 
-# ---- other kinds of videos ----------------------------------------------------------------------------------------------------
+# ---- other kinds of videos -------------------------------------------------------------------------------------------
 
 
 def test_frames_and_bytes_are_videos_too(grounder, sample):

@@ -123,7 +123,7 @@ def test_rows_of_a_dataset_are_videos(row, processor, checkpoint):
     assert len(processor(videos=[video, str(path)])["pixel_values_videos"]) == 2
 
 
-# ---- options of transformers' processors ----------------------------------------------------------------------------
+# ---- options of transformers' processors ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("padding", [True, "longest", "max_length", False, "do_not_pad"])
