@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPModel
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 
@@ -31,9 +31,8 @@ def main() -> None:
         first.setdefault(row["vid"], row["query"])
     videos = dict(list(first.items())[: args.videos])
     clip = CLIPModel.from_pretrained(args.backbone)
-    parts = (CLIPImageProcessor.from_pretrained(args.backbone), CLIPTokenizer.from_pretrained(args.backbone))
     paths = [str(args.data / "videos" / f"{video}.mp4") for video in videos]
-    inputs = R2TuningProcessor(*parts, fps=args.fps)(paths, list(videos.values()))
+    inputs = R2TuningProcessor.from_backbone(args.backbone, fps=args.fps)(paths, list(videos.values()))
     found = {}
     for layers in range(1, 7):
         shares = []

@@ -10,9 +10,10 @@ import sys
 import time
 
 import torch
-from transformers import CLIPImageProcessor, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor, load_video_frames
+from modeling_r2tuning.processing_r2tuning import make_image_processor
 
 
 def timed(function, repeats: int) -> tuple[float, object]:
@@ -38,7 +39,7 @@ def main():
     model.vision_model.to(getattr(torch, args.dtype))
     model.text_model.to(getattr(torch, args.dtype))
     tokenizer = CLIPTokenizer({"<|startoftext|>": 0, "<|endoftext|>": 1}, [])  # queries are random tokens
-    processor = R2TuningProcessor(CLIPImageProcessor(), tokenizer, fps=args.fps)
+    processor = R2TuningProcessor(make_image_processor(), tokenizer, fps=args.fps)
     tokens = torch.randint(1, 49000, (args.queries, 12))
 
     seconds = {}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoProcessor, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import AutoProcessor, CLIPModel
 from transformers.utils import logging as transformers_logging
 
 from dataset_scripts import load_vtg_dataset
@@ -111,8 +111,7 @@ class RandomMoments:
 def contrast_windows(rows: list[Row], folder: str) -> Iterator[Row]:
     """Answers of a CLIP that was trained on pictures only."""
     clip = CLIPModel.from_pretrained(folder).eval()
-    parts = (CLIPImageProcessor.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder))
-    processor = R2TuningProcessor(*parts, fps=FPS)
+    processor = R2TuningProcessor.from_backbone(folder, fps=FPS)
     videos: dict[str, list[Row]] = {}
     for row in rows:
         videos.setdefault(row["video_id"], []).append(row)

@@ -17,9 +17,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from modeling_r2tuning.processing_r2tuning import make_image_processor
 from r2tuning.training.config import TrainingConfig, read_preset
 from r2tuning.training.loop import TrainingRun, train_step
 from r2tuning.training.preparation import prepare_run
@@ -57,7 +58,7 @@ def write_data(folder: Path, size: dict, num_videos: int, queries: int):
     """Write CLIP, annotations, and a cache in the form of the published ones."""
     clip = CLIPModel(CLIPConfig(**size["clip"]))
     tokens = {f"{number}</w>": number for number in range(510)} | {"<|startoftext|>": 510, "<|endoftext|>": 511}
-    for part in (clip, CLIPTokenizer(tokens, []), CLIPImageProcessor()):
+    for part in (clip, CLIPTokenizer(tokens, []), make_image_processor()):
         part.save_pretrained(folder / "clip")
     vision, text = clip.config.vision_config, clip.config.text_config
     num_tokens = (vision.image_size // vision.patch_size) ** 2 + 1

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import modeling_r2tuning
+from modeling_r2tuning import DEFAULT_MODEL
 from modeling_r2tuning.options_r2tuning import NMS_METHODS, RULES
-from modeling_r2tuning.pipeline_r2tuning import DEFAULT_MODEL
 from modeling_r2tuning.video_source_r2tuning import MAX_DOWNLOAD_BYTES
 from r2tuning.checks import DEFAULT_BACKBONE
 from r2tuning.released.convert import BENCHMARKS, ORIGINAL_REPOSITORY

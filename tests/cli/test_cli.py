@@ -785,7 +785,7 @@ def test_not_a_video_is_refused_before_the_model_is_fetched(kind, ground, tmp_pa
         ("/no/such/model", "'/no/such/model' is neither a folder that exists nor a name on the Hub"),
         ("clip", "holds a model of type 'clip'; needed is one of type 'r2tuning'"),
         ("nothing", "holds no model"),
-        ("bad_config", "'bad_config/config.json' is no JSON"),
+        ("bad_config", "'bad_config/config.json' is not valid JSON"),
         ("bad_field", "hidden_size"),
         ("bad_weights", "rror"),
         ("no_tokenizer", "okenizer"),

@@ -28,13 +28,18 @@ ALLOWED = {
     "towers_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "loading", "method_base")},
     "options_r2tuning": set(),
     "files_r2tuning": set(),
+    "user_inputs_r2tuning": set(),
     "containers_r2tuning": set(),
     "video_source_r2tuning": {"containers_r2tuning"},
     "loading_r2tuning": set(),
     "video_entries_r2tuning": set(),
     "mp4_tables_r2tuning": set(),
     "video_timeline_r2tuning": {"containers_r2tuning", "mp4_tables_r2tuning", "video_entries_r2tuning"},
-    "video_io_r2tuning": {f"{name}_r2tuning" for name in ("containers", "files", "video_source", "video_timeline")},
+    "video_rendering_r2tuning": {"containers_r2tuning"},
+    "video_selection_r2tuning": {"containers_r2tuning", "video_rendering_r2tuning", "video_timeline_r2tuning"},
+    "video_io_r2tuning": {
+        f"{name}_r2tuning" for name in ("containers", "files", "video_selection", "video_source", "video_timeline")
+    },
     "encoding_r2tuning": {"files_r2tuning"},
     "windows_r2tuning": {"encoding_r2tuning", "heads_r2tuning"},
     "distributed_r2tuning": set(),
@@ -58,9 +63,9 @@ ALLOWED = {
     }
     | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "towers", "windows")},
     "processing_r2tuning": {
-        f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "video_io")
+        f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "user_inputs", "video_io")
     },
-    "pipeline_r2tuning": {"loading_r2tuning", "options_r2tuning", "processing_r2tuning"},
+    "pipeline_r2tuning": {f"{name}_r2tuning" for name in ("loading", "options", "processing", "user_inputs")},
 }
 
 

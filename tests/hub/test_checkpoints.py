@@ -155,7 +155,7 @@ def test_wrong_arguments(change, error, message, released, clip, tmp_path):
 
 def test_another_model_in_place_of_clip(released, tmp_path):
     CLIPTextConfig().save_pretrained(tmp_path / "text_only")
-    with pytest.raises(ValueError, match="text_only' is no CLIP: its `model_type` is 'clip_text_model'"):
+    with pytest.raises(ValueError, match="text_only' is not a CLIP model: its `model_type` is 'clip_text_model'"):
         convert_to_directory(released, tmp_path / "out", benchmark="tacos", backbone=str(tmp_path / "text_only"))
 
 

@@ -375,8 +375,11 @@ def test_a_name_must_have_an_organisation_and_be_one(hub, folder, name):
         (lambda folder: (folder / "model.safetensors").unlink(), "lacks model.safetensors. Write it with"),
         (lambda folder: (folder / "pipeline_r2tuning.py").unlink(), "lacks pipeline_r2tuning.py"),
         (lambda folder: (folder / "processor_config.json").unlink(), "lacks processor_config.json"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "model.safetensors' is no complete"),
-        (lambda folder: (folder / "processor_config.json").write_text("{"), "processor_config.json' is no JSON"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "model.safetensors' is not a complete"),
+        (
+            lambda folder: (folder / "processor_config.json").write_text("{"),
+            "processor_config.json' is not valid JSON",
+        ),
         (lambda folder: (folder / "tokenizer.json").write_text("[]"), "tokenizer.json' holds no JSON object"),
         (lambda folder: (folder / "config.json").write_text("[]"), "config.json' holds no JSON object"),
         (lambda folder: (folder / "README.md").write_bytes(b"\xe9"), "README.md' is not in UTF-8"),
