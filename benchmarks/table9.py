@@ -28,7 +28,7 @@ from benchmarks.memory import KeptForBackward, extrapolate_peak, read_peak, star
 from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding
 from modeling_r2tuning.files_r2tuning import writing
-from r2tuning.hub.model_card import write_text
+from r2tuning.json_files import write_text
 from r2tuning.training.model import layers_read
 
 

@@ -11,7 +11,7 @@ from tiny_checkpoints import save_clip, save_released
 from transformers import AutoModel, AutoProcessor
 
 from r2tuning.commands.main import main
-from r2tuning.hub import publishing
+from r2tuning.hub import repository
 from r2tuning.hub.model_card import Results, read_published
 from r2tuning.released.convert import BENCHMARKS, ORIGINAL_REPOSITORY
 from r2tuning.released.model_zoo import convert_all, released_models
@@ -57,7 +57,7 @@ def clip(tiny_clip, tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path, clip):
-    monkeypatch.setattr(publishing, "WAITS_SEC", ())
+    monkeypatch.setattr(repository, "WAITS_SEC", ())
     with LoopbackHub() as hub:
         hub.connect(monkeypatch, tmp_path / "home")
         hub.add_repo("org/clip", {path.name: path for path in clip.iterdir()})
@@ -174,7 +174,7 @@ def test_files_come_from_the_hub_and_go_there(hub, originals, tmp_path, capsys):
         (["--push-to", "a/b"], "must be 'organisation/name', got 'a/b/r2tuning-qvhl'"),
         (
             ["--push-to", "org", "--backbone", "clip"],
-            "--backbone must be a name on the Hub where checkpoints are pushed",
+            "--backbone must be a name on the Hub if checkpoints are pushed",
         ),
         (["--benchmark", "tacos"], "--all converts every checkpoint: leave out"),
         (["tacos.pth", "out"], "--all converts every checkpoint: leave out"),

@@ -14,10 +14,10 @@ from loopback_hub import READ_TOKEN, LoopbackHub, run_python
 from tiny_checkpoints import save_clip, save_ours
 
 from r2tuning.commands.main import main
-from r2tuning.hub import publishing
+from r2tuning.hub import repository
 from r2tuning.hub.model_card import Results
-from r2tuning.hub.publishing import RECORD
 from r2tuning.hub.push import push_checkpoint
+from r2tuning.hub.repository import RECORD
 
 
 NAME = "org/r2tuning-qvhl"
@@ -32,7 +32,7 @@ PUBLISHED = {
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A Hub that the client of this process writes to without long waits."""
-    monkeypatch.setattr(publishing, "WAITS_SEC", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(repository, "WAITS_SEC", (0.01, 0.02, 0.03))
     with LoopbackHub() as hub:
         hub.connect(monkeypatch, tmp_path / "home")
         yield hub
@@ -248,7 +248,7 @@ def test_nothing_is_asked(hub, folder, monkeypatch, capsys):
 
 def test_clip_in_a_folder_is_named_or_refused(hub, make_model, clip_folder, tmp_path):
     save_ours(make_model(), tmp_path / "ours")
-    with pytest.raises(ValueError, match=f"fetches CLIP from '{clip_folder}', where nobody else finds it"):
+    with pytest.raises(ValueError, match=f"fetches CLIP from '{clip_folder}', where nobody else can find it"):
         push_checkpoint(tmp_path / "ours", NAME)
     push_checkpoint(tmp_path / "ours", NAME, backbone="org/clip")
     files = hub.files(NAME)
