@@ -151,7 +151,7 @@ def test_a_file_of_something_else_is_refused(convert, tmp_path):
 
 
 def test_weights_of_another_model_are_refused(convert):
-    with pytest.raises(ValueError, match="no checkpoint of R2-Tuning: it lacks 'adapter.scale'"):
+    with pytest.raises(ValueError, match="not a checkpoint of R2-Tuning: it lacks 'adapter.scale'"):
         convert({"backbone.weight": torch.ones(2)})
 
 
@@ -367,7 +367,11 @@ def test_heads_of_clip_may_be_given(whole_weights):
         ("clip.visual.ln_pre.bias", None, r"missing \['vision_model.pre_layrnorm.bias'\]"),
         ("clip.transformer.resblocks.5.attn.in_proj_bias", None, "missing .*layers.5.self_attn.k_proj.bias"),
         ("clip.visual.extra", torch.ones(1), r"unknown \['clip.visual.extra'\]"),
-        ("clip.visual.conv1.weight", None, "CLIP is incomplete: it lacks 'clip.visual.conv1.weight'"),
+        (
+            "clip.visual.conv1.weight",
+            None,
+            "The CLIP in the checkpoint is incomplete: it lacks 'clip.visual.conv1.weight'",
+        ),
     ],
 )
 def test_a_clip_that_does_not_fit_is_refused(whole_weights, key, value, message):
