@@ -179,6 +179,7 @@ def _load_yaml(text: str) -> Any:
 
 
 def _merge_values(old: dict[str, Any], new: dict[str, Any], rules: CardRules) -> dict[str, Any]:
+    """Merge two mappings of metadata: keys of `old` that `new` lacks are kept."""
     merged = dict(old)
     for key, value in new.items():
         if key in rules.kept and old.get(key) is not None:

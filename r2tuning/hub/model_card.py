@@ -224,4 +224,4 @@ def _format_training(training: dict[str, Any]) -> dict[str, Any]:
     return {**training, "duration": duration, "versions": versions}
 
 
-__all__ = ["CARDS", "Results", "make_model_card", "read_published", "refresh_model_card", "write_model_card"]
+__all__ = ["Results", "make_model_card", "read_published", "refresh_model_card", "write_model_card"]

@@ -222,6 +222,7 @@ def _read(source: dict[str, torch.Tensor] | str | os.PathLike) -> dict[str, torc
 
 
 def _load_file(path: str | os.PathLike) -> Any:
+    """Load a `.pth` file without running code that it may contain."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No checkpoint at '{os.fspath(path)}'.")
     try:

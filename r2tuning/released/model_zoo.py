@@ -8,7 +8,8 @@ from pathlib import Path
 from transformers.utils import logging
 
 from r2tuning.checks import DEFAULT_BACKBONE, check_model_type
-from r2tuning.hub.model_card import CARDS, Results, read_published, write_model_card
+from r2tuning.hub.card_text import CARDS
+from r2tuning.hub.model_card import Results, read_published, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
 from r2tuning.json_files import write_text
 from r2tuning.released.convert import BENCHMARKS, ORIGINAL_REPOSITORY, original_filename

@@ -37,7 +37,7 @@ from dataset_scripts.moving_shapes.queries import vocabulary
 from dataset_scripts.moving_shapes.scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
-from r2tuning.hub.model_card import CARDS
+from r2tuning.hub.card_text import CARDS
 from r2tuning.json_files import write_text
 from r2tuning.training.clip_acceptance import WAYS, accept_clip, object_cells
 

@@ -124,6 +124,7 @@ def plot_word_attention(found: WordAttention) -> "Figure":
 
 
 def _draw_attention(cell: "Axes", frame: np.ndarray, attention: np.ndarray, highest: float) -> None:
+    """Draw a frame with the attention on its patches laid over it; `highest` sets the colour scale."""
     height, width, _ = frame.shape
     extent = (0, width, height, 0)
     cell.imshow(frame, extent=extent)
