@@ -200,7 +200,8 @@ def _merge_words(theirs: Any, ours: list[str], rules: CardRules) -> list[Any]:
     others = theirs or []
     if not isinstance(others, list):
         others = [others]  # the Hub also takes a single word for a list
-    return ours + [word for word in others if word not in ours and word not in rules.words]
+    known = [*ours, *rules.words]  # a list, as what others wrote may not be hashable
+    return ours + [word for word in others if word not in known]
 
 
 def _merge_results(theirs: Any, ours: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:

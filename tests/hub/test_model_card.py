@@ -290,7 +290,17 @@ def test_metadata_that_others_added_is_kept(cards):
 
 @pytest.mark.parametrize(
     "front",
-    ["a: [", "- 1", "words", "a: 1\na: {", "{license: mit, a: 1}", "model-index: 3", "tags: x", "date: 2024-13-45"],
+    [
+        "a: [",
+        "- 1",
+        "words",
+        "a: 1\na: {",
+        "{license: mit, a: 1}",
+        "model-index: 3",
+        "tags: x",
+        "tags: [{a: 1}]",
+        "date: 2024-13-45",
+    ],
 )
 def test_any_metadata_can_be_refreshed(front, cards):
     found = refresh_model_card(f"---\n{front}\n---\nWords\n", cards[1])
