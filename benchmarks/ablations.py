@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits
 from modeling_r2tuning import R2TuningConfig
 from modeling_r2tuning.files_r2tuning import writing
-from r2tuning.hub.model_card import write_text
+from r2tuning.json_files import write_text
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
 from r2tuning.evaluation.predictions import predict
 from r2tuning.evaluation.run import PART_COLUMNS, score_parts
 from r2tuning.features.cache import FeatureCache
-from r2tuning.hub.model_card import write_text
+from r2tuning.json_files import write_text
 
 
 CLIP_SEC = 2.0

@@ -29,7 +29,7 @@ from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spre
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding
 from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
-from r2tuning.hub.model_card import write_text
+from r2tuning.json_files import write_text
 from r2tuning.training.model import layers_read
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from r2tuning.hub.model_card import write_text
+from r2tuning.json_files import write_text
 
 
 ROOT = Path(__file__).parents[1]

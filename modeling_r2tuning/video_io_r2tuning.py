@@ -120,10 +120,26 @@ def load_video_frames(
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoFrames:
-    """Sample frames of a video at regular times and load them all; the arguments are those of `iter_video_frames`.
+    """Sample frames of a video at regular times and load them all into memory.
+
+    Args:
+        video: Path of a file or a pipe, bytes of a file, binary file object or http(s) address.
+        fps: Frames to sample per second.
+        size: Short side of the frames in pixels; the long side keeps the proportions. `None` = as in the video.
+        start_sec: Start of the part to sample, in seconds.
+        end_sec: End of the part to sample, in seconds; `None` = the end of the video.
+        max_frames: Largest number of frames; a file of a few hundred bytes can claim to last for years.
+        max_pixels: Largest number of pixels of a frame.
+        progress: Called with the number of frames read so far and the total number of frames.
 
     Returns:
-        `VideoFrames` with frames of shape `(num_frames, height, width, 3)`.
+        `VideoFrames`: frames of shape `(num_frames, height, width, 3)`, their times and the length of the video.
+
+    Raises:
+        FileNotFoundError: The path does not exist.
+        ConnectionError: The address cannot be fetched.
+        TypeError: An argument is of the wrong kind.
+        ValueError: The video cannot be read, or its pictures are too large, or a number is out of range.
     """
     chunks = iter_video_frames(
         video,

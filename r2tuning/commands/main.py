@@ -30,7 +30,13 @@ from r2tuning.checks import check_model_type
 from r2tuning.hub.push import push_checkpoint
 from r2tuning.released.model_zoo import convert_all, released_models
 from r2tuning.released.resolve import check_original, convert_to_directory, resolve_checkpoint
-from r2tuning.visualization.explain import layer_similarity, plot_layer_similarity, plot_word_attention, word_attention
+from r2tuning.visualization.explain import (
+    check_word_attention,
+    layer_similarity,
+    plot_layer_similarity,
+    plot_word_attention,
+    word_attention,
+)
 from r2tuning.visualization.timeline import format_time, import_figure, plot_grounding
 from r2tuning_cli.arguments import MAX_MOMENTS, make_parser, spell_options
 
@@ -140,6 +146,7 @@ def _explain(args: argparse.Namespace) -> None:
         check_replaceable(path, args.video)
     with _local_video(args) as video:
         pipe = _load_pipeline(args)
+        check_word_attention(pipe.model)
         about = (pipe.model, pipe.processor, video, args.query)
         figures = {
             "answer": plot_grounding(pipe(video, query=args.query), video),

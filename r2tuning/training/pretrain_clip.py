@@ -38,7 +38,8 @@ from dataset_scripts.moving_shapes.scenes import COLORS, COMBINATIONS, SEEN, SHA
 from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
 from modeling_r2tuning.processing_r2tuning import MAX_TEXT_LENGTH, make_image_processor
-from r2tuning.hub.model_card import CARDS, write_text
+from r2tuning.hub.card_text import CARDS
+from r2tuning.json_files import write_text
 from r2tuning.training.clip_acceptance import WAYS, accept_clip, object_cells
 
 

@@ -1,3 +1,5 @@
+"""Checkpoints loaded with `trust_remote_code`, where our packages cannot be imported."""
+
 import json
 import os
 import subprocess
@@ -43,8 +45,8 @@ print(json.dumps(scores))
 
 
 def run_without_package(code, folder, *arguments):
-    """What code prints in a folder where the package cannot be imported."""
-    # An installed package must not be found: a finder refuses its name.
+    """Run code where the package cannot be imported; return the JSON of the last line that it prints."""
+    # The package may be installed; this finder refuses its name.
     (folder / "sitecustomize.py").write_text(
         "import sys\n"
         "class Refuse:\n"
@@ -81,7 +83,7 @@ def test_every_method_works_without_the_package(make_model, tmp_path):
         assert got[method] == pytest.approx(scores, abs=1e-5), method
 
 
-def test_checkpoint_carries_all_of_its_code(checkpoint):
+def test_checkpoint_contains_all_of_its_code(checkpoint):
     assert {path.name for path in checkpoint.glob("*.py")} == FILES
 
 
