@@ -9,18 +9,13 @@ from huggingface_hub import constants, hf_hub_download
 from transformers.utils import logging
 
 import modeling_r2tuning
+from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY, released_benchmarks
 from modeling_r2tuning.files_r2tuning import check_new_folder, writing_folder
 from modeling_r2tuning.loading_r2tuning import loading, read_backbone_config
 from modeling_r2tuning.pipeline_r2tuning import save_checkpoint
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from r2tuning.checks import DEFAULT_BACKBONE
-from r2tuning.released.convert import (
-    BENCHMARKS,
-    ORIGINAL_REPOSITORY,
-    convert_original_checkpoint,
-    get_benchmark,
-    original_filename,
-)
+from r2tuning.released.convert import convert_original_checkpoint, get_benchmark, original_filename
 
 
 logger = logging.get_logger(__name__)
@@ -41,7 +36,7 @@ def convert_to_directory(
     Args:
         source: The `.pth` file.
         output: Folder to write; must be new or empty.
-        benchmark: What the checkpoint was trained on, one of `BENCHMARKS`.
+        benchmark: What the checkpoint was trained on, one of `released_benchmarks()`.
         domain: For YouTube Highlights and TVSum.
         backbone: Name on the Hub, or folder, of the CLIP that the checkpoint was trained on; default: ViT-B/32. Its
             tokenizer and image settings are copied into `output`. Its weights are not: the checkpoint refers to them.
@@ -80,7 +75,7 @@ def resolve_checkpoint(
 
     Args:
         model: A folder, a name on the Hub, or an original: `"yeliudev/R2-Tuning"` or a `.pth` file.
-        benchmark: Required for an original, and only allowed there: one of `BENCHMARKS`.
+        benchmark: Required for an original, and only allowed there: one of `released_benchmarks()`.
         domain: For an original of YouTube Highlights or TVSum.
         backbone: As for `convert_to_directory`.
 
@@ -116,7 +111,9 @@ def check_original(model: str | os.PathLike, benchmark: str | None, domain: str 
             )
         return
     if benchmark is None:
-        raise ValueError(f"The original checkpoint '{name}' needs a `benchmark`, one of {list(BENCHMARKS)}.")
+        raise ValueError(
+            f"The original checkpoint '{name}' needs a `benchmark`, one of {list(released_benchmarks())}."
+        )
     get_benchmark(benchmark, domain)
     if name != ORIGINAL_REPOSITORY and not os.path.isfile(name):
         raise FileNotFoundError(f"No checkpoint at '{name}'.")
