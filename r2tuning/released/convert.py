@@ -15,11 +15,11 @@ from transformers.utils import logging
 
 from modeling_r2tuning.configuration_r2tuning import R2TuningConfig
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
+from r2tuning_cli.defaults import ORIGINAL_REPOSITORY
 
 
 logger = logging.get_logger(__name__)
 
-ORIGINAL_REPOSITORY = "yeliudev/R2-Tuning"
 HEAD_SIZE = 64  # of every CLIP ViT
 
 
