@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY, released_benchmarks
+
 from .argument_types import add_renamed_clip_option, repository_name
-from .benchmarks import NUM_RELEASED
-from .defaults import DEFAULT_BACKBONE, ORIGINAL_REPOSITORY
+from .defaults import DEFAULT_BACKBONE
 from .grounding_arguments import add_benchmark_arguments, benchmark_table
 
 
@@ -56,6 +57,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"the CLIP that the checkpoint was trained on (default: {DEFAULT_BACKBONE})",
     )
     add_renamed_clip_option(parser)
+    num_released = sum(len(spec.released_checkpoints) for spec in released_benchmarks().values())
     group = parser.add_argument_group("all released checkpoints")
     group.add_argument(
         "--all",
@@ -63,7 +65,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
         replaced=required,
         type=Path,
         metavar="OUT",
-        help=f"convert the {NUM_RELEASED} released checkpoints to folders in OUT: r2tuning-qvhl, r2tuning-charades, "
+        help=f"convert the {num_released} released checkpoints to folders in OUT: r2tuning-qvhl, r2tuning-charades, "
         "r2tuning-tvsum-bk ...",
     )
     group.add_argument(

@@ -4,8 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
+from dataset_scripts.benchmarks import BENCHMARKS
+
 from .argument_types import add_renamed_clip_option, positive_integer, positive_number, repository_name
-from .benchmarks import BENCHMARK_FPS, BENCHMARKS, ONE_FRAME_PER_UNIT
 from .defaults import DEFAULT_BACKBONE, DEFAULT_NUM_LAYERS, SUBMISSION_SPLITS
 
 
@@ -54,7 +55,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         "--predictions", type=Path, metavar="FILE", help="predictions, one JSON object per line; may be a .gz file"
     )
     source.add_argument("--model", metavar="DIR_OR_REPO", help="checkpoint that makes the predictions")
-    parser.add_argument("--benchmark", required=True, choices=BENCHMARKS, help="the benchmark")
+    parser.add_argument("--benchmark", required=True, choices=tuple(BENCHMARKS), help="the benchmark")
     parser.add_argument("--split", default="val", metavar="NAME", help="the split (default: val)")
     parser.add_argument(
         "--domain", metavar="NAME", help="one domain of YouTube Highlights, TVSum or Moving Shapes (default: all)"
@@ -126,7 +127,7 @@ def add_extract_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_extracted_data_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to extract")
-    group.add_argument("--benchmark", required=True, choices=BENCHMARKS, help="the benchmark")
+    group.add_argument("--benchmark", required=True, choices=tuple(BENCHMARKS), help="the benchmark")
     group.add_argument(
         "--split",
         action="append",
@@ -168,12 +169,17 @@ def _add_feature_arguments(parser: argparse.ArgumentParser) -> None:
         help="an R2-Tuning checkpoint that will read the features: it determines CLIP, K and the frame rate",
     )
     add_renamed_clip_option(parser)
-    rates = [f"{name} {fps:g}" for name, fps in BENCHMARK_FPS.items() if name != ONE_FRAME_PER_UNIT]
+    rates, per_unit = [], []
+    for name, spec in BENCHMARKS.items():
+        if has_one_frame_per_unit(name):
+            per_unit.append(name)
+        else:
+            rates.append(f"{name} {spec.fps:g}")
     group.add_argument(
         "--fps",
         type=positive_number,
         metavar="N",
-        help=f"frames sampled per second (default: the benchmark's: {', '.join(rates)}; {ONE_FRAME_PER_UNIT} always has "
+        help=f"frames sampled per second (default: the benchmark's: {', '.join(rates)}; {', '.join(per_unit)} always has "
         "one frame for each annotated unit)",
     )
     group.add_argument(
@@ -195,6 +201,11 @@ def _add_feature_arguments(parser: argparse.ArgumentParser) -> None:
         help="precision in which CLIP computes (default: float32); bfloat16 is faster on most GPUs and on CPUs with AMX "
         "or AVX512-BF16 and changes the features by about 1 %%; files are always in half precision; for features only",
     )
+
+
+def has_one_frame_per_unit(benchmark: str) -> bool:
+    """Whether the frame rate follows from the annotation of each video, as on YouTube Highlights."""
+    return BENCHMARKS[benchmark].saliency.frames == "one_per_unit"
 
 
 def _add_work_arguments(parser: argparse.ArgumentParser) -> None:
@@ -223,13 +234,13 @@ def check_extract(args: argparse.Namespace) -> None:
         raise ValueError("Start one process, without torchrun or accelerate: `num_processes` starts the others.")
     if args.model is not None and (args.fps is not None or args.num_layers is not None):
         raise ValueError("`model` determines the frame rate and K; leave `fps` and `num_layers` out.")
-    if args.benchmark == ONE_FRAME_PER_UNIT and args.fps is not None:
+    if args.fps is not None and has_one_frame_per_unit(args.benchmark):
         raise ValueError(f"{args.benchmark} has one frame for each annotated unit; leave `fps` out.")
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `r2tuning export-dataset`."""
-    parser.add_argument("name", metavar="BENCHMARK", choices=BENCHMARKS, help=f"one of {', '.join(BENCHMARKS)}")
+    parser.add_argument("name", metavar="BENCHMARK", choices=tuple(BENCHMARKS), help=f"one of {', '.join(BENCHMARKS)}")
     parser.add_argument("output", type=Path, metavar="OUT", help="output folder, new or empty")
     parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
     _add_on_error_argument(parser)
@@ -265,4 +276,5 @@ __all__ = [
     "add_extract_arguments",
     "check_evaluate",
     "check_extract",
+    "has_one_frame_per_unit",
 ]

@@ -5,6 +5,8 @@ import os
 import re
 from pathlib import Path
 
+from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY, released_benchmarks
+
 from .argument_types import (
     NMS_METHODS,
     add_renamed_clip_option,
@@ -16,8 +18,7 @@ from .argument_types import (
     positive_number_or_none,
     score_or_none,
 )
-from .benchmarks import RELEASED_DOMAINS
-from .defaults import DEFAULT_BACKBONE, MAX_MOMENTS, ORIGINAL_REPOSITORY
+from .defaults import DEFAULT_BACKBONE, MAX_MOMENTS
 
 
 PLOT_ENDINGS = (".png", ".pdf", ".svg")
@@ -126,7 +127,7 @@ def add_benchmark_arguments(group: argparse._ActionsContainer, *, required: bool
     benchmark = group.add_argument(
         "--benchmark",
         required=required,
-        choices=tuple(RELEASED_DOMAINS),
+        choices=tuple(released_benchmarks()),
         metavar="NAME",
         help="the benchmark that the authors' checkpoint was trained on (names below)",
     )
@@ -230,8 +231,8 @@ def _check_queries(queries: list[str]) -> None:
 def benchmark_table() -> str:
     """Names of the benchmarks and domains that the authors' checkpoints were trained on."""
     lines = ["benchmarks and domains:"]
-    for name, domains in RELEASED_DOMAINS.items():
-        lines.append(f"  {name:20}{', '.join(domains)}".rstrip())
+    for name, spec in released_benchmarks().items():
+        lines.append(f"  {name:20}{', '.join(spec.domains)}".rstrip())
     return "\n".join(lines)
 
 

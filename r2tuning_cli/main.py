@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from .defaults import ORIGINAL_REPOSITORY
+from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY
+
 from .programs import PROGRAMS, make_script_parser, option_names, parser_settings
 from .spelling import spell_options
 

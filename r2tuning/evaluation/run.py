@@ -139,7 +139,9 @@ def get_predictions(
         unchecked = FeatureCache(args.features, model=model, fps=processor.fps, check=False)
         cache = FeatureCache(args.features, model=model, fps=processor.fps, check=True)
     rows = leave_out(rows, find_unreadable(rows, unchecked), args.missing_videos)
-    predictions = list(predict(model, processor, rows, cache, missing_videos=args.missing_videos))
+    predictions = list(
+        predict(model, processor, rows, cache, benchmark=args.benchmark, missing_videos=args.missing_videos)
+    )
     if args.save_predictions is not None:
         write_predictions(predictions, args.save_predictions)
     answered = {prediction["qid"] for prediction in predictions}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dataset_scripts import load_vtg_dataset
+from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from r2tuning.checks import check_folders, check_model_name, check_model_type
@@ -21,7 +22,7 @@ from r2tuning.features.extraction import QueryJob, Store, Summary, extract, plan
 from r2tuning.features.frames import FrameStore, frame_settings
 from r2tuning.features.store import FeatureStore, feature_settings
 from r2tuning.terminal import USER_ERRORS, choose_device, report, silence_transformers
-from r2tuning_cli.benchmarks import BENCHMARK_FPS, ONE_FRAME_PER_UNIT
+from r2tuning_cli.data_arguments import has_one_frame_per_unit
 from r2tuning_cli.defaults import DEFAULT_NUM_LAYERS
 from r2tuning_cli.main import run_script
 from r2tuning_cli.programs import option_names
@@ -117,7 +118,7 @@ def load_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def make_store(args: argparse.Namespace, device: torch.device | str) -> Store:
     """The store that the arguments describe, with CLIP on `device`."""
     processor = load_processor(args)
-    fps = ONE_PER_CLIP if args.benchmark == ONE_FRAME_PER_UNIT else float(processor.fps)
+    fps = ONE_PER_CLIP if has_one_frame_per_unit(args.benchmark) else float(processor.fps)
     if args.store == "frames":
         return FrameStore(args.output, processor, frame_settings(processor, args.benchmark, fps))
     model = load_model(args)
@@ -145,7 +146,7 @@ def load_processor(args: argparse.Namespace) -> R2TuningProcessor:
         check_model_type(args.model, "r2tuning")
         return R2TuningProcessor.from_pretrained(args.model)
     read_backbone_config(args.backbone)  # refuses another kind of model
-    return R2TuningProcessor.from_backbone(args.backbone, fps=args.fps or BENCHMARK_FPS[args.benchmark])
+    return R2TuningProcessor.from_backbone(args.backbone, fps=args.fps or BENCHMARKS[args.benchmark].fps)
 
 
 def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:

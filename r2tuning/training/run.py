@@ -13,10 +13,9 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.logging import get_logger
 
-from dataset_scripts import BUILDERS
+from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning.files_r2tuning import claiming
 from r2tuning.checks import check_folders, check_model_name
-from r2tuning.released.convert import BENCHMARKS
 from r2tuning.terminal import is_first_process, report, write_line
 from r2tuning.training.checkpoints import check_new_run, write_json
 from r2tuning.training.config import TrainingConfig, make_config
@@ -113,8 +112,8 @@ def split_domains(config: TrainingConfig) -> list[TrainingConfig]:
     """Settings of each model: one, or one per domain, each with its own folder and repository."""
     if config.domain != "all":
         return [config]
-    domains = BENCHMARKS[config.benchmark].files if config.benchmark in BENCHMARKS else {None: ""}
-    if None in domains:
+    domains = BENCHMARKS[config.benchmark].domains
+    if not domains:
         raise ValueError(f"`domain` 'all' trains a model for each domain, but {config.benchmark} has none.")
     return [
         replace(
@@ -134,8 +133,8 @@ def check_paths(config: TrainingConfig) -> None:
         FileNotFoundError: A folder is missing.
         ValueError: The benchmark is unknown.
     """
-    if config.benchmark not in BUILDERS:
-        raise ValueError(f"`benchmark` must be one of {list(BUILDERS)}, got {config.benchmark!r}.")
+    if config.benchmark not in BENCHMARKS:
+        raise ValueError(f"`benchmark` must be one of {list(BENCHMARKS)}, got {config.benchmark!r}.")
     check_folders(data_dir=config.data_dir, features=config.features, video_dir=config.video_dir)
     check_model_name("backbone", config.backbone)
 

@@ -9,13 +9,11 @@ import pytest
 from cli_output import only_line
 
 import modeling_r2tuning
-from dataset_scripts import BUILDERS
+from dataset_scripts.benchmarks import released_benchmarks
 from modeling_r2tuning.configuration_r2tuning import Method
 from modeling_r2tuning.options_r2tuning import check_options
 from modeling_r2tuning.video_source_r2tuning import MAX_DOWNLOAD_BYTES
-from r2tuning.released.convert import BENCHMARKS as RELEASED
-from r2tuning.released.model_zoo import released_models
-from r2tuning_cli import argument_types, benchmarks, training_options
+from r2tuning_cli import argument_types, training_options
 from r2tuning_cli.main import main, make_parser
 from r2tuning_cli.programs import PROGRAMS, make_script_parser
 
@@ -103,8 +101,8 @@ def test_every_argument_is_explained(name, capsys):
 @pytest.mark.parametrize("name", ["ground", "explain", "convert"])
 def test_help_names_every_benchmark_and_domain(name, capsys):
     out = show_help([name], capsys)
-    for benchmark, settings in RELEASED.items():
-        assert all(word in out for word in [benchmark, *filter(None, settings.files)])
+    for benchmark, spec in released_benchmarks().items():
+        assert all(word in out for word in [benchmark, *spec.domains])
 
 
 def test_version(capsys):
@@ -116,16 +114,12 @@ def test_version(capsys):
 # ---- what the command line knows of the library ----------------------------------------------------------------------
 
 
-def test_names_of_benchmarks_are_those_of_the_readers():
-    assert set(benchmarks.BENCHMARKS) == set(BUILDERS)
-    assert len(released_models()) == benchmarks.NUM_RELEASED
-    for name, settings in RELEASED.items():
-        assert benchmarks.RELEASED_DOMAINS[name] == tuple(filter(None, settings.files))
-        assert benchmarks.BENCHMARK_FPS[name] == settings.fps
-
-
 def test_methods_are_those_of_the_model():
     assert typing.get_args(training_options.Method) == typing.get_args(Method)
+
+
+def test_all_released_checkpoints_are_counted(capsys):
+    assert "convert the 20 released checkpoints" in " ".join(show_help(["convert"], capsys).split())
 
 
 def test_the_largest_download_is_told(capsys):
