@@ -19,13 +19,13 @@ from modeling_r2tuning.containers_r2tuning import open_stream
 from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.video_source_r2tuning import make_source
 from r2tuning.features.cache import FeatureCache
+from r2tuning_cli.defaults import SUBMISSION_SPLITS
 
 
 logger = logging.getLogger(__name__)
 
 LEAVE_OUT = "Replace the file, or pass `--missing-videos skip` to leave out what cannot be read."
 SUBMISSION_FILE = "hl_{split}_submission.jsonl"  # names that the QVHighlights server asks for
-SUBMISSION_SPLITS = ("val", "test")
 
 
 def read_predictions(path: str | os.PathLike) -> list[dict[str, Any]]:

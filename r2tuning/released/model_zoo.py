@@ -8,13 +8,14 @@ from pathlib import Path
 from transformers.utils import logging
 
 from dataset_scripts.benchmarks import BENCHMARKS, ORIGINAL_REPOSITORY, released_benchmarks
-from r2tuning.checks import DEFAULT_BACKBONE, check_model_type
+from r2tuning.checks import check_model_type
 from r2tuning.hub.card_text import CARDS
 from r2tuning.hub.model_card import Results, read_published, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
 from r2tuning.json_files import write_text
 from r2tuning.released.convert import original_filename
 from r2tuning.released.resolve import convert_to_directory, fetch_original
+from r2tuning_cli.defaults import DEFAULT_BACKBONE
 
 
 logger = logging.get_logger(__name__)

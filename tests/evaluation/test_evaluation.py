@@ -146,7 +146,7 @@ def test_errors_are_one_line(qvhighlights, capsys):
         (["--backbone", "nowhere"], "`--backbone` must be a folder, or a name on the Hub"),
         (["--split", "vall"], "`--split` of qvhighlights must be one of"),
         (["--domain", "dog"], "leave `--domain` away"),
-        (["--device", "gpu"], "`--device` 'gpu' is none that PyTorch knows"),
+        (["--device", "gpu"], "`--device` 'gpu' cannot be used: "),
         (["--device", "cuda:99"], "`--device` 'cuda:99' cannot be used"),
         (["--record"], "`--record` adds to the results of a training run on qvhighlights"),
         (["--output", "nowhere/scores.json"], "there is no folder 'nowhere'"),

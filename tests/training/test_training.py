@@ -348,8 +348,8 @@ def test_nothing_is_fetched_before_the_data_is_there(options, tmp_path, capsys, 
         ('{"epochs": "3"}', "`--epochs` must be of the type int, got '3'"),
         ('{"drop_epochs": [1.5]}', "`--drop-epochs` must be of the type int, got 1.5"),
         ('{"schedule": "linear"}', "`--schedule` must be one of ['step', 'cosine'], got 'linear'"),
-        ('{"epochs": 3', "mine.json' is no preset: not JSON"),
-        ("[3]", "mine.json' is no preset: must be a JSON object"),
+        ('{"epochs": 3', "mine.json' is not a preset: not JSON"),
+        ("[3]", "mine.json' is not a preset: must be a JSON object"),
     ],
 )
 def test_a_wrong_preset_is_named(options, tmp_path, capsys, content, message):
