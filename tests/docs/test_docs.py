@@ -1,12 +1,12 @@
 """The README's and the examples' code runs as written."""
 
+import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fresh_python import run_fresh
 
 
 ROOT = Path(__file__).parents[2]
@@ -45,17 +45,9 @@ def folder(tmp_path_factory):
 
 def run(folder, arguments):
     """Run Python as a user would; returns what was printed."""
-    result = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, env=environment(), check=False
-    )
+    result = run_fresh(arguments, {**os.environ, "OMP_NUM_THREADS": "1"}, folder)
     assert result.returncode == 0, result.stderr
     return result.stdout
-
-
-def environment():
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def block_with(command):
