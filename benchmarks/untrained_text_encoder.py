@@ -1,8 +1,8 @@
-"""A CLIP that sees as before and reads as if never trained: to try what the alignment of both encoders is worth.
+"""A CLIP whose text encoder is untrained, for experiments on the alignment of image and text encoder.
 
-python benchmarks/fresh_text_encoder.py CLIP OUT
+python -m benchmarks.untrained_text_encoder CLIP OUT
 
-Words keep vectors of their own, drawn at random.
+The image encoder is unchanged. Each word keeps a vector of its own, drawn at random.
 """
 
 import argparse
@@ -17,24 +17,25 @@ from r2tuning.training.pretrain_clip import TOKEN_STD
 
 
 def main() -> None:
-    """Copy the CLIP, its text encoder and text projection begun anew."""
+    """Copy a CLIP and reinitialise its text encoder and text projection."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clip", type=Path, metavar="CLIP", help="folder of a CLIP")
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("--seed", type=int, default=1, help="of the text encoder (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the text encoder (default: 1)")
     args = parser.parse_args()
-    told = shutil.ignore_patterns("README.md", "acceptance.json")  # of the trained text encoder
+    about_trained_encoder = shutil.ignore_patterns("README.md", "acceptance.json")
     with writing_folder(args.output) as folder:
-        shutil.copytree(args.clip, folder, ignore=told, dirs_exist_ok=True)
-        begin_text_anew(CLIPModel.from_pretrained(args.clip), args.seed).save_pretrained(folder)
+        shutil.copytree(args.clip, folder, ignore=about_trained_encoder, dirs_exist_ok=True)
+        reinitialise_text(CLIPModel.from_pretrained(args.clip), args.seed).save_pretrained(folder)
 
 
-def begin_text_anew(clip: CLIPModel, seed: int) -> CLIPModel:
-    """Replace what `train/pretrain_clip.py` would have trained of the text encoder by its first weights."""
+def reinitialise_text(clip: CLIPModel, seed: int) -> CLIPModel:
+    """Replace the text encoder by the initialisation that `train/pretrain_clip.py` starts from."""
     torch.manual_seed(seed)
-    fresh = CLIPModel(clip.config)
-    fresh.text_model.embeddings.token_embedding.weight.data.normal_(0, TOKEN_STD)
-    clip.text_model, clip.text_projection = fresh.text_model, fresh.text_projection
+    untrained = CLIPModel(clip.config)
+    untrained.text_model.embeddings.token_embedding.weight.data.normal_(0, TOKEN_STD)
+    clip.text_model = untrained.text_model
+    clip.text_projection = untrained.text_projection
     return clip
 
 
