@@ -53,7 +53,7 @@ def test_defaults_are_the_papers_qvhighlights_model():
 
 
 def test_every_field_comes_back_from_json(tmp_path):
-    """No field that could differ is left out: the test fails when a field is added without it."""
+    """All fields are covered: the test fails when a field is added that is not listed here."""
     own = set(R2TuningConfig.__annotations__) - {"model_type", "sub_configs"}
     assert own == DIFFERENT.keys()
     config = R2TuningConfig(**DIFFERENT)
@@ -74,7 +74,7 @@ def test_the_file_names_its_model_type(tmp_path):
 
 
 @pytest.mark.parametrize("strides", [(1, 2), [1, 2]])
-def test_strides_are_a_list_whatever_was_given(strides):
+def test_strides_become_a_list(strides):
     assert R2TuningConfig(strides=strides).strides == [1, 2]
 
 
@@ -126,13 +126,13 @@ WRONG = {
     "shared_block": [("yes", "expected bool")],
     "use_moment_head": [(1, "expected bool")],
     "strides": [
-        ((), "rising powers of two"),
-        ((2, 4), "begin with 1, got"),
-        ((1, 3), "rising powers of two"),
-        ((1, 4, 2), "rising powers of two"),
-        ((1, 1), "rising powers of two"),
-        ((1, -2), "rising powers of two"),
-        ((1, 0), "rising powers of two"),
+        ((), "increasing powers of two"),
+        ((2, 4), "start with 1, got"),
+        ((1, 3), "increasing powers of two"),
+        ((1, 4, 2), "increasing powers of two"),
+        ((1, 1), "increasing powers of two"),
+        ((1, -2), "increasing powers of two"),
+        ((1, 0), "increasing powers of two"),
         ((1.0, 2.0), "strides"),
         ("12", "strides"),
     ],
@@ -171,7 +171,7 @@ def test_points_are_frames_where_only_frames_are_scored():
         R2TuningConfig(use_moment_head=False)
 
 
-def test_no_more_layers_are_read_than_the_shallower_encoder_has():
+def test_the_shallower_encoder_limits_the_number_of_layers_read():
     with pytest.raises(StrictDataclassError, match=r"number of layers of either CLIP encoder \(2\), got 3"):
         R2TuningConfig(
             vision_config=TINY_VISION, text_config={**TINY_TEXT, "num_hidden_layers": 2}, num_recurrent_steps=3
