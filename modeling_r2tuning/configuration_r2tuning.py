@@ -90,9 +90,12 @@ class R2TuningConfig(PreTrainedConfig):
     model_type = "r2tuning"
     sub_configs = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}  # noqa: RUF012 (class attribute of the base)
 
-    if TYPE_CHECKING:  # the types after construction, which replaces dicts and `None`
-        vision_config: CLIPVisionConfig = CLIPVisionConfig()
-        text_config: CLIPTextConfig = CLIPTextConfig()
+    if TYPE_CHECKING:  # the types after construction; the constructor itself takes dicts and `None`, too
+        vision_config: CLIPVisionConfig
+        text_config: CLIPTextConfig
+
+        def __init__(self, **fields: Any) -> None: ...
+
     else:
         vision_config: dict | PreTrainedConfig | None = None
         text_config: dict | PreTrainedConfig | None = None
