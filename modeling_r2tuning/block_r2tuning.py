@@ -155,7 +155,9 @@ class VideoProjection(InputProjection):
     def __init__(self, in_features: int, config: R2TuningConfig):
         super().__init__(in_features + 2, config)
 
-    def forward(self, features: torch.Tensor, endpoints: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]  # it needs the endpoints, too
+        self, features: torch.Tensor, endpoints: torch.Tensor
+    ) -> torch.Tensor:
         """Project the hidden states of one layer.
 
         Args:
@@ -165,11 +167,11 @@ class VideoProjection(InputProjection):
         Returns:
             `torch.Tensor` of shape `(batch, num_frames, num_tokens, hidden)`.
         """
-        # With x = [features, endpoints], the gain g and bias b of the norm, and the weight W and bias c of the linear
-        # layer, the plain formula is W dropout((x - mean) * rstd * g + b) + c. With d = dropout's mask / (1 - p), taken
-        # apart over the channels it is
-        #     rstd * ((x - mean) * d) (W g)' + d (W b)' + c
-        # of the features plus the same of the endpoints.
+        # Plain formula, with x = [features, endpoints], gain g and bias b of the norm, weight W and bias c of Linear:
+        #     W dropout((x - mean) rstd g + b) + c
+        # Dropout multiplies by d, which is 0 or 1 / (1 - p). The products sum over the channels of x, so this equals
+        #     rstd (W g) ((x - mean) d) + (W b) d
+        # of the features plus the same of the endpoints, plus c.
         width, count = features.shape[-1], features.shape[-1] + 2
         endpoints = endpoints[:, :, None]  # (batch, num_frames, 1, 2)
         total = features.sum(-1, keepdim=True, dtype=endpoints.dtype) + endpoints.sum(-1, keepdim=True)
@@ -188,7 +190,7 @@ class VideoProjection(InputProjection):
         return self._finish(torch.addcmul(shift + (shift_of_ends + self.input_linear.bias), hidden, rstd))
 
     def _project_part(self, part: torch.Tensor, channels: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """The products (x - mean) d (W g)' and d (W b)' of some channels; without dropout the second one is W b.
+        """The products (W g) ((x - mean) d) and (W b) d over some channels; without dropout d is 1.
 
         The gains are multiplied into the weights, and the deviation is applied after the product. So neither the
         normalised values nor a gradient of the features' size is ever computed; the dropped channels, which differ

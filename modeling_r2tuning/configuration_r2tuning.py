@@ -15,10 +15,10 @@ RENAMED_FIELDS = {"clip_model_name_or_path": "backbone_name_or_path", "clip_revi
 
 @strict
 class R2TuningConfig(PreTrainedConfig):
-    r"""Everything that decides what an R2-Tuning model computes; the defaults are the paper's QVHighlights model.
+    r"""Configuration of an R2-Tuning model; the defaults are those of the paper's QVHighlights model.
 
-    Training settings (learning rate, batch size, epochs) live elsewhere. A table or figure number in brackets is the
-    place in the paper (arXiv 2404.00801) whose rows the field reproduces.
+    Training settings (learning rate, batch size, epochs) are not part of it. A table or figure in brackets is the one
+    of the paper (arXiv 2404.00801) whose rows the field reproduces.
 
     Args:
         vision_config (`CLIPVisionConfig` or `dict`, *optional*):
@@ -26,36 +26,37 @@ class R2TuningConfig(PreTrainedConfig):
         text_config (`CLIPTextConfig` or `dict`, *optional*):
             Frozen text encoder of the same CLIP.
         backbone_name_or_path (`str`, *optional*, defaults to `"openai/clip-vit-base-patch32"`):
-            Where CLIP's weights are fetched from when the checkpoint does not hold them.
+            Folder or Hub repository from which the encoders are loaded if the checkpoint does not hold them.
         backbone_revision (`str`, *optional*):
             Branch, tag or commit of `backbone_name_or_path`.
         save_backbone (`bool`, defaults to `False`):
-            Store CLIP in the checkpoint too. Without it a checkpoint holds only what is learned (about 11 MB). Always
-            set with full tuning, which learns CLIP.
+            Store the encoders in the checkpoint too. Otherwise it holds only what is learned (about 11 MB). Always
+            `True` with full tuning, which trains the encoders.
         method (`str`, defaults to `"r2_tuning"`):
-            How CLIP is put to use [Table 9]. `"r2_tuning"`: by recurrent refinement. `"none"`: not tuned at all, a
-            frame is the CLS token of the last layer, and only its projection, one temporal layer, pyramid and heads
-            are learned. `"full"`, `"lora"`, `"vpt"`, `"vop"`, `"st_adapter"`, `"e3va"`, `"losa"` or `"lst"`: the same
-            with that transfer method, which makes the token; see `method_*_r2tuning.py`.
+            Transfer method [Table 9]. `"r2_tuning"`: recurrent refinement. `"none"`: no tuning; a frame is the CLS
+            token of the last layer, and only its projection, one temporal layer, pyramid and heads are learned.
+            `"full"`, `"lora"`, `"vpt"`, `"vop"`, `"st_adapter"`, `"e3va"`, `"losa"` or `"lst"`: the same with a CLS
+            token computed by that method; see `method_specs_r2tuning.py` and `method_*_r2tuning.py`.
         hidden_size (`int`, defaults to 256):
             Width C of the side block.
         num_attention_heads (`int`, defaults to 8):
-            Heads of the temporal layers; must divide `hidden_size`.
+            Attention heads of the temporal layers; must divide `hidden_size`.
         num_recurrent_steps (`int`, defaults to 4):
-            K in the paper: how many of CLIP's last layers are read [Figure 7]; by a side network too, at best all.
+            Number of the encoders' last layers that are read, K in the paper [Figure 7]. Side networks use it too;
+            reading all layers works best there.
         num_temporal_layers (`int`, defaults to 1):
             Transformer layers in each recurrent step [Table 12].
         attention_order (`"cross_self"` or `"self_cross"`, defaults to `"cross_self"`):
-            Order of the two attentions in a temporal layer [Table 10].
+            Order of cross- and self-attention in a temporal layer [Table 10].
         shared_block (`bool`, defaults to `True`):
-            One block for all steps, or one for each [Table 11].
+            Whether all steps share one block [Table 11].
         layer_fusion (`"reversed"`, `"forward"`, `"single"` or `"mean"`, defaults to `"reversed"`):
-            Refinement from the deepest layer to the shallowest or the other way round, the K-th layer from the end
-            alone, or the mean of the last K [Figure 7].
+            Refinement from the deepest layer to the shallowest or in the opposite order, the K-th layer from the end
+            alone, or the mean of the last K layers [Figure 7].
         initial_pooling_scale (`float`, defaults to 0.0):
-            What the weight of the spatial pooling is trained from, before its tanh; 0 lets training open it by and by.
+            Initial scale of the spatial pooling, before its tanh; with 0 pooling is off at the start of training.
         strides (`list[int]`, defaults to `(1, 2, 4, 8)`):
-            Temporal strides of the feature pyramid in frames: rising powers of two.
+            Temporal strides of the feature pyramid in frames: increasing powers of two.
         use_temporal_endpoints (`bool`, defaults to `True`):
             Append each frame's relative start and end (TEF) to its features.
         use_moment_head (`bool`, defaults to `True`):
@@ -69,17 +70,17 @@ class R2TuningConfig(PreTrainedConfig):
         use_layer_calibration (`bool`, defaults to `True`):
             Contrast layers within each video, Eq. 10 [Table 5].
         loss_recipe (`"released"` or `"paper"`, defaults to `"released"`):
-            What made the published checkpoints, or the formulas as printed.
+            Losses of the published checkpoints, or the formulas as printed in the paper.
         saliency_loss_weight (`float`, defaults to 0.1):
-            Weight of the saliency loss in the released recipe; the paper's is always 0.1.
+            Weight of the saliency loss in the released recipe; in the paper's it is 0.1.
         positive_saliency (`"above_median"` or `"above_half"`, defaults to `"above_median"`):
-            Without a moment head: which frames count as positive for the contrastive losses, those whose saliency is
-            above the (lower) median of the video (TVSum) or above 0.5 (YouTube Highlights). With a moment head it is
-            the frames inside a moment.
+            Positive frames of the contrastive losses without a moment head: those whose saliency is above the (lower)
+            median of the video (TVSum) or above 0.5 (YouTube Highlights). With a moment head they are the frames
+            inside a moment.
         fps (`float`, defaults to 0.5):
-            Frames per second the model was trained on.
+            Frames per second of the training videos.
         window_sec (`float`, *optional*, defaults to 150.0):
-            Longest video grounded in one pass, in seconds; longer ones are grounded in overlapping windows. `None`:
+            Longest video grounded in one pass, in seconds; longer videos are grounded in overlapping windows. `None`:
             always one pass.
 
     Raises:
@@ -89,9 +90,12 @@ class R2TuningConfig(PreTrainedConfig):
     model_type = "r2tuning"
     sub_configs = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}  # noqa: RUF012 (class attribute of the base)
 
-    if TYPE_CHECKING:  # the types after construction, which replaces dicts and `None`
-        vision_config: CLIPVisionConfig = CLIPVisionConfig()
-        text_config: CLIPTextConfig = CLIPTextConfig()
+    if TYPE_CHECKING:  # the types after construction; the constructor itself takes dicts and `None`, too
+        vision_config: CLIPVisionConfig
+        text_config: CLIPTextConfig
+
+        def __init__(self, **fields: Any) -> None: ...
+
     else:
         vision_config: dict | PreTrainedConfig | None = None
         text_config: dict | PreTrainedConfig | None = None
@@ -132,7 +136,7 @@ class R2TuningConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "R2TuningConfig":
-        """Make a configuration from the contents of a `config.json`, also one that an earlier version has written."""
+        """Create a configuration from the contents of a `config.json`, which may be one of an earlier version."""
         renamed = {RENAMED_FIELDS.get(name, name): value for name, value in config_dict.items()}
         return super().from_dict(renamed, **kwargs)
 
@@ -188,16 +192,16 @@ class R2TuningConfig(PreTrainedConfig):
             )
 
     def validate_strides(self) -> None:
-        """Strides are rising powers of two, the first one 1; the only one where points are frames."""
+        """Strides are increasing powers of two that start with 1; without moment head 1 is the only one."""
         strides = list(self.strides)
         powers = all(stride > 0 and stride & (stride - 1) == 0 for stride in strides)
         if not strides or strides[0] != 1 or not powers or strides != sorted(set(strides)):
-            raise ValueError(f"`strides` must be rising powers of two that begin with 1, got {strides}.")
+            raise ValueError(f"`strides` must be increasing powers of two that start with 1, got {strides}.")
         if not self.use_moment_head and strides != [1]:
-            raise ValueError(f"`strides` must be [1] without moment head, where points are frames, got {strides}.")
+            raise ValueError(f"`strides` must be [1] without moment head, as points are frames, got {strides}.")
 
     def validate_rates(self) -> None:
-        """Dropout rates are in [0, 1), weights not negative, times positive."""
+        """Dropout rates are in [0, 1), weights non-negative, times positive."""
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")

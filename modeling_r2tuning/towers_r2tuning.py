@@ -2,8 +2,8 @@
 
 Threads share the encoders, so a call changes nothing in them: it neither registers hooks nor swaps weights.
 
-All that is specific to CLIP stands in the first section. Encoders of another kind need the same there, and their
-configurations in `R2TuningConfig.sub_configs`.
+The first section is the only place that names parts of CLIP, such as the path to its layers. Encoders of another kind
+need the same there, a way to load them in `load_backbone`, and their configurations in `R2TuningConfig.sub_configs`.
 """
 
 import copy
@@ -31,6 +31,7 @@ ENCODERS = ("vision_model.", "text_model.")  # prefixes of the encoders' paramet
 
 UNUSED_NORMS = ("vision_model.post_layernorm.", "text_model.final_layer_norm.")  # follow the last state that is read
 ATTENTION_PROJECTIONS = r"(vision_model|text_model)\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj"
+TEXT_LAYER_OPTIONS = {"is_causal": True}  # further arguments of each layer of the text encoder
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
 VISION_SIZES = (*SIZES, "patch_size", "image_size", "num_channels")
 TEXT_SIZES = (*SIZES, "vocab_size", "max_position_embeddings")
@@ -176,7 +177,7 @@ def read_text(
     with torch.set_grad_enabled(torch.is_grad_enabled() and learned):
         tokens, mask = embed_text(text_model, input_ids)
         for index, layer in enumerate(layers):
-            tokens = method.run_text_layer(index, layer, tokens, mask, is_causal=True)
+            tokens = method.run_text_layer(index, layer, tokens, mask, **TEXT_LAYER_OPTIONS)
             if index in layers_read:
                 states.read(tokens)
     return torch.stack(states.kept, dim=2)

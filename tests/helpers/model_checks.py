@@ -1,4 +1,4 @@
-"""What every model class must promise. Subclass `ModelChecks` in a test module and give it the fixture `model`.
+"""Tests that every model class must pass. Subclass `ModelChecks` in a test module and give it the fixture `model`.
 
 Inputs are made for the model's own configuration; what is padded is filled with junk, which must not matter.
 """
@@ -9,14 +9,14 @@ import pytest
 import torch
 
 
-# Longer than every stride and odd; odd; shorter than the largest tiny stride; shorter than all but the first.
+# Odd and longer than every stride; odd; shorter than the largest stride; shorter than all strides but the first.
 FRAMES = (9, 7, 3, 1)
 WORDS = (5, 2, 6, 3)
 JUNK = 7.0
 ENCODERS = ("vision_model.", "text_model.")
 LEARNED_IN_CLIP = {"full": ("encoder.", "embeddings.", "pre_layrnorm."), "lora": (".lora_A.", ".lora_B.")}
 IN_CLIP = {"full", "lora", "vpt", "vop", "st_adapter"}  # methods whose gradients pass through the encoders
-# Other shapes make other splits of the same sums: float32 differs by some 1e-6.
+# With other shapes the same sums are split differently: float32 results differ by about 1e-6.
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -33,7 +33,7 @@ def length_mask(lengths):
 
 
 def make_inputs(config, frames=FRAMES, words=WORDS, cached=False, seed=0):
-    """A padded batch of random pixels and token ids, or of CLIP states."""
+    """A padded batch of random pixels and token ids, or of random hidden states."""
     vision, text = config.vision_config, config.text_config
     generator = torch.Generator().manual_seed(seed)
     if cached:
@@ -70,7 +70,7 @@ def make_labels(config, frames=FRAMES, fps=0.5):
 
 
 def assert_same_answer(outputs, row, alone):
-    """One row of a batch says what the example says alone, and nothing of its padding is left."""
+    """A row of a batch has the outputs that its example has alone, and its padding is zero."""
     frames, points = outputs.frame_mask[row], outputs.point_mask[row]
     assert torch.equal(outputs.points[points], alone.points)
     assert alone.point_mask.all()
@@ -91,21 +91,21 @@ def assert_same_answer(outputs, row, alone):
 
 
 def move_weights(model):
-    """Put weights where new ones lie, on even addresses: on some CPUs sums are rounded by where a file has put them."""
+    """Copy weights to newly allocated memory: on some CPUs the rounding of sums depends on the alignment in a file."""
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return model
 
 
 def assert_equal_outputs(got, want, **tolerance):
-    """All tensors of two outputs agree; without a tolerance bit by bit."""
+    """All tensors of two outputs agree; bit by bit without a tolerance."""
     assert got.keys() == want.keys()
     for name in want:
         torch.testing.assert_close(got[name], want[name], **(tolerance or {"atol": 0, "rtol": 0}), msg=name)
 
 
 def is_learned(config, name):
-    """Whether a parameter of this name is learned: nothing of CLIP, but for two methods."""
+    """Whether a parameter of this name is learned: none of the encoders', except for two methods."""
     return not name.startswith(ENCODERS) or any(part in name for part in LEARNED_IN_CLIP.get(config.method, ()))
 
 
@@ -120,7 +120,7 @@ def saved_for_backward():
 
 
 class ModelChecks:
-    """Promises of every model class, whatever its `config.method`; `model` is a fixture of the subclass, in eval mode."""
+    """Tests for every `config.method`; `model` is a fixture of the subclass, in eval mode."""
 
     # ---- batches -------------------------------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class ModelChecks:
 
     # ---- gradients -----------------------------------------------------------------------------------------------
 
-    def test_what_is_learned_gets_gradients_and_nothing_else_does(self, model):
+    def test_only_learned_parameters_get_gradients(self, model):
         model.train()(**make_inputs(model.config), **make_labels(model.config)).loss.backward()
         for name, parameter in model.named_parameters():
             assert parameter.requires_grad == is_learned(model.config, name), name
@@ -241,7 +241,7 @@ class ModelChecks:
         lacking = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not lacking
 
-    def test_the_encoders_leave_something_for_backward_only_where_gradients_pass_through_them(self, model):
+    def test_the_encoders_keep_activations_only_if_gradients_pass_through_them(self, model):
         inputs = {**make_inputs(model.config), **make_labels(model.config)}
         with saved_for_backward() as shapes:
             states = model.train().get_video_hidden_states(
@@ -283,7 +283,7 @@ class ModelChecks:
     # ---- precision and place -------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def test_half_precision_of_the_encoders_leaves_what_is_learned_in_full(self, model, tmp_path):
+    def test_half_precision_of_the_encoders_keeps_learned_parameters_in_float32(self, model, tmp_path):
         model.save_pretrained(tmp_path)
         loaded = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)
         for name, parameter in loaded.named_parameters():
@@ -292,7 +292,7 @@ class ModelChecks:
         inputs = {**make_inputs(model.config), **make_labels(model.config)}
         outputs, full = loaded(**inputs), model(**inputs)
         assert outputs.loss.dtype == outputs.logits.dtype == torch.float32
-        # bfloat16 keeps three digits of CLIP's states; what follows averages them.
+        # bfloat16 keeps three digits of the hidden states; the following layers average them.
         torch.testing.assert_close(outputs.saliency_scores, full.saliency_scores, atol=0.05, rtol=0)
 
     @torch.no_grad()
@@ -302,7 +302,7 @@ class ModelChecks:
         full = model(**inputs)
         half = model.to(dtype)(**inputs)
         assert half.loss.isfinite()
-        # Both formats keep at least 8 bits; errors add up over the steps.
+        # Both formats keep at least 8 bits; errors accumulate over the steps.
         torch.testing.assert_close(half.saliency_scores.float(), full.saliency_scores, atol=0.1, rtol=0)
 
     def test_activation_checkpointing_changes_no_gradient(self, model):
@@ -329,7 +329,7 @@ class ModelChecks:
         outputs.loss.backward()
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
-    def test_everything_is_made_where_the_inputs_are(self, model):
+    def test_all_tensors_are_created_on_the_device_of_the_inputs(self, model):
         """A tensor made without `device=` would land on the default device, here one that holds no values."""
         inputs = {**make_inputs(model.config, cached=True), **make_labels(model.config)}
         want = model(**inputs)

@@ -14,7 +14,7 @@ import numpy as np
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FULL_SIZE = {"K": 4, "P": 50, "vision_width": 768, "text_width": 512}
-# A constant added to every logit of a softmax: their gradient is zero, and what is computed is rounding noise.
+# A constant added to every logit of a softmax: its gradient is zero, and the computed one is rounding noise.
 NOISE = ("adapter.v_map.bias", "adapter.tem.cross_att.k.bias", "adapter.tem.self_att.k.bias")
 
 
@@ -57,6 +57,6 @@ def released_case(folder, name):
 
 
 def expected(folder, name, prefix=""):
-    """Arrays of one `.npz` whose name begins with `prefix`, which is taken off."""
+    """Arrays of one `.npz` whose name starts with `prefix`, without the prefix."""
     with np.load(Path(folder) / f"{name}.npz") as stored:
         return {key.removeprefix(prefix): stored[key] for key in stored.files if key.startswith(prefix)}

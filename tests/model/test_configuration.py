@@ -1,11 +1,16 @@
 import json
+from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from tiny_models import TINY_TEXT, TINY_VISION
-from transformers import AutoConfig, CLIPTextConfig, CLIPVisionConfig
+from transformers import AutoConfig, AutoModel, CLIPTextConfig, CLIPVisionConfig
 
 from modeling_r2tuning import R2TuningConfig
+from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS, Method
+from modeling_r2tuning.methods_r2tuning import MODULES
 
 
 DIFFERENT = {
@@ -48,7 +53,7 @@ def test_defaults_are_the_papers_qvhighlights_model():
 
 
 def test_every_field_comes_back_from_json(tmp_path):
-    """No field that could differ is left out: the test fails when a field is added without it."""
+    """All fields are covered: the test fails when a field is added that is not listed here."""
     own = set(R2TuningConfig.__annotations__) - {"model_type", "sub_configs"}
     assert own == DIFFERENT.keys()
     config = R2TuningConfig(**DIFFERENT)
@@ -69,7 +74,7 @@ def test_the_file_names_its_model_type(tmp_path):
 
 
 @pytest.mark.parametrize("strides", [(1, 2), [1, 2]])
-def test_strides_are_a_list_whatever_was_given(strides):
+def test_strides_become_a_list(strides):
     assert R2TuningConfig(strides=strides).strides == [1, 2]
 
 
@@ -121,13 +126,13 @@ WRONG = {
     "shared_block": [("yes", "expected bool")],
     "use_moment_head": [(1, "expected bool")],
     "strides": [
-        ((), "rising powers of two"),
-        ((2, 4), "begin with 1, got"),
-        ((1, 3), "rising powers of two"),
-        ((1, 4, 2), "rising powers of two"),
-        ((1, 1), "rising powers of two"),
-        ((1, -2), "rising powers of two"),
-        ((1, 0), "rising powers of two"),
+        ((), "increasing powers of two"),
+        ((2, 4), "start with 1, got"),
+        ((1, 3), "increasing powers of two"),
+        ((1, 4, 2), "increasing powers of two"),
+        ((1, 1), "increasing powers of two"),
+        ((1, -2), "increasing powers of two"),
+        ((1, 0), "increasing powers of two"),
         ((1.0, 2.0), "strides"),
         ("12", "strides"),
     ],
@@ -166,7 +171,7 @@ def test_points_are_frames_where_only_frames_are_scored():
         R2TuningConfig(use_moment_head=False)
 
 
-def test_no_more_layers_are_read_than_the_shallower_encoder_has():
+def test_the_shallower_encoder_limits_the_number_of_layers_read():
     with pytest.raises(StrictDataclassError, match=r"number of layers of either CLIP encoder \(2\), got 3"):
         R2TuningConfig(
             vision_config=TINY_VISION, text_config={**TINY_TEXT, "num_hidden_layers": 2}, num_recurrent_steps=3
@@ -187,3 +192,53 @@ def test_the_hubs_pipeline_is_not_needed_where_the_package_is_installed(tmp_path
     settings["custom_pipelines"] = {"video-grounding": {"impl": "pipeline_r2tuning.VideoGroundingPipeline"}}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     assert not hasattr(R2TuningConfig.from_pretrained(tmp_path), "custom_pipelines")
+
+
+# ---- transfer methods --------------------------------------------------------------------------------------------
+
+
+def test_every_method_has_a_specification_and_those_that_change_the_encoders_a_module():
+    assert METHOD_SPECS.keys() == set(get_args(Method))
+    with_module = {name for name, spec in METHOD_SPECS.items() if spec.place in ("inside", "beside")}
+    assert MODULES.keys() == with_module - {"full", "lora"}
+
+
+@pytest.mark.parametrize("method", METHOD_SPECS)
+def test_properties_of_a_method_fit_together(method):
+    spec = METHOD_SPECS[method]
+    assert spec.place == "inside" or not (spec.mixes_frames or spec.trains_encoders or spec.uses_peft)
+    assert spec.place == "beside" or not (spec.reads_branches or spec.layer_interval > 1)
+    assert range(12)[spec.layers_read(12)][-1] == 11
+
+
+# ---- files of earlier versions -----------------------------------------------------------------------------------
+
+OLD_FILE = Path(__file__).parents[1] / "fixtures" / "config_with_clip_names.json"
+
+
+@pytest.mark.parametrize("load", [R2TuningConfig.from_pretrained, AutoConfig.from_pretrained])
+def test_a_stored_configuration_with_the_earlier_names_of_the_backbone_loads(tmp_path, load):
+    """`clip_model_name_or_path` and `clip_revision` are now `backbone_name_or_path` and `backbone_revision`."""
+    (tmp_path / "config.json").write_text(OLD_FILE.read_text())
+    config = load(tmp_path)
+    assert (config.backbone_name_or_path, config.backbone_revision) == ("some/clip", "refs/pr/7")
+    assert (config.num_recurrent_steps, config.vision_config.hidden_size) == (3, 64)
+    assert not [name for name in config.to_dict() if name.startswith("clip_")]
+
+
+def test_an_argument_overrides_the_backbone_of_a_configuration_with_the_earlier_names(tmp_path):
+    (tmp_path / "config.json").write_text(OLD_FILE.read_text())
+    assert R2TuningConfig.from_pretrained(tmp_path, backbone_name_or_path="other").backbone_name_or_path == "other"
+
+
+def test_a_checkpoint_with_the_earlier_names_loads_with_its_backbone(make_model, clip_folder, tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings["clip_model_name_or_path"] = settings.pop("backbone_name_or_path")
+    settings["clip_revision"] = settings.pop("backbone_revision")
+    assert settings["clip_model_name_or_path"] == str(clip_folder)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    loaded = AutoModel.from_pretrained(tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name

@@ -32,7 +32,7 @@ def video_states(config, num_frames):
 
 @pytest.fixture
 def windowed(tiny_model):
-    """30 frames at 0.5 a second in windows of 20 s: 11 frames each, the last one shorter."""
+    """30 frames at 0.5 frames per second in windows of 20 s: 11 frames each, the last window shorter."""
     return tiny_model.encode_video(video_hidden_states=video_states(tiny_model.config, 30), window_sec=20)
 
 
@@ -42,8 +42,8 @@ def windowed(tiny_model):
 @pytest.mark.parametrize(
     ("window_sec", "fps", "frames"), [(150, 0.5, 76), (150.0, 1.0, 151), (0.1, 30, 4), (3, 0.1, 2), (None, 0.5, None)]
 )
-def test_a_window_has_room_for_a_video_of_its_length(window_sec, fps, frames):
-    """One frame more than its seconds hold, whichever way they are rounded."""
+def test_a_window_holds_a_video_of_its_length(window_sec, fps, frames):
+    """It has one frame more than its seconds hold, whichever way they are rounded."""
     assert window_size(window_sec, fps) in (frames, frames if frames is None else frames + 1)
     assert frames is None or window_size(window_sec, fps) > window_sec * fps
 
@@ -54,7 +54,7 @@ LENGTHS = [(1, 8), (7, 8), (8, 8), (9, 8), (12, 8), (13, 8), (100, 8), (5, 2), (
 @pytest.mark.parametrize(("num_frames", "window"), LENGTHS)
 @pytest.mark.parametrize("piece", [1, 3, 8, 1000])
 def test_windows_do_not_depend_on_the_pieces(num_frames, window, piece):
-    """Windows begin every half window, all but the last are full, the last one ends with the video."""
+    """Windows start every half window; all but the last are full, and the last one ends with the video."""
     video = torch.arange(num_frames)
     windows = list(stream_windows(video.split(piece), window))
     step = num_frames if window is None else window // 2
@@ -79,8 +79,8 @@ def test_windows_own_every_frame_once(num_frames, window):
     assert (owned[:, 1] <= lengths).all()
 
 
-def test_no_more_than_a_window_and_a_piece_are_held():
-    """Pieces are asked for as they are needed and let go of; a window does not keep the whole video alive."""
+def test_no_more_than_a_window_and_a_piece_are_in_memory():
+    """Pieces are consumed lazily and released; a window does not keep the whole video in memory."""
     pieces, made = [], 0
 
     def stream():
@@ -111,7 +111,7 @@ def test_a_video_without_frames_is_refused(pieces):
 @torch.no_grad()
 @pytest.mark.parametrize("cached", [False, True], ids=["pixels", "cached"])
 @pytest.mark.parametrize("fields", [{}, {"layer_fusion": "forward", "shared_block": False}, {"layer_fusion": "mean"}])
-def test_a_short_video_is_grounded_as_forward_does(make_model, fields, cached):
+def test_a_short_video_is_grounded_as_by_forward(make_model, fields, cached):
     model = make_model(**fields)
     inputs = make_inputs(model.config, (9,), (5, 2, 6), cached=cached)
     want = model(**inputs, fps=0.5, duration_sec=18.0)
@@ -131,7 +131,7 @@ def test_a_short_video_is_grounded_as_forward_does(make_model, fields, cached):
 
 @torch.no_grad()
 def test_each_window_is_grounded_as_a_video_of_its_own(tiny_model, windowed):
-    """Rows come query by query, each with all windows; the padding of the last window does not matter."""
+    """Rows are ordered by query and then by window; the padding of the last window has no effect."""
     text = make_inputs(tiny_model.config, (1,) * 2, (5, 2), cached=True)
     text = {name: text[name] for name in ("text_hidden_states", "attention_mask")}
     outputs = tiny_model.ground(windowed, **text)
@@ -226,7 +226,7 @@ def test_half_precision_halves_an_encoded_video(tiny_model, windowed):
 
 
 @pytest.mark.parametrize("field", ["input_norm.bias", "output_linear.weight"])
-def test_a_video_encoded_by_other_weights_is_refused(make_model, field):
+def test_a_video_encoded_with_other_weights_is_refused(make_model, field):
     model = make_model(shared_block=False)
     encoded = model.encode_video(video_hidden_states=video_states(model.config, 5))
     with torch.no_grad():
@@ -298,7 +298,7 @@ def test_saving_replaces_an_older_file(windowed, tmp_path):
 
 
 def test_a_failed_save_leaves_nothing_behind(windowed, tmp_path):
-    """Neither a temporary file nor damage to what is there."""
+    """There is no temporary file, and the existing file is intact."""
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError, match="taken"):
         windowed.save(tmp_path / "taken")
@@ -334,7 +334,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_an_unusable_file_is_named_with_the_way_out(windowed, tmp_path, damage):
+def test_an_unusable_file_is_named_with_the_remedy(windowed, tmp_path, damage):
     path = tmp_path / "video"
     windowed.save(path)
     DAMAGES[damage](path)
@@ -352,7 +352,7 @@ def small_video(**changes):
 
 
 def test_no_flipped_bit_changes_a_video(tmp_path):
-    """Header, metadata, numbers: each of them is refused, or means nothing."""
+    """In header, metadata or values: the file is refused, or the bit has no meaning."""
     video, path = small_video(), tmp_path / "video"
     video.save(path)
     content = path.read_bytes()
@@ -400,7 +400,7 @@ def test_parts_that_do_not_fit_are_refused(name):
 
 
 def test_a_file_with_a_wrong_part_is_named(tmp_path):
-    """Even with the right checksum."""
+    """Even if the checksum is right."""
     video = small_video()
     video.window_starts = torch.tensor([0, 4, 2])
     video.save(tmp_path / "video")
@@ -417,7 +417,7 @@ def test_infinite_numbers_are_not_saved(tmp_path, value):
 
 
 def test_a_full_disk_names_the_file(tmp_path):
-    """What safetensors was writing is gone, too."""
+    """The partial file of safetensors is removed, too."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
     try:
@@ -445,7 +445,7 @@ video.save(sys.argv[1])
 """
 
 
-def test_what_a_killed_save_left_goes_with_the_next(windowed, tmp_path):
+def test_the_next_save_removes_what_a_killed_one_left(windowed, tmp_path):
     path = tmp_path / "video"
     windowed.save(path)
     assert run_fresh(["-c", KILLED, path], cwd=Path(__file__).parents[2]).returncode == -signal.SIGXFSZ

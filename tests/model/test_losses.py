@@ -47,7 +47,7 @@ def test_focal_loss_of_three_points():
     assert focal_loss(logits, targets, mask, alpha=0.9).item() == pytest.approx(weights / 3 * LN2 / 4)
 
 
-def test_focal_loss_forgives_what_is_nearly_right():
+def test_focal_loss_discounts_what_is_nearly_right():
     """Probability of the truth 4/5: -ln 0.8 times 0.2^2; of a miss 1/5: -ln 0.2 times 0.8^2."""
     logit = math.log(4)
     right = focal_loss(torch.tensor([[logit, -logit]]), bools([1, 0]), bools([1, 1]))
@@ -70,7 +70,7 @@ def test_focal_loss_of_a_perfect_prediction_is_zero():
 
 
 def test_boundary_loss_averages_both_ends_of_the_positive_points():
-    """Errors 1 and 2 at one positive, 0 and 3 at the other; that of the negative does not count."""
+    """Errors 1 and 2 at one positive point, 0 and 3 at the other; the negative point does not count."""
     offsets = torch.tensor([[[1.0, 1.0], [2.0, 2.0], [9.0, 9.0]]])
     targets = torch.tensor([[[2.0, 3.0], [2.0, 5.0], [0.0, 0.0]]])
     assert boundary_loss(offsets, targets, bools([1, 1, 0])).item() == pytest.approx(6 / 4)
@@ -103,7 +103,7 @@ def saliency_slowly(similarity, saliency, lengths, positive, strict, over_batch)
             t for t in frames if saliency[b][t] < saliency[b][p] or (not strict and saliency[b][t] == saliency[b][p])
         ]
         rows.append(log_share(similarity[b][p], [similarity[b][t] for t in lower]))
-        # Of another video, the frame at the same index: if it has one that is not above its own positive frame.
+        # The frame of another video at the same index, unless it is missing or more salient than its positive frame.
         others = [c for c in range(len(positive)) if c != b and p < lengths[c]]
         others = [c for c in others if p == positive[c] or saliency[c][p] <= saliency[c][positive[c]]]
         columns.append(log_share(similarity[b][p], [similarity[c][p] for c in others]))
@@ -123,7 +123,7 @@ def test_saliency_loss_by_hand():
 @pytest.mark.parametrize(("strict", "over_batch"), [(False, True), (False, False), (True, False)])
 @pytest.mark.parametrize("seed", range(3))
 def test_saliency_loss_equals_a_slow_version(strict, over_batch, seed):
-    """Ragged videos; the second one has no frame 6, so it is left out of the first one's column."""
+    """Videos of different lengths; the second one has no frame 6, so it is not in the first one's column."""
     generator = torch.Generator().manual_seed(seed)
     lengths, positive = [8, 5, 7, 1], torch.tensor([6, 2, 4, 0])
     similarity = torch.rand(4, 8, generator=generator) * 2 - 1
@@ -151,7 +151,7 @@ def test_saliency_gradients_are_finite_where_an_index_is_masked_in_every_video()
 
 
 def test_calibration_loss_by_hand():
-    """Two pairs: similarity 1 to the own text, 0 to the other's; the same for rows and columns."""
+    """Two pairs: similarity 1 to their own text, 0 to the other text; the same for rows and columns."""
     video = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     assert calibration_loss(video, video).item() == pytest.approx(log_share(1, [0]), abs=1e-7)  # float32 near 1
     swapped = calibration_loss(video, video.flip(1))
@@ -171,7 +171,7 @@ def test_calibration_loss_equals_a_slow_version():
     assert calibration_loss(video, text).item() == pytest.approx(sum(terms) / len(terms), rel=1e-4)
 
 
-def test_calibration_loss_knows_directions_only():
+def test_calibration_loss_depends_on_directions_only():
     torch.manual_seed(0)
     video, text = torch.randn(3, 4, 8), torch.randn(3, 4, 8)
     want = calibration_loss(video, text)
@@ -193,7 +193,7 @@ def make_labels(saliency, positive_frame, moments=None):
     return GroundingLabels(torch.tensor(saliency), torch.tensor(positive_frame), moments, mask)
 
 
-def test_positive_frames_of_moments_begin_inside_and_stop_before_the_end():
+def test_positive_frames_of_a_moment_exclude_its_end():
     labels = make_labels([[0.0] * 6, [0.0] * 6], [2, 0], [[[1.0, 3.0], [4.5, 6.0]], [[0.0, 6.0]]])
     mask = bools([1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0])
     positive = positive_frame_mask(labels, mask, "above_median")
@@ -214,7 +214,7 @@ def test_positive_frames_are_above_a_half():
 
 
 @pytest.mark.parametrize(("moments", "rule"), [(None, "above_median"), (None, "above_half"), ([[[1.1, 1.9]]], "")])
-def test_without_any_other_the_drawn_frame_is_positive(moments, rule):
+def test_the_drawn_frame_is_positive_if_no_other_is(moments, rule):
     labels = make_labels([[0.5, 0.5, 0.5]], [1], moments)
     assert positive_frame_mask(labels, bools([1, 1, 1]), rule).int().tolist() == [[0, 1, 0]]
 
@@ -238,13 +238,13 @@ def test_moments_are_padded_from_lists():
     assert mask.tolist() == [[True, True], [False, False], [True, False]]
 
 
-def test_no_moment_at_all_still_has_a_shape():
+def test_a_batch_without_moments_has_one_padded_moment():
     moments, mask = pad_moments([[], []], None, torch.device("cpu"))
     assert moments.shape == (2, 1, 2)
     assert not mask.any()
 
 
-def test_values_of_padded_moments_are_wiped_out():
+def test_values_of_padded_moments_are_set_to_zero():
     """Infinite padding would make NaN of differences."""
     given = torch.tensor([[[1.0, 2.0], [math.inf, math.inf]]])
     moments, mask = pad_moments(given, torch.tensor([[1, 0]]), torch.device("cpu"))
@@ -316,7 +316,7 @@ def test_point_losses_of_the_recipes(recipe, alpha, weight):
     """Videos of four frames and of one, with the moment [0, 1]; every point predicts the offsets (0.5, 3)."""
     outputs, frames, texts, labels, config = make_case({"loss_recipe": recipe}, moments=[(0.0, 1.0)], num_frames=4)
     outputs.boundary_offsets = torch.tensor([[0.5, 3.0]]).expand(2, len(outputs.points), 2)
-    positive = bools([1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0])  # at 0 and 1 on level 1, as far as the video goes
+    positive = bools([1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0])  # positions 0 and 1 on level 1, if the video has them
     _, parts = video_grounding_loss(outputs, frames, texts, labels, config)
     torch.testing.assert_close(
         parts["classification"], focal_loss(outputs.logits, positive, outputs.point_mask, alpha)
@@ -344,7 +344,7 @@ def test_without_moments_frames_are_classified_by_their_saliency():
 
 @pytest.mark.parametrize("recipe", ["released", "paper"])
 def test_values_at_padded_places_do_not_matter(recipe):
-    """Not of outputs, labels or embeddings."""
+    """Those of outputs, labels and embeddings."""
     outputs, frames, texts, labels, config = make_case({"loss_recipe": recipe})
     want = video_grounding_loss(outputs, frames, texts, labels, config)[1]
     outputs.logits[~outputs.point_mask] = 50.0

@@ -1,4 +1,4 @@
-"""The transfer methods of Table 9; what every model must promise is in `test_modeling.py`."""
+"""The transfer methods of Table 9; tests that hold for every model are in `test_modeling.py`."""
 
 import json
 
@@ -44,7 +44,7 @@ def model(request, make):
 
 # ---- size --------------------------------------------------------------------------------------------------------
 
-# Learned parameters with ViT-B/32, the paper's column in M, and by how many percent ours are more.
+# Learned parameters with ViT-B/32, the paper's column in M, and by how many percent ours exceed it.
 SIZES = {
     "none": (2_704_652, 2.7, -4.5),
     "full": (153_324_044, 147.0, -0.5),
@@ -57,14 +57,15 @@ SIZES = {
     "lst": (8_057_624, 7.4, 3.8),
     "r2_tuning": (2_836_242, 2.7, 0.2),
 }
-# Key and query of R2-Tuning's pooling. The paper's "w/o tuning" has as many parameters as R2-Tuning, so it seems to
-# count them in; without pooling they have no use. This is all that the first two lack, the third has it in part.
+# Key and query of R2-Tuning's pooling. The paper lists as many parameters without tuning as for R2-Tuning, so it seems
+# to include them, although they have no use without pooling. They make up all of the difference for the first two
+# methods, and part of it for the third.
 POOLING = 131_584
 LACK_POOLING = {"none", "vpt", "vop"}
 
 
 @pytest.mark.parametrize("method", SIZES)
-def test_number_of_learned_parameters_is_near_the_papers(method):
+def test_number_of_learned_parameters_is_near_that_of_the_paper(method):
     steps = 4 if method == "r2_tuning" else num_layers(method, 12)
     with torch.device("meta"):
         model = R2TuningForVideoGrounding(R2TuningConfig(method=method, num_recurrent_steps=steps))
@@ -90,7 +91,7 @@ def test_only_what_is_learned_is_stored(model, tmp_path):
         names = {name.removeprefix("base_model.model.") for name in load_file(adapter)}
         stored |= {name.replace(".weight", ".default.weight") for name in names}
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    # Full tuning leaves two norms alone that nothing is read after; they belong to the CLIP that is stored.
+    # Full tuning does not train two norms after the last state that is read; they are stored with the encoders.
     assert stored - learned == (set(model.state_dict()) - learned if model.config.method == "full" else set())
     assert learned <= stored
 
@@ -114,7 +115,7 @@ def test_a_checkpoint_comes_back_through_the_auto_class(make, tmp_path, save_bac
 
 @torch.no_grad()
 def test_peft_reads_the_adapters_of_a_lora_checkpoint(make, tmp_path):
-    """Put on the same heads without adapters, they make the same model."""
+    """Added to a model with the same heads, they give the same outputs."""
     model, plain = make("lora"), make("none")
     plain.r2_block.load_state_dict(model.r2_block.state_dict())
     plain.grounding_head.load_state_dict(model.grounding_head.state_dict())
@@ -136,7 +137,7 @@ def test_a_lora_checkpoint_without_its_adapters_is_refused(make, tmp_path):
 
 
 def test_others_may_read_a_checkpoint(make, tmp_path):
-    """Of safetensors files, too, the mode is that of any new file."""
+    """The mode of safetensors files is that of any new file, too."""
     make("lora").save_pretrained(tmp_path)
     (tmp_path / "usual").touch()
     weights = sorted(tmp_path.rglob("*.safetensors"))
@@ -144,7 +145,7 @@ def test_others_may_read_a_checkpoint(make, tmp_path):
     assert {path.stat().st_mode for path in weights} == {(tmp_path / "usual").stat().st_mode}
 
 
-def test_adapters_are_not_left_out_of_a_push(make, tmp_path):
+def test_a_push_without_the_adapters_is_refused(make, tmp_path):
     with pytest.raises(ValueError, match=r"call `model.push_to_hub\(name\)` instead"):
         make("lora").save_pretrained(tmp_path, push_to_hub=True)
 
@@ -173,7 +174,7 @@ FIRST_LAYER = {
 
 
 @pytest.mark.parametrize("method", IN_CLIP)
-def test_gradients_pass_through_clip_down_to_its_first_layer(make, method):
+def test_gradients_reach_the_first_layer_of_the_encoders(make, method):
     model = make(method)
     model.train()(**make_inputs(model.config), **make_labels(model.config)).loss.backward()
     for name in FIRST_LAYER[method]:
@@ -186,11 +187,11 @@ def test_a_side_network_learns_beside_every_layer(make, method):
     model = make(method)
     model.train()(**make_inputs(model.config), **make_labels(model.config)).loss.backward()
     for name, parameter in model.method.named_parameters():
-        if not name.endswith("k_proj.bias"):  # which shifts all scores of a softmax alike
+        if not name.endswith("k_proj.bias"):  # which shifts all scores of a softmax equally
             assert parameter.grad.abs().max() > 0, name
 
 
-# ---- what frames and words see -----------------------------------------------------------------------------------
+# ---- which frames and tokens see each other ----------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -201,7 +202,7 @@ def test_frames_see_each_other_in_clip_only_where_the_method_mixes_them(model):
     states, changed = model.get_video_hidden_states(pixels)[0], model.get_video_hidden_states(other)[0]
     differs = [not torch.equal(one, two) for one, two in zip(states, changed, strict=True)]
     assert differs[3]
-    if model.config.method == "vop":  # an LSTM each way
+    if model.config.method == "vop":  # an LSTM in each direction
         assert all(differs)
     elif model.config.method == "st_adapter":  # three layers of three frames each
         assert differs == [True] * 6
@@ -211,8 +212,8 @@ def test_frames_see_each_other_in_clip_only_where_the_method_mixes_them(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_word_sees_only_those_before_it(make, attention, tmp_path):
-    """Prompts before the words and side networks leave attention causal."""
+def test_attention_over_the_text_is_causal(make, attention, tmp_path):
+    """Also with prompts before the tokens, and in side networks."""
     for method in METHODS:
         make(method).save_pretrained(tmp_path / method)
         model = R2TuningForVideoGrounding.from_pretrained(tmp_path / method, attn_implementation=attention)
@@ -225,7 +226,7 @@ def test_a_word_sees_only_those_before_it(make, attention, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("method", ["vop", "lst"])
-def test_both_implementations_of_attention_give_the_same(make, tmp_path, method):
+def test_both_implementations_of_attention_agree(make, tmp_path, method):
     make(method).save_pretrained(tmp_path)
     inputs = make_inputs(make(method).config)
     eager, sdpa = (
@@ -255,7 +256,7 @@ def test_vop_works_under_autocast_where_a_cpu_has_no_lstm_in_bfloat16(make, monk
 
 
 def test_frozen_weights_are_cast_once_for_all_chunks(model, monkeypatch):
-    """The same states and gradients, and no copy of a weight for each chunk is kept for the backward pass."""
+    """States and gradients are unchanged, and the backward pass keeps no copy of a weight for each chunk."""
     pixels = make_inputs(model.config)["pixel_values_videos"]
     width, hidden = model.config.vision_config.hidden_size, model.config.vision_config.intermediate_size
 
@@ -286,12 +287,12 @@ def test_frozen_weights_are_cast_once_for_all_chunks(model, monkeypatch):
         torch.testing.assert_close(grad, want_grads[name], rtol=1e-5, atol=1e-6)
 
 
-# ---- each against its equation -----------------------------------------------------------------------------------
+# ---- comparison with the equations -------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("method", ["lora", "st_adapter", "losa"])
-def test_what_begins_as_zero_leaves_clip_as_it_is(make_config, tiny_clip, method):
+def test_zero_initialised_methods_start_as_the_frozen_encoders(make_config, tiny_clip, method):
     torch.manual_seed(0)
     config = make_config(method=method, num_recurrent_steps=num_layers(method, 3))
     model, plain = (
@@ -322,7 +323,7 @@ def test_prompts_stand_before_the_tokens_of_every_layer(make):
 
 
 @torch.no_grad()
-def test_context_prompts_come_of_the_frames_of_a_layer(make):
+def test_context_prompts_are_computed_from_the_frames_of_a_layer(make):
     model = make("vop")
     method, pixels = model.method, make_inputs(model.config, (4,), (1,))["pixel_values_videos"]
     tokens = layer_inputs(model, pixels[0])
@@ -360,7 +361,7 @@ def test_text_adapters_see_one_word_at_a_time():
 
 @torch.no_grad()
 def test_the_highway_reads_both_branches_of_every_layer(make):
-    """What it reads adds up to what CLIP's layers add to their input."""
+    """The branches add up to the difference between output and input of the encoder."""
     model = make("e3va")
     pixels = make_inputs(model.config, (4,), (1,))["pixel_values_videos"]
     states = model.get_video_hidden_states(pixels)
@@ -402,7 +403,7 @@ def test_the_low_rank_side_network_refines_layer_by_layer(make_config):
 
 
 @torch.no_grad()
-def test_the_ladder_weighs_clip_against_the_layer_below():
+def test_the_ladder_weighs_the_encoder_against_the_previous_side_layer():
     torch.manual_seed(0)
     ladder = Ladder(CLIPVisionConfig(**FOUR_LAYERS["vision"]), 3).eval()
     nn.init.uniform_(ladder.gate, -2, 2)
@@ -415,8 +416,8 @@ def test_the_ladder_weighs_clip_against_the_layer_below():
 
 
 @torch.no_grad()
-def test_every_second_layer_has_a_ladder_the_last_one_too(make):
-    """And what is cached of all layers is read like that."""
+def test_every_second_layer_up_to_the_last_has_a_ladder(make):
+    """The cached states of all layers are selected in the same way."""
     model, plain = make("lst"), make("r2_tuning", num_temporal_layers=1)
     assert plain.config.num_recurrent_steps == 1
     plain.config.num_recurrent_steps = 3
@@ -440,7 +441,7 @@ def test_layers_that_lst_reads(steps, read):
 
 @torch.no_grad()
 def test_each_window_of_pixels_is_grounded_as_a_video_of_its_own(model):
-    """Whatever pieces they come in; frames see those of their window."""
+    """For pieces of any size; frames see only those of their window."""
     pixels = make_inputs(model.config, (23,), (1,))["pixel_values_videos"][0]
     ids = torch.tensor([[3, 5, 7]])
     encoded = model.encode_video(pixels.split(5), window_sec=14, chunk_size=3)

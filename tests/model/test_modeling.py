@@ -66,7 +66,7 @@ def count(module):
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def test_number_of_learned_parameters_is_the_papers():
+def test_number_of_learned_parameters_is_that_of_the_paper():
     """QVHighlights: 2,836,242 in these parts; with CLIP's towers 1.84 % of the whole."""
     with torch.device("meta"):
         model = R2TuningForVideoGrounding(R2TuningConfig())
@@ -95,8 +95,8 @@ def test_number_of_learned_parameters_of_a_highlight_model():
 # ---- initial weights ---------------------------------------------------------------------------------------------
 
 
-def test_initial_weights_are_the_released_codes(make_config):
-    """Gates 0.5, no spatial path, level scales 1; attention xavier, feed-forward kaiming, their biases 0."""
+def test_initial_weights_are_those_of_the_released_code(make_config):
+    """Gates 0.5, spatial pooling off, level scales 1; attention xavier, feed-forward kaiming, their biases 0."""
     torch.manual_seed(0)
     model = R2TuningForVideoGrounding(make_config(hidden_size=256, num_attention_heads=8))
     assert not model.r2_block.scale.any()
@@ -140,12 +140,12 @@ def test_video_projection_equals_that_of_the_concatenation(projection, offset):
     want = projected_plainly(projection.eval(), features, endpoints, (1, 1))
     torch.testing.assert_close(projection(features, endpoints), want)
     single = projection.float()(features.float(), endpoints.float())
-    # With values of 1000 float32 itself is only good to 6e-5.
+    # For values of 1000 float32 itself has a precision of 6e-5.
     torch.testing.assert_close(single.double(), want, atol=1e-5 if offset == 0 else 1e-2, rtol=0)
 
 
 def test_video_projection_drops_what_dropout_of_the_concatenation_drops(projection, monkeypatch):
-    """Outputs and all gradients, for the same dropped channels, which every token has of its own."""
+    """Outputs and all gradients agree if the same channels are dropped; they differ between tokens."""
     drawn = []
 
     def keep(self, hidden_states):
@@ -251,7 +251,7 @@ def pooled_slowly(step, video, text):
 
 
 @torch.no_grad()
-def test_patches_are_pooled_as_the_equations_say(tiny_model):
+def test_patches_are_pooled_according_to_the_equations(tiny_model):
     step = tiny_model.r2_block.steps[0]
     video, text = torch.randn(2, 3, 5, 32), torch.randn(4, 6, 32)
     lengths = [6, 2, 4, 1]
@@ -291,7 +291,7 @@ def test_layers_are_visited_in_the_order_of_figure_7(make_model, fusion, used):
 @torch.no_grad()
 @pytest.mark.parametrize("fusion", ["reversed", "forward"])
 def test_closed_gates_pass_the_first_step_on(make_model, fusion):
-    """A gate of 0 leaves only what the step before gave: Eq. 7."""
+    """A gate of 0 leaves only the output of the previous step, Eq. 7."""
     model = make_model(layer_fusion=fusion)
     block = model.r2_block
     block.gate.fill_(-1e4)
@@ -307,7 +307,7 @@ def test_closed_gates_pass_the_first_step_on(make_model, fusion):
 
 @torch.no_grad()
 def test_levels_do_not_see_each_other(tiny_model):
-    """The heads run once over all levels; each answers as if it were alone."""
+    """The heads run once over all levels; each level has the outputs that it has alone."""
     inputs = make_inputs(tiny_model.config, cached=True)
     outputs, head = tiny_model(**inputs), tiny_model.grounding_head
     levels = head.pyramid(outputs.video_features.relu(), inputs["frame_mask"].sum(dim=1))
@@ -321,7 +321,7 @@ def test_levels_do_not_see_each_other(tiny_model):
     torch.testing.assert_close(outputs.boundary_offsets, torch.cat(offsets, dim=1), **CLOSE)
 
 
-# ---- at the door -------------------------------------------------------------------------------------------------
+# ---- checks of the inputs ----------------------------------------------------------------------------------------
 
 IDS = torch.ones(2, 5, dtype=torch.long)
 WRONG_INPUTS = {
@@ -400,7 +400,7 @@ def test_wrong_inputs_are_refused_with_their_name(tiny_model, name):
 
 
 @torch.no_grad()
-def test_masks_may_be_numbers_or_left_out(tiny_model):
+def test_masks_may_be_numbers_or_omitted(tiny_model):
     inputs = make_inputs(tiny_model.config, (4, 4), (5, 5), cached=True)
     want = tiny_model(**inputs)
     assert_equal_outputs(tiny_model(**{name: t.long() if "mask" in name else t for name, t in inputs.items()}), want)
@@ -408,8 +408,8 @@ def test_masks_may_be_numbers_or_left_out(tiny_model):
 
 
 @torch.no_grad()
-def test_half_precision_caches_are_welcome(tiny_model):
-    """Official caches are half: they give what their values in float32 give."""
+def test_half_precision_caches_are_accepted(tiny_model):
+    """The official caches are in half precision; the results are those of the same values in float32."""
     inputs = make_inputs(tiny_model.config, cached=True)
     half = {name: t.half() if "states" in name else t for name, t in inputs.items()}
     full = {name: t.float() if "states" in name else t for name, t in half.items()}
@@ -417,7 +417,7 @@ def test_half_precision_caches_are_welcome(tiny_model):
 
 
 @torch.no_grad()
-def test_time_values_are_passed_on_one_for_each_query(tiny_model):
+def test_time_values_are_expanded_to_one_for_each_query(tiny_model):
     inputs = make_inputs(tiny_model.config, (4, 3), (5, 2, 3, 1), cached=True)
     outputs = tiny_model(**inputs, fps=torch.tensor([0.5, 1.0]), duration_sec=9)
     assert outputs.fps.tolist() == [0.5, 0.5, 1.0, 1.0]
@@ -442,7 +442,7 @@ HARD_LABELS = {
     # Between two frames: no point lies inside.
     "no positive point": {"moments": [[[2.1, 2.8]], [[4.1, 4.8]]]},
     "no moment": {"moments": [[], []]},
-    # At index 1 both frames are more salient than the positive one, so nobody is left to contrast there.
+    # At index 1 both frames are more salient than the positive one, so there is no negative.
     "masked everywhere": {
         "saliency": torch.tensor([[0.5, 1, 0, 0], [0.5, 1, 0, 0]]),
         "positive_frame": torch.zeros(2).long(),
@@ -505,7 +505,7 @@ def test_a_checkpoint_holds_only_what_is_learned(tiny_model, saved_model):
     file = saved_model / "model.safetensors"
     weights = load_file(file)
     assert weights.keys() == {name for name, p in tiny_model.named_parameters() if p.requires_grad}
-    assert file.stat().st_size < 4 * count(tiny_model) + 100 * len(weights) + 1000  # a name and a place for each
+    assert file.stat().st_size < 4 * count(tiny_model) + 100 * len(weights) + 1000  # a name and an offset for each
 
 
 def test_a_self_contained_checkpoint_needs_no_clip(make_model, tmp_path):
@@ -519,7 +519,7 @@ def test_a_self_contained_checkpoint_needs_no_clip(make_model, tmp_path):
 
 
 def test_loaded_encoders_are_frozen_and_the_rest_is_not(saved_model):
-    """transformers makes every loaded parameter trainable; the model takes that back."""
+    """transformers makes every loaded parameter trainable; the model freezes the encoders again."""
     loaded = R2TuningForVideoGrounding.from_pretrained(saved_model)
     for name, parameter in loaded.named_parameters():
         assert parameter.requires_grad == (not name.startswith(("vision_model.", "text_model."))), name
@@ -532,7 +532,7 @@ def test_clip_may_be_moved_to_another_folder(tiny_model, saved_model, clip_folde
     assert all(torch.equal(value, tiny_model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
-def test_loading_tells_what_transformers_tells(saved_model):
+def test_loading_returns_the_loading_info_of_transformers(saved_model):
     loaded, info = R2TuningForVideoGrounding.from_pretrained(saved_model, output_loading_info=True)
     assert isinstance(loaded, R2TuningForVideoGrounding)
     assert not info["missing_keys"]
@@ -540,7 +540,7 @@ def test_loading_tells_what_transformers_tells(saved_model):
 
 
 @pytest.mark.parametrize("name", ["folder/that/is/not", "org/not-on-disk"])
-def test_a_clip_that_is_not_there_is_named(saved_model, tmp_path, name):
+def test_a_missing_clip_is_named(saved_model, tmp_path, name):
     with pytest.raises(
         OSError, match=f"'{name}' (is neither a folder|cannot be loaded).* Pass `backbone_name_or_path=`"
     ):
@@ -549,7 +549,7 @@ def test_a_clip_that_is_not_there_is_named(saved_model, tmp_path, name):
         )
 
 
-def test_no_clip_at_all_is_refused(saved_model):
+def test_a_checkpoint_without_any_clip_is_refused(saved_model):
     with pytest.raises(ValueError, match="holds no CLIP and its configuration names none. Pass"):
         R2TuningForVideoGrounding.from_pretrained(saved_model, backbone_name_or_path=None)
 
@@ -694,7 +694,7 @@ def test_peft_models_are_trained_saved_and_loaded(saved_model, tmp_path, learned
         ({"num_hidden_layers": 5, "hidden_act": "gelu"}, {"num_hidden_layers": 4, "max_position_embeddings": 9}, 5),
     ],
 )
-def test_any_clip_vit_will_do(make_model, vision, text, tokens):
+def test_any_clip_vit_works(make_model, vision, text, tokens):
     """Number of tokens, widths and depths follow from the encoders' configurations."""
     model = make_model(vision_config={**TINY_VISION, **vision}, text_config={**TINY_TEXT, **text})
     inputs = make_inputs(model.config, (4, 3), (5, 2))
@@ -705,7 +705,7 @@ def test_any_clip_vit_will_do(make_model, vision, text, tokens):
 
 
 @torch.no_grad()
-def test_the_states_are_those_transformers_records(make_model):
+def test_the_states_are_those_that_transformers_returns(make_model):
     """Output of the last K blocks, the last one without the final norm."""
     model = make_model(num_recurrent_steps=2)
     inputs = make_inputs(model.config, (4,), (5,))

@@ -1,4 +1,4 @@
-"""Stage by stage against the released code's numbers (`parity.py` says where they come from).
+"""Comparison with the released code's numbers, stage by stage (`parity.py` says where they come from).
 
 Where no other reason is given, a tolerance is that of the parity data's notes: the released code differs from itself
 by 4e-6 (forward) and 2.6e-4 of a parameter's largest entry (gradients) when the number of threads changes.
@@ -51,7 +51,7 @@ def load_model(tiny_clip_config):
     """
 
     def load(folder, which, **fields):
-        # Only widths matter here: of the full-size CLIP four layers and few words do.
+        # Only the widths matter here: four layers and a short text of the full-size CLIP are enough.
         size = {"backbone_config": CLIPConfig(vision_config={"num_hidden_layers": 4}, text_config=FEW_WORDS)}
         if which == "s1":
             size = {"backbone_config": tiny_clip_config, "num_attention_heads": 4}
@@ -80,7 +80,7 @@ def full_model(load_model, parity_folder):
 
 
 def pad(samples, junk):
-    """Stack arrays of different lengths; returns the padded tensor and its mask."""
+    """Stack arrays of different lengths; return the padded tensor and its mask."""
     mask = torch.arange(max(map(len, samples))) < torch.tensor([len(sample) for sample in samples])[:, None]
     padded = torch.full((*mask.shape, *samples[0].shape[1:]), junk)
     padded[mask] = torch.cat([torch.as_tensor(sample).float() for sample in samples])
@@ -109,7 +109,7 @@ def labels(case, samples):
 
 
 def run_steps(model, inputs):
-    """What each recurrent step is given and makes, deepest first: `R2BlockOutput`."""
+    """Inputs and outputs of each recurrent step, deepest first, as `R2BlockOutput`."""
     text = model.r2_block.project_text(inputs["text_hidden_states"])
     video = model.r2_block.project_video(inputs["video_hidden_states"], inputs["frame_mask"])
     return model.r2_block(video, text, inputs["frame_mask"], inputs["attention_mask"])
@@ -201,7 +201,7 @@ def assert_targets(outputs, case, want):
 
 
 def assert_training_forward(model, case, outputs, want):
-    """Features of the batch and what the calibration losses contrast."""
+    """Features of the batch and the inputs of the calibration losses."""
     assert_close(outputs.video_features, want["adapter_out"])
     assert_close(outputs.text_features[:, None], want["query_emb"])
     inputs = model_inputs(case, range(len(outputs.logits)))
@@ -289,7 +289,7 @@ class ReleasedSamples:
 
 
 class ReleasedFrames(GroundingCollator):
-    """Does not draw positive frames but takes those of the released run."""
+    """Uses the positive frames of the released run instead of drawing them."""
 
     def draw_positive_frame(self, example):
         return example["positive_frame"]
@@ -308,7 +308,7 @@ class ReleasedOrder(BatchPlan):
 
 @pytest.fixture
 def train_released(load_model, parity_folder, processor, tmp_path):
-    """Run our training loop on U4 by the preset of QVHighlights; returns the run, the case and the first weights."""
+    """Run our training loop on U4 with the QVHighlights preset; return the run, the case and the initial weights."""
 
     def run(num_steps, **changes):
         model, names = load_model(parity_folder, "qvhighlights")
@@ -341,7 +341,7 @@ def train_released(load_model, parity_folder, processor, tmp_path):
 
 
 def assert_steps(steps, want, rtol, norm_rtol):
-    """Losses, gradient norms and learning rates of the steps that were done."""
+    """Losses, gradient norms and learning rates of the steps of the run."""
     count = len(steps["loss"])
     for theirs, ours in {**PART_NAMES, "total": "loss"}.items():
         np.testing.assert_allclose(steps[ours], want[theirs][:count], rtol=rtol, atol=2e-5, err_msg=ours)
@@ -350,12 +350,12 @@ def assert_steps(steps, want, rtol, norm_rtol):
 
 
 def test_training_loop_follows_the_released_run(train_released, parity_folder):
-    """AdamW, warm-up and clipping as released; a run with all weights moved by 1e-7 stays within 2e-6."""
+    """AdamW, warm-up and clipping are the released ones; a run with all weights moved by 1e-7 stays within 2e-6."""
     want = parity.expected(parity_folder, "U4", "spec/")
     steps, first, moved = train_released(20)
     assert len(steps["loss"]) == len(want["total"])
     assert_steps(steps, want, rtol=2e-4, norm_rtol=2e-3)  # a tie at a maximum moves the norm by 2.3e-4
-    for key in moved.keys() - set(NOISE):  # Adam makes full steps of the noise
+    for key in moved.keys() - set(NOISE):  # Adam turns the noise into full steps
         np.testing.assert_allclose(moved[key].double().norm(), want[f"delta_norm/{key}"], rtol=5e-3, err_msg=key)
         last = (first[key] + moved[key]).norm()
         np.testing.assert_allclose(last, want[f"param_norm/{key}"], rtol=1e-4, err_msg=key)

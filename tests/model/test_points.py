@@ -80,13 +80,13 @@ def test_the_farther_end_decides_the_level():
 
 
 def test_ends_and_ranges_are_inclusive():
-    """Moment [2, 4]: its ends are points, and at 2 frames distance both levels answer."""
+    """Moment [2, 4]: its ends are points, and at a distance of 2 frames both levels are positive."""
     points, positive, _ = assign(8, [1, 2], [[2, 4]])
     assert points[positive][:, [0, 3]].tolist() == [[2, 1], [3, 1], [4, 1], [2, 2], [4, 2]]
 
 
 @pytest.mark.parametrize("moments", [[[0, 9], [4, 6]], [[4, 6], [0, 9]]])
-def test_the_shortest_of_several_moments_counts(moments):
+def test_the_shortest_of_several_moments_is_assigned(moments):
     points, positive, offsets = assign(10, [1], moments)
     ends = offsets_to_moments(points, offsets)
     assert ends[4].tolist() == ends[5].tolist() == ends[6].tolist() == [4, 6]
@@ -94,7 +94,7 @@ def test_the_shortest_of_several_moments_counts(moments):
     assert positive.nonzero().flatten().tolist() == [3, 4, 5, 6]
 
 
-def test_a_point_behind_the_video_is_never_positive():
+def test_a_point_beyond_the_video_is_never_positive():
     """A moment that ends with its video ends at a point which is padding in a longer batch."""
     points = make_points(8, [1, 2])
     mask = make_point_mask(points, torch.tensor([4, 8]))
@@ -104,8 +104,8 @@ def test_a_point_behind_the_video_is_never_positive():
     assert points[positive[1]][:, [0, 3]].tolist() == [[2, 1], [3, 1], [4, 1], [2, 2], [4, 2]]
 
 
-def test_a_masked_moment_is_none():
-    """The same as without it, whatever stands there; with none left nothing is positive."""
+def test_a_masked_moment_has_no_effect():
+    """Whatever its values are; if all moments are masked, no point is positive."""
     points = make_points(6, [1, 2])
     mask = make_point_mask(points, torch.tensor([6, 6]))
     moments = torch.tensor([[[1.0, 4.0], [0.0, 0.0]], [[2.0, 3.0], [1.0, 5.0]]])
@@ -154,14 +154,14 @@ def test_targets_equal_those_of_a_slow_version(seed):
         assert [tuple(g) for g, w in zip(got, want, strict=True) if w] == [w for w in want if w]
 
 
-def test_decoded_targets_are_the_moments_they_came_from():
+def test_decoding_targets_gives_back_their_moments():
     moments = [[1.25, 3.5], [10.0, 19.0], [24.0, 31.5]]
     points, positive, offsets = assign(32, [1, 2, 4, 8], moments)
     decoded = offsets_to_moments(points, offsets)[positive]
     assert {tuple(moment) for moment in decoded.tolist()} == {tuple(moment) for moment in moments}
 
 
-def test_offsets_count_strides():
+def test_offsets_are_in_strides():
     points = torch.tensor([[4.0, 0.0, 2.0, 1.0], [8.0, 4.0, INF, 4.0]])
     offsets = torch.tensor([[[1.0, 2.0], [0.5, 1.0]]])
     assert offsets_to_moments(points, offsets).tolist() == [[[3, 6], [6, 12]]]

@@ -1,4 +1,4 @@
-"""One model serves several threads, and several models one process: every answer is the one given alone, bit by bit."""
+"""One model serves several threads, and several models one process: every answer equals that of a single thread."""
 
 import sys
 import threading
@@ -16,7 +16,7 @@ NUM_THREADS, NUM_CALLS = 8, 50
 
 @pytest.fixture(autouse=True)
 def many_switches():
-    """Threads take turns a thousand times as often as usual."""
+    """Make threads switch a thousand times as often as usual."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(5e-6)
     yield
@@ -24,7 +24,7 @@ def many_switches():
 
 
 def in_threads(calls, rounds):
-    """Number of results that are unlike those alone, and all errors, of `calls` made `rounds` times in each thread."""
+    """Make `calls` `rounds` times in each thread; return the number of results that differ from a single thread's, and all errors."""
     alone = [call() for call in calls]
     unlike, errors = [], []
 

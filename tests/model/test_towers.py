@@ -1,4 +1,4 @@
-"""The loop over CLIP's layers honours what others put on the layers, and changes nothing in them."""
+"""The loop over the encoders' layers honours hooks, adapters and offloading, and changes nothing in the layers."""
 
 import copy
 import pickle
@@ -16,7 +16,7 @@ from modeling_r2tuning.towers_r2tuning import with_weights
 
 
 def run(model, halved=False, chunk_size=2):
-    """States of frames and words."""
+    """Hidden states of frames and texts."""
     inputs = make_inputs(model.config, (5,), (4,))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=halved):
         states = model.get_video_hidden_states(inputs["pixel_values_videos"], chunk_size)
@@ -44,12 +44,12 @@ def test_states_are_those_that_transformers_gives(make_model):
     assert torch.equal(text, torch.stack(want, dim=2))
 
 
-# ---- what others put on the layers -------------------------------------------------------------------------------
+# ---- hooks, adapters and offloading ------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("halved", [False, True], ids=["float32", "autocast"])
-def test_attention_is_the_chosen_one(make_model, monkeypatch, tmp_path, halved):
+def test_the_chosen_attention_is_used(make_model, monkeypatch, tmp_path, halved):
     from transformers.models.clip import modeling_clip
 
     calls = []
@@ -62,8 +62,8 @@ def test_attention_is_the_chosen_one(make_model, monkeypatch, tmp_path, halved):
 
 
 @pytest.mark.parametrize("halved", [False, True], ids=["float32", "autocast"])
-def test_layers_are_recomputed_where_they_are_told_to(make_model, halved):
-    """By whoever sets CLIP to training; the gradients are the same."""
+def test_layers_are_recomputed_with_activation_checkpointing(make_model, halved):
+    """If someone sets CLIP to training mode; the gradients are the same."""
     model, recomputed = make_model(method="lora", num_recurrent_steps=1), []
 
     def recompute(function, *inputs):
@@ -84,14 +84,14 @@ def test_layers_are_recomputed_where_they_are_told_to(make_model, halved):
 
 @torch.no_grad()
 @pytest.mark.parametrize("halved", [False, True], ids=["float32", "autocast"])
-def test_layers_of_peft_take_part(make_model, halved):
+def test_adapters_of_peft_take_part(make_model, halved):
     from peft import LoraConfig, inject_adapter_in_model
 
     model = make_model()
     want = run(model, halved)
     inject_adapter_in_model(LoraConfig(target_modules=["q_proj", "fc1"]), model)
     begun = [states.to(before.dtype) for states, before in zip(run(model, halved), want, strict=True)]
-    assert_same(begun, want)  # an adapter begins as zero
+    assert_same(begun, want)  # an adapter starts as the identity
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter)
@@ -99,7 +99,7 @@ def test_layers_of_peft_take_part(make_model, halved):
 
 
 class Counter(ModelHook):
-    """Counts calls; what it returns shows that it is heard."""
+    """Counts its calls; the factor shows that its output is used."""
 
     def __init__(self, factor=1.0):
         self.calls, self.factor = 0, factor
@@ -125,7 +125,7 @@ def test_hooks_of_accelerate_are_called(make_model, method, halved):
 
 
 @torch.no_grad()
-def test_weights_that_accelerate_has_moved_out_are_used(make_model):
+def test_weights_offloaded_by_accelerate_are_used(make_model):
     from accelerate import cpu_offload
 
     model = make_model()
@@ -143,7 +143,7 @@ def change_in_place(model):
 
 
 def change_data(model):
-    model.vision_model.encoder.layers[0].mlp.fc1.weight.data += 0.1  # as peft merges: its version stays
+    model.vision_model.encoder.layers[0].mlp.fc1.weight.data += 0.1  # as peft merges; this keeps the version counter
 
 
 def put_others(model):
