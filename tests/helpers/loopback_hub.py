@@ -19,7 +19,7 @@ import os
 import re
 import textwrap
 import threading
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -78,7 +78,7 @@ class _Blob:
 class _Commit:
     def __init__(self, title, files):
         self.title, self.files = title, files
-        self.date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        self.date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         content = [(path, blob.git_oid) for path, blob in files.items()]
         self.oid = hashlib.sha1(repr((title, self.date, content)).encode()).hexdigest()
 
