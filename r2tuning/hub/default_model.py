@@ -2,14 +2,13 @@
 
 import argparse
 import functools
-import json
 import shutil
 from pathlib import Path
 
 from modeling_r2tuning import DEFAULT_MODEL
 from modeling_r2tuning.files_r2tuning import writing
 from r2tuning.hub.model_card import write_model_card
-from r2tuning.json_files import read_json, write_text
+from r2tuning.json_files import read_json, write_json
 from r2tuning.terminal import report
 
 
@@ -59,7 +58,7 @@ def package(checkpoint: Path, output: Path = DEFAULT_MODEL) -> None:
         with writing(output / name) as partial:
             shutil.copyfile(checkpoint / name, partial)
     config = {name: value for name, value in config.items() if name not in CODE_FIELDS}
-    write_text(output / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_json(output / "config.json", config, sort_keys=True)
     write_model_card(output)
 
 

@@ -1,7 +1,7 @@
-"""From the authors' released checkpoints (yeliudev/R2-Tuning) to ours.
+"""Convert the weights of the authors' released checkpoints (yeliudev/R2-Tuning) to our model.
 
-The only file that knows the released code's names. The settings that a checkpoint file does not hold, those of training
-and post-processing, come from `dataset_scripts.benchmarks`.
+This is the only file that knows the names of the released code. The settings that a checkpoint does not hold, those of
+training and post-processing, come from `dataset_scripts.benchmarks`.
 """
 
 import math
@@ -11,16 +11,13 @@ from typing import Any, cast
 
 import torch
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from transformers.utils import logging
 
 from dataset_scripts.benchmarks import BenchmarkSpec, released_benchmarks
 from modeling_r2tuning.configuration_r2tuning import R2TuningConfig
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 
 
-logger = logging.get_logger(__name__)
-
-HEAD_SIZE = 64  # of every CLIP ViT
+HEAD_SIZE = 64  # channels per attention head, in every CLIP ViT
 
 # Released name -> ours; the first rule that matches the whole name applies. `_rename` fills in the parts in braces.
 RULES = [
@@ -126,24 +123,36 @@ def convert_original_checkpoint(
 
 
 def get_benchmark(name: str, domain: str | None = None) -> BenchmarkSpec:
-    """Settings of a benchmark with released checkpoints; checks the domain if one is given."""
+    """Return the settings of a benchmark with released checkpoints, and check the domain if one is given.
+
+    Raises:
+        ValueError: The benchmark has no released checkpoints, or does not have this domain.
+    """
     benchmarks = released_benchmarks()
     if name not in benchmarks:
         raise ValueError(f"`benchmark` must be one of {sorted(benchmarks)}, got {name!r}.")
-    domains = benchmarks[name].released_checkpoints
-    if domain is not None and domain not in domains:
-        if None in domains:
+    spec = benchmarks[name]
+    if domain is not None and domain not in spec.released_checkpoints:
+        if None in spec.released_checkpoints:
             raise ValueError(f"`domain` of {name} must be left out, as it has none, got {domain!r}.")
-        raise ValueError(f"`domain` of {name} must be one of {sorted(domains)}, got {domain!r}.")
-    return benchmarks[name]
+        raise ValueError(f"`domain` of {name} must be one of {_released_domains(spec)}, got {domain!r}.")
+    return spec
 
 
 def original_filename(benchmark: str, domain: str | None = None) -> str:
-    """Path of a published checkpoint in `ORIGINAL_REPOSITORY`."""
-    files = get_benchmark(benchmark, domain).released_checkpoints
-    if domain not in files:
-        raise ValueError(f"{benchmark} has one model for each domain: give one of {sorted(files)}.")
-    return f"checkpoints/r2_tuning_{files[domain]}.pth"
+    """Return the path of a released checkpoint in `ORIGINAL_REPOSITORY`.
+
+    Raises:
+        ValueError: The benchmark or domain is unknown; or the benchmark has several domains and none is given.
+    """
+    spec = get_benchmark(benchmark, domain)
+    if domain not in spec.released_checkpoints:
+        raise ValueError(f"{benchmark} has one model for each domain: give one of {_released_domains(spec)}.")
+    return f"checkpoints/r2_tuning_{spec.released_checkpoints[domain]}.pth"
+
+
+def _released_domains(spec: BenchmarkSpec) -> list[str]:
+    return sorted(domain for domain in spec.released_checkpoints if domain is not None)
 
 
 def _read(source: dict[str, torch.Tensor] | str | os.PathLike) -> dict[str, torch.Tensor]:

@@ -74,11 +74,10 @@ class ReleasedModel:
 
 def released_models() -> list[ReleasedModel]:
     """List all twenty, by benchmark and domain."""
-    return [
-        ReleasedModel(name, domain)
-        for name, spec in released_benchmarks().items()
-        for domain in spec.released_checkpoints
-    ]
+    models = []
+    for name, spec in released_benchmarks().items():
+        models += [ReleasedModel(name, domain) for domain in spec.released_checkpoints]
+    return models
 
 
 def convert_all(
