@@ -28,7 +28,7 @@ from r2tuning_cli.main import run_script
 from r2tuning_cli.programs import option_names
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("r2tuning.features.run")  # also if the module is run as a script
 processor_logger = logging.getLogger("modeling_r2tuning.processing_r2tuning")
 
 DONE, SOME_FAILED = 0, 1

@@ -27,7 +27,7 @@ from r2tuning_cli.main import run_script
 from r2tuning_cli.programs import option_names
 
 
-logger = get_logger(__name__)
+logger = get_logger("r2tuning.training.run")  # also if the module is run as a script
 
 DONE, USAGE, NOT_FINITE, NOT_PUBLISHED = 0, 2, 3, 4
 STOPPED = 128  # plus the number of the signal, as in a shell
