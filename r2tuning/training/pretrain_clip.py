@@ -29,14 +29,16 @@ from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from tqdm import tqdm
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import BaseImageProcessor, CLIPConfig, CLIPModel, CLIPTokenizer
 
 from dataset_scripts.moving_shapes.frames import Clause, FrameSettings, ShownObject, iter_captioned_frames
 from dataset_scripts.moving_shapes.queries import vocabulary
 from dataset_scripts.moving_shapes.scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
-from r2tuning.hub.model_card import CARDS, write_text
+from modeling_r2tuning.processing_r2tuning import MAX_TEXT_LENGTH, make_image_processor
+from r2tuning.hub.card_text import CARDS
+from r2tuning.json_files import write_text
 from r2tuning.terminal import report, write_line
 from r2tuning.training.clip_acceptance import WAYS, accept_clip, object_cells
 
@@ -109,7 +111,9 @@ def make_tokenizer() -> CLIPTokenizer:
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *dict.fromkeys("".join(pair) for pair in merges)]
     tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer({token: index for index, token in enumerate(tokens)}, merges, model_max_length=77)
+    return CLIPTokenizer(
+        {token: index for index, token in enumerate(tokens)}, merges, model_max_length=MAX_TEXT_LENGTH
+    )
 
 
 def make_clip(tokenizer: CLIPTokenizer, pixels: torch.Tensor, layers: int) -> CLIPModel:
@@ -177,7 +181,7 @@ def position_code(side: int, width: int) -> torch.Tensor:
     return torch.cat([rows, columns], dim=2).flatten(0, 1)
 
 
-def normalize(images: np.ndarray, image_processor: CLIPImageProcessor) -> torch.Tensor:
+def normalize(images: np.ndarray, image_processor: BaseImageProcessor) -> torch.Tensor:
     """From `(num_pictures, size, size, 3)` uint8 to `(num_pictures, 3, size, size)`, as the image processor does it."""
     mean, std = (
         torch.tensor(value)[:, None, None] for value in (image_processor.image_mean, image_processor.image_std)
@@ -266,7 +270,7 @@ class Trainer:
         self,
         clip: CLIPModel,
         tokenizer: CLIPTokenizer,
-        image_processor: CLIPImageProcessor,
+        image_processor: BaseImageProcessor,
         pictures: Pictures,
         *,
         seed: int,
@@ -370,8 +374,7 @@ def pretrain(
             Pictures(*(part[some] for part in drawn)) for some in (slice(2 * pictures), slice(2 * pictures, None))
         )
         tokenizer = make_tokenizer()
-        crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-        image_processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop)
+        image_processor = make_image_processor(IMAGE_SIZE)
         clip = make_clip(tokenizer, normalize(seen.images[: 2 * WHITENED_PICTURES : 2], image_processor), layers)
         losses = Trainer(clip, tokenizer, image_processor, seen, **options).run(steps)
     with writing_folder(output) as folder:
