@@ -118,7 +118,11 @@ def run_checked(name: str, args: argparse.Namespace, prefix: str, run: Callable[
         sys.stderr.write(f"{prefix}: error: {spell_options(error, option_names(name))}\n")
         return USAGE_STATUS
     if run is None:
-        run = importlib.import_module(program.module).run
+        try:
+            run = importlib.import_module(program.module).run
+        except ModuleNotFoundError as error:  # such as accelerate, which only training needs
+            sys.stderr.write(f'{prefix}: error: {error}; {name} needs `pip install "r2tuning[train]"`\n')
+            return USAGE_STATUS
     return run(args, prefix)
 
 

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -13,7 +13,7 @@ from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_io_r2tuning import cut_clip
-from modeling_r2tuning.video_source_r2tuning import LocalCopy, VideoInput, file_stem, local_copy
+from modeling_r2tuning.video_source_r2tuning import LocalCopy, file_stem, local_copy
 from r2tuning.checks import check_model_type
 from r2tuning.released.resolve import check_original, resolve_checkpoint
 from r2tuning.terminal import USER_ERRORS as COMMON_USER_ERRORS
@@ -58,11 +58,12 @@ def load_pipeline(args: argparse.Namespace) -> VideoGroundingPipeline:
     return VideoGroundingPipeline(model=model, processor=R2TuningProcessor.from_pretrained(name), device=device)
 
 
-def open_video(args: argparse.Namespace) -> contextlib.AbstractContextManager[VideoInput]:
+def open_video(args: argparse.Namespace) -> contextlib.AbstractContextManager[str | LocalCopy]:
     """The video; one from an address or a pipe is copied once, since it is read several times."""
     limit = {"max_bytes": args.max_download} if "max_download" in args else {}
     with progress_bar("copying", " bytes") as progress:
-        return local_copy(args.video, progress=progress, **limit)
+        copied = local_copy(args.video, progress=progress, **limit)
+    return cast("contextlib.AbstractContextManager[str | LocalCopy]", copied)  # a path stays a path
 
 
 def cut_moments(

@@ -236,3 +236,13 @@ def test_interrupted(ground, canned, monkeypatch, tmp_path):
     monkeypatch.setattr(shared, "cut_clip", interrupt)
     status, _, err = ground("--clips", tmp_path)
     assert (status, only_line(err)) == (130, "r2tuning: interrupted")
+
+
+def test_a_missing_optional_package_is_named(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "r2tuning.training.run", raising=False)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    options = ["--preset", "tacos", "--data-dir", ".", "--features", ".", "--output-dir", "run"]
+    assert main(["train", *options]) == 2
+    error = only_line(capsys.readouterr().err)
+    assert "accelerate" in error
+    assert error.endswith('train needs `pip install "r2tuning[train]"`')
