@@ -171,10 +171,10 @@ def test_files_are_downloaded_converted_and_pushed(hub, originals, tmp_path, cap
         (["--push-to", "a/b"], "must be 'organisation/name', got 'a/b/r2tuning-qvhl'"),
         (
             ["--push-to", "org", "--backbone", "clip"],
-            "--backbone must be a name on the Hub if checkpoints are pushed",
+            "`--backbone` must be a name on the Hub if checkpoints are pushed",
         ),
-        (["--benchmark", "tacos"], "--all converts every checkpoint: leave out"),
-        (["tacos.pth", "out"], "--all converts every checkpoint: leave out"),
+        (["--benchmark", "tacos"], "`--all` converts every checkpoint: leave out"),
+        (["tacos.pth", "out"], "`--all` converts every checkpoint: leave out"),
     ],
 )
 def test_impossible_options_are_refused_at_once(hub, options, message, tmp_path, monkeypatch, capsys):
@@ -190,7 +190,7 @@ def test_impossible_options_are_refused_at_once(hub, options, message, tmp_path,
 @pytest.mark.parametrize("option", [["--source", "x"], ["--push-to", "org"], ["--private"]])
 def test_options_that_need_all(option, capsys):
     assert main(["convert", "a.pth", "out", "--benchmark", "tacos", *option]) == 2
-    assert f"{option[0]} goes with --all" in capsys.readouterr().err
+    assert f"`{option[0]}` goes with `--all`" in capsys.readouterr().err
 
 
 def test_a_read_only_token_cannot_push(hub, originals, tmp_path, monkeypatch):
