@@ -51,7 +51,11 @@ class _Version(argparse.Action):
         """Print the version of the installed package."""
         from importlib import metadata  # takes a while, and is needed here only
 
-        sys.stdout.write(f"r2tuning {metadata.version('r2tuning')}\n")
+        try:
+            version = metadata.version("r2tuning")
+        except metadata.PackageNotFoundError:
+            version = "of a source checkout"
+        sys.stdout.write(f"r2tuning {version}\n")
         parser.exit()
 
 
@@ -110,7 +114,7 @@ def run_script(name: str, script: str, run: Callable[..., int], argv: list[str] 
 
 
 def run_checked(name: str, args: argparse.Namespace, prefix: str, run: Callable[..., int] | None = None) -> int:
-    """Check the arguments of a sub-command and run it; messages begin with `prefix`."""
+    """Check the arguments of a sub-command and run it, by default as its module does; messages begin with `prefix`."""
     program = PROGRAMS[name]
     try:
         program.check(args)
@@ -118,7 +122,13 @@ def run_checked(name: str, args: argparse.Namespace, prefix: str, run: Callable[
         sys.stderr.write(f"{prefix}: error: {spell_options(error, option_names(name))}\n")
         return USAGE_STATUS
     if run is None:
-        run = importlib.import_module(program.module).run
+        try:
+            run = importlib.import_module(program.module).run
+        except ModuleNotFoundError as error:
+            if program.extra is None:
+                raise
+            sys.stderr.write(f'{prefix}: error: {error}; run `pip install "r2tuning[{program.extra}]"`\n')
+            return USAGE_STATUS
     return run(args, prefix)
 
 

@@ -27,6 +27,7 @@ class Program(NamedTuple):
         check: Refuses, with a `ValueError` or `OSError`, arguments that do not go together.
         usage: Replaces the usage line made by argparse.
         other_names: Options for which the library's messages use another name.
+        extra: Optional dependencies that it needs, as `pip install "r2tuning[EXTRA]"` has them.
     """
 
     module: str
@@ -37,6 +38,7 @@ class Program(NamedTuple):
     check: Callable[[argparse.Namespace], None] = _accept
     usage: str | None = None
     other_names: Mapping[str, str] = {}
+    extra: str | None = None
 
 
 BACKBONE_NAMES = {"backbone_name_or_path": "--backbone"}
@@ -75,6 +77,7 @@ PROGRAMS = {
         training.TRAIN_EPILOG,
         check=training.check_train,
         other_names={"name": "--benchmark", "split": "--train-split` or `--eval-split", "repo_id": "--push-to"},
+        extra="train",
     ),
     "evaluate": Program(
         "r2tuning.evaluation.run",

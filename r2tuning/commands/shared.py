@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -13,15 +13,16 @@ from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_io_r2tuning import cut_clip
-from modeling_r2tuning.video_source_r2tuning import LocalCopy, VideoInput, file_stem, local_copy
-from r2tuning import terminal
+from modeling_r2tuning.video_source_r2tuning import LocalCopy, file_stem, local_copy
 from r2tuning.checks import check_model_type
 from r2tuning.released.resolve import check_original, resolve_checkpoint
+from r2tuning.terminal import USER_ERRORS as COMMON_USER_ERRORS
+from r2tuning.terminal import choose_device, progress_bar
 
 
 logger = logging.getLogger(__name__)
 
-USER_ERRORS = (*terminal.USER_ERRORS, TypeError)
+USER_ERRORS = (*COMMON_USER_ERRORS, TypeError)
 MAX_NAME_BYTES = 255
 
 
@@ -32,7 +33,7 @@ def check_model_options(args: argparse.Namespace) -> None:
         OSError: There is no such checkpoint or CLIP.
         ValueError: The device cannot be used, or the options do not fit the checkpoint.
     """
-    terminal.choose_device(args.device)
+    choose_device(args.device)
     check_original(model_name(args), args.benchmark, args.domain)
     if args.backbone is not None:
         check_model_type(args.backbone, "clip")
@@ -45,7 +46,7 @@ def model_name(args: argparse.Namespace) -> str:
 
 def load_pipeline(args: argparse.Namespace) -> VideoGroundingPipeline:
     """Load the checkpoint; one of the authors' is converted first."""
-    device = terminal.choose_device(args.device)
+    device = choose_device(args.device)
     name = resolve_checkpoint(model_name(args), benchmark=args.benchmark, domain=args.domain, backbone=args.backbone)
     check_model_type(name, "r2tuning")
     backbone = {}
@@ -57,11 +58,12 @@ def load_pipeline(args: argparse.Namespace) -> VideoGroundingPipeline:
     return VideoGroundingPipeline(model=model, processor=R2TuningProcessor.from_pretrained(name), device=device)
 
 
-def open_video(args: argparse.Namespace) -> contextlib.AbstractContextManager[VideoInput]:
+def open_video(args: argparse.Namespace) -> contextlib.AbstractContextManager[str | LocalCopy]:
     """The video; one from an address or a pipe is copied once, since it is read several times."""
     limit = {"max_bytes": args.max_download} if "max_download" in args else {}
-    with terminal.progress_bar("copying", " bytes") as progress:
-        return local_copy(args.video, progress=progress, **limit)
+    with progress_bar("copying", " bytes") as progress:
+        copied = local_copy(args.video, progress=progress, **limit)
+    return cast("contextlib.AbstractContextManager[str | LocalCopy]", copied)  # a path stays a path
 
 
 def cut_moments(
@@ -74,7 +76,7 @@ def cut_moments(
             moments.append((query, rank, moment["start"], min(moment["end"], duration_sec)))
     digits = max(2, len(str(max(top, len(answers)))))
     num_clips = 0
-    with terminal.progress_bar("cutting clips", " clips") as progress:
+    with progress_bar("cutting clips", " clips") as progress:
         for count, (query, rank, start, end) in enumerate(moments, 1):
             if start < end:
                 place = f"query{query:0{digits}}_moment{rank:0{digits}}"

@@ -131,7 +131,8 @@ def get_predictions(
     backbone = {}
     if args.backbone is not None:
         backbone = {"backbone_name_or_path": args.backbone, "backbone_revision": None}
-    model = R2TuningForVideoGrounding.from_pretrained(name, **backbone).to(choose_device(args.device)).eval()
+    model = R2TuningForVideoGrounding.from_pretrained(name, **backbone)
+    model.to(choose_device(args.device)).eval()  # type: ignore[arg-type]  # decorated in transformers without types
     processor = R2TuningProcessor.from_pretrained(name)
     check_vocabulary(processor.tokenizer, model)
     unchecked, cache = None, None
@@ -150,7 +151,7 @@ def get_predictions(
 
 def evaluate(
     args: argparse.Namespace, predictions: list[dict[str, Any]], rows: list[dict[str, Any]], num_left_out: int = 0
-) -> dict:
+) -> dict[str, Any]:
     """Compute the scores and write the requested files; returns the document of `--output`."""
     document = {
         "benchmark": args.benchmark,

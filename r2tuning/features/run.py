@@ -28,7 +28,7 @@ from r2tuning_cli.main import run_script
 from r2tuning_cli.programs import option_names
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("r2tuning.features.run")  # also if the module is run as a script
 processor_logger = logging.getLogger("modeling_r2tuning.processing_r2tuning")
 
 DONE, SOME_FAILED = 0, 1
@@ -127,7 +127,8 @@ def make_store(args: argparse.Namespace, device: torch.device | str) -> Store:
     settings = feature_settings(model, processor, args.benchmark, fps, args.dtype, name)
     for encoder in (model.vision_model, model.text_model):
         encoder.to(getattr(torch, args.dtype))
-    return FeatureStore(args.output, model.to(device).eval(), processor, settings)
+    model.to(device).eval()  # type: ignore[arg-type]  # decorated in transformers without types
+    return FeatureStore(args.output, model, processor, settings)
 
 
 def make_process_store(args: argparse.Namespace, rank: int, num_processes: int) -> Store:
@@ -161,8 +162,8 @@ def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
         return model
     backbone = read_backbone_config(args.backbone)
     config = R2TuningConfig(
-        vision_config=backbone.vision_config,
-        text_config=backbone.text_config,
+        vision_config=backbone.vision_config,  # type: ignore[arg-type]  # never None once it is loaded
+        text_config=backbone.text_config,  # type: ignore[arg-type]
         backbone_name_or_path=args.backbone,
         num_recurrent_steps=args.num_layers or DEFAULT_NUM_LAYERS,
     )

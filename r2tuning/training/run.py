@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.logging import get_logger
@@ -27,7 +28,7 @@ from r2tuning_cli.main import run_script
 from r2tuning_cli.programs import option_names
 
 
-logger = get_logger(__name__)
+logger = get_logger("r2tuning.training.run")  # also if the module is run as a script
 
 DONE, USAGE, NOT_FINITE, NOT_PUBLISHED = 0, 2, 3, 4
 STOPPED = 128  # plus the number of the signal, as in a shell
@@ -190,11 +191,12 @@ def finish_trackers(run: TrainingRun) -> None:
 
 def report_average(scores: dict[str | None, float | None], folder: Path) -> None:
     """Write and print the best score of each domain and their mean."""
-    if not PartialState().is_main_process or None in scores.values():
+    found = {name: score for name, score in scores.items() if score is not None}
+    if not PartialState().is_main_process or len(found) < len(scores):
         return
-    document = {"domains": scores, "average": round(statistics.mean(scores.values()), 2)}
+    document: dict[str, Any] = {"domains": found, "average": round(statistics.mean(found.values()), 2)}
     write_json(folder / "metrics.json", document)
-    lines = [f"{name:12} {score:6.2f}" for name, score in {**scores, "average": document["average"]}.items()]
+    lines = [f"{name:12} {score:6.2f}" for name, score in {**found, "average": document["average"]}.items()]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -24,13 +24,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def video(folder):
-    """20 seconds, 5 numbered pictures a second."""
+    """20 seconds with 5 numbered frames per second."""
     return str(write_video(folder / "talk.mp4", count=5 * DURATION_SEC, rate=5))
 
 
 @pytest.fixture(scope="session")
 def checkpoint(folder, make_model):
-    """Our checkpoint, CLIP included, sampled at one frame a second."""
+    """Our checkpoint with its CLIP, sampled at one frame per second."""
     model = make_model(save_backbone=True, backbone_name_or_path=None, fps=1.0)
     return str(save_ours(model, folder / "checkpoint", fps=1.0))
 
@@ -54,7 +54,7 @@ def ground(video, checkpoint, capsys):
 
 @pytest.fixture
 def spy(monkeypatch):
-    """What the pipeline was made of and called with."""
+    """Record how the pipeline is constructed and called."""
     seen = {}
 
     class Spy(VideoGroundingPipeline):

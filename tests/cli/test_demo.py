@@ -40,7 +40,7 @@ def test_a_pipeline_without_a_model_says_what_it_knows(caplog):
     assert sum(LIMITS in record.getMessage() for record in caplog.records) == 1
 
 
-def test_another_model_is_not_warned_of(checkpoint, caplog):
+def test_other_models_cause_no_warning(checkpoint, caplog):
     logging.warning_once.cache_clear()
     pipeline("video-grounding", model=str(checkpoint))
     assert LIMITS not in caplog.text
@@ -58,7 +58,7 @@ def test_fresh_videos_score_as_the_card_says(fresh):
     assert f"{told['main']['R1@0.5']:.2f}" in (DEFAULT_MODEL / "README.md").read_text()
 
 
-def test_the_package_holds_a_small_model_and_nothing_of_its_makers_machine():
+def test_the_packaged_model_is_small_and_names_no_local_path():
     files = list(DEFAULT_MODEL.iterdir())
     assert sum(path.stat().st_size for path in files) <= MAX_BYTES
     assert not [path for path in files if path.suffix == ".py"]
@@ -68,7 +68,7 @@ def test_the_package_holds_a_small_model_and_nothing_of_its_makers_machine():
     assert not {"auto_map", "custom_pipelines"} & json.loads((DEFAULT_MODEL / "config.json").read_text()).keys()
 
 
-def test_packaging_takes_what_is_needed(tmp_path):
+def test_packaging_copies_all_needed_files(tmp_path):
     package(DEFAULT_MODEL, tmp_path / "again")
     assert {path.name for path in (tmp_path / "again").iterdir()} == {path.name for path in DEFAULT_MODEL.iterdir()}
 
@@ -108,7 +108,7 @@ def test_demo_makes_another_video_each_time(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("seed", ["-1", "x"])
-def test_demo_refuses_what_is_no_seed(seed, capsys):
+def test_demo_refuses_an_invalid_seed(seed, capsys):
     assert main(["demo", "--seed", seed]) == 2
     assert f"whole number of at least 0, got '{seed}'" in capsys.readouterr().err
 
@@ -119,7 +119,7 @@ def test_demo_checks_the_model_first(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_overlap_is_that_with_the_best_true_moment():
+def test_iou_is_taken_with_the_best_true_moment():
     assert best_iou({"start": 4.0, "end": 8.0}, [(0.0, 2.0), (6.0, 10.0)]) == pytest.approx(2 / 6)
     assert best_iou({"start": 4.0, "end": 8.0}, [(0.0, 2.0)]) == 0
 

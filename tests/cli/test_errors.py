@@ -82,7 +82,7 @@ def test_wrong_options(arguments, message, ground, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("query", ["second.mp4", "film.MKV", "http://host/second", "notes.txt"])
 @pytest.mark.parametrize("command", ["ground", "explain"])
-def test_a_second_video_is_no_query(command, query, video, tmp_path, monkeypatch, capsys):
+def test_a_video_in_place_of_a_query_is_refused(command, query, video, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").write_text("a file")
     more = ["a man"] if command == "ground" else ["--out", "out"]
@@ -91,7 +91,7 @@ def test_a_second_video_is_no_query(command, query, video, tmp_path, monkeypatch
     assert not Path("out").exists()
 
 
-def test_a_query_may_speak_of_files(ground):
+def test_a_query_may_mention_files(ground):
     assert ground(queries=["he opens talk.mp4", "mr. smith", "talk"])[0] == 0
 
 
@@ -111,7 +111,7 @@ def test_a_query_may_speak_of_files(ground):
     ],
 )
 @pytest.mark.parametrize("command", ["ground", "explain"])
-def test_the_models_options_are_checked_before_anything_is_fetched(command, arguments, message, tmp_path, capsys):
+def test_model_options_are_checked_before_anything_is_fetched(command, arguments, message, tmp_path, capsys):
     more = ["--out", str(tmp_path / "out")] if command == "explain" else []
     assert main([command, "http://127.0.0.1:9/gone.mp4", "a man", *more, *arguments]) == 2
     assert message in only_line(capsys.readouterr().err)
@@ -141,7 +141,7 @@ def test_warnings_name_the_options_of_the_command(ground, canned, monkeypatch, t
     assert "r2tuning: warning: set `--window-sec`\n" in ground("--clips", tmp_path)[2]
 
 
-def test_bytes_that_are_not_utf_8_are_no_query(ground):
+def test_a_query_must_be_valid_unicode(ground):
     assert "must be valid Unicode" in only_line(ground(queries=["a man \udcff"])[2])
 
 
@@ -160,7 +160,7 @@ def test_empty_query(ground):
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "folder"])
-def test_not_a_video_is_refused_before_the_model_is_fetched(kind, ground, tmp_path):
+def test_a_bad_video_is_refused_before_the_model_is_fetched(kind, ground, tmp_path):
     path = tmp_path / "talk.mp4"
     if kind == "folder":
         path.mkdir()
@@ -184,7 +184,7 @@ def test_not_a_video_is_refused_before_the_model_is_fetched(kind, ground, tmp_pa
         ("yeliudev/R2-Tuning", "'yeliudev/R2-Tuning' needs a `--benchmark`, one of"),
     ],
 )
-def test_not_a_model(name, message, ground, clip, make_model, tmp_path, monkeypatch):
+def test_what_is_not_a_model_is_refused(name, message, ground, clip, make_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for broken in ("bad_field", "bad_weights", "no_tokenizer"):
         save_ours(make_model(save_backbone=True), tmp_path / broken)
@@ -213,7 +213,7 @@ def test_plot_without_matplotlib_is_refused_at_the_start(ground, tmp_path, monke
 @pytest.mark.parametrize(
     "error", [torch.cuda.OutOfMemoryError("no\nmemory"), PermissionError(13, "Permission denied")]
 )
-def test_one_line_for_what_goes_wrong_later(error, ground, canned, monkeypatch, tmp_path):
+def test_later_errors_are_one_line(error, ground, canned, monkeypatch, tmp_path):
     def fail(*args):
         raise error
 
@@ -236,3 +236,13 @@ def test_interrupted(ground, canned, monkeypatch, tmp_path):
     monkeypatch.setattr(shared, "cut_clip", interrupt)
     status, _, err = ground("--clips", tmp_path)
     assert (status, only_line(err)) == (130, "r2tuning: interrupted")
+
+
+def test_a_missing_optional_package_is_named(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "r2tuning.training.run", raising=False)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    options = ["--preset", "tacos", "--data-dir", ".", "--features", ".", "--output-dir", "run"]
+    assert main(["train", *options]) == 2
+    error = only_line(capsys.readouterr().err)
+    assert "accelerate" in error
+    assert error.endswith('; run `pip install "r2tuning[train]"`')

@@ -63,14 +63,14 @@ def test_suppressed_moments_are_neither_printed_nor_written(ground, tmp_path):
         assert 0 < len(one["moments"]) < len(other["moments"])
 
 
-def test_nothing_found_is_said(ground, canned):
+def test_no_result_is_reported(ground, canned):
     canned.update(moments=[], highlights=[], summary=[])
     status, out, _ = ground(queries=["a man"])
     assert status == 0
     assert out.endswith("Query: a man\n  no moments\n  highlights: none\n  summary: none\n")
 
 
-def test_moments_may_be_none(ground):
+def test_there_may_be_no_moments(ground):
     status, out, _ = ground("--score-threshold", 1)
     assert status == 0
     assert out.count("\n  no moments\n") == 2
@@ -124,7 +124,7 @@ def test_warnings_of_the_library_are_one_line_each_and_once(ground, folder, tmp_
     assert all(line.startswith("r2tuning: ") for line in err.splitlines())
 
 
-def test_settings_of_the_libraries_are_put_back(ground):
+def test_settings_of_the_libraries_are_restored(ground):
     def state():
         package = logging.getLogger("modeling_r2tuning")
         bars = terminal.hub_utils.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
@@ -216,7 +216,7 @@ def test_clips_sort_by_query_and_rank(ground, canned, tmp_path, monkeypatch):
 
 
 def test_json_to_standard_output(ground, video):
-    """The table gives way to it, so that another program can read it."""
+    """The table goes to standard error, so that another program can read the JSON."""
     status, out, err = ground("--json", "-")
     assert status == 0
     assert [answer["query"] for answer in json.loads(out)["answers"]] == list(QUERIES)
@@ -240,7 +240,7 @@ def taken(tmp_path, video):
 @pytest.mark.parametrize("option", ["--json", "--plot"])
 @pytest.mark.parametrize("kind", ["pipe", "link", "device", "video", "folder"])
 def test_only_ordinary_files_are_replaced_and_never_the_video(ground, taken, tmp_path, monkeypatch, kind, option):
-    """The command ends before the model is loaded."""
+    """The command stops before the model is loaded."""
     monkeypatch.setattr(ground_module, "load_pipeline", lambda args: pytest.fail("the model was loaded"))
     before = os.lstat(taken[kind])
     status, _, err = ground(option, taken[kind])

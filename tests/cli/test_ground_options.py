@@ -66,7 +66,7 @@ def test_device(ground, spy):
     assert spy["device"].type == "cpu"
 
 
-def test_clip_says_where_the_encoders_are(ground, spy, make_model, clip, tiny_clip, tmp_path):
+def test_backbone_names_the_frozen_encoders(ground, spy, make_model, clip, tiny_clip, tmp_path):
     model = save_ours(make_model(backbone_name_or_path="gone/clip", backbone_revision="old"), tmp_path / "small")
     status, _, err = ground(model=str(model))
     assert status == 2
@@ -76,7 +76,7 @@ def test_clip_says_where_the_encoders_are(ground, spy, make_model, clip, tiny_cl
     torch.testing.assert_close(weight.cpu(), tiny_clip.vision_model.embeddings.patch_embedding.weight)
 
 
-def test_clip_in_vain(ground, clip):
+def test_a_backbone_without_effect_is_reported(ground, clip):
     status, _, err = ground("--backbone", clip)
     assert (status, only_line(err)) == (
         0,
@@ -168,7 +168,7 @@ def test_video_may_have_any_name(name, shown, begin, ground, canned, video, tmp_
     assert clip.endswith("_4.0-10.0s.mp4")
 
 
-def test_letters_that_a_terminal_lacks_are_replaced(monkeypatch):
+def test_characters_that_the_terminal_lacks_are_replaced(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     terminal.write_line(sys.stdout, "caf\u00e9 \udce9")
     assert sys.stdout.buffer.getvalue() == b"caf? ?\n"

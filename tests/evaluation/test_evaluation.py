@@ -90,8 +90,11 @@ def test_what_must_not_be_written_is_refused_at_the_start(tmp_path, option, caps
     predictions, pipe = tmp_path / "predictions.jsonl", tmp_path / "pipe"
     predictions.write_text("{}")
     os.mkfifo(pipe)
+    source = ["--predictions", predictions]
+    if option == "--save-predictions":
+        source = ["--model", "org/model", "--features", tmp_path, "--data-file", predictions]
     for path in (predictions, pipe, tmp_path / "nowhere/file"):
-        words = ["--predictions", predictions, "--benchmark", "tacos", "--data-dir", tmp_path, option, path]
+        words = [*source, "--benchmark", "tacos", "--data-dir", tmp_path, option, path]
         assert main([str(word) for word in words]) == 2
         assert f"run_evaluation: error: '{path}' cannot be written" in capsys.readouterr().err
     assert predictions.read_text() == "{}"
@@ -143,7 +146,7 @@ def test_errors_are_one_line(qvhighlights, capsys):
         (["--model", "nowhere"], "`--model` must be a folder, or a name on the Hub"),
         (["--backbone", "nowhere"], "`--backbone` must be a folder, or a name on the Hub"),
         (["--split", "vall"], "`--split` of qvhighlights must be one of"),
-        (["--domain", "dog"], "leave `--domain` away"),
+        (["--domain", "dog"], "leave out `--domain`"),
         (["--device", "gpu"], "`--device` 'gpu' cannot be used: "),
         (["--device", "cuda:99"], "`--device` 'cuda:99' cannot be used"),
         (["--record"], "`--record` adds to the results of a training run on qvhighlights"),
