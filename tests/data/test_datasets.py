@@ -148,7 +148,7 @@ def test_splits_of_the_folder_replace_the_published_ones(write, caplog):
     assert "1 videos of the split are not annotated; 2 annotated videos are in no split" in caplog.messages[0]
     assert "are not annotated" not in caplog.messages[1]
     (folder / "splits.json").unlink()
-    with pytest.raises(ValueError, match="40 videos of the split are not annotated; 4 annotated videos stand in no"):
+    with pytest.raises(ValueError, match="40 videos of the split are not annotated; 4 annotated videos are in no"):
         load_vtg_dataset("tvsum", split="train", data_dir=folder)
 
 

@@ -132,7 +132,7 @@ def test_the_error_is_the_same_while_streaming(tmp_path, streaming):
 def test_a_test_split_is_annotated_as_a_whole_or_not_at_all(tmp_path):
     hidden = json.loads(without(GOOD, "relevant_windows"))
     for first, second, message in (
-        (hidden, GOOD, r"line 2: `relevant_windows` is \[\[0, 4\]\], expected none"),
+        (hidden, GOOD, r"line 2: `relevant_windows` is \[\[0, 4\]\], expected no such field"),
         (GOOD, hidden, "line 2: `relevant_windows` is missing"),
     ):
         path = samples.write_json_lines(tmp_path / "rows", [{**first, "qid": 1}, {**second, "qid": 2}])
@@ -174,7 +174,9 @@ def test_files_that_unpack_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr("dataset_scripts.reading.MAX_BYTES", 10_000)
     path = samples.write_text(tmp_path / "bomb", b" " * 10_001, compress=True)
     assert path.stat().st_size < 100
-    with pytest.raises(AnnotationError, match=r"bomb\.gz: found more than 10,000 bytes, decompressed; expected no more"):
+    with pytest.raises(
+        AnnotationError, match=r"bomb\.gz: found more than 10,000 bytes, decompressed; expected no more"
+    ):
         load_vtg_dataset("tacos", split="val", data_files=path)
 
 
@@ -413,8 +415,18 @@ def test_bad_video_of_tvsum(tmp_path, change, message):
             "info.tsv, line 2: found .*, expected category, video_id, title, url, length",
         ),
         ("info", "BK\t", "", "info.tsv, line 2: found .*, expected category, video_id"),
-        ("anno", "\tBK\t", " BK ", "anno.tsv, line 1: found .*, expected a video id, its category and scores"),
-        ("anno", "\t1,", "\tx,", "anno.tsv, line 1: found .*, expected a video id, its category and scores"),
+        (
+            "anno",
+            "\tBK\t",
+            " BK ",
+            "anno.tsv, line 1: found .*, expected a video id, its category and comma-separated scores",
+        ),
+        (
+            "anno",
+            "\t1,",
+            "\tx,",
+            "anno.tsv, line 1: found .*, expected a video id, its category and comma-separated scores",
+        ),
         ("anno", "\t1,1,", "\t1,", "anno.tsv, line 2: found 225 scores, expected 224"),
         ("anno", "\t1,1,", "\t9,9,", r"`anno\[0\]`|"),
     ],

@@ -598,7 +598,7 @@ def test_only_the_chosen_combinations_are_shown():
 
 
 def test_variants_of_combinations_without_relatives_are_refused():
-    with pytest.raises(ValueError, match="`variants` need `combinations`.*'red triangle'"):
+    with pytest.raises(ValueError, match="With `variants`, each of the `combinations` must .*'red triangle'"):
         FrameSettings(combinations=UNSEEN, variants=True)
     spinning = tuple((color, shape) for color in ("red", "blue", "cyan") for shape in ("circle", "square", "ring"))
     with pytest.raises(ValueError, match="its shape where that can spin.*'red square'"):
