@@ -140,7 +140,7 @@ def read_video(record: Record, video_id: str, domain: str, report: Report) -> di
     fps, num_frames = record.number("fps", above=0), record.number("frames", above=0, spelled=True)
     if record.text("domain") != domain:
         raise record.error("domain", f"'{domain}', as in the split")
-    units, labels = record.windows("clip"), record.items("match")
+    units, labels = record.intervals("clip"), record.items("match")
     if not units or len(units) != len(labels):
         raise record.error("match", f"one label for each of the {len(units)} items of `clip`")
     for number, ((start, end), label) in enumerate(zip(units, labels, strict=True)):

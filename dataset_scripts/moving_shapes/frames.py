@@ -115,7 +115,7 @@ class ShownObject:
 
     @property
     def size(self) -> str | None:
-        """ "small" or "large"; `None` in between."""
+        """The name of its size, "small" or "large"; `None` in between."""
         if self.radius < SMALL_EDGE:
             return "small"
         return "large" if self.radius > LARGE_EDGE else None

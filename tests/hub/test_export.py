@@ -69,7 +69,7 @@ def test_card_tells_licence_counts_and_changes(exported, name):
     facts = export.read_facts(name)
     assert facts["citation"] in card
     assert f"license: {facts['license']}" in card
-    assert ("may not be passed on" in card) == (not facts["redistributable"])
+    assert ("These annotations may not be redistributed" in card) == (not facts["redistributable"])
     for split, dataset in load_vtg_dataset(name, data_dir=data_dir).items():
         assert f"| {split} | {len(dataset):,} | {len(set(dataset['video_id'])):,} |" in card
         assert re.search(rf"^- {name}.* {split}: {len(dataset):,} examples read from", card, re.MULTILINE)
