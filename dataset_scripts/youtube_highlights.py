@@ -149,16 +149,15 @@ def read_video(record: Record, video_id: str, domain: str, report: Report) -> di
         if type(label) is not int or label not in (-1, 0, 1):
             raise record.item_error("match", number, "-1, 0 or 1")
     report.note("videos have units that end after them", any(end > num_frames for _, end in units))
+    times_sec = [[start / fps, end / fps] for start, end in units]
+    scores = [[float(label)] for label in labels]
     return {
         "qid": video_id,
         "query": record.text("query") if record.has("query") else read_title(record, domain, report),
         "video_id": video_id,
         "duration_sec": record.duration(num_frames / fps),
         "moments": None,
-        "saliency": {
-            "times_sec": [[start / fps, end / fps] for start, end in units],
-            "scores": [[float(label)] for label in labels],
-        },
+        "saliency": {"times_sec": times_sec, "scores": scores},
         "domain": domain,
         "task": ["highlight_detection"],
     }

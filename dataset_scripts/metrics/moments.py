@@ -355,7 +355,7 @@ def score_moments(
             annotated += [(query.qid, record.get("moments")) for record in query.references]
         require("pred_relevant_windows", predicted)
         require("moments", annotated)
-    queries = [query for query in queries if any(reference.get("moments") for reference in query.references)]
+    queries = [query for query in queries if count_moments(query)]
     if not queries:
         raise ValueError("None of the `references` has `moments`: there is nothing to score predictions against.")
     measures = measure_queries(queries, fill_empty=match_reference_code)

@@ -78,7 +78,9 @@ def generate_moving_shapes(
     videos = folder / "videos"
     videos.mkdir(parents=True, exist_ok=True)
     settings = {"version": VERSION, "seed": seed, "size": size, "trail_sec": trail_sec}
-    jobs = [(split, index) for split in SPLITS for index in range(num_videos.get(split, 0))]
+    jobs: list[tuple[str, int]] = []
+    for split in SPLITS:
+        jobs += [(split, index) for index in range(num_videos.get(split, 0))]
     work = partial(_make_video, videos, seed, size, trail_sec)
     with claiming(folder), _parallel_map(processes) as parallel_map:
         _check_settings(folder / SETTINGS_FILE, settings)

@@ -99,12 +99,11 @@ class SceneObject:
     @cached_property
     def _tracks(self) -> tuple[np.ndarray, ...]:
         """Start times, end times, start poses and end poses of all segments."""
-        return (
-            np.array([segment.start_sec for segment in self.segments], dtype=np.float64),
-            np.array([segment.end_sec for segment in self.segments], dtype=np.float64),
-            np.array([segment.start for segment in self.segments], dtype=np.float64),
-            np.array([segment.end for segment in self.segments], dtype=np.float64),
-        )
+        tracks = []
+        for name in ("start_sec", "end_sec", "start", "end"):
+            values = [getattr(segment, name) for segment in self.segments]
+            tracks.append(np.array(values, dtype=np.float64))
+        return tuple(tracks)
 
     def poses(self, times_sec: np.ndarray) -> np.ndarray:
         """Poses `(..., 4)` at the times `(...)`, NaN where the object is absent."""

@@ -486,7 +486,7 @@ def test_annotations_do_not_depend_on_the_frame_size(benchmark_folder, tmp_path)
 
 
 def test_videos_with_different_settings_are_not_mixed(benchmark_folder):
-    with pytest.raises(ValueError, match="Name a new folder"):
+    with pytest.raises(ValueError, match="Choose a new folder"):
         generate_moving_shapes(benchmark_folder, seed=4, num_videos=SMALL)
 
 
@@ -510,7 +510,7 @@ def test_the_command_writes_a_benchmark_and_reports_errors(tmp_path, capsys):
     ]  # fmt: skip
     assert len((tmp_path / "moving_shapes_summary_val.jsonl").read_text().splitlines()) == 1
     assert main([str(tmp_path), "--seed", "4", *numbers]) == 2
-    assert "Name a new folder" in capsys.readouterr().err
+    assert "Choose a new folder" in capsys.readouterr().err
 
 
 # ---- single pictures -----------------------------------------------------------------------------------------------

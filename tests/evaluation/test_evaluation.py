@@ -145,7 +145,7 @@ def test_errors_are_one_line(qvhighlights, capsys):
         (["--model", "nowhere"], "`--model` must be a folder, or a name on the Hub"),
         (["--backbone", "nowhere"], "`--backbone` must be a folder, or a name on the Hub"),
         (["--split", "vall"], "`--split` of qvhighlights must be one of"),
-        (["--domain", "dog"], "leave `--domain` away"),
+        (["--domain", "dog"], "leave out `--domain`"),
         (["--device", "gpu"], "`--device` 'gpu' is none that PyTorch knows"),
         (["--device", "cuda:99"], "`--device` 'cuda:99' cannot be used"),
         (["--record"], "`--record` adds to the results of a training run on qvhighlights"),

@@ -146,7 +146,7 @@ def test_without_any_score_there_are_three_annotators(tmp_path):
         (["--split", "train"], "Pass a file of another name as `--data-file`."),
         (["--split", "dev"], "`--split` of qvhighlights must be one of"),
         (["--video-dir", "."], "Add them, or pass `--missing-videos skip` to leave their examples out."),
-        (["--domain", "dog"], "qvhighlights has no domains; leave `--domain` away"),
+        (["--domain", "dog"], "qvhighlights has no domains; leave out `--domain`"),
     ],
 )
 def test_advice_names_options_of_the_command(tmp_path, capsys, monkeypatch, options, advice):

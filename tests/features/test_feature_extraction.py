@@ -389,7 +389,7 @@ def test_it_is_started_once(run, tmp_path, monkeypatch):
         ({"backbone": "missing"}, "`--backbone` must be a folder, or a name on the Hub such as"),
         ({"model": "./missing", "backbone": None, "fps": None, "num_layers": None}, "there is no folder './missing'"),
         ({"device": "cuda:99"}, "`--device` 'cuda:99' cannot be used"),
-        ({"domain": "dog"}, "leave `--domain` away"),
+        ({"domain": "dog"}, "leave out `--domain`"),
     ],
 )
 def test_what_is_missing_is_said_in_one_line(run, tmp_path, changes, message, monkeypatch):

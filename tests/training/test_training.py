@@ -301,7 +301,7 @@ def test_a_preset_can_be_a_file(options, tmp_path):
         ({"video_dir": "."}, "either `--features`, a feature cache, or `--video-dir`"),
         ({"preset": "charades"}, "`--preset` must be one of"),
         ({"domain": "all"}, "qvhighlights has none"),
-        ({"domain": "BK"}, "leave `--domain` away"),
+        ({"domain": "BK"}, "leave out `--domain`"),
         ({"train_split": "training"}, "`--train-split` or `--eval-split` of qvhighlights must be one of"),
         ({"model": '{"hiden_size": 8}'}, "`--model` has fields that R2TuningConfig does not know: ['hiden_size']"),
         ({"post_processing": '{"nsm": "hard"}'}, "`--post-processing` has unknown fields: ['nsm']"),
