@@ -91,7 +91,7 @@ def _read_example(record: Record, annotated: bool, num_annotators: int) -> dict[
         "query": record.text("query", "a sentence"),
         "video_id": record.text("vid"),
         "duration_sec": duration,
-        "moments": record.windows("relevant_windows") if annotated else None,
+        "moments": record.intervals("relevant_windows") if annotated else None,
         "saliency": _dense_saliency(record, duration, num_annotators),
         "domain": None,
     }

@@ -42,7 +42,7 @@ MAX_BYTES = 2**30  # of a decompressed file
 PIECE_BYTES = 2**20
 LONGEST_SEC = 24 * 60 * 60
 MAX_ANNOTATORS = 100
-MAX_WINDOWS = 10_000
+MAX_INTERVALS = 10_000
 
 
 class AnnotationError(ValueError):
@@ -253,18 +253,18 @@ class Record:
                 raise self.item_error(field, number, "a number")
         return values
 
-    def windows(self, field: str, form: str = "[start, end] pair") -> list[list[float]]:
+    def intervals(self, field: str, form: str = "[start, end] pair") -> list[list[float]]:
         """A list of [start, end] pairs, or of the tuples that `form` describes."""
         length = form.count(",") + 1
-        windows = self.items(field, f"a list of {form}s of numbers")
-        if len(windows) > MAX_WINDOWS:
+        intervals = self.items(field, f"a list of {form}s of numbers")
+        if len(intervals) > MAX_INTERVALS:
             raise AnnotationError(
-                f"{self.place}: `{field}` has {len(windows):,} items, expected at most {MAX_WINDOWS:,}"
+                f"{self.place}: `{field}` has {len(intervals):,} items, expected at most {MAX_INTERVALS:,}"
             )
-        for number, window in enumerate(windows):
-            if not (isinstance(window, list) and len(window) == length and all(map(is_number, window))):
+        for number, interval in enumerate(intervals):
+            if not (isinstance(interval, list) and len(interval) == length and all(map(is_number, interval))):
                 raise self.item_error(field, number, f"a {form} of numbers")
-        return [[float(value) for value in window] for window in windows]
+        return [list(map(float, interval)) for interval in intervals]
 
     def scores(self, field: str, lowest: float, highest: float) -> list[list[float]]:
         """A list of rows of equal length, with numbers from `lowest` to `highest`."""
@@ -276,7 +276,7 @@ class Record:
                 raise self.item_error(field, number, f"scores of at most {MAX_ANNOTATORS} annotators")
             if not all(is_number(score) and lowest <= score <= highest for score in row):
                 raise self.item_error(field, number, f"scores from {lowest:g} to {highest:g}")
-        return [[float(score) for score in row] for row in rows]
+        return [list(map(float, row)) for row in rows]
 
     def item_error(self, field: str, number: int, expected: str) -> AnnotationError:
         """An error that says that one item of the list `field` is not what was expected."""

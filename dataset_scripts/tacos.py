@@ -63,16 +63,16 @@ def read_frames(path: str, report: Report) -> Iterator[tuple[Record, dict[str, A
         with report.skip_errors():
             video = Record(content, f"{path}, video '{name}'")
             video_id = Record({"name": _stem(name)}, video.place).text("name")
-            windows, sentences = video.items("timestamps"), video.items("sentences")
-            if len(windows) != len(sentences):
+            timestamps, sentences = video.items("timestamps"), video.items("sentences")
+            if len(timestamps) != len(sentences):
                 raise AnnotationError(
-                    f"{video.place}: found {len(windows)} `timestamps` and {len(sentences)} `sentences`, expected "
+                    f"{video.place}: found {len(timestamps)} `timestamps` and {len(sentences)} `sentences`, expected "
                     "one sentence for each of `timestamps`"
                 )
             fps, num_frames = video.number("fps", above=0), video.number("num_frames", above=0)
             duration = video.duration(num_frames / fps)
-            for number, (window, sentence) in enumerate(zip(windows, sentences, strict=True)):
-                fields = {"timestamps": [window], "sentence": sentence}
+            for number, (interval, sentence) in enumerate(zip(timestamps, sentences, strict=True)):
+                fields = {"timestamps": [interval], "sentence": sentence}
                 record = Record(fields, f"{video.place}, sentence {number}")
                 with report.skip_errors():
                     yield record, _read_sentence(record, f"{video_id}_{number}", video_id, fps, duration)
@@ -90,7 +90,7 @@ def _read_sentence(record: Record, qid: str, video_id: str, fps: float, duration
         "query": record.text("sentence", "a sentence"),
         "video_id": video_id,
         "duration_sec": duration,
-        "moments": [[start / fps, end / fps] for start, end in record.windows("timestamps")],
+        "moments": [[start / fps, end / fps] for start, end in record.intervals("timestamps")],
         "saliency": None,
         "domain": None,
     }

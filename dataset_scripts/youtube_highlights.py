@@ -140,7 +140,7 @@ def read_video(record: Record, video_id: str, domain: str, report: Report) -> di
     fps, num_frames = record.number("fps", above=0), record.number("frames", above=0, spelled=True)
     if record.text("domain") != domain:
         raise record.error("domain", f"'{domain}', as in the split")
-    units, labels = record.windows("clip"), record.items("match")
+    units, labels = record.intervals("clip"), record.items("match")
     if not units or len(units) != len(labels):
         raise record.error("match", f"one label for each of the {len(units)} items of `clip`")
     for number, ((start, end), label) in enumerate(zip(units, labels, strict=True)):
@@ -149,16 +149,15 @@ def read_video(record: Record, video_id: str, domain: str, report: Report) -> di
         if type(label) is not int or label not in (-1, 0, 1):
             raise record.item_error("match", number, "-1, 0 or 1")
     report.note("videos have units that end after them", any(end > num_frames for _, end in units))
+    times_sec = [[start / fps, end / fps] for start, end in units]
+    scores = [[float(label)] for label in labels]
     return {
         "qid": video_id,
         "query": record.text("query") if record.has("query") else read_title(record, domain, report),
         "video_id": video_id,
         "duration_sec": record.duration(num_frames / fps),
         "moments": None,
-        "saliency": {
-            "times_sec": [[start / fps, end / fps] for start, end in units],
-            "scores": [[float(label)] for label in labels],
-        },
+        "saliency": {"times_sec": times_sec, "scores": scores},
         "domain": domain,
         "task": ["highlight_detection"],
     }

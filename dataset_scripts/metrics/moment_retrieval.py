@@ -40,9 +40,9 @@ class MomentRetrieval(SchemaMetric):
     Examples:
         >>> import evaluate
         >>> metric = evaluate.load("dataset_scripts/metrics/moment_retrieval.py")
-        >>> windows = [[0.0, 8.0, 0.9], [20.0, 32.0, 0.4]]
+        >>> predicted = [[0.0, 8.0, 0.9], [20.0, 32.0, 0.4]]
         >>> scores = metric.compute(
-        ...     predictions=[{"qid": 1, "pred_relevant_windows": windows}],
+        ...     predictions=[{"qid": 1, "pred_relevant_windows": predicted}],
         ...     references=[{"qid": "1", "query": "a dog runs", "moments": [[20.0, 30.0]]}],
         ... )
         >>> scores["full"]["MR-R1"]["0.5"], scores["full"]["MR-R5"]["0.5"]

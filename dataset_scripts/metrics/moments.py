@@ -12,7 +12,7 @@ As in the public evaluator of R2-Tuning and UniVTG, to the last printed digit:
 - A query is in a range if it has a moment of that length. Its other moments are dropped, and all predictions are kept.
 - If an id occurs twice, mAP considers the predictions of both records (ten of each), the other figures those of the last.
 
-In this file a "window" is a predicted interval, as in `pred_relevant_windows`, and a "moment" an annotated one.
+A "prediction" below is one item of `pred_relevant_windows`, and a "moment" is annotated.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ from .alignment import Query, align, group_by_size, pad_rows, predicted_list, re
 from .average_precision import percent, sum_rows
 
 
-MAX_WINDOWS = 10  # of a record, for mAP
+MAX_PREDICTIONS = 10  # of a record, for mAP
 AP_THRESHOLDS = np.array([step / 100 for step in range(50, 100, 5)])
 RECALL_THRESHOLDS = np.array([step / 100 for step in range(30, 100, 5)])
 # Length of a moment in seconds: above the first number, up to the second. Empty moments are only in "full".
@@ -40,47 +40,47 @@ QUERY_BINS = {
 }  # smallest number of words (R2-Tuning, Table 6)
 
 
-def pairwise_iou(windows: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Intersection over union of each window with each moment.
+def pairwise_iou(predictions: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Intersection over union of each prediction with each moment.
 
     Args:
-        windows: Array `(num_queries, num_windows, 2)`.
+        predictions: Array `(num_queries, num_predictions, 2)`.
         moments: Array `(num_queries, num_moments, 2)`.
 
     Returns:
-        Array `(num_queries, num_windows, num_moments)`; NaN where both are empty.
+        Array `(num_queries, num_predictions, num_moments)`; NaN where both are empty.
     """
-    windows, moments = windows[:, :, None], moments[:, None]
-    overlap = np.minimum(windows[..., 1], moments[..., 1]) - np.maximum(windows[..., 0], moments[..., 0])
+    predictions, moments = predictions[:, :, None], moments[:, None]
+    overlap = np.minimum(predictions[..., 1], moments[..., 1]) - np.maximum(predictions[..., 0], moments[..., 0])
     overlap = np.maximum(overlap, 0)
-    union = (windows[..., 1] - windows[..., 0]) + (moments[..., 1] - moments[..., 0]) - overlap
+    union = (predictions[..., 1] - predictions[..., 0]) + (moments[..., 1] - moments[..., 0]) - overlap
     with np.errstate(invalid="ignore", divide="ignore"):
         return overlap / union
 
 
-def hull_iou(windows: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Overlap of `windows (n, 2)` and `moments (n, 2)` over their common span, pair by pair; 0 where the span is 0."""
-    overlap = np.minimum(windows[:, 1], moments[:, 1]) - np.maximum(windows[:, 0], moments[:, 0])
+def hull_iou(predictions: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Overlap of `predictions (n, 2)` and `moments (n, 2)` over their common span, pair by pair; 0 where the span is 0."""
+    overlap = np.minimum(predictions[:, 1], moments[:, 1]) - np.maximum(predictions[:, 0], moments[:, 0])
     overlap = np.maximum(overlap, 0)
-    hull = np.maximum(windows[:, 1], moments[:, 1]) - np.minimum(windows[:, 0], moments[:, 0])
+    hull = np.maximum(predictions[:, 1], moments[:, 1]) - np.minimum(predictions[:, 0], moments[:, 0])
     return np.divide(overlap, hull, out=np.zeros_like(overlap), where=hull != 0)
 
 
 @dataclass
 class MomentArrays:
-    """Windows and moments of several queries, padded to the same number.
+    """Predictions and moments of several queries, padded to the same number.
 
     Attributes:
-        windows: `(num_queries, num_windows, 2)`, in the order of the list.
-        rank: `(num_queries, num_windows)`, rank of the window by descending score; equal scores keep their order.
-        place: `(num_queries, num_windows)`, index of the window in the query's last record; negative for windows of other
-            records and for padding.
+        predictions: `(num_queries, num_predictions, 2)`, in the order of the list.
+        rank: `(num_queries, num_predictions)`, rank of the prediction by descending score; equal scores keep their order.
+        place: `(num_queries, num_predictions)`, index of the prediction in the query's last record; negative for
+            predictions of other records and for padding.
         moments: `(num_queries, num_moments, 2)`.
         record: `(num_queries, num_moments)`, index of the reference that the moment is from; -1 = padding.
-        iou: `(num_queries, num_windows, num_moments)`; NaN where both are empty, -1 where either is padding.
+        iou: `(num_queries, num_predictions, num_moments)`; NaN where both are empty, -1 where either is padding.
     """
 
-    windows: np.ndarray
+    predictions: np.ndarray
     rank: np.ndarray
     place: np.ndarray
     moments: np.ndarray
@@ -88,9 +88,9 @@ class MomentArrays:
     iou: np.ndarray
 
 
-def first_windows(query: Query) -> list[list[Any]]:
-    """The first ten windows of each of a query's predictions."""
-    return [predicted_list(record, "pred_relevant_windows")[:MAX_WINDOWS] for record in query.predictions]
+def first_predictions(query: Query) -> list[list[Any]]:
+    """The first ten predictions of each of a query's records."""
+    return [predicted_list(record, "pred_relevant_windows")[:MAX_PREDICTIONS] for record in query.predictions]
 
 
 def count_moments(query: Query) -> int:
@@ -99,25 +99,25 @@ def count_moments(query: Query) -> int:
 
 
 def read_arrays(queries: list[Query]) -> MomentArrays:
-    """The first ten windows of each prediction and the moments of each reference, of queries of similar size."""
-    windows, is_window, rank, place = _read_windows(queries)
+    """The first ten predictions of each record and the moments of each reference, of queries of similar size."""
+    predictions, is_prediction, rank, place = _read_predictions(queries)
     moments, record = _read_moments(queries)
     is_moment = record >= 0
-    iou = np.where(is_window[:, :, None] & is_moment[:, None], pairwise_iou(windows, moments), -1.0)
-    return MomentArrays(windows, rank, place, moments, record, iou)
+    iou = np.where(is_prediction[:, :, None] & is_moment[:, None], pairwise_iou(predictions, moments), -1.0)
+    return MomentArrays(predictions, rank, place, moments, record, iou)
 
 
-def _read_windows(queries: list[Query]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Windows, whether each is real, their ranks and their places; see `MomentArrays`."""
-    lists = [first_windows(query) for query in queries]
+def _read_predictions(queries: list[Query]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Predictions, whether each is real, their ranks and their places; see `MomentArrays`."""
+    lists = [first_predictions(query) for query in queries]
     rows = [list(chain.from_iterable(of_query)) for of_query in lists]
     padded, counts = pad_rows(rows, [query.qid for query in queries], "pred_relevant_windows", 3)
     index = np.arange(padded.shape[1])
-    is_window = index < counts[:, None]
-    order = np.argsort(np.where(is_window, -padded[..., 2], np.inf), axis=1, kind="stable")
+    is_prediction = index < counts[:, None]
+    order = np.argsort(np.where(is_prediction, -padded[..., 2], np.inf), axis=1, kind="stable")
     num_in_last = np.array([len(of_query[-1]) if of_query else 0 for of_query in lists])
-    place = np.where(is_window, index - (counts - num_in_last)[:, None], -1)
-    return padded[..., :2], is_window, order.argsort(axis=1), place
+    place = np.where(is_prediction, index - (counts - num_in_last)[:, None], -1)
+    return padded[..., :2], is_prediction, order.argsort(axis=1), place
 
 
 def _read_moments(queries: list[Query]) -> tuple[np.ndarray, np.ndarray]:
@@ -145,46 +145,46 @@ def select_moments(arrays: MomentArrays) -> dict[str, np.ndarray]:
 
 
 def best_iou(arrays: MomentArrays, first: int, wanted: np.ndarray) -> np.ndarray:
-    """IoU over the span, for the pair of window and moment with the highest IoU.
+    """IoU over the span, for the pair of prediction and moment with the highest IoU.
 
-    Only the last record with windows and the last record with wanted moments are considered.
+    Only the last record with predictions and the last record with wanted moments are considered.
 
     Args:
         arrays: The queries.
-        first: Number of windows to consider.
+        first: Number of predictions to consider.
         wanted: Mask `(num_queries, num_moments)` of the moments to consider.
 
     Returns:
-        Array `(num_queries,)`; 0 without a window.
+        Array `(num_queries,)`; 0 without a prediction.
     """
-    usable = (arrays.place >= 0) & (arrays.place < first)  # (num_queries, num_windows)
+    usable = (arrays.place >= 0) & (arrays.place < first)  # (num_queries, num_predictions)
     usable = usable[:, : 1 + np.flatnonzero(usable.any(axis=0)).max(initial=0)]  # without columns that nobody uses
     record = np.where(wanted, arrays.record, -1)
     newest = wanted & (record == record.max(axis=1, keepdims=True))  # (num_queries, num_moments)
     pairs = usable[:, :, None] & newest[:, None]
     iou = np.where(pairs, np.nan_to_num(arrays.iou[:, : usable.shape[1]]), -1.0)
     query = np.arange(len(iou))
-    window, moment = np.divmod(iou.reshape(len(iou), -1).argmax(axis=1), iou.shape[2])
-    best = hull_iou(arrays.windows[query, window], arrays.moments[query, moment])
+    prediction, moment = np.divmod(iou.reshape(len(iou), -1).argmax(axis=1), iou.shape[2])
+    best = hull_iou(arrays.predictions[query, prediction], arrays.moments[query, moment])
     return np.where(pairs.any(axis=(1, 2)), best, 0.0)
 
 
 def match(arrays: MomentArrays, wanted: np.ndarray) -> np.ndarray:
-    """Which windows are matched to a moment, each moment at most once.
+    """Which predictions are matched to a moment, each moment at most once.
 
     Args:
         arrays: The queries.
         wanted: Masks `(num_queries, num_moments, num_ranges)` of the moments in each range.
 
     Returns:
-        Mask `(num_queries, num_windows, num_ranges, num_thresholds)`, windows by descending score.
+        Mask `(num_queries, num_predictions, num_ranges, num_thresholds)`, predictions by descending score.
     """
     # All pairs that can match at some threshold, by rank, query and descending IoU; of equal IoUs the later moment first.
-    query, window, moment = np.nonzero(~(arrays.iou < AP_THRESHOLDS[0]))
-    rank, iou = arrays.rank[query, window], np.nan_to_num(arrays.iou[query, window, moment], nan=np.inf)
+    query, prediction, moment = np.nonzero(~(arrays.iou < AP_THRESHOLDS[0]))
+    rank, iou = arrays.rank[query, prediction], np.nan_to_num(arrays.iou[query, prediction, moment], nan=np.inf)
     order = np.lexsort((-moment, -iou, query, rank))
     query, moment, rank, iou = query[order], moment[order], rank[order], iou[order]
-    # `turn` numbers the pairs of one window: it tries its best moment first.
+    # `turn` numbers the pairs of one prediction: it tries its best moment first.
     is_first = np.ones(len(rank), dtype=bool)
     is_first[1:] = (rank[1:] != rank[:-1]) | (query[1:] != query[:-1])
     index = np.arange(len(rank))
@@ -194,7 +194,7 @@ def match(arrays: MomentArrays, wanted: np.ndarray) -> np.ndarray:
     taken = np.zeros((*wanted.shape, len(AP_THRESHOLDS)), dtype=bool)
     found = np.zeros((*arrays.rank.shape, *fits.shape[1:]), dtype=bool)
     rounds = rank * (turn.max(initial=0) + 1) + turn
-    for number in np.unique(rounds):  # in each round every query tries one moment for one window
+    for number in np.unique(rounds):  # in each round every query tries one moment for one prediction
         now = rounds == number
         q, r, m = query[now], rank[now], moment[now]
         hit = fits[now] & ~taken[q, m] & ~found[q, r]
@@ -207,10 +207,10 @@ def average_precision(found: np.ndarray, num_moments: np.ndarray) -> np.ndarray:
     """Average precision `(num_queries, num_thresholds)`.
 
     Args:
-        found: Mask `(num_queries, num_windows, num_thresholds)` of matched windows, by descending score.
+        found: Mask `(num_queries, num_predictions, num_thresholds)` of matched predictions, by descending score.
         num_moments: Array `(num_queries,)`, at least 1.
     """
-    hits = np.cumsum(found.swapaxes(1, 2), axis=-1)  # (num_queries, num_thresholds, num_windows)
+    hits = np.cumsum(found.swapaxes(1, 2), axis=-1)  # (num_queries, num_thresholds, num_predictions)
     recall = hits / num_moments[:, None, None]
     precision = hits / np.arange(1, hits.shape[-1] + 1)
     precision = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
@@ -232,8 +232,8 @@ class Measures:
     Attributes:
         inside: `(num_queries,)`, whether the query is in the range; the other measures are 0 where it is not.
         ap: `(num_queries, num_thresholds)`, average precision.
-        first: `(num_queries,)`, IoU of the first window.
-        five: `(num_queries,)`, best IoU of the first five windows.
+        first: `(num_queries,)`, IoU of the first prediction.
+        five: `(num_queries,)`, best IoU of the first five predictions.
     """
 
     inside: np.ndarray
@@ -252,8 +252,8 @@ def measure_queries(queries: list[Query], fill_empty: bool) -> dict[str, Measure
     """The measures of each range; with `fill_empty` a range without a moment has those of "full"."""
     sizes = []
     for query in queries:
-        num_windows = sum(map(len, first_windows(query)))
-        sizes.append((num_windows, count_moments(query)))
+        num_predictions = sum(map(len, first_predictions(query)))
+        sizes.append((num_predictions, count_moments(query)))
     groups = []
     for group in group_by_size(sizes):
         groups.append((group, read_arrays([queries[index] for index in group])))
@@ -280,7 +280,7 @@ def measure_range(
         group: Indices of the group's queries among all queries.
         arrays: The group's queries.
         moments: Mask `(num_queries, num_moments)` of the moments in the range.
-        found: Mask `(num_queries, num_windows, num_thresholds)` of matched windows.
+        found: Mask `(num_queries, num_predictions, num_thresholds)` of matched predictions.
     """
     inside = moments.any(axis=1)
     index = group[inside]
@@ -343,21 +343,21 @@ def score_moments(
         "by_query_length"; percentages rounded to two decimals.
 
     Raises:
-        ValueError: The two sides do not match, a window or moment is not a list of finite numbers, no reference has
+        ValueError: The two sides do not match, a prediction or moment is not a list of finite numbers, no reference has
             moments, or, with `match_reference_code`, the public evaluator has no answer.
     """
     queries = align(predictions, references, match_reference_code=match_reference_code, match_number=match_number)
     if match_reference_code:
-        windows: list[tuple[str, object]] = []
-        moments: list[tuple[str, object]] = []
+        predicted: list[tuple[str, object]] = []
+        annotated: list[tuple[str, object]] = []
         for query in queries:
-            windows += [(query.qid, record.get("pred_relevant_windows")) for record in query.predictions]
-            moments += [(query.qid, record.get("moments")) for record in query.references]
-        require("pred_relevant_windows", windows)
-        require("moments", moments)
-    queries = [query for query in queries if any(reference.get("moments") for reference in query.references)]
+            predicted += [(query.qid, record.get("pred_relevant_windows")) for record in query.predictions]
+            annotated += [(query.qid, record.get("moments")) for record in query.references]
+        require("pred_relevant_windows", predicted)
+        require("moments", annotated)
+    queries = [query for query in queries if count_moments(query)]
     if not queries:
-        raise ValueError("None of the `references` has `moments`: there is nothing to score windows against.")
+        raise ValueError("None of the `references` has `moments`: there is nothing to score predictions against.")
     measures = measure_queries(queries, fill_empty=match_reference_code)
     scores = {name: score_range(of_range) for name, of_range in measures.items()}
     scores["by_query_length"] = score_query_lengths(measures["full"].ap, queries)

@@ -4,6 +4,7 @@ The other files of this folder know no benchmark: `evaluate.load` copies them to
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from dataset_scripts.benchmarks import BENCHMARKS
@@ -90,8 +91,8 @@ def compute_scores(
 
 def tasks_to_score(queries: list[Query]) -> tuple[bool, bool]:
     """Whether moments and whether saliency are scored: any query has a prediction, and any is annotated."""
-    predictions = [record for query in queries for record in query.predictions]
-    references = [record for query in queries for record in query.references]
+    predictions = list(chain.from_iterable(query.predictions for query in queries))
+    references = list(chain.from_iterable(query.references for query in queries))
     moments_predicted = any(record.get("pred_relevant_windows") is not None for record in predictions)
     moments_annotated = any(record.get("moments") for record in references)
     saliency_predicted = any(record.get("pred_saliency_scores") is not None for record in predictions)

@@ -1,1 +1,1 @@
-"""Moving Shapes, a benchmark that is generated: `python -m dataset_scripts.moving_shapes OUT`."""
+"""Moving Shapes, a generated benchmark: `python -m dataset_scripts.moving_shapes OUT`."""

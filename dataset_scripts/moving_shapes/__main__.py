@@ -1,4 +1,4 @@
-"""`python -m dataset_scripts.moving_shapes`."""
+"""Entry point of `python -m dataset_scripts.moving_shapes`."""
 
 import sys
 

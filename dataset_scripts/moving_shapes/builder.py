@@ -1,14 +1,14 @@
-"""Reading Moving Shapes, the benchmark that `python -m dataset_scripts.moving_shapes` generates, into the schema.
+"""Moving Shapes, the benchmark that `python -m dataset_scripts.moving_shapes` generates.
 
-What to know of it:
-- Queries are in the form of QVHighlights; the family of a query is its domain. The parts "main" and "hard" may be asked
-  for in place of a family. Moments lie on quarters of a second,
-  mostly on whole seconds.
-- "test_unseen" asks for combinations of colour and shape that are in no other split.
+Notes:
+- Queries are in the format of QVHighlights; the family of a query is its domain. The parts "main" and "hard" can be
+  loaded in place of a family. Moments start and end on quarters of a second, mostly on whole seconds.
+- The queries of "test_unseen" are about combinations of colour and shape that occur in no other split.
 - Titles and the importance of shots, as in TVSum, are a benchmark of their own, `moving_shapes_summary`.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import datasets
 
@@ -29,7 +29,7 @@ PARTS |= {family: (family,) for family in QUERIES_PER_VIDEO}
 
 
 class MovingShapes(BenchmarkBuilder):
-    """Builder of the queries of Moving Shapes; a family, the main or the hard part, or all."""
+    """Builder of the queries of Moving Shapes: one family, the main or the hard part, or all."""
 
     SPEC = BENCHMARKS["moving_shapes"]
     BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in PARTS]
@@ -43,7 +43,7 @@ class MovingShapes(BenchmarkBuilder):
 
     def read_examples(
         self, path: str, split: str, videos: VideoFolder, report: Report
-    ) -> Iterator[tuple[Record, dict]]:
+    ) -> Iterator[tuple[Record, dict[str, Any]]]:
         """Yield the queries of the chosen part."""
         for record, example in read_moment_lines(path, split, report):
             domain = record.text("domain", f"one of {', '.join(QUERIES_PER_VIDEO)}")
@@ -64,14 +64,14 @@ class MovingShapesSummary(BenchmarkBuilder):
 
     def read_examples(
         self, path: str, split: str, videos: VideoFolder, report: Report
-    ) -> Iterator[tuple[Record, dict]]:
+    ) -> Iterator[tuple[Record, dict[str, Any]]]:
         """Yield the videos of a file."""
         for record in read_records(path, report):
             with report.skip_errors():
                 yield record, _read_summary(record)
 
 
-def _read_summary(record: Record) -> dict:
+def _read_summary(record: Record) -> dict[str, Any]:
     scale = MovingShapesSummary.SPEC.saliency
     scores = record.scores("shot_scores", scale.lowest, scale.highest)
     video_id = record.text("vid")

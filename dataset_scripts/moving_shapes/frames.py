@@ -1,14 +1,14 @@
-"""Single pictures of Moving Shapes with captions, for training a CLIP: drawn as the videos are, and never encoded.
+"""Single frames of Moving Shapes with captions, for training a CLIP: drawn as the videos are, but not encoded.
 
-Every picture can come with a variant: the same scene with one attribute changed, and the same captions with one word
-changed. All words of the queries occur. What a single picture can carry, it carries:
+Each frame can be followed by a variant: the same scene with one attribute changed, and the same captions with one word
+changed. All words of the queries occur. A single frame shows
 
 - colour, shape, place and size;
-- where there is a trail: the direction of a move, that something shrinks or spins. Without, the line of a move alone;
-- that something blinks, half of the time: when it is dimmed.
+- with a trail, the direction of a movement, and that an object shrinks or spins; without, only the line of a movement;
+- that an object blinks, half of the time: when it is dimmed.
 
-That something grows, appears or leaves, and what is before or after, takes two pictures. For those words some pictures
-are pairs: the left half is an earlier picture and the right half a later one, each squeezed. No video has such pictures.
+That an object grows, appears or leaves, and the order of events, takes two frames. For those words some images are pairs:
+the left half is an earlier frame and the right half a later one, each at half the width. Videos hold no such frames.
 """
 
 import math
@@ -48,9 +48,9 @@ from .scenes import (
 )
 
 
-SECONDS = 2  # of the little scene around a picture
-FIRST_NUMBER, LAST_NUMBER = 2, 7  # of the pictures that are taken from it: the trail has begun
-PANEL_NUMBER = 6  # of both pictures of a pair
+SECONDS = 2  # length of the short scene around a frame
+FIRST_INDEX, LAST_INDEX = 2, 7  # range of the frames that are taken from it: the trail is already visible
+PANEL_INDEX = 6  # index of both frames of a pair
 ACTING_SHARE, SIZED_SHARE, COPRESENCE_SHARE = 0.5, 0.35, 0.3
 KINDS = ("horizontal", "horizontal", "vertical", "vertical", "size", "size", "blink", "spin")
 AXES = {"x": ("left", "right"), "y": ("top", "bottom")}
@@ -60,16 +60,16 @@ OPPOSITES |= {after: before for before, after in OPPOSITES.items()}
 
 @dataclass(frozen=True)
 class FrameSettings:
-    """Which pictures are made.
+    """Settings of the captioned frames.
 
-    Args:
+    Attributes:
         size: Height and width in pixels.
-        trail_sec: How long the trail behind moving things lasts; 0 = none.
-        exposure_sec: How long a picture gathers light; 0 = nothing is blurred.
-        combinations: Colours and shapes that occur; `SEEN` leaves those of "test_unseen" out.
-        pair_share: How many of the pictures are pairs of an earlier and a later one.
-        num_captions: Wordings of each picture.
-        variants: Whether each picture is followed by a variant.
+        trail_sec: Duration of the trail behind moving objects; 0 = no trail.
+        exposure_sec: Exposure of a frame; 0 = no motion blur.
+        combinations: Colours and shapes that occur; `SEEN` excludes those of "test_unseen".
+        pair_share: Share of images that are pairs of an earlier and a later frame.
+        num_captions: Number of captions of each frame.
+        variants: Whether each frame is followed by a variant.
     """
 
     size: int = DEFAULT_SIZE
@@ -80,27 +80,31 @@ class FrameSettings:
     num_captions: int = 1
     variants: bool = False
 
-    def __post_init__(self):
-        alone = [c for c in self.combinations if self.variants and len(self.renamed(*c, c[1] in ANGULAR)) < 4]
-        if alone:
-            raise ValueError(
-                "`variants` need `combinations` each of which shares its colour or shape with at least 4 others, its "
-                "shape where that can spin, so that one is not in the picture; "
-                f"got {' '.join(alone[0])!r}, which does not."
-            )
+    def __post_init__(self) -> None:
+        if not self.variants:
+            return
+        for color, shape in self.combinations:
+            if len(self.renamed(color, shape, shape in ANGULAR)) < 4:
+                raise ValueError(
+                    "With `variants`, each of the `combinations` must share its colour or shape with at least 4 others "
+                    "(its shape, if that can spin), so that one of these is not in the frame; got "
+                    f"'{color} {shape}', which does not."
+                )
 
     def renamed(self, color: str, shape: str, spins: bool) -> list[tuple[str, str]]:
-        """Combinations that an object can have in a variant: another colour or shape, another colour while it spins."""
-        return [
-            other
-            for other in self.combinations
-            if (other[0] == color) != (other[1] == shape) and not (spins and other[1] != shape)
-        ]
+        """Combinations that an object can have in a variant: another colour or shape, but only a colour if it spins."""
+        names = []
+        for other_color, other_shape in self.combinations:
+            if spins and other_shape != shape:
+                continue
+            if (other_color == color) != (other_shape == shape):
+                names.append((other_color, other_shape))
+        return names
 
 
 @dataclass(frozen=True)
 class ShownObject:
-    """An object in a picture, at the middle of the exposure; lengths in picture sides."""
+    """An object in a frame, at the middle of the exposure; lengths in frame sides."""
 
     color: str
     shape: str
@@ -111,13 +115,13 @@ class ShownObject:
 
     @property
     def size(self) -> str | None:
-        """Its size, if it has a name."""
+        """The name of its size, "small" or "large"; `None` in between."""
         if self.radius < SMALL_EDGE:
             return "small"
         return "large" if self.radius > LARGE_EDGE else None
 
     def side(self, axis: str) -> str | None:
-        """The side of the picture at which it is, along "x" or "y"."""
+        """The side of the frame at which it is, along "x" or "y"; `None` in the middle."""
         value = getattr(self, axis)
         if min(value, 1 - value) >= SIDE_EDGE:
             return None
@@ -125,19 +129,19 @@ class ShownObject:
 
     @property
     def facts(self) -> frozenset[str]:
-        """All that can be said of it."""
+        """All words that describe it."""
         facts = (self.color, self.shape, self.size, self.side("x"), self.side("y"), self.action)
         return frozenset(fact for fact in facts if fact)
 
 
 @dataclass(frozen=True)
 class Clause:
-    """What a caption says of one object.
+    """The part of a caption about one object.
 
-    Args:
-        index: Of the object.
-        text: A query that it answers.
-        facts: What the text says of it; true of any object of whose facts they are a part.
+    Attributes:
+        index: Index of the object.
+        text: A query that is true for it.
+        facts: The words of the text that describe it; the text is true for every object that has all these facts.
     """
 
     index: int
@@ -147,13 +151,13 @@ class Clause:
 
 @dataclass(frozen=True)
 class CaptionedFrame:
-    """A picture and what is true of it.
+    """A frame with its captions.
 
-    Args:
+    Attributes:
         image: `(size, size, 3)` uint8 RGB.
-        captions: Several wordings; number i of a variant differs in one word from number i of its original.
-        clauses: Those of each caption, one for each object.
-        objects: All that is shown, in the order of drawing; empty for a pair of pictures, as are the clauses.
+        captions: The captions; caption i of a variant differs in one word from caption i of its original.
+        clauses: The clauses of each caption, one for each object; empty for a pair.
+        objects: All objects in drawing order; empty for a pair.
     """
 
     image: np.ndarray
@@ -165,27 +169,27 @@ class CaptionedFrame:
 def iter_captioned_frames(
     seed: int, start: int, stop: int, settings: FrameSettings = FrameSettings()
 ) -> Iterator[CaptionedFrame]:
-    """Yield pictures `start` to before `stop`, each followed by its variant if the settings ask for one.
+    """Yield the frames from number `start` to before `stop`, each followed by its variant if the settings ask for one.
 
-    Any stretch can be made alone, so that several processes can share the work.
+    Every range can be generated on its own, so that several processes can share the work.
 
     Args:
-        seed: At least 0; the same seed and number give the same picture.
-        start: Number of the first.
-        stop: Number behind the last.
-        settings: Which pictures.
+        seed: At least 0; the same seed and number give the same frame.
+        start: Number of the first frame.
+        stop: Number after the last frame.
+        settings: Settings of the frames.
     """
-    for index in range(start, stop):
-        random = np.random.default_rng([seed, len(SPLITS), index])  # unlike those of all videos
+    for number in range(start, stop):
+        random = np.random.default_rng([seed, len(SPLITS), number])  # no video has this stream
         make = _make_pair if random.random() < settings.pair_share else _make_single
         yield from make(random, settings)
 
 
 def _draw_objects(random: np.random.Generator, settings: FrameSettings, number: int) -> list[SceneObject]:
-    """Objects that do one thing, or rest, for the whole little scene."""
-    objects = []
-    for place in random.permutation(len(settings.combinations))[:number].tolist():
-        color, shape = settings.combinations[place]
+    """Draw objects that perform one action, or rest, for the whole short scene."""
+    objects: list[SceneObject] = []
+    for index in random.permutation(len(settings.combinations))[:number].tolist():
+        color, shape = settings.combinations[index]
         kind = KINDS[random.integers(len(KINDS))]
         acts = random.random() < ACTING_SHARE and (kind != "spin" or shape in ANGULAR)
         segment = draw_segment(random, (0, SECONDS, acts), None, shape, [kind], objects)
@@ -198,17 +202,32 @@ def _draw_scene(random: np.random.Generator, objects: list[SceneObject]) -> Scen
     return Scene(SECONDS, tuple(objects), distractors, (draw_shot(random),), **draw_camera(random))
 
 
-def _render(scene: Scene, number: int, settings: FrameSettings) -> np.ndarray:
-    options = {"size": settings.size, "trail_sec": settings.trail_sec, "exposure_sec": settings.exposure_sec}
-    return render_frames(scene, number, number + 1, **options)[0]
+def _render(scene: Scene, index: int, settings: FrameSettings) -> np.ndarray:
+    [frame] = render_frames(
+        scene,
+        index,
+        index + 1,
+        size=settings.size,
+        trail_sec=settings.trail_sec,
+        exposure_sec=settings.exposure_sec,
+    )
+    return frame
 
 
-# ---- a picture -----------------------------------------------------------------------------------------------------
+# ---- a frame -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Wording:
-    """How one object of a picture is spoken of: what about it, in which phrase, with which words around its name."""
+    """How a caption describes one object.
+
+    Attributes:
+        index: Index of the object.
+        topic: What is said about it: "presence", "x", "y", "corner", "size", "action"; or "together" in a co-presence.
+        phrase: Index of the phrase among those of the topic.
+        article: "the" or "a".
+        sized: Whether its size is part of its name.
+    """
 
     index: int
     topic: str
@@ -217,7 +236,7 @@ class Wording:
     sized: bool
 
     def say(self, item: ShownObject) -> str:
-        """The clause."""
+        """The text of the clause."""
         side = {"x": item.side("x"), "y": item.side("y"), "corner": f"{item.side('y')} {item.side('x')}"}
         name = f"{item.color} {item.shape}"
         sized = f"{self.article} {item.size} {name}"
@@ -226,13 +245,16 @@ class Wording:
         return phrase.format(a=a, sized=sized, size=item.size, side=side.get(self.topic))
 
     def clause(self, item: ShownObject) -> Clause:
-        """The clause with what it says."""
-        facts = {item.color, item.shape}
+        """The clause with its facts."""
+        facts: list[str | None] = [item.color, item.shape]
         if self.sized or self.topic == "size":
-            facts.add(item.size)
-        facts |= {item.side(axis) for axis in AXES if self.topic in (axis, "corner")}
-        facts |= {item.action} if self.topic == "action" else set()
-        return Clause(self.index, self.say(item), frozenset(facts))
+            facts.append(item.size)
+        for axis in AXES:
+            if self.topic in (axis, "corner"):
+                facts.append(item.side(axis))
+        if self.topic == "action":
+            facts.append(item.action)
+        return Clause(self.index, self.say(item), frozenset(fact for fact in facts if fact))
 
 
 def _phrases(item: ShownObject, topic: str) -> tuple[str, ...]:
@@ -242,55 +264,68 @@ def _phrases(item: ShownObject, topic: str) -> tuple[str, ...]:
 
 
 def _topics(item: ShownObject) -> list[str]:
-    """What can be said of an object."""
+    """The topics in which an object can be described; an action counts twice."""
     topics = ["presence", *(axis for axis in AXES if item.side(axis))]
     if len(topics) == 3:
         topics.append("corner")
     if item.size:
         topics.append("size")
-    return topics + (["action", "action"] if item.action in MOTION_PHRASES else [])
+    if item.action in MOTION_PHRASES:
+        topics += ["action", "action"]
+    return topics
 
 
 def _make_single(random: np.random.Generator, settings: FrameSettings) -> list[CaptionedFrame]:
     scene = _draw_scene(random, _draw_objects(random, settings, int(random.integers(1, 5))))
-    number = int(random.integers(FIRST_NUMBER, LAST_NUMBER + 1))
+    index = int(random.integers(FIRST_INDEX, LAST_INDEX + 1))
     scenes, changed, topic = [scene], None, None
     if settings.variants:
-        changed, topic, item = _draw_change(random, scene, number, settings)
+        changed, topic, item = _draw_change(random, scene, index, settings)
         scenes.append(replace(scene, objects=(*scene.objects[:changed], item, *scene.objects[changed + 1 :])))
-    shown = [_show(scene, number) for scene in scenes]
-    wordings = [_draw_wordings(random, shown[0], changed, topic) for _ in range(settings.num_captions)]
-    frames = []
-    for scene, objects in zip(scenes, shown, strict=True):
-        captions, clauses = zip(*(_tell(words, objects) for words in wordings), strict=True)
-        frames.append(CaptionedFrame(_render(scene, number, settings), captions, clauses, objects))
-    return frames
+    shown = _show(scene, index)
+    wordings = [_draw_wordings(random, shown, changed, topic) for _ in range(settings.num_captions)]
+    return [_caption(scene, index, wordings, settings) for scene in scenes]
 
 
-def _pose(item: SceneObject, number: int) -> Pose:
-    return Pose(*item.poses(np.array((number + 0.5) / FPS)).tolist())
+def _caption(scene: Scene, index: int, wordings: list[list[Wording]], settings: FrameSettings) -> CaptionedFrame:
+    """The frame of a scene with a caption in each wording."""
+    objects = _show(scene, index)
+    captions, clauses = [], []
+    for wording in wordings:
+        text, parts = _tell(wording, objects)
+        captions.append(text)
+        clauses.append(parts)
+    return CaptionedFrame(_render(scene, index, settings), tuple(captions), tuple(clauses), objects)
 
 
-def _show(scene: Scene, number: int) -> tuple[ShownObject, ...]:
-    """The objects as they are in a picture."""
-    return tuple(
-        ShownObject(item.color, item.shape, *_pose(item, number)[:3], item.segments[0].action)
-        for item in scene.objects
-    )
+def _pose(item: SceneObject, index: int) -> Pose:
+    """The pose of an object in a frame."""
+    return Pose(*item.poses(np.array((index + 0.5) / FPS)).tolist())
+
+
+def _show(scene: Scene, index: int) -> tuple[ShownObject, ...]:
+    """The objects as they are in a frame."""
+    shown = []
+    for item in scene.objects:
+        pose = _pose(item, index)
+        shown.append(ShownObject(item.color, item.shape, pose.x, pose.y, pose.radius, item.segments[0].action))
+    return tuple(shown)
 
 
 def _draw_wordings(
     random: np.random.Generator, shown: tuple[ShownObject, ...], changed: int | None, topic: str | None
 ) -> list[Wording]:
-    """A wording for each object; that of number `changed` tells of the `topic` in which a variant differs."""
+    """Draw a wording for each object; the object `changed` is described in the `topic` in which a variant differs."""
     together = topic is None and len(shown) == 2 and random.random() < COPRESENCE_SHARE
     wordings = []
     for index in random.permutation(len(shown)).tolist():
         item = shown[index]
         topics = ["presence"] if together else _topics(item)
         chosen = topic if index == changed and topic else topics[random.integers(len(topics))]
-        phrase = int(random.integers(len(COPRESENCE_PHRASES) if together else len(_phrases(item, chosen))))
-        sized = item.size is not None and chosen != "size" and index != changed and random.random() < SIZED_SHARE
+        phrases = COPRESENCE_PHRASES if together else _phrases(item, chosen)
+        phrase = int(random.integers(len(phrases)))
+        may_be_sized = item.size is not None and chosen != "size" and index != changed
+        sized = may_be_sized and random.random() < SIZED_SHARE
         wordings.append(Wording(index, "together" if together else chosen, phrase, _draw_article(random), sized))
     return wordings
 
@@ -314,18 +349,23 @@ def _tell(wordings: list[Wording], shown: tuple[ShownObject, ...]) -> tuple[str,
 
 
 def _draw_change(
-    random: np.random.Generator, scene: Scene, number: int, settings: FrameSettings
+    random: np.random.Generator, scene: Scene, index: int, settings: FrameSettings
 ) -> tuple[int, str | None, SceneObject]:
-    """Number of an object, the topic in which a variant differs (`None` = its name), and the object in the variant."""
-    shown = _show(scene, number)
+    """Draw the change of a variant.
+
+    Returns:
+        Index of an object, the topic in which the variant differs (`None` = its name), and the changed object.
+    """
+    shown = _show(scene, index)
     changed = int(random.integers(len(shown)))
     item, others = scene.objects[changed], scene.objects[:changed] + scene.objects[changed + 1 :]
     topics = [topic for topic in ("x", "y", "size", "action") if topic in _topics(shown[changed])]
     for topic in random.permutation([*topics, "name"]).tolist():
-        new = None if topic == "name" else _change_topic(random, item, number, topic)
-        if new is not None and not _collides(new, others, number):
+        new = None if topic == "name" else _change_topic(random, item, index, topic)
+        if new is not None and not _collides(new, others, index):
             return changed, topic, new
-    return changed, None, _rename(random, item, {(other.color, other.shape) for other in scene.objects}, settings)
+    taken = {(other.color, other.shape) for other in scene.objects}
+    return changed, None, _rename(random, item, taken, settings)
 
 
 def _rename(
@@ -335,40 +375,54 @@ def _rename(
     names = settings.renamed(item.color, item.shape, item.segments[0].action == "spins")
     choices = [name for name in names if name not in taken]
     color, shape = choices[random.integers(len(choices))]
-    return replace(item, color=color, shape=shape, rgb=item.rgb if color == item.color else draw_rgb(random, color))
+    rgb = item.rgb if color == item.color else draw_rgb(random, color)
+    return replace(item, color=color, shape=shape, rgb=rgb)
 
 
-def _change_topic(random: np.random.Generator, item: SceneObject, number: int, topic: str) -> SceneObject | None:
-    """The object at the opposite side, in the opposite size or with the opposite action; `None` if it cannot be."""
-    segment, pose = item.segments[0], _pose(item, number)
+def _change_topic(random: np.random.Generator, item: SceneObject, index: int, topic: str) -> SceneObject | None:
+    """The object at the opposite side, in the opposite size or with the opposite action; `None` if impossible."""
     if topic == "action":
-        return _reverse(item, segment, pose)
+        return _reverse(item, index)
     if topic == "size":
-        if segment.start.radius != segment.end.radius:
-            return None
-        radius = random.uniform(*RADII["large" if pose.radius < SMALL_EDGE else "small"])
-        if not _fits(pose._replace(radius=radius), item.shape):
-            return None
-        start, end = (point._replace(radius=radius) for point in (segment.start, segment.end))
-    else:
-        shift = 1 - 2 * getattr(pose, topic)
-        start, end = (
-            point._replace(**{topic: getattr(point, topic) + shift}) for point in (segment.start, segment.end)
-        )
+        return _resize(random, item, index)
+    segment = item.segments[0]
+    shift = 1 - 2 * getattr(_pose(item, index), topic)
+    start = segment.start._replace(**{topic: getattr(segment.start, topic) + shift})
+    end = segment.end._replace(**{topic: getattr(segment.end, topic) + shift})
     return replace(item, segments=(replace(segment, start=start, end=end),))
 
 
-def _reverse(item: SceneObject, segment: Segment, pose: Pose) -> SceneObject | None:
-    """The object coming from the opposite side, or size, to the same pose in the picture."""
+def _resize(random: np.random.Generator, item: SceneObject, index: int) -> SceneObject | None:
+    """The object in the opposite size; `None` if its size changes, or if it would not fit into the frame."""
+    segment, pose = item.segments[0], _pose(item, index)
+    if segment.start.radius != segment.end.radius:
+        return None
+    lowest, highest = RADII["large" if pose.radius < SMALL_EDGE else "small"]
+    radius = random.uniform(lowest, highest)
+    if not _fits(pose._replace(radius=radius), item.shape):
+        return None
+    start, end = segment.start._replace(radius=radius), segment.end._replace(radius=radius)
+    return replace(item, segments=(replace(segment, start=start, end=end),))
+
+
+def _reverse(item: SceneObject, index: int) -> SceneObject | None:
+    """The object coming from the opposite side, or size, to the same pose in the frame; `None` if impossible."""
+    segment, pose = item.segments[0], _pose(item, index)
     if segment.action not in OPPOSITES:
         return None
-    start, end = (
-        Pose(*(2 * now - then for now, then in zip(pose, point, strict=True)))
-        for point in (segment.start, segment.end)
-    )
+    start, end = _mirror(segment.start, pose), _mirror(segment.end, pose)
     if min(start.radius, end.radius) < 0.03:
         return None
     return replace(item, segments=(replace(segment, action=OPPOSITES[segment.action], start=start, end=end),))
+
+
+def _mirror(pose: Pose, center: Pose) -> Pose:
+    return Pose(
+        2 * center.x - pose.x,
+        2 * center.y - pose.y,
+        2 * center.radius - pose.radius,
+        2 * center.angle - pose.angle,
+    )
 
 
 def _fits(pose: Pose, shape: str) -> bool:
@@ -376,24 +430,28 @@ def _fits(pose: Pose, shape: str) -> bool:
     return all(reach <= place <= 1 - reach for place in (pose.x, pose.y))
 
 
-def _collides(item: SceneObject, others: tuple[SceneObject, ...], number: int) -> bool:
-    pose = _pose(item, number)
-    poses = [_pose(other, number) for other in others]
-    return any(math.hypot(pose.x - p.x, pose.y - p.y) < pose.radius + p.radius for p in poses)
+def _collides(item: SceneObject, others: tuple[SceneObject, ...], index: int) -> bool:
+    pose = _pose(item, index)
+    for other in others:
+        other_pose = _pose(other, index)
+        distance = math.hypot(pose.x - other_pose.x, pose.y - other_pose.y)
+        if distance < pose.radius + other_pose.radius:
+            return True
+    return False
 
 
-# ---- a pair of pictures --------------------------------------------------------------------------------------------
+# ---- a pair of frames ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An object that acts, or is there, in one of two pictures, and another that appears or leaves between them.
+    """An object that acts, or is present, in one of two frames, and another that appears or leaves between them.
 
-    Args:
-        main: While it acts or rests.
-        anchor: At rest.
-        order: "after" = `main` does so in the later picture.
-        change: "appears" or "leaves", of `anchor`.
+    Attributes:
+        main: The object that acts or rests.
+        anchor: The other object, at rest.
+        order: "after" = `main` acts in the later frame; "before" = in the earlier one.
+        change: "appears" or "leaves", said of `anchor`.
     """
 
     main: SceneObject
@@ -402,7 +460,7 @@ class Pair:
     change: str
 
     def panels(self) -> list[list[SceneObject]]:
-        """Objects of the earlier and of the later picture."""
+        """Objects of the earlier and of the later frame."""
         segment = self.main.segments[0]
         after = self.order == "after"
         idle = []
@@ -416,7 +474,7 @@ class Pair:
     def tell(self, wording: tuple[int, int, str, str]) -> str:
         """The caption."""
         phrase, order_phrase, article, anchor_article = wording
-        phrases = MOTION_PHRASES.get(self.main.segments[0].action, PRESENCE_PHRASES[1:])  # without the bare name
+        phrases = MOTION_PHRASES.get(self.main.segments[0].action, PRESENCE_PHRASES[1:])  # the first is no sentence
         main = phrases[phrase % len(phrases)].format(a=f"{article} {self.main.color} {self.main.shape}")
         clause = f"{self.order} {anchor_article} {self.anchor.color} {self.anchor.shape} {self.change}"
         return ORDER_PHRASES[order_phrase].format(main=main, clause=clause)
@@ -424,20 +482,22 @@ class Pair:
 
 def _make_pair(random: np.random.Generator, settings: FrameSettings) -> list[CaptionedFrame]:
     main, anchor = _draw_objects(random, settings, 2)
-    main = replace(main, segments=(replace(main.segments[0], phase=BLINK_FRAMES),))  # dimmed in the picture
-    pose = _pose(anchor, PANEL_NUMBER)
+    main = replace(main, segments=(replace(main.segments[0], phase=BLINK_FRAMES),))  # dimmed if it blinks
+    pose = _pose(anchor, PANEL_INDEX)
     anchor = replace(anchor, segments=(Segment(0, SECONDS, "rests", pose, pose),))
     pair = Pair(main, anchor, ("after", "before")[random.integers(2)], ("appears", "leaves")[random.integers(2)])
     scene = _draw_scene(random, [])
     pairs = [pair, _change_pair(random, pair, settings)] if settings.variants else [pair]
-    wordings = [
-        (int(random.integers(3)), int(random.integers(2)), _draw_article(random), _draw_article(random))
-        for _ in range(settings.num_captions)
-    ]
-    return [
-        CaptionedFrame(_render_pair(pair, scene, settings), tuple(map(pair.tell, wordings)), ((),) * len(wordings), ())
-        for pair in pairs
-    ]
+    wordings = []
+    for _ in range(settings.num_captions):
+        phrase, order_phrase = int(random.integers(3)), int(random.integers(2))
+        wordings.append((phrase, order_phrase, _draw_article(random), _draw_article(random)))
+    frames = []
+    for pair in pairs:
+        captions = tuple(pair.tell(wording) for wording in wordings)
+        no_clauses: tuple[tuple[Clause, ...], ...] = ((),) * len(wordings)
+        frames.append(CaptionedFrame(_render_pair(pair, scene, settings), captions, no_clauses, ()))
+    return frames
 
 
 def _change_pair(random: np.random.Generator, pair: Pair, settings: FrameSettings) -> Pair:
@@ -448,13 +508,15 @@ def _change_pair(random: np.random.Generator, pair: Pair, settings: FrameSetting
         return replace(pair, order="before" if pair.order == "after" else "after")
     if field == "change":
         return replace(pair, change="leaves" if pair.change == "appears" else "appears")
-    return replace(pair, **{field: _rename(random, getattr(pair, field), taken, settings)})
+    if field == "main":
+        return replace(pair, main=_rename(random, pair.main, taken, settings))
+    return replace(pair, anchor=_rename(random, pair.anchor, taken, settings))
 
 
 def _render_pair(pair: Pair, scene: Scene, settings: FrameSettings) -> np.ndarray:
     halves = []
     for objects in pair.panels():
-        image = _render(replace(scene, objects=tuple(objects)), PANEL_NUMBER, settings)
+        image = _render(replace(scene, objects=tuple(objects)), PANEL_INDEX, settings)
         halves.append(image.reshape(settings.size, settings.size // 2, 2, 3).mean(axis=2))
     return np.concatenate(halves, axis=1).astype(np.uint8)
 

@@ -1,19 +1,19 @@
-"""Moving Shapes: a benchmark of video temporal grounding that anyone can generate from a seed.
+"""Moving Shapes: a benchmark of video temporal grounding that is generated from a seed.
 
     python -m dataset_scripts.moving_shapes OUT --seed 0
 
-Coloured shapes come and go, move, grow, shrink, blink and spin before textured, drifting backgrounds. OUT gets
+Coloured shapes appear and disappear, move, grow, shrink, blink and spin in front of textured, drifting backgrounds. The
+folder OUT receives
 
 - `videos/{split}_{number}.mp4`;
-- `moving_shapes_{split}.jsonl`: queries with moments and saliency, in the form of QVHighlights with the family of the
-  query as `domain`. The families presence, co-presence, place and size make the main part, motion and order the hard;
+- `moving_shapes_{split}.jsonl`: queries with moments and saliency, in the format of QVHighlights, with the family of the
+  query as `domain`. The families presence, co-presence, place and size form the main part, motion and order the hard one;
 - `moving_shapes_summary_{split}.jsonl`: a title for each video and the importance of its shots, as in TVSum.
 
-Splits: train, val, test, and test_unseen, whose five combinations of colour and shape are in no other split.
+The splits are train, val, test, and test_unseen, whose five combinations of colour and shape occur in no other split.
 
-A video depends on the seed, its split and its number alone: neither on the number of processes nor on that of videos.
-Annotations do not depend on the size of the pictures either. Scenes are drawn in `scenes.py`, their pixels
-in `render.py`, queries in `queries.py`.
+A video depends only on the seed, its split and its number, not on the number of processes or of videos. Annotations are
+also independent of the frame size. `scenes.py` draws scenes, `render.py` their pixels, `queries.py` the queries.
 """
 
 import argparse
@@ -21,12 +21,13 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -41,8 +42,8 @@ from .scenes import SPLITS, make_scene, random_stream
 NUM_VIDEOS = {"train": 900, "val": 100, "test": 150, "test_unseen": 50}
 SIZES = (64, 224)
 SETTINGS_FILE = "moving_shapes.json"
-VERSION = 1  # raised when the same seed gives other videos or annotations than before
-QUERIES, RATINGS, JUDGEMENTS = 1, 2, 3  # purposes of random numbers; 0 is the scene's
+VERSION = 1  # incremented when the same seed gives other videos or annotations than before
+QUERIES, RATINGS, JUDGEMENTS = 1, 2, 3  # purposes of random streams; the scene's is 0
 
 
 def generate_moving_shapes(
@@ -54,23 +55,22 @@ def generate_moving_shapes(
     trail_sec: float = DEFAULT_TRAIL_SEC,
     processes: int = 1,
 ) -> Path:
-    """Write the videos and annotations of the benchmark; videos that are there already are kept, as after a kill.
+    """Write the videos and annotations of the benchmark. Existing videos are kept, so an interrupted run can be resumed.
 
     Args:
-        folder: Where to write; made if need be.
-        seed: At least 0.
-        num_videos: Number of videos by split; a split that is left out is not written.
-        size: Height and width of the videos, even, 64 to 224 pixels.
-        trail_sec: How long the trail behind moving things lasts, which shows their direction in a single picture.
-        processes: How many work side by side. A script that asks for several needs the usual
-            `if __name__ == "__main__":`.
+        folder: Folder to write, created if necessary.
+        seed: Seed of the benchmark, at least 0.
+        num_videos: Number of videos by split; other splits are not written.
+        size: Height and width of the videos in pixels, even, from 64 to 224.
+        trail_sec: Duration of the trail behind moving objects, which shows their direction in a single frame.
+        processes: Number of processes. A script that uses several needs the usual `if __name__ == "__main__":`.
 
     Returns:
         The folder.
 
     Raises:
-        FileExistsError: Another process is generating into the folder.
-        ValueError: An argument is out of range, or the folder holds videos made with other settings.
+        FileExistsError: Another process is writing to the folder.
+        ValueError: An argument is out of range, or the folder holds videos with other settings.
         RuntimeError: A process was killed.
     """
     _check_arguments(seed, num_videos, size, trail_sec, processes)
@@ -78,7 +78,9 @@ def generate_moving_shapes(
     videos = folder / "videos"
     videos.mkdir(parents=True, exist_ok=True)
     settings = {"version": VERSION, "seed": seed, "size": size, "trail_sec": trail_sec}
-    jobs = [(split, index) for split in SPLITS for index in range(num_videos.get(split, 0))]
+    jobs: list[tuple[str, int]] = []
+    for split in SPLITS:
+        jobs += [(split, index) for index in range(num_videos.get(split, 0))]
     work = partial(_make_video, videos, seed, size, trail_sec)
     with claiming(folder), _parallel_map(processes) as parallel_map:
         _check_settings(folder / SETTINGS_FILE, settings)
@@ -86,24 +88,33 @@ def generate_moving_shapes(
         for leftover in videos.glob("*.mp4.*.partial"):  # of earlier versions
             leftover.unlink()
         results = list(tqdm(parallel_map(work, jobs), total=len(jobs), desc="Moving Shapes", unit=" videos"))
-        for split in SPLITS:
-            of_split = [result for result, job in zip(results, jobs, strict=True) if job[0] == split]
-            if of_split:
-                _write_lines(folder / f"moving_shapes_{split}.jsonl", (row for rows, _ in of_split for row in rows))
-                _write_lines(folder / f"moving_shapes_summary_{split}.jsonl", (row for _, row in of_split))
+        _write_annotations(folder, jobs, results)
     return folder
 
 
-def annotate_video(seed: int, split: str, index: int) -> tuple[list[dict], dict]:
+def _write_annotations(
+    folder: Path, jobs: list[tuple[str, int]], results: list[tuple[list[dict[str, Any]], dict[str, Any]]]
+) -> None:
+    queries: dict[str, list[dict[str, Any]]] = {}
+    summaries: dict[str, list[dict[str, Any]]] = {}
+    for (split, _), (rows, summary) in zip(jobs, results, strict=True):
+        queries.setdefault(split, []).extend(rows)
+        summaries.setdefault(split, []).append(summary)
+    for split in queries:
+        _write_lines(folder / f"moving_shapes_{split}.jsonl", queries[split])
+        _write_lines(folder / f"moving_shapes_summary_{split}.jsonl", summaries[split])
+
+
+def annotate_video(seed: int, split: str, index: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The annotations of a video, without its pixels.
 
     Args:
-        seed: Of the benchmark.
+        seed: Seed of the benchmark.
         split: One of `SPLITS`.
         index: Number of the video in its split.
 
     Returns:
-        A record for each query in the form of QVHighlights, and the record of its summary.
+        A record for each query in the format of QVHighlights, and the record of the video's summary.
     """
     scene = make_scene(seed, split, index)
     facts = observe(scene)
@@ -112,15 +123,15 @@ def annotate_video(seed: int, split: str, index: int) -> tuple[list[dict], dict]
     rows = []
     for number, query in enumerate(make_queries(facts, random_stream(seed, split, index, QUERIES))):
         saliency = rate_saliency(query, facts, ratings)
-        clips = np.flatnonzero(query.clip_shares())
+        units = np.flatnonzero(query.unit_shares())
         rows.append(
             {
                 "qid": f"{video['vid']}_{number}",
                 "query": query.text,
                 **video,
                 "relevant_windows": query.fact.moments(),
-                "relevant_clip_ids": clips.tolist(),
-                "saliency_scores": saliency[clips].tolist(),
+                "relevant_clip_ids": units.tolist(),
+                "saliency_scores": saliency[units].tolist(),
                 "domain": query.family,
             }
         )
@@ -128,8 +139,10 @@ def annotate_video(seed: int, split: str, index: int) -> tuple[list[dict], dict]
     return rows, {"query": title, **video, "shot_scores": importance.tolist()}
 
 
-def _make_video(videos: Path, seed: int, size: int, trail_sec: float, job: tuple[str, int]) -> tuple[list[dict], dict]:
-    """Write a video unless it is there, and return its annotations."""
+def _make_video(
+    videos: Path, seed: int, size: int, trail_sec: float, job: tuple[str, int]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Write a video unless it exists, and return its annotations."""
     rows, summary = annotate_video(seed, *job)
     path = videos / f"{summary['vid']}.mp4"
     if not path.exists():
@@ -138,40 +151,40 @@ def _make_video(videos: Path, seed: int, size: int, trail_sec: float, job: tuple
 
 
 @contextmanager
-def _parallel_map(processes: int) -> Iterator:
-    """A `map` over several processes that gives results in order."""
+def _parallel_map(processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """A `map` over several processes that yields results in order."""
     if processes == 1:
         yield map
         return
-    # Started afresh: a copy of this process would copy locks that other libraries' threads hold.
+    # Spawned, since a fork would copy locks that threads of other libraries hold.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         try:
             yield partial(pool.map, chunksize=4)
         except BrokenProcessPool as error:
             raise RuntimeError(
-                "A process was killed (often: out of memory). Run the same again to continue, with fewer processes."
+                "A process was killed (often: out of memory). Run the same command with fewer processes to resume."
             ) from error
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # else all waiting videos would be made first
+            pool.shutdown(wait=False, cancel_futures=True)  # otherwise all pending videos would be written first
             raise
 
 
-def _write_lines(path: Path, rows: Iterable[dict]) -> None:
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with writing(path) as unfinished:
         unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _check_settings(path: Path, settings: dict) -> None:
-    """Store how the videos of a folder are made, or refuse to mix them with others."""
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Store the settings of a folder's videos, or refuse to mix videos with different settings."""
     if not path.exists():
         _write_lines(path, [settings])
         return
     found = json.loads(path.read_text(encoding="utf-8"))
     if found != settings:
         raise ValueError(
-            f"'{path.parent}' holds Moving Shapes made with {found}, not with {settings}. Name a new folder, or remove "
-            "that one."
+            f"'{path.parent}' holds Moving Shapes with the settings {found}, not {settings}. Choose a new folder, or "
+            "remove that one."
         )
 
 

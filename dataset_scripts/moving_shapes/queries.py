@@ -1,24 +1,27 @@
-"""Queries of Moving Shapes, and what their annotators say: where each is true, how salient and how important.
+"""Queries of Moving Shapes and their simulated annotators: when each query is true, saliency and importance.
 
-| part | family | true where | example |
+| part | family | true when | example |
 |---|---|---|---|
 | main | presence | the object is visible | a red circle can be seen |
-| main | co-presence | both are | the red circle together with the blue square |
-| main | place | its centre is at that side of the picture | the red circle is at the left |
+| main | co-presence | both objects are visible | the red circle together with the blue square |
+| main | place | its centre is at that side of the frame | the red circle is at the left |
 | main | size | it has that size | the small red circle |
-| hard | motion | it does that | the red circle moves left |
-| hard | order | another query is true, after or before an instant | ... before the blue square leaves |
+| hard | motion | it performs that action | the red circle moves left |
+| hard | order | another query is true, after or before an event | ... before the blue square leaves |
 
-Truth is judged for each picture of the video, on maps of what is visible: an object is visible where at least half of
-its pixels are seen. Where a fact changes gradually, there is a zone that is neither true nor false. A query that stays
-there for longer than a second is not asked; nor is one that is true for less than two seconds or interrupted for less
-than one, has more than five moments, or would be answered by three quarters of the video.
+Truth is decided for each frame of the video, on maps of visible objects: an object is visible if at least half of its
+pixels are. A fact that changes gradually passes through a zone in which it is neither true nor false. Some queries are
+not asked: those that stay in this zone for longer than a second, that are true for less than two seconds or interrupted
+for less than one, that have more than five moments, or that are true for three quarters of the video.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+from dataset_scripts.benchmarks import UNIT_SEC
 
 from .render import render_identities
 from .scenes import ACTIONS, COLORS, FPS, RADII, SHAPES, Scene
@@ -28,16 +31,16 @@ MAIN_FAMILIES = ("presence", "co-presence", "place", "size")
 HARD_FAMILIES = ("motion", "order")
 QUERIES_PER_VIDEO = {"presence": 2, "co-presence": 1, "place": 2, "size": 1, "motion": 3, "order": 2}
 
-VISIBLE_SHARE, VISIBLE_ZONE = 0.5, 0.15  # a fact is uncertain within so much of its threshold
+VISIBLE_SHARE, VISIBLE_ZONE = 0.5, 0.15  # a fact is uncertain within the zone around its threshold
 SIDE_EDGE, SIDE_ZONE = 0.415, 0.045
 SMALL_EDGE, LARGE_EDGE, SIZE_ZONE = 0.097, 0.152, 0.015
 UNCERTAIN_SEC, SHORTEST_SEC, SHORTEST_GAP_SEC = 1, 2, 1
 MOST_MOMENTS, MOST_COVERED = 5, 0.75
 
-CLIP_SEC = 2
+UNIT_FRAMES = int(UNIT_SEC) * FPS
 RATERS = np.array([-0.3, 0.0, 0.3])  # leniency of the three annotators of saliency
 RATING_NOISE = 0.5
-NUM_JUDGES, JUDGE_LENIENCY, JUDGE_NOISE = 20, 0.4, 0.7  # of importance
+NUM_JUDGES, JUDGE_LENIENCY, JUDGE_NOISE = 20, 0.4, 0.7  # annotators of importance
 
 SIDES = ("left", "right", "top", "bottom")
 PRESENCE_PHRASES = ("{a}", "{a} is visible", "{a} is in the picture", "{a} can be seen")
@@ -55,11 +58,11 @@ PLACE_PHRASES = (
     "{a} at the {side} of the picture",
 )
 SIZE_PHRASES = ("{sized}", "{sized} is visible", "{sized} can be seen", "{a} is {size}")
-MOVE_PHRASES = ("{a} moves {way}", "{a} is moving {way}", "{a} goes {way}")
 MOTION_PHRASES = {
-    **{
-        f"moves {way}": tuple(p.replace("{way}", way) for p in MOVE_PHRASES) for way in ("left", "right", "up", "down")
-    },
+    "moves left": ("{a} moves left", "{a} is moving left", "{a} goes left"),
+    "moves right": ("{a} moves right", "{a} is moving right", "{a} goes right"),
+    "moves up": ("{a} moves up", "{a} is moving up", "{a} goes up"),
+    "moves down": ("{a} moves down", "{a} is moving down", "{a} goes down"),
     "grows": ("{a} grows", "{a} is growing", "{a} becomes larger"),
     "shrinks": ("{a} shrinks", "{a} is shrinking", "{a} becomes smaller"),
     "blinks": ("{a} blinks", "{a} is blinking", "{a} flashes"),
@@ -69,11 +72,11 @@ ORDER_PHRASES = ("{main} {clause}", "{clause} {main}")
 
 
 def vocabulary() -> tuple[str, ...]:
-    """All words of queries, titles and captions, in alphabetic order."""
-    phrases = [*PRESENCE_PHRASES, *COPRESENCE_PHRASES, *PLACE_PHRASES, *SIZE_PHRASES]
-    phrases += [phrase for phrases in MOTION_PHRASES.values() for phrase in phrases]
-    words = {word for phrase in phrases for word in phrase.split() if not word.startswith("{")}
-    words |= {"the", "a", "small", "large", "after", "before", "appears", "leaves", *SIDES, *COLORS, *SHAPES}
+    """All words of queries, titles and captions, in alphabetical order."""
+    words = {"the", "a", "small", "large", "after", "before", "appears", "leaves", *SIDES, *COLORS, *SHAPES}
+    for phrases in (PRESENCE_PHRASES, COPRESENCE_PHRASES, PLACE_PHRASES, SIZE_PHRASES, *MOTION_PHRASES.values()):
+        for phrase in phrases:
+            words.update(word for word in phrase.split() if not word.startswith("{"))
     return tuple(sorted(words))
 
 
@@ -82,11 +85,11 @@ def vocabulary() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Fact:
-    """Whether something holds in each picture.
+    """Whether something is true in each frame.
 
-    Args:
+    Attributes:
         true: `(num_frames,)` bool.
-        uncertain: `(num_frames,)` bool, where it is between true and false.
+        uncertain: `(num_frames,)` bool, where it is neither clearly true nor clearly false.
     """
 
     true: np.ndarray
@@ -98,12 +101,12 @@ class Fact:
         return Fact(self.true & other.true, possible & ~certain)
 
     def moments(self) -> list[tuple[float, float]]:
-        """Start and end of every stretch in which it is true, in seconds."""
+        """Start and end, in seconds, of every interval in which it is true."""
         return [(start / FPS, end / FPS) for start, end in find_runs(self.true)]
 
 
 def find_runs(values: np.ndarray) -> list[tuple[int, int]]:
-    """First and behind-last index of every stretch of true values."""
+    """Start and end index (exclusive) of every run of true values."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], values, [False]]).astype(np.int8)))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
@@ -115,15 +118,15 @@ def _below(values: np.ndarray, edge: float, zone: float) -> Fact:
 
 @dataclass(frozen=True)
 class ObjectFacts:
-    """What can be said of one object.
+    """The facts about one object.
 
-    Args:
-        name: Colour and shape, as in "red circle".
-        visible: Whether it is seen.
+    Attributes:
+        name: Colour and shape, such as "red circle".
+        visible: Whether it is visible.
         radius: `(num_frames,)`, 0 where it is absent.
-        sides: Whether it is at each of `SIDES`, seen or not.
-        sizes: Whether it is small or large, seen or not.
-        actions: What it does, seen or not.
+        sides: Whether it is at each of `SIDES`, visible or not.
+        sizes: Whether it is small or large, visible or not.
+        actions: Whether it performs each of `ACTIONS`, visible or not.
     """
 
     name: str
@@ -135,13 +138,13 @@ class ObjectFacts:
 
 
 def observe(scene: Scene) -> list[ObjectFacts]:
-    """Facts about every object of a scene, in the order of `scene.objects`."""
+    """The facts about every object of a scene, in the order of `scene.objects`."""
     identities, areas = render_identities(scene)
     times = (np.arange(scene.num_frames) + 0.5) / FPS
     facts = []
     for number, item in enumerate(scene.objects):
-        seen = (identities == number + 1).sum(axis=(1, 2))
-        hidden_share = 1 - seen / np.maximum(areas[number], 1)
+        num_visible = (identities == number + 1).sum(axis=(1, 2))  # pixels, (num_frames,)
+        hidden_share = 1 - num_visible / np.maximum(areas[number], 1)
         x, y, radius, _ = item.poses(times).T
         facts.append(
             ObjectFacts(
@@ -172,9 +175,9 @@ def _acting(scene: Scene, number: int, action: str) -> Fact:
     return Fact(true, np.zeros_like(true))
 
 
-def _clip_means(values: np.ndarray) -> np.ndarray:
-    """Mean over each clip of two seconds."""
-    return values.reshape(-1, CLIP_SEC * FPS).mean(axis=1)
+def _unit_means(values: np.ndarray) -> np.ndarray:
+    """Mean over the frames of each two-second unit."""
+    return values.reshape(-1, UNIT_FRAMES).mean(axis=1)
 
 
 # ---- queries -------------------------------------------------------------------------------------------------------
@@ -182,13 +185,13 @@ def _clip_means(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Query:
-    """A question about a video.
+    """A query about a video.
 
-    Args:
+    Attributes:
         family: One of `QUERIES_PER_VIDEO`.
         text: The sentence.
-        fact: Where it is true.
-        objects: Numbers of the objects that it asks for, without the one that gives the instant of an order.
+        fact: When it is true.
+        objects: Indices of the objects in the main sentence, without the object of a clause of order.
         decides: For the family "order": whether the clause excludes a moment of the main sentence.
     """
 
@@ -198,38 +201,42 @@ class Query:
     objects: tuple[int, ...]
     decides: bool = False
 
-    def clip_shares(self) -> np.ndarray:
-        """For how much of each clip of two seconds it is true."""
-        return _clip_means(self.fact.true.astype(float))
+    def unit_shares(self) -> np.ndarray:
+        """Share of each two-second unit in which it is true."""
+        return _unit_means(self.fact.true.astype(float))
 
 
 def make_queries(facts: list[ObjectFacts], random: np.random.Generator) -> list[Query]:
-    """Draw the queries of a video; those of a family that the scene does not give are missing.
+    """Draw the queries of a video. There are fewer of a family if the scene has no more.
 
     Args:
         facts: From `observe`.
-        random: Picks the queries and their wording.
+        random: Random numbers that choose the queries and their wording.
     """
     queries = [*_state_queries(facts, random), *_order_queries(facts, random)]
     queries = [query for query in queries if _is_sound(query.fact)]
     chosen = []
     for family, number in QUERIES_PER_VIDEO.items():
         of_family = [query for query in queries if query.family == family]
-        of_family = [of_family[place] for place in random.permutation(len(of_family))]
-        chosen += sorted(of_family, key=lambda query: not query.decides)[:number]  # few do, so these come first
+        of_family = [of_family[index] for index in random.permutation(len(of_family))]
+        # Queries whose clause excludes a moment are rare, so they come first.
+        chosen += sorted(of_family, key=lambda query: not query.decides)[:number]
     return chosen
 
 
 def _is_sound(fact: Fact) -> bool:
     """Whether a query with this truth may be asked."""
     runs = find_runs(fact.true)
-    gaps = [start - end for (_, end), (start, _) in zip(runs, runs[1:], strict=False)]
+    if not 1 <= len(runs) <= MOST_MOMENTS:
+        return False
+    lengths = [end - start for start, end in runs]
+    gaps = [start - end for (_, end), (start, _) in itertools.pairwise(runs)]
+    uncertain_lengths = [end - start for start, end in find_runs(fact.uncertain)]
     return (
-        1 <= len(runs) <= MOST_MOMENTS
-        and min(end - start for start, end in runs) >= SHORTEST_SEC * FPS
+        min(lengths) >= SHORTEST_SEC * FPS
         and min(gaps, default=FPS) >= SHORTEST_GAP_SEC * FPS
-        and max((end - start for start, end in find_runs(fact.uncertain)), default=0) <= UNCERTAIN_SEC * FPS
-        and fact.true.mean() < MOST_COVERED
+        and max(uncertain_lengths, default=0) <= UNCERTAIN_SEC * FPS
+        and bool(fact.true.mean() < MOST_COVERED)
     )
 
 
@@ -238,7 +245,7 @@ def _name(name: str, random: np.random.Generator) -> str:
 
 
 def _state_queries(facts: list[ObjectFacts], random: np.random.Generator) -> Iterator[Query]:
-    """All queries of the families without order, each in one wording."""
+    """All queries of every family but "order", each in one wording."""
     for number, item in enumerate(facts):
         a = _name(item.name, random)
         yield Query("presence", random.choice(PRESENCE_PHRASES).format(a=a), item.visible, (number,))
@@ -259,33 +266,34 @@ def _state_queries(facts: list[ObjectFacts], random: np.random.Generator) -> Ite
 
 
 def _order_queries(facts: list[ObjectFacts], random: np.random.Generator) -> Iterator[Query]:
-    """Sentences about one object, cut at the instant at which another appears or leaves, if it does so once."""
+    """Sentences about one object, limited by the instant at which another appears or leaves, if it does so only once."""
     mains = [query for query in _state_queries(facts, random) if query.family in ("presence", "motion")]
     for query in mains:
         if len(query.text.split()) <= 3:
-            continue  # a bare name, which is no sentence
+            continue  # a name alone, not a sentence
         for other, item in enumerate(facts):
             if other in query.objects or item.visible.uncertain.any():
                 continue
             for change, frame in _instants(item.visible.true):
                 for order in ("after", "before"):
                     clause = f"{order} {_name(item.name, random)} {change}"
-                    yield from _cut(query, order == "after", frame, random.choice(ORDER_PHRASES), clause)
+                    yield from _limit(query, order == "after", frame, random.choice(ORDER_PHRASES), clause)
 
 
 def _instants(visible: np.ndarray) -> list[tuple[str, int]]:
-    """Changes that happen once in a video, with the number of the picture."""
+    """Changes that happen exactly once in a video, each with the index of the frame."""
     changes = np.diff(visible.astype(np.int8))
+    appears, leaves = np.flatnonzero(changes == 1) + 1, np.flatnonzero(changes == -1) + 1
     found = []
-    for change, step in (("appears", 1), ("leaves", -1)):
-        frames = np.flatnonzero(changes == step) + 1
-        if len(frames) == 1 and not (change == "appears" and visible[0]) and not (change == "leaves" and visible[-1]):
-            found.append((change, int(frames[0])))
+    if len(appears) == 1 and not visible[0]:
+        found.append(("appears", int(appears[0])))
+    if len(leaves) == 1 and not visible[-1]:
+        found.append(("leaves", int(leaves[0])))
     return found
 
 
-def _cut(query: Query, after: bool, frame: int, phrase: str, clause: str) -> Iterator[Query]:
-    """The query after or before an instant, if none of its moments lies across or within a second of it."""
+def _limit(query: Query, after: bool, frame: int, phrase: str, clause: str) -> Iterator[Query]:
+    """The query after or before an instant, unless one of its moments contains it or is within a second of it."""
     runs = find_runs(query.fact.true)
     if any(start - FPS < frame < end + FPS for start, end in runs):
         return
@@ -301,19 +309,21 @@ def _cut(query: Query, after: bool, frame: int, phrase: str, clause: str) -> Ite
 
 
 def rate_saliency(query: Query, facts: list[ObjectFacts], random: np.random.Generator) -> np.ndarray:
-    """What three simulated annotators say of every clip, 0 to 4: more, the longer it is true and the larger it is.
+    """Saliency of every unit, 0 to 4, by three simulated annotators.
+
+    It is higher, the longer the query is true and the larger its objects are.
 
     Args:
-        query: What they look for.
+        query: The query.
         facts: From `observe`.
-        random: Their errors.
+        random: Random numbers for the annotators' errors.
 
     Returns:
-        `(num_clips, 3)` int; 0 in clips in which the query is never true. At least one clip has a 4.
+        `(num_units, 3)` int; 0 in units in which the query is never true. At least one score is 4.
     """
-    share = query.clip_shares()
+    share = query.unit_shares()
     radius = sum(facts[number].radius for number in query.objects)
-    radius = _clip_means(radius * query.fact.true) / np.maximum(share, 1e-9)
+    radius = _unit_means(radius * query.fact.true) / np.maximum(share, 1e-9)
     interest = share * (0.65 + 0.35 * radius / radius.max())
     ideal = 4 * interest / interest.max()
     scores = ideal[:, None] + RATERS + random.normal(0, RATING_NOISE, (len(ideal), len(RATERS)))
@@ -325,23 +335,23 @@ def rate_saliency(query: Query, facts: list[ObjectFacts], random: np.random.Gene
 
 
 def rate_importance(facts: list[ObjectFacts], random: np.random.Generator) -> tuple[str, np.ndarray]:
-    """A title that names one object, and what twenty simulated annotators say of every shot of two seconds.
+    """A title that names one object, and the importance of every two-second shot by twenty simulated annotators.
 
-    A shot is the more important, the longer the object is seen, the larger it is and the more it does.
+    A shot is more important, the longer the object is visible, the larger it is and the more it acts.
 
     Args:
         facts: From `observe`.
-        random: Picks the title's object, and the annotators' errors.
+        random: Random numbers that choose the object, and for the annotators' errors.
 
     Returns:
-        The title; and `(num_shots, 20)` int from 1 to 5.
+        The title, and `(num_shots, 20)` int from 1 to 5.
     """
     coming_and_going = [item for item in facts if 0 < item.visible.true.mean() < 0.8] or facts
     item = coming_and_going[random.integers(len(coming_and_going))]
     acting = np.any([fact.true for fact in item.actions.values()], axis=0)
     interest = item.visible.true * (1.3 + item.radius / RADII["large"][1] + 1.5 * acting)
     leniency = random.normal(0, JUDGE_LENIENCY, NUM_JUDGES)
-    scores = 1.2 + _clip_means(interest)[:, None] + leniency
+    scores = 1.2 + _unit_means(interest)[:, None] + leniency
     scores = np.rint(scores + random.normal(0, JUDGE_NOISE, scores.shape)).astype(int)
     return _name(item.name, random), np.clip(scores, 1, 5)
 

@@ -1,12 +1,12 @@
-"""Pixels of Moving Shapes: pictures and identity maps of a scene, and the video file.
+"""Pixels of Moving Shapes: frames and identity maps of a scene, and the video file.
 
-What moves, grows or spins is drawn as a screen shows it to a camera. The camera gathers light for the whole time of a
-picture, the seconds [n / FPS, (n + 1) / FPS) of picture number n, so the thing is blurred along its way: that says along
-which line it moves, not in which direction. The screen glows on for `trail_sec`: behind the thing lies a fading trail of
-the places where it was in the same action, which says the direction, and leaves a halo around what shrinks or spins.
-That something grows shows in no single picture. With `trail_sec=0` direction, too, is seen only by comparing pictures.
+Objects that move, grow or spin are drawn with motion blur and a trail. Frame n is exposed for its whole time, the seconds
+[n / FPS, (n + 1) / FPS), so an object is blurred along its path: this shows the line of the movement, but not its
+direction. A trail of the object's earlier places in the same action fades within `trail_sec`: it shows the direction, and
+forms a halo around an object that shrinks or spins. No single frame shows that an object grows. With `trail_sec=0` the
+direction is also visible only by comparing frames.
 
-All pictures of a segment are drawn at once, in the rectangle that the object sweeps.
+All frames of a segment are drawn at once, in the rectangle that the object sweeps.
 """
 
 import math
@@ -24,14 +24,16 @@ from .scenes import FPS, Scene, SceneObject, Segment, Shot
 DEFAULT_SIZE = 64
 DEFAULT_TRAIL_SEC = 1.0
 EXPOSURE_SEC = 1 / FPS
-BRIGHTEST_TRAIL = 0.6  # opacity where it begins
-IDENTITY_SIZE = 64  # of the maps that decide what is visible, so that annotations are the same for every picture size
-BLINK_FRAMES = 3  # lit, and as many dimmed: such a period of 1.5 s is in step with no sampling at 1 or 2 a second
-DIMMED = 0.3
-# With its "mbtree", x264 encodes the same pictures differently from time to time, even on one thread.
+BRIGHTEST_TRAIL = 0.6  # opacity of the trail at the object
+IDENTITY_SIZE = 64  # size of the maps that decide visibility, so that annotations do not depend on the frame size
+BLINK_FRAMES = (
+    3  # lit, then as many dimmed: sampling at 1 or 2 frames per second sees both states in a period of 1.5 s
+)
+DIMMED = 0.3  # opacity of a dimmed object
+# With "mbtree", x264 sometimes encodes the same frames differently, even on one thread.
 ENCODING = {"preset": "veryfast", "crf": "22", "mbtree": "0"}
 NOISE_VALUES = 2**20
-CHUNK_PIXELS = 2**17  # pictures are drawn in chunks that stay in the processor's cache
+CHUNK_PIXELS = 2**17  # frames are drawn in chunks that fit into the processor's cache
 
 
 # ---- shapes --------------------------------------------------------------------------------------------------------
@@ -62,7 +64,7 @@ def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(u - 1, v - 0.36), np.maximum(u - 0.36, v - 1))
 
 
-# How far a point is outside of a shape of radius 1 about the origin; below 0 inside.
+# Distance of a point to a shape of radius 1 about the origin, negative inside.
 OUTSIDE = {
     "circle": _circle,
     "square": _square,
@@ -74,8 +76,9 @@ OUTSIDE = {
 
 
 def _coverage(shape: str, poses: np.ndarray, rows: slice, columns: slice, size: int) -> np.ndarray:
-    """How much of each pixel of a rectangle a shape covers: `(..., height, width)` for `poses (..., 4)`."""
-    x, y, radius, angle = (poses[..., axis, None, None].astype(np.float32) for axis in range(4))
+    """Share of each pixel of a rectangle that a shape covers: `(..., height, width)` for `poses (..., 4)`."""
+    parts = np.ascontiguousarray(np.moveaxis(poses, -1, 0), dtype=np.float32)
+    x, y, radius, angle = parts[..., None, None]  # each (..., 1, 1)
     u = ((np.arange(columns.start, columns.stop, dtype=np.float32) + 0.5) / size - x) / radius
     v = ((np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + 0.5) / size - y) / radius
     if angle.any():
@@ -85,18 +88,18 @@ def _coverage(shape: str, poses: np.ndarray, rows: slice, columns: slice, size: 
 
 
 def _rectangle(poses: np.ndarray, size: int) -> tuple[slice, slice]:
-    """Rows and columns that hold all poses of a shape."""
-    reach = 1.5 * float(poses[..., 2].max())  # more than any shape's
-    slices = []
-    for axis in (1, 0):
-        places = poses[..., axis]
-        low, high = math.floor((places.min() - reach) * size), math.ceil((places.max() + reach) * size)
-        slices.append(slice(max(low, 0), max(min(high, size), 0)))
-    return tuple(slices)
+    """Rows and columns that contain a shape in all its poses."""
+    reach = 1.5 * float(poses[..., 2].max())  # larger than every entry of `SHAPES`
+    return _span(poses[..., 1], reach, size), _span(poses[..., 0], reach, size)
+
+
+def _span(centers: np.ndarray, reach: float, size: int) -> slice:
+    low, high = math.floor((centers.min() - reach) * size), math.ceil((centers.max() + reach) * size)
+    return slice(max(low, 0), max(min(high, size), 0))
 
 
 def _segments(item: SceneObject, start: int, stop: int) -> Iterator[tuple[Segment, np.ndarray]]:
-    """Segments that have pictures among those from `start` to `stop`, with the numbers of these pictures."""
+    """Segments with frames from `start` to before `stop`, and the indices of these frames."""
     for segment in item.segments:
         first, last = max(segment.start_sec * FPS, start), min(segment.end_sec * FPS, stop)
         if first < last:
@@ -104,13 +107,13 @@ def _segments(item: SceneObject, start: int, stop: int) -> Iterator[tuple[Segmen
 
 
 def _segment_poses(segment: Segment, times_sec: np.ndarray) -> np.ndarray:
-    """`(..., 4)` poses at times inside a segment."""
+    """Poses `(..., 4)` at times `(...)` inside a segment."""
     share = (times_sec - segment.start_sec) / (segment.end_sec - segment.start_sec)
     first, last = np.array(segment.start), np.array(segment.end)
     return first + share[..., None] * (last - first)
 
 
-# ---- pictures ------------------------------------------------------------------------------------------------------
+# ---- frames --------------------------------------------------------------------------------------------------------
 
 
 def render_frames(
@@ -122,15 +125,15 @@ def render_frames(
     trail_sec: float = DEFAULT_TRAIL_SEC,
     exposure_sec: float = EXPOSURE_SEC,
 ) -> np.ndarray:
-    """Draw the pictures of a scene from number `start` to before `stop`.
+    """Draw the frames of a scene from index `start` to before `stop`.
 
     Args:
-        scene: What to draw.
-        start: Number of the first picture.
-        stop: Number of the picture after the last.
+        scene: The scene.
+        start: Index of the first frame.
+        stop: Index after the last frame.
         size: Height and width in pixels.
-        trail_sec: How long the trail behind moving things lasts; 0 = none.
-        exposure_sec: How long a picture gathers light, `1 / FPS` at most; 0 = nothing is blurred.
+        trail_sec: Duration of the trail behind moving objects; 0 = no trail.
+        exposure_sec: Exposure of a frame, at most `1 / FPS`; 0 = no motion blur.
 
     Returns:
         `np.ndarray` of shape `(stop - start, size, size, 3)`, uint8 RGB.
@@ -151,10 +154,10 @@ def render_frames(
 def _draw_object(
     canvas: np.ndarray, item: SceneObject, first: int, size: int, trail_sec: float, exposure_sec: float
 ) -> None:
-    """Draw an object over the pictures `canvas (num_frames, size, size, 3)`, of which `first` is the number."""
-    for segment, numbers in _segments(item, first, first + len(canvas)):
-        times = (numbers[:, None] + 0.5) / FPS
-        if segment.start == segment.end:  # all pictures are the same
+    """Draw an object over the frames `canvas (num_frames, size, size, 3)`, the first of which has the index `first`."""
+    for segment, indices in _segments(item, first, first + len(canvas)):
+        times = (indices[:, None] + 0.5) / FPS
+        if segment.start == segment.end:  # all frames are the same
             offsets, opacities = _instants(size, 0, 0)
             times = times[:1]
         else:
@@ -167,17 +170,17 @@ def _draw_object(
         if len(opacities):
             cover = np.maximum(cover, (covers[:, in_exposure:] * opacities).max(axis=1))
         if segment.action == "blinks":
-            cover = cover * np.where(is_lit(segment, numbers), 1, DIMMED).astype(np.float32)[:, None, None]
-        region = canvas[numbers[0] - first : numbers[-1] + 1 - first, rows, columns]
+            cover = cover * np.where(is_lit(segment, indices), 1, DIMMED).astype(np.float32)[:, None, None]
+        region = canvas[indices[0] - first : indices[-1] + 1 - first, rows, columns]
         region += cover[..., None] * (np.array(item.rgb, dtype=np.float32) - region)
 
 
 @lru_cache(maxsize=16)
 def _instants(size: int, trail_sec: float, exposure_sec: float) -> tuple[np.ndarray, np.ndarray]:
-    """Instants that are seen in a picture, in seconds from its middle.
+    """Instants that are visible in a frame, in seconds from its middle.
 
     Returns:
-        `(num_instants,)`, those of the exposure before those of the trail, and how opaque the latter are,
+        The instants `(num_instants,)`, those of the exposure before those of the trail, and the opacities of the latter
         `(num_trail_instants, 1, 1)`.
     """
     number = max(8, size // 8)
@@ -187,30 +190,30 @@ def _instants(size: int, trail_sec: float, exposure_sec: float) -> tuple[np.ndar
     return np.concatenate([exposure, -trail_sec * ages]), opacities[:, None, None]
 
 
-def is_lit(segment: Segment, numbers: np.ndarray) -> np.ndarray:
-    """Whether a blinking object is lit, not dimmed, in the pictures of these numbers."""
-    return (numbers + segment.phase) // BLINK_FRAMES % 2 == 0
+def is_lit(segment: Segment, indices: np.ndarray) -> np.ndarray:
+    """Whether a blinking object is lit, not dimmed, in the frames with these indices."""
+    return (indices + segment.phase) // BLINK_FRAMES % 2 == 0
 
 
 def _draw_background(scene: Scene, first: int, last: int, size: int) -> np.ndarray:
-    """`(last - first, size, size, 3)` float32 drifting textures."""
+    """The drifting textures `(last - first, size, size, 3)`, float32."""
     canvas = np.empty((last - first, size, size, 3), dtype=np.float32)
     starts = [shot.start_sec for shot in scene.shots]
-    numbers = np.arange(first, last)
-    shots = np.searchsorted(starts, numbers / FPS, side="right") - 1
-    for index in np.unique(shots):
-        shot = scene.shots[index]
+    indices = np.arange(first, last)
+    shots = np.searchsorted(starts, indices / FPS, side="right") - 1
+    for number in np.unique(shots):
+        shot = scene.shots[number]
         tile, tint = _texture(shot, size), np.array(shot.tint, dtype=np.float32)
-        seconds = numbers[shots == index, None] / FPS - shot.start_sec
+        seconds = indices[shots == number, None] / FPS - shot.start_sec
         corners = (np.floor(seconds * shot.drift * size) % size).astype(int).tolist()
-        for frame, (x, y) in zip(np.flatnonzero(shots == index).tolist(), corners, strict=True):
+        for frame, (x, y) in zip(np.flatnonzero(shots == number).tolist(), corners, strict=True):
             np.multiply(tile[y : y + size, x : x + size, None], tint, out=canvas[frame])
     return canvas
 
 
 @lru_cache(maxsize=4)
 def _texture(shot: Shot, size: int) -> np.ndarray:
-    """`(2 size, 2 size)` brightness that repeats after `size`: a coarse and a fine random pattern."""
+    """Brightness `(2 * size, 2 * size)` with the period `size`: a coarse and a fine random pattern."""
     random = np.random.default_rng(shot.seed)
     pattern = np.full((size, size), shot.level, dtype=np.float32)
     for cells, contrast in ((shot.cells, shot.contrast), (3 * shot.cells, 0.5 * shot.contrast)):
@@ -221,7 +224,7 @@ def _texture(shot: Shot, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _interpolation(size: int, cells: int) -> np.ndarray:
-    """`(size, cells)` weights that stretch `cells` values evenly over `size` pixels, around the end again."""
+    """Weights `(size, cells)` that interpolate `cells` values linearly over `size` pixels, with periodic boundary."""
     place = (np.arange(size) + 0.5) * cells / size - 0.5
     low = np.floor(place).astype(int)
     weights = np.zeros((size, cells), dtype=np.float32)
@@ -232,12 +235,12 @@ def _interpolation(size: int, cells: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _noise() -> np.ndarray:
-    """Random numbers from which every picture takes a stretch: drawing new ones would take longer than the rest."""
+    """Random numbers of which every frame uses a part: drawing new ones would take longer than all the rest."""
     return np.random.default_rng(0).standard_normal(NOISE_VALUES, dtype=np.float32)
 
 
 def _noise_offsets(scene: Scene, size: int) -> list[int]:
-    """Where the stretch of each picture begins."""
+    """Where each frame's part of the noise begins."""
     random = np.random.default_rng(scene.noise_seed)
     return random.integers(NOISE_VALUES - size * size * 3, size=scene.num_frames).tolist()
 
@@ -258,25 +261,25 @@ def _add_light_and_noise(canvas: np.ndarray, scene: Scene, first: int, offsets: 
 
 
 def render_identities(scene: Scene, size: int = IDENTITY_SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Which object is seen at each pixel, in the middle of each picture's exposure.
+    """Which object is visible at each pixel, in the middle of each frame's exposure.
 
     Args:
-        scene: What to look at.
+        scene: The scene.
         size: Height and width in pixels.
 
     Returns:
-        `(num_frames, size, size)` uint8, 0 where none is seen, else 1 + the object's number in `scene.objects`; and
-        `(num_objects, num_frames)`, the pixels that each object has, seen or hidden.
+        `(num_frames, size, size)` uint8, 0 where no object is visible, else 1 + its index in `scene.objects`; and
+        `(num_objects, num_frames)`, the number of pixels of each object, visible or hidden.
     """
     identities = np.zeros((scene.num_frames, size, size), dtype=np.uint8)
     areas = np.zeros((len(scene.objects), scene.num_frames))
     for number, item in enumerate(scene.objects):
-        for segment, numbers in _segments(item, 0, scene.num_frames):
-            poses = _segment_poses(segment, (numbers + 0.5) / FPS)
+        for segment, indices in _segments(item, 0, scene.num_frames):
+            poses = _segment_poses(segment, (indices + 0.5) / FPS)
             rows, columns = _rectangle(poses, size)
             inside = _coverage(item.shape, poses, rows, columns, size) >= 0.5
-            areas[number, numbers] = inside.sum(axis=(1, 2))
-            identities[numbers[0] : numbers[-1] + 1, rows, columns][inside] = number + 1
+            areas[number, indices] = inside.sum(axis=(1, 2))
+            identities[indices[0] : indices[-1] + 1, rows, columns][inside] = number + 1
     return identities, areas
 
 
@@ -286,10 +289,10 @@ def render_identities(scene: Scene, size: int = IDENTITY_SIZE) -> tuple[np.ndarr
 def write_video(
     scene: Scene, path: str | os.PathLike, *, size: int = DEFAULT_SIZE, trail_sec: float = DEFAULT_TRAIL_SEC
 ) -> None:
-    """Draw a scene into an mp4 file (h264, yuv420p), which appears when it is whole.
+    """Draw a scene into an mp4 file (h264, yuv420p), which is written atomically.
 
     Args:
-        scene: What to draw.
+        scene: The scene.
         path: File to write.
         size: Height and width in pixels, even.
         trail_sec: As for `render_frames`.
@@ -301,12 +304,12 @@ def write_video(
         stream = container.add_stream("libx264", rate=FPS, options=ENCODING)
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # several encode differently from run to run
+        stream.codec_context.thread_count = 1  # with several threads the file differs from run to run
         stream.codec_context.gop_size = 8 * FPS
         for first in range(0, scene.num_frames, step):
             last = min(first + step, scene.num_frames)
-            for picture in render_frames(scene, first, last, size=size, trail_sec=trail_sec):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+            for frame in render_frames(scene, first, last, size=size, trail_sec=trail_sec):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(stream.encode(None))
 
 

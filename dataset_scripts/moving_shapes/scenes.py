@@ -1,23 +1,23 @@
-"""Scenes of Moving Shapes: what lies where, and what it does, at every time of a video; drawn from a seed, no pixels.
+"""Scenes of Moving Shapes: the place and action of every object at every time of a video, drawn from a seed, no pixels.
 
-A scene holds two to four coloured shapes, each colour and shape at most once. An object is present in spells; in a
-spell it rests and acts in turn. All changes fall on whole seconds. Lengths and places are shares of the picture's side,
-x to the right and y down, so a scene has no resolution.
+A scene holds two to four coloured shapes, each combination of colour and shape at most once. An object is present in one
+or more spells, in which it alternately rests and acts. All changes happen on whole seconds. Lengths and coordinates are
+fractions of the frame's side, x to the right and y down, so a scene has no resolution.
 
-Resting objects lie clearly at a side or clearly in the middle, and are clearly small, medium or large: what a query
-asks for is true or false, and between the two only for a moment while something moves or grows.
+Resting objects are clearly at a side or clearly in the middle, and clearly small, medium or large, so that a query is
+either true or false, except for a short time while something moves or grows.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
-FPS = 4  # pictures per second of a video; fine enough for moments, whole seconds and the blur of one picture
+FPS = 4  # frames per second of a video; enough for moments, whole seconds and the motion blur of a frame
 
 COLORS = {
     "red": (215, 40, 40),
@@ -27,31 +27,31 @@ COLORS = {
     "pink": (235, 85, 200),
     "cyan": (50, 210, 220),
 }
-# How far a shape reaches from its centre, in units of its radius.
+# Extent of a shape from its centre, in units of its radius.
 SHAPES = {"circle": 1.0, "square": 1.22, "triangle": 1.3, "ring": 1.0, "cross": 1.07}
 COMBINATIONS = tuple((color, shape) for color in COLORS for shape in SHAPES)
-# Kept for the split "test_unseen": each shape once, five of the six colours.
+# Reserved for the split "test_unseen": each shape once, five of the six colours.
 UNSEEN = (("red", "triangle"), ("green", "ring"), ("blue", "cross"), ("yellow", "circle"), ("pink", "square"))
 SEEN = tuple(combination for combination in COMBINATIONS if combination not in UNSEEN)
 
-ANGULAR = ("square", "triangle", "cross")  # nobody would see the others spin
+ANGULAR = ("square", "triangle", "cross")  # the shapes whose spinning is visible
 
 SPLITS = ("train", "val", "test", "test_unseen")
 RADII = {"small": (0.072, 0.082), "medium": (0.112, 0.128), "large": (0.175, 0.2)}
-# Centres of resting objects: at a side, in the middle, at the other side; the gaps between are only passed through.
+# Centres of resting objects: at a side, in the middle, at the other side; objects only pass through the gaps.
 ZONES = ((0.0, 0.37), (0.46, 0.54), (0.63, 1.0))
-# What an object can do, with how often; each has a repertoire of two of these, so that its actions repeat.
+# Kinds of action and their frequency; each object has a repertoire of two of them, so that its actions repeat.
 REPERTOIRE = {"horizontal": 0.25, "vertical": 0.25, "size": 0.3, "blink": 0.1, "spin": 0.1}
 ACTIONS = ("moves left", "moves right", "moves up", "moves down", "grows", "shrinks", "blinks", "spins")
-SPEEDS = (0.12, 0.36)  # of moves, in picture sides per second: 8 to 23 pixels at 64
+SPEEDS = (0.12, 0.36)  # of moves, in frame sides per second: 8 to 23 pixels at a size of 64
 SHORTEST_MOVE = 0.25
-SLOWEST_GROWTH = 0.018  # of the radius, in picture sides per second
-SPIN_SPEEDS = (2.4, 2.65)  # radians per second: at 1, 2 or 4 pictures a second no square or triangle looks at rest
-CANDIDATES = 16  # places or actions drawn for a segment, of which the one that hides least of others is taken
+SLOWEST_GROWTH = 0.018  # of the radius, in frame sides per second
+SPIN_SPEEDS = (2.4, 2.65)  # radians per second: no square or triangle seems at rest at 1, 2 or 4 frames per second
+CANDIDATES = 16  # candidates drawn for a segment, of which the one that hides least of other objects is used
 
 
 class Pose(NamedTuple):
-    """Where an object is: centre, radius in picture sides, angle in radians."""
+    """Centre and radius of an object in frame sides, and its angle in radians."""
 
     x: float
     y: float
@@ -61,15 +61,15 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of time in which an object does one thing, its pose changing evenly from `start` to `end`.
+    """An interval in which an object performs one action, while its pose changes linearly from `start` to `end`.
 
-    Args:
+    Attributes:
         start_sec: Whole second at which it begins.
         end_sec: Whole second at which it ends.
         action: One of `ACTIONS`, or "rests".
-        start: Pose at its beginning.
-        end: Pose at its end.
-        phase: For "blinks": pictures by which its rhythm is shifted.
+        start: Pose at the beginning.
+        end: Pose at the end.
+        phase: For "blinks": number of frames by which the rhythm is shifted.
     """
 
     start_sec: int
@@ -82,7 +82,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """A shape and all it does. `rgb` is its colour with a small deviation; grey blobs have the colour "grey"."""
+    """A shape and its actions.
+
+    Attributes:
+        color: One of `COLORS`, or "grey" for a blob.
+        shape: One of `SHAPES`, or "blob".
+        rgb: The colour with a small random deviation.
+        segments: Actions in order of time.
+    """
 
     color: str
     shape: str
@@ -91,12 +98,15 @@ class SceneObject:
 
     @cached_property
     def _tracks(self) -> tuple[np.ndarray, ...]:
-        """Starts, ends, and poses at both, of all segments."""
-        columns = [(s.start_sec, s.end_sec, s.start, s.end) for s in self.segments]
-        return tuple(np.array(column, dtype=np.float64) for column in zip(*columns, strict=True))
+        """Start times, end times, start poses and end poses of all segments."""
+        tracks = []
+        for name in ("start_sec", "end_sec", "start", "end"):
+            values = [getattr(segment, name) for segment in self.segments]
+            tracks.append(np.array(values, dtype=np.float64))
+        return tuple(tracks)
 
     def poses(self, times_sec: np.ndarray) -> np.ndarray:
-        """`(..., 4)` poses at `times_sec (...)`, NaN where the object is absent."""
+        """Poses `(..., 4)` at the times `(...)`, NaN where the object is absent."""
         starts, ends, first, last = self._tracks
         index = np.maximum(np.searchsorted(starts, times_sec, side="right") - 1, 0)
         share = (times_sec - starts[index]) / (ends - starts)[index]
@@ -106,22 +116,23 @@ class SceneObject:
 
     @property
     def mean_radius(self) -> float:
-        """Over the segments; large objects are drawn first, so that small ones stay visible."""
-        return sum(s.start.radius + s.end.radius for s in self.segments) / (2 * len(self.segments))
+        """Mean over the segments. Large objects are drawn first, so that small ones stay visible."""
+        radii = [segment.start.radius + segment.end.radius for segment in self.segments]
+        return sum(radii) / (2 * len(self.segments))
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A background, from a cut to the next.
+    """A background, from one cut to the next.
 
-    Args:
-        start_sec: Time of the cut, 0 for the first.
-        seed: Of the texture.
+    Attributes:
+        start_sec: Time of the cut, 0 for the first shot.
+        seed: Seed of the texture.
         level: Mean brightness, 0 to 255.
-        contrast: Of the texture.
+        contrast: Contrast of the texture.
         tint: Factor of each colour channel.
-        cells: Coarseness of the texture, patches per side.
-        drift: Movement of the texture, (x, y) in picture sides per second.
+        cells: Number of cells of the texture per side.
+        drift: Velocity of the texture, (x, y) in frame sides per second.
     """
 
     start_sec: int
@@ -135,16 +146,16 @@ class Shot:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that is seen in a video.
+    """Everything that is visible in a video.
 
-    Args:
-        duration_sec: Whole and even.
-        objects: In the order of drawing.
-        distractors: Grey blobs that no query asks for, drawn before the objects.
+    Attributes:
+        duration_sec: Length, an even number of seconds.
+        objects: The objects in drawing order.
+        distractors: Grey blobs that no query is about, drawn before the objects.
         shots: Backgrounds.
-        brightness: Amplitude, period in seconds and phase of the wave that the light follows.
-        noise: Standard deviation of the camera's noise, of 255.
-        noise_seed: Of that noise.
+        brightness: Amplitude, period in seconds and phase of the sine that the light follows.
+        noise: Standard deviation of the camera's noise, on a scale of 255.
+        noise_seed: Seed of that noise.
     """
 
     duration_sec: int
@@ -157,18 +168,18 @@ class Scene:
 
     @property
     def num_frames(self) -> int:
-        """Pictures of the video."""
+        """Number of frames of the video."""
         return self.duration_sec * FPS
 
 
 def random_stream(seed: int, split: str, index: int, purpose: int) -> np.random.Generator:
-    """The random numbers of one video for one purpose, independent of all others.
+    """The random generator of one video for one purpose, independent of all others.
 
     Args:
-        seed: Of the whole benchmark, at least 0.
+        seed: Seed of the benchmark, at least 0.
         split: One of `SPLITS`.
         index: Number of the video in its split.
-        purpose: Any number; what is drawn for one purpose does not move what is drawn for another.
+        purpose: Any number; draws for one purpose do not affect those for another.
     """
     return np.random.default_rng([seed, SPLITS.index(split), index, purpose])
 
@@ -177,18 +188,19 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     """Draw the scene of a video.
 
     Args:
-        seed: Of the whole benchmark, at least 0.
+        seed: Seed of the benchmark, at least 0.
         split: One of `SPLITS`.
         index: Number of the video in its split.
     """
     random = random_stream(seed, split, index, 0)
-    # Mostly short, so that the benchmark is made quickly; one in ten up to the 150 s of QVHighlights.
+    # Mostly short, so that the benchmark is generated quickly; one in ten is up to 150 s long, as in QVHighlights.
     duration = 2 * int(random.integers(31, 76) if random.random() < 0.1 else random.integers(10, 31))
     combinations = UNSEEN if split == "test_unseen" else SEEN
-    chosen = random.choice(len(combinations), size=random.choice([2, 3, 4], p=[0.3, 0.4, 0.3]), replace=False)
-    objects = []
-    for number in chosen:
-        objects.append(_draw_object(random, *combinations[number], duration, objects))
+    num_objects = random.choice([2, 3, 4], p=[0.3, 0.4, 0.3])
+    objects: list[SceneObject] = []
+    for number in random.choice(len(combinations), size=num_objects, replace=False):
+        color, shape = combinations[number]
+        objects.append(_draw_object(random, color, shape, duration, objects))
     return Scene(
         duration_sec=duration,
         objects=tuple(sorted(objects, key=lambda item: -item.mean_radius)),
@@ -198,8 +210,8 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     )
 
 
-def draw_camera(random: np.random.Generator) -> dict:
-    """Draw the fields of a `Scene` that say how its light and noise are."""
+def draw_camera(random: np.random.Generator) -> dict[str, Any]:
+    """Draw the fields of a `Scene` about light and noise."""
     amplitude, period, phase = random.uniform([0.02, 4, 0], [0.15, 15, 2 * np.pi]).tolist()
     return {
         "brightness": (amplitude, period, phase),
@@ -232,15 +244,17 @@ def _draw_shots(random: np.random.Generator, duration: int) -> tuple[Shot, ...]:
 
 
 def draw_distractor(random: np.random.Generator, duration: int) -> SceneObject:
-    """A grey blob that wanders through the whole video."""
+    """Draw a grey blob that wanders through the whole video."""
     radius, grey = random.uniform(0.05, 0.1), random.uniform(60, 200)
-    segments, time, point = [], 0, random.uniform(0, 1, 2)
+    segments, time = [], 0
+    x, y = random.uniform(0, 1, 2).tolist()
+    pose = Pose(x, y, radius)
     while time < duration:
         end = min(time + int(random.integers(3, 9)), duration)
-        target = random.uniform(0, 1, 2)
-        poses = Pose(*point.tolist(), radius), Pose(*target.tolist(), radius)
-        segments.append(Segment(time, end, "moves", *poses))
-        time, point = end, target
+        x, y = random.uniform(0, 1, 2).tolist()
+        target = Pose(x, y, radius)
+        segments.append(Segment(time, end, "moves", pose, target))
+        time, pose = end, target
     return SceneObject("grey", "blob", (grey, grey, grey), tuple(segments))
 
 
@@ -253,7 +267,7 @@ def draw_rgb(random: np.random.Generator, color: str) -> tuple[float, float, flo
 
 
 def draw_pose(random: np.random.Generator, shape: str, resizes: bool = False) -> Pose:
-    """Draw a clear size and a clear place at which an object may rest; one that `resizes` gets the room for it."""
+    """Draw a clear size and a clear place at which an object may rest, with room to grow if it `resizes`."""
     lowest, highest = RADII[("small", "large", "medium")[random.integers(2 if resizes else 3)]]
     radius = random.uniform(lowest, highest)
     margin = _margin(RADII["large"][1] if resizes else radius, shape)
@@ -261,7 +275,7 @@ def draw_pose(random: np.random.Generator, shape: str, resizes: bool = False) ->
 
 
 def _margin(radius: float, shape: str) -> float:
-    """Least distance of a centre from the edge of the picture."""
+    """Smallest distance of a centre from the edge of the frame."""
     return radius * SHAPES[shape] + 0.01
 
 
@@ -288,7 +302,7 @@ def _draw_object(
 
 
 def _draw_spells(random: np.random.Generator, duration: int) -> list[tuple[int, int]]:
-    """Times of presence. Objects that are always there can only be asked for by what they do."""
+    """Draw the intervals in which an object is present; if it always is, queries can only be about its actions."""
     number = random.choice([0, 1, 2, 3], p=[0.2, 0.4, 0.2, 0.2])
     if number == 0:
         return [(0, duration)]
@@ -303,7 +317,7 @@ def _draw_spells(random: np.random.Generator, duration: int) -> list[tuple[int, 
 
 
 def _divide_spell(random: np.random.Generator, start: int, end: int, duration: int) -> list[tuple[int, int, bool]]:
-    """Stretches of rest and action in turn: beginning, end, whether the object acts. Long videos have longer rests."""
+    """Alternate rests and actions: start, end, whether the object acts. Long videos have longer rests."""
     parts, acts = [], bool(random.random() < 0.5)
     while start < end:
         length = int(random.integers(3, 8) if acts else random.integers(2, 6) * max(1, duration / 60))
@@ -315,63 +329,66 @@ def _divide_spell(random: np.random.Generator, start: int, end: int, duration: i
 
 def draw_segment(
     random: np.random.Generator,
-    stretch: tuple[int, int, bool],
+    interval: tuple[int, int, bool],
     pose: Pose | None,
     shape: str,
     repertoire: list[str],
     others: Sequence[SceneObject],
 ) -> Segment:
-    """Draw what an object does for a while: of some candidates the first that overlaps with no other object.
+    """Draw an object's action in an interval: the first of some candidates that overlaps with no other object.
 
     Args:
         random: The random numbers.
-        stretch: Whole seconds at which it begins and ends, and whether the object acts.
-        pose: Where the object is; `None` = it comes anew.
-        shape: Of the object.
-        repertoire: What it can do, of `REPERTOIRE`.
-        others: Objects that it should not overlap with.
+        interval: Whole seconds at which it begins and ends, and whether the object acts.
+        pose: Pose of the object at the beginning; `None` = it appears, at a random pose.
+        shape: Shape of the object.
+        repertoire: Kinds of action, from `REPERTOIRE`.
+        others: Objects with which it should not overlap.
 
     Returns:
-        The least bad candidate if all overlap, or none acts as wanted.
+        The first candidate without overlap, or else the one with the lowest penalty: candidates that rest in place of
+        acting are penalised as well.
     """
-    start, end, acts = stretch
+    start, end, acts = interval
     times = np.arange(start, end, 0.5)
     taken = [other.poses(times)[:, :3].tolist() for other in others]
-    best, lowest = None, math.inf
+    candidates, penalties = [], []
     for _ in range(CANDIDATES):
         first = pose or draw_pose(random, shape, "size" in repertoire)
         kind = repertoire[random.integers(len(repertoire))] if acts else "rest"
         segment = _draw_candidate(random, start, end, first, shape, kind)
         penalty = _overlap(segment, taken) + 0.1 * (acts and segment.action == "rests")
-        if penalty < lowest:
-            best, lowest = segment, penalty
         if penalty == 0:
-            break
-    return best
+            return segment
+        candidates.append(segment)
+        penalties.append(penalty)
+    return candidates[penalties.index(min(penalties))]
 
 
 def _overlap(segment: Segment, taken: list[list[list[float]]]) -> float:
-    """By how much an object comes too near to others, in picture sides; mean over half seconds.
+    """By how much an object comes too close to others, in frame sides; mean over half seconds.
 
     Args:
-        segment: What the object does.
+        segment: The object's action.
         taken: Centre and radius of each other object at each half second, NaN where it is absent.
     """
-    # In plain Python: for so few numbers it is several times faster than NumPy.
-    total, steps = 0.0, 2 * (segment.end_sec - segment.start_sec)
-    (x, y, radius, _), end = segment.start, segment.end
-    dx, dy, dr = ((end[axis] - segment.start[axis]) / steps for axis in range(3))
+    # In plain Python, which is several times faster than NumPy for so few numbers.
+    total, num_times = 0.0, 2 * (segment.end_sec - segment.start_sec)
+    start, end = segment.start, segment.end
+    dx = (end.x - start.x) / num_times
+    dy = (end.y - start.y) / num_times
+    dr = (end.radius - start.radius) / num_times
     for other in taken:
-        for step, (other_x, other_y, other_radius) in enumerate(other):
-            distance = math.hypot(x + step * dx - other_x, y + step * dy - other_y)
-            excess = 1.1 * (radius + step * dr + other_radius) - distance
-            if excess > 0:  # not so where NaN
-                total += excess / steps
+        for index, (other_x, other_y, other_radius) in enumerate(other):
+            distance = math.hypot(start.x + index * dx - other_x, start.y + index * dy - other_y)
+            excess = 1.1 * (start.radius + index * dr + other_radius) - distance
+            if excess > 0:  # false for NaN
+                total += excess / num_times
     return total
 
 
 def _draw_candidate(random: np.random.Generator, start: int, end: int, pose: Pose, shape: str, kind: str) -> Segment:
-    """A segment with an action of that kind, at rest where it is not possible."""
+    """Draw a segment with an action of a kind, or at rest if that is not possible."""
     if kind == "blink":
         return Segment(start, end, "blinks", pose, pose, phase=int(random.integers(6)))
     if kind == "spin":
@@ -380,15 +397,17 @@ def _draw_candidate(random: np.random.Generator, start: int, end: int, pose: Pos
     target = None
     if kind == "size":
         target = _draw_size(random, pose, shape, end - start)
-    elif kind != "rest":
-        target = _draw_target(random, pose, shape, end - start, "x" if kind == "horizontal" else "y")
+    elif kind == "horizontal":
+        target = _draw_target(random, pose, shape, end - start, "x")
+    elif kind == "vertical":
+        target = _draw_target(random, pose, shape, end - start, "y")
     if target is None:
         return Segment(start, end, "rests", pose, pose)
     return Segment(start, end, _name_action(pose, target), pose, target)
 
 
 def _name_action(start: Pose, end: Pose) -> str:
-    """Which of `ACTIONS` leads from one pose to another that differs in x, y or radius."""
+    """The action of `ACTIONS` that leads from one pose to another, which differs in x, y or radius."""
     if start.radius != end.radius:
         return "grows" if end.radius > start.radius else "shrinks"
     if start.x != end.x:
@@ -397,8 +416,9 @@ def _name_action(start: Pose, end: Pose) -> str:
 
 
 def _draw_target(random: np.random.Generator, pose: Pose, shape: str, seconds: int, axis: str) -> Pose | None:
-    """A pose that is reached by moving along an axis; `None` if none was drawn at the right distance."""
-    margin, now, (slowest, fastest) = _margin(pose.radius, shape), getattr(pose, axis), SPEEDS
+    """Draw a pose to reach by moving along an axis; `None` if none was at the right distance."""
+    margin, now = _margin(pose.radius, shape), getattr(pose, axis)
+    slowest, fastest = SPEEDS
     for _ in range(CANDIDATES):
         place = _draw_place(random, margin)
         if max(slowest * seconds, SHORTEST_MOVE) <= abs(place - now) <= fastest * seconds:
@@ -407,12 +427,14 @@ def _draw_target(random: np.random.Generator, pose: Pose, shape: str, seconds: i
 
 
 def _draw_size(random: np.random.Generator, pose: Pose, shape: str, seconds: int) -> Pose | None:
-    """A pose of another size that fits into the picture; `None` if it is not reached fast enough to be seen."""
+    """Draw another size; `None` if it does not fit into the frame, or the change is too slow to be seen."""
     lowest, highest = RADII[("small", "medium", "large")[random.integers(3)]]
     radius = random.uniform(lowest, highest)
     margin = _margin(radius, shape)
     fits = all(margin <= place <= 1 - margin for place in (pose.x, pose.y))
-    return pose._replace(radius=radius) if fits and abs(radius - pose.radius) >= SLOWEST_GROWTH * seconds else None
+    if not fits or abs(radius - pose.radius) < SLOWEST_GROWTH * seconds:
+        return None
+    return pose._replace(radius=radius)
 
 
 __all__ = [

@@ -47,7 +47,7 @@ def _check_prediction(record: Record) -> dict[str, Any]:
     """The fields of a prediction, as found."""
     record.identifier("vid" if record.has("vid") and not record.has("qid") else "qid")
     if record.has("pred_relevant_windows"):
-        record.windows("pred_relevant_windows", "[start, end, score] triple")
+        record.intervals("pred_relevant_windows", "[start, end, score] triple")
     if record.has("pred_saliency_scores"):
         record.numbers("pred_saliency_scores")
     return record.fields

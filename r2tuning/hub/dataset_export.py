@@ -1,4 +1,4 @@
-"""Turn a benchmark into a Parquet dataset with its card, and push it to the Hub.
+"""Export a benchmark as a Parquet dataset with its card, and push it to the Hub.
 
 r2tuning export-dataset qvhighlights OUT --data-dir ANNOTATIONS [--push org/qvhighlights]
 """
@@ -11,11 +11,12 @@ import shlex
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import yaml
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
-from huggingface_hub.errors import HTTPError  # httpx's, by whatever name it is installed
+from huggingface_hub.errors import HTTPError  # re-exported from httpx, whichever package provides it
 
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts.files import check_new_folder, writing_folder
@@ -33,20 +34,20 @@ def export_dataset(
     output: str | os.PathLike,
     *,
     data_dir: str | os.PathLike,
-    on_error: str = "raise",
+    on_error: Literal["raise", "skip"] = "raise",
     repo_id: str | None = None,
 ) -> Path:
-    """Write all splits of a benchmark as Parquet, with a dataset card that names every configuration.
+    """Write all splits of a benchmark as Parquet, with a dataset card that lists every configuration.
 
     Args:
-        name: One of the six benchmarks.
-        output: Folder to make; it appears only when it is complete.
+        name: Name of the benchmark.
+        output: Folder to create; it is written atomically.
         data_dir: Folder of the annotation files, as for `load_vtg_dataset`.
         on_error: `"raise"`, or `"skip"` to leave out and count malformed annotations.
-        repo_id: Name that the example in the card uses; default the folder's.
+        repo_id: Repository in the card's example; defaults to the name of the folder.
 
     Returns:
-        The folder. Benchmarks with domains have a configuration for each and `all`, the others `default`.
+        The folder. Benchmarks with domains have a configuration for each domain and `all`, the others `default`.
 
     Raises:
         ValueError: Unknown benchmark or malformed annotations.
@@ -56,7 +57,7 @@ def export_dataset(
     check_new_folder(output)
     with _collect_log() as log:
         splits = load_vtg_dataset(name, data_dir=data_dir, on_error=on_error)
-    configs = _split_by_domain(splits)
+    configs = _split_by_domain(cast(DatasetDict, splits))  # loaded without `split` and not streamed
     output.parent.mkdir(parents=True, exist_ok=True)
     with writing_folder(output) as folder:
         for config, datasets in configs.items():
@@ -72,25 +73,25 @@ def export_dataset(
 def push_dataset(
     name: str, folder: str | os.PathLike, repo_id: str, *, private: bool = False, publish_anyway: bool = False
 ) -> str:
-    """Upload an exported folder to a dataset repository, made if need be, in one commit.
+    """Upload an exported folder to a dataset repository in one commit; the repository is created if necessary.
 
-    A card that was edited there keeps its text, and files that others added stay. What an earlier upload has written
-    and this folder does not hold is removed.
+    A card that was edited there keeps its text, and files that others added are kept. Files of an earlier upload that
+    are not in this folder are deleted.
 
     Args:
         name: The benchmark in the folder.
-        folder: From `export_dataset`.
+        folder: Folder from `export_dataset`.
         repo_id: `organisation/name`.
         private: Make the repository private.
-        publish_anyway: Allow a public repository though the annotations may not be redistributed.
+        publish_anyway: Allow a public repository although the annotations may not be redistributed.
 
     Returns:
-        Address of the repository.
+        URL of the repository.
 
     Raises:
         FileNotFoundError: The folder holds no exported dataset.
         PermissionError: The annotations may not be redistributed and the repository is public.
-        RuntimeError: The upload failed; the message says how to repeat it.
+        RuntimeError: The upload failed; the message has the command to repeat it.
     """
     check_licence(name, repo_id, private or publish_anyway)
     folder, api = Path(folder), HfApi()
@@ -101,7 +102,7 @@ def push_dataset(
     try:
         address = retry(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
         is_private = api.repo_info(repo_id, repo_type="dataset").private
-        check_licence(name, repo_id, is_private or publish_anyway)  # it may have existed, and be public
+        check_licence(name, repo_id, is_private or publish_anyway)  # an existing repository may be public
         retry(
             lambda: publish(
                 Repository(repo_id, "dataset"),
@@ -129,82 +130,86 @@ def _push_command(name: str, folder: Path, repo_id: str, **options: bool) -> str
 
 
 def check_licence(name: str, repo_id: str, allowed: bool) -> None:
-    """Refuse to publish what may not be redistributed.
+    """Refuse to publish annotations that may not be redistributed.
 
     Args:
         name: The benchmark.
-        repo_id: Repository it is to go to.
-        allowed: The repository is private, or the user holds the right to publish.
+        repo_id: The target repository.
+        allowed: Whether the repository is private, or the user has the right to publish.
 
     Raises:
-        PermissionError: The annotations may not be redistributed and it is not allowed.
+        PermissionError: The annotations may not be redistributed and `allowed` is `False`.
     """
     facts = read_facts(name)
     if not facts["redistributable"] and not allowed:
         raise PermissionError(
-            f"The annotations of {name} may not be redistributed, and '{repo_id}' is public or would be. "
-            f"{facts['licence']} Push to a private repository (`--private`), or pass `--publish-anyway` if you hold "
-            "the right."
+            f"The annotations of {name} may not be redistributed, and '{repo_id}' is or would be public. "
+            f"{facts['licence']} Push to a private repository (`--private`), or pass `--publish-anyway` if you have the "
+            "right to publish them."
         )
 
 
 @contextlib.contextmanager
 def _collect_log() -> Iterator[list[str]]:
-    """What the package logs meanwhile: for each split a line that says what was read and changed."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
+    """Collect the log of `dataset_scripts`: for each split a line that says what was read and changed."""
+    handler = _LineCollector()
     logger = logging.getLogger("dataset_scripts")
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        yield lines
+        yield handler.lines
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
 
 
+class _LineCollector(logging.Handler):
+    """Keeps every message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message of a record."""
+        self.lines.append(record.getMessage())
+
+
 def _split_by_domain(splits: DatasetDict) -> dict[str, dict[str, Dataset]]:
-    """Datasets by configuration and split."""
-    domains = sorted({domain for dataset in splits.values() for domain in dataset.unique("domain")} - {None})
-    if not domains:
+    """Datasets by configuration and split; splits without a row of a domain are left out."""
+    rows: dict[str, dict[str, list[int]]] = {}  # row numbers by domain and split
+    for split, dataset in splits.items():
+        for row, domain in enumerate(dataset["domain"]):
+            if domain is not None:
+                rows.setdefault(domain, {}).setdefault(split, []).append(row)
+    if not rows:
         return {"default": dict(splits)}
     configs = {"all": dict(splits)}
-    for domain in domains:
-        of_domain = {split: _select(dataset, domain) for split, dataset in splits.items()}
-        configs[domain] = {split: dataset for split, dataset in of_domain.items() if len(dataset)}
+    for domain in sorted(rows):
+        configs[domain] = {split: splits[split].select(numbers) for split, numbers in rows[domain].items()}
     return configs
 
 
-def _select(dataset: Dataset, domain: str) -> Dataset:
-    return dataset.select([row for row, value in enumerate(dataset["domain"]) if value == domain])
-
-
-def read_facts(name: str) -> dict:
-    """What `hub_cards/datasets.yaml` says of a benchmark."""
+def read_facts(name: str) -> dict[str, Any]:
+    """The entry of a benchmark in `hub_cards/datasets.yaml`."""
     return yaml.safe_load((CARDS / "datasets.yaml").read_text(encoding="utf-8"))[name]
 
 
 def _make_card(name: str, configs: dict[str, dict[str, Dataset]], log: list[str], repo_id: str) -> DatasetCard:
     facts = read_facts(name)
     first, splits = next(iter(configs.items()))
-    entries = [
-        {
-            "config_name": config,
-            "default": config == first,
-            "data_files": [{"split": split, "path": f"{config}/{split}.parquet"} for split in datasets],
-        }
-        for config, datasets in configs.items()
-    ]
-    rows = sum(map(len, splits.values()))
+    entries = []
+    for config, datasets in configs.items():
+        files = [{"split": split, "path": f"{config}/{split}.parquet"} for split in datasets]
+        entries.append({"config_name": config, "default": config == first, "data_files": files})
     data = DatasetCardData(
         pretty_name=facts["pretty_name"],
         license=facts["license"],
         language="en",
         task_categories=["other"],
         tags=["video-temporal-grounding", "moment-retrieval", "highlight-detection", "video"],
-        size_categories=next((label for bound, label in SIZE_CATEGORIES.items() if rows < bound), "100K<n<1M"),
+        size_categories=_size_category(sum(map(len, splits.values()))),
         configs=entries,
     )
     return DatasetCard.from_template(
@@ -221,15 +226,22 @@ def _make_card(name: str, configs: dict[str, dict[str, Dataset]], log: list[str]
     )
 
 
+def _size_category(num_rows: int) -> str:
+    for bound, label in SIZE_CATEGORIES.items():
+        if num_rows < bound:
+            return label
+    return "100K<n<1M"
+
+
 def _count_table(splits: dict[str, Dataset]) -> str:
     """Markdown table with a line for each split."""
     lines = ["| split | queries | videos | moments | mean duration (s) |", "|---|---|---|---|---|"]
     for split, dataset in splits.items():
         durations = dict(zip(dataset["video_id"], dataset["duration_sec"], strict=True))
         annotated = [moments for moments in dataset["moments"] if moments is not None]
-        moments = f"{sum(map(len, annotated)):,}" if annotated else "-"
+        num_moments = f"{sum(map(len, annotated)):,}" if annotated else "-"
         mean = sum(durations.values()) / max(len(durations), 1)
-        lines.append(f"| {split} | {len(dataset):,} | {len(durations):,} | {moments} | {mean:.1f} |")
+        lines.append(f"| {split} | {len(dataset):,} | {len(durations):,} | {num_moments} | {mean:.1f} |")
     return "\n".join(lines)
 
 

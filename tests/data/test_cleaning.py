@@ -58,7 +58,7 @@ def test_short_moment_becomes_a_frame_long_about_its_centre_inside_the_video(mom
     assert widen_to_frame(*moment, 10.0, 2.0) == pytest.approx(expected)
 
 
-def test_every_rule_is_counted_where_it_applies():
+def test_every_application_of_a_rule_is_counted():
     report = Report("x")
     moments = [[9.0, 8.0], [-1.0, 3.0], [7.0, 11.0], [12.0, 13.0], [2.0, 2.0]]
     cleaned = clean_moments(moments, 10.0, report)
@@ -73,7 +73,7 @@ def test_every_rule_is_counted_where_it_applies():
     assert moments[0] == [9.0, 8.0]
 
 
-def test_short_moments_are_widened_in_training_alone():
+def test_short_moments_are_widened_only_in_training():
     report = Report("x")
     assert clean_moments([[3.0, 3.0]], 10.0, report) == [[3.0, 3.0]]
     assert counts(report) == {}
@@ -98,7 +98,7 @@ def test_cleaning_twice_changes_nothing_more(moments, duration):
 
 
 @given(st.lists(st.tuples(st.floats(0, 150), st.floats(0, 150)).map(sorted).map(list)))
-def test_good_moments_are_left_as_they_are(moments):
+def test_valid_moments_stay_unchanged(moments):
     report = Report("x")
     assert clean_moments(sorted(moments), 150.0, report) == sorted(moments)
     assert counts(report) == {}
@@ -107,7 +107,7 @@ def test_good_moments_are_left_as_they_are(moments):
 # ---- whole annotations ----
 
 
-def test_blanks_around_a_query_go():
+def test_whitespace_around_a_query_is_stripped():
     report = Report("x")
     assert strip_query(" He cuts\u00a0the  bread \n", report) == "He cuts\u00a0the  bread"
     assert strip_query("He cuts", report) == "He cuts"
@@ -118,7 +118,7 @@ def test_blanks_around_a_query_go():
     ("title", "expected"),
     [('"A, b"', "A, b"), ('"Say ""hi"", b"', 'Say "hi", b'), ('"Quoted"', '"Quoted"'), ('"', '"'), ("a, b", "a, b")],
 )
-def test_title_loses_the_quotes_of_a_table_only(title, expected):
+def test_only_csv_quotes_are_removed_from_a_title(title, expected):
     report = Report("x")
     assert unquote_title(title, report) == expected
     assert report.changes.total() == (title != expected)
@@ -147,7 +147,7 @@ def test_summary_names_counts_in_one_line(caplog):
     assert caplog.records[0].levelno == logging.WARNING
 
 
-def test_summary_without_a_change_is_no_warning(caplog):
+def test_a_summary_without_changes_is_not_a_warning(caplog):
     caplog.set_level(logging.INFO)
     report = Report("tacos val")
     report.note("examples say the same as an earlier one", 2)
@@ -155,7 +155,7 @@ def test_summary_without_a_change_is_no_warning(caplog):
     assert caplog.records[0].levelno == logging.INFO
 
 
-def test_errors_are_raised_or_counted_with_the_first_shown():
+def test_errors_are_raised_or_counted_and_the_first_is_shown():
     with pytest.raises(AnnotationError, match="one"), Report("x", "raise").skip_errors():
         raise AnnotationError("one")
     report = Report("x", "skip")

@@ -29,7 +29,7 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "form"), LISTED)
-def test_every_form_loads_all_splits_without_a_change(write, caplog, name, form):
+def test_every_format_loads_all_splits_unchanged(write, caplog, name, form):
     caplog.set_level(logging.INFO)
     loaded = load_vtg_dataset(name, data_dir=write(name, form))
     assert isinstance(loaded, datasets.DatasetDict)
@@ -49,7 +49,7 @@ def test_every_form_loads_all_splits_without_a_change(write, caplog, name, form)
 
 
 @pytest.mark.parametrize("name", samples.FORMS)
-def test_all_forms_of_a_benchmark_give_the_same_examples(write, tmp_path, name):
+def test_all_formats_of_a_benchmark_give_the_same_examples(write, tmp_path, name):
     videos = samples.write_videos(name, tmp_path / "videos") if "folders" in samples.FORMS[name] else None
     first, *others = (
         load_vtg_dataset(name, data_dir=write(name, form), video_dir=videos) for form in samples.FORMS[name]
@@ -82,7 +82,7 @@ def test_moments_are_reproduced(write, name):
             assert row["task"] == ["moment_retrieval", *(["highlight_detection"] if name == "qvhighlights" else [])]
 
 
-def test_qvhighlights_scores_every_clip(write):
+def test_qvhighlights_has_scores_for_every_unit(write):
     row = load_vtg_dataset("qvhighlights", split="val", data_dir=write("qvhighlights"))[1]
     record = samples.moment_records("qvhighlights", "val")[1]
     assert record["relevant_clip_ids"] == [4, 5]
@@ -92,7 +92,7 @@ def test_qvhighlights_scores_every_clip(write):
     assert row["saliency"]["scores"] == expected
 
 
-def test_whole_numbers_become_floats_in_both_ways_of_reading(write):
+def test_integers_become_floats_with_and_without_streaming(write):
     folder = write("qvhighlights")
     for streaming in (False, True):
         row = next(iter(load_vtg_dataset("qvhighlights", split="val", data_dir=folder, streaming=streaming)))
@@ -100,7 +100,7 @@ def test_whole_numbers_become_floats_in_both_ways_of_reading(write):
         assert {type(value) for value in values} == {float}
 
 
-def test_youtube_rows_are_its_overlapping_clips(write):
+def test_youtube_rows_are_the_overlapping_units(write):
     row = load_vtg_dataset("youtube_highlights", split="val", data_dir=write("youtube_highlights"))[0]
     video = samples.youtube_annotations()["dog-clip1"]
     assert (row["qid"], row["video_id"], row["domain"]) == ("dog-clip1", "dog-clip1", "dog")
@@ -112,7 +112,7 @@ def test_youtube_rows_are_its_overlapping_clips(write):
     assert row["task"] == ["highlight_detection"]
 
 
-def test_tvsum_rows_are_its_whole_shots(write):
+def test_tvsum_rows_are_the_complete_shots(write):
     row = load_vtg_dataset("tvsum", split="val", data_dir=write("tvsum"))[0]
     video = samples.tvsum_annotations()["BK_video-1"]
     assert (row["qid"], row["query"], row["domain"]) == ("BK_video-1", video["title"], "BK")
@@ -126,7 +126,7 @@ def test_tvsum_rows_are_its_whole_shots(write):
 
 
 @pytest.mark.parametrize(("name", "domain"), [("youtube_highlights", "surfing"), ("tvsum", "VU")])
-def test_a_domain_is_its_part_of_all(write, name, domain):
+def test_a_domain_is_a_subset_of_all(write, name, domain):
     folder = write(name)
     everything = load_vtg_dataset(name, data_dir=folder)
     part = load_vtg_dataset(name, data_dir=folder, domain=domain)
@@ -148,7 +148,7 @@ def test_splits_of_the_folder_replace_the_published_ones(write, caplog):
     assert "1 videos of the split are not annotated; 2 annotated videos are in no split" in caplog.messages[0]
     assert "are not annotated" not in caplog.messages[1]
     (folder / "splits.json").unlink()
-    with pytest.raises(ValueError, match="40 videos of the split are not annotated; 4 annotated videos stand in no"):
+    with pytest.raises(ValueError, match="40 videos of the split are not annotated; 4 annotated videos are in no"):
         load_vtg_dataset("tvsum", split="train", data_dir=folder)
 
 
@@ -169,8 +169,8 @@ def test_bad_split_lists_are_named(write, lists, message):
         load_vtg_dataset("tvsum", data_dir=folder)
 
 
-def test_shots_are_turned_into_seconds(tmp_path, caplog):
-    """Some files in lighthouse's form tell how many shots a video has where others tell its seconds."""
+def test_durations_in_shots_are_converted_to_seconds(tmp_path, caplog):
+    """Some files in lighthouse's format give the duration in shots, others in seconds."""
     line = samples.tvsum_line("x", samples.tvsum_annotations()["BK_video-1"])
     rows = [line, {**line, "qid": "y", "vid": "y", "duration": 6}]
     path = samples.write_json_lines(tmp_path / "rows", rows)
@@ -181,8 +181,8 @@ def test_shots_are_turned_into_seconds(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("name", ["youtube_highlights", "tvsum"])
-def test_a_file_of_lines_is_one_split(write, name):
-    """Those that hold one document have all splits, which one path may name."""
+def test_a_json_lines_file_holds_one_split(write, name):
+    """A file with one document holds all splits, so a single path suffices for them."""
     [document] = (path for path in write(name, "anno").iterdir() if path.name != "splits.json")
     loaded = load_vtg_dataset(name, data_dir=document.parent, data_files=document)
     assert list(loaded) == ["train", "val"]
@@ -193,7 +193,7 @@ def test_a_file_of_lines_is_one_split(write, name):
 
 
 @pytest.mark.parametrize("name", ["youtube_highlights", "tvsum"])
-def test_a_line_of_an_unknown_domain_is_named(write, name):
+def test_a_line_with_an_unknown_domain_is_named(write, name):
     folder = write(name, "lines")
     path = next(folder.glob("*val_release.jsonl"))
     path.write_text(path.read_text().replace('"domain": "', '"domain": "../'))
@@ -202,7 +202,7 @@ def test_a_line_of_an_unknown_domain_is_named(write, name):
 
 
 def test_the_authors_folders_of_youtube_highlights_come_with_a_warning(write, tmp_path, caplog):
-    """They label more videos, so that scores on them are not those of papers."""
+    """They label more videos, so scores on them are not comparable with published ones."""
     videos = samples.write_videos("youtube_highlights", tmp_path / "videos")
     for form, warned in (("anno", False), ("lines", False), ("folders", True)):
         caplog.clear()
@@ -220,7 +220,7 @@ def test_the_authors_folders_of_youtube_highlights_come_with_a_warning(write, tm
         ("\u72ac \ud83d\ude00", "\u72ac \U0001f600"),
     ],
 )
-def test_titles_of_the_mat_file_are_characters(tmp_path, stored, title):
+def test_titles_of_the_mat_file_are_decoded(tmp_path, stored, title):
     videos = samples.tvsum_annotations()
     videos["BK_video-1"]["title"] = stored
     samples.write_tvsum(tmp_path, "mat")
@@ -233,7 +233,7 @@ def test_titles_of_the_mat_file_are_characters(tmp_path, stored, title):
 
 
 @pytest.mark.parametrize(("name", "form"), LISTED)
-def test_streaming_gives_the_same_rows_as_often_as_wanted(write, caplog, name, form):
+def test_streaming_gives_the_same_rows_on_every_iteration(write, caplog, name, form):
     folder = write(name, form)
     loaded = load_vtg_dataset(name, data_dir=folder)
     streamed = load_vtg_dataset(name, data_dir=folder, streaming=True)
@@ -248,7 +248,7 @@ def test_streaming_gives_the_same_rows_as_often_as_wanted(write, caplog, name, f
     assert len(caplog.messages) == 3 * len(loaded)
 
 
-def test_a_changed_file_is_read_anew_and_reported_anew(tmp_path, caplog):
+def test_a_changed_file_is_read_and_reported_again(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     rows = samples.moment_records("tacos", "val")
     for count in (4, 3, 3):
@@ -258,7 +258,7 @@ def test_a_changed_file_is_read_anew_and_reported_anew(tmp_path, caplog):
     assert len(caplog.messages) == 3
 
 
-def test_only_the_split_that_is_asked_for_is_read(write):
+def test_only_the_requested_split_is_read(write):
     folder = write("tacos")
     (folder / "train.json").write_text("broken")
     assert len(load_vtg_dataset("tacos", split="val", data_dir=folder)) == 4
@@ -267,8 +267,8 @@ def test_only_the_split_that_is_asked_for_is_read(write):
 
 
 @pytest.mark.parametrize("name", ["charades_sta", "tacos", "ego4d_nlq", "qvhighlights"])
-def test_training_rules_are_kept_out_of_evaluation(tmp_path, caplog, name):
-    """Videos below five seconds and moments below a frame go or grow in train alone."""
+def test_training_rules_do_not_apply_to_evaluation(tmp_path, caplog, name):
+    """Only in train are videos below five seconds dropped and moments below a frame widened."""
     rows = samples.moment_records(name, "train", 2)
     rows = [{key: row[key] for key in ("qid", "query", "vid")} for row in rows]
     rows[0] |= {"duration": 4.9, "relevant_windows": [[1.0, 2.0]]}
@@ -322,7 +322,7 @@ def test_wrong_arguments_are_named_with_the_choices(tmp_path, arguments, message
 
 
 def test_a_blank_title_is_replaced_by_the_domain(tmp_path, caplog):
-    """YouTube Highlights has one; CLIP would be asked for nothing."""
+    """YouTube Highlights has one; the model would have no query."""
     videos = samples.youtube_annotations()
     videos["dog-clip0"]["info"][5] = " "
     samples.write_youtube_highlights(tmp_path)

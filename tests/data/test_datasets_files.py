@@ -53,7 +53,7 @@ def test_text_files_may_be_gzipped(write, name, form):
         ("tvsum", "mat", "anno"),
     ],
 )
-def test_the_authors_own_form_comes_first_and_the_file_is_named(tmp_path, caplog, name, own, other):
+def test_the_authors_format_is_preferred_and_the_file_is_named(tmp_path, caplog, name, own, other):
     caplog.set_level(logging.INFO)
     samples.write_benchmark(name, tmp_path, other)
     theirs = set(tmp_path.iterdir())
@@ -64,8 +64,8 @@ def test_the_authors_own_form_comes_first_and_the_file_is_named(tmp_path, caplog
 
 
 @pytest.mark.parametrize(("name", "form"), [("charades_sta", "txt"), ("tacos", "2dtan"), ("ego4d_nlq", "v2")])
-def test_the_form_is_told_by_content_not_by_name(write, tmp_path, name, form):
-    """A release under the name of the other form, and the other way round."""
+def test_the_format_is_detected_from_the_contents_not_the_name(write, tmp_path, name, form):
+    """The release under the file name of the other format, and vice versa."""
     kept = load_vtg_dataset(name, split="train", data_dir=write(name, form))
     own_name = find_builder(name).FILES["train"][0]
     jsonl_name = next(file for file in find_builder(name).FILES["train"] if file.endswith(".jsonl"))
@@ -106,14 +106,14 @@ def test_splits_without_a_file_are_left_out_of_the_dictionary(tmp_path):
 
 @pytest.mark.parametrize(("test", "annotated"), [("plain", False), ("annotated", True), ("both", True)])
 @pytest.mark.parametrize("form", samples.FORMS["qvhighlights"])
-def test_qvhighlights_test_has_ground_truth_where_a_file_has_it(write, form, test, annotated):
+def test_qvhighlights_test_has_ground_truth_if_a_file_has_it(write, form, test, annotated):
     dataset = load_vtg_dataset("qvhighlights", split="test", data_dir=write("qvhighlights", form, test=test))
     assert len(dataset) == 3
     assert [row["moments"] is not None for row in dataset] == [annotated] * 3
     assert [row["saliency"] is not None for row in dataset] == [annotated] * 3
 
 
-def test_qvhighlights_test_with_ground_truth_wins_whatever_its_name(tmp_path):
+def test_qvhighlights_test_with_ground_truth_is_preferred_under_any_name(tmp_path):
     samples.write_qvhighlights(tmp_path, "release")
     samples.write_qvhighlights(tmp_path, "r2tuning", test="annotated")
     assert load_vtg_dataset("qvhighlights", split="test", data_dir=tmp_path)[0]["moments"] is not None
@@ -122,7 +122,7 @@ def test_qvhighlights_test_with_ground_truth_wins_whatever_its_name(tmp_path):
 # ---- Charades-STA: durations ----
 
 
-def test_durations_may_lie_in_the_folder_of_charades(write):
+def test_durations_may_be_in_the_subfolder_charades(write):
     folder = write("charades_sta")
     (folder / "Charades").mkdir()
     for path in folder.glob("Charades_v1_*.csv"):
@@ -130,7 +130,7 @@ def test_durations_may_lie_in_the_folder_of_charades(write):
     assert load_vtg_dataset("charades_sta", split="train", data_dir=folder)["duration_sec"][0] == 10.5
 
 
-def test_without_durations_the_error_says_what_to_give(write):
+def test_without_durations_the_error_says_what_to_pass(write):
     folder = write("charades_sta", durations=False)
     with pytest.raises(ValueError, match=r"line 1: .*'TRA00'; put Charades_v1_train.csv .* `video_dir`"):
         load_vtg_dataset("charades_sta", split="train", data_dir=folder)
@@ -152,7 +152,7 @@ def test_without_durations_the_error_says_what_to_give(write):
 @pytest.mark.parametrize(
     ("name", "form"), [("qvhighlights", "release"), ("charades_sta", "txt"), ("tacos", "2dtan"), ("tvsum", "tsv")]
 )
-def test_harmless_differences_between_files(write, change, name, form):
+def test_insignificant_differences_between_files_are_ignored(write, change, name, form):
     folder = write(name, form)
     rows = without_video(load_vtg_dataset(name, split="train", data_dir=folder))
     for path in folder.iterdir():
@@ -164,7 +164,7 @@ def test_harmless_differences_between_files(write, change, name, form):
     assert changed == rows
 
 
-def test_line_separators_inside_a_text_are_no_lines(tmp_path):
+def test_line_separators_inside_a_text_do_not_split_it(tmp_path):
     row = {**samples.moment_records("tacos", "val", 1)[0], "query": "one\u2028two\u2029three\x85four"}
     path = samples.write_text(tmp_path / "rows", json.dumps(row, ensure_ascii=False))
     assert load_vtg_dataset("tacos", split="val", data_files=path)["query"][0] == row["query"]
@@ -187,7 +187,7 @@ def test_ego4d_entries_without_a_query_are_counted(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", samples.FORMS)
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_missing_file_is_reported_with_the_names_looked_for(tmp_path, name, streaming):
+def test_the_error_for_a_missing_file_lists_the_expected_names(tmp_path, name, streaming):
     split = samples.SPLITS[name][-1]
     with pytest.raises(FileNotFoundError) as error:
         load_vtg_dataset(name, split=split, data_dir=tmp_path, streaming=streaming)
@@ -195,7 +195,7 @@ def test_a_missing_file_is_reported_with_the_names_looked_for(tmp_path, name, st
     assert all(file in str(error.value) for file in find_builder(name).FILES[split])
 
 
-def test_a_file_that_is_named_must_exist(tmp_path):
+def test_a_file_in_data_files_must_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"`data_files` for val: '.*nowhere' is not a file"):
         load_vtg_dataset("tacos", split="val", data_files=tmp_path / "nowhere")
 
@@ -207,7 +207,7 @@ def test_tvsum_tables_need_each_other(write):
         load_vtg_dataset("tvsum", data_dir=folder)
 
 
-def test_without_h5py_the_error_says_how_to_get_it(write, monkeypatch):
+def test_without_h5py_the_error_says_how_to_install_it(write, monkeypatch):
     folder = write("tvsum", "mat")
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match="pip install h5py"):

@@ -113,7 +113,7 @@ def test_bad_line_is_named(tmp_path, case):
 
 
 @pytest.mark.parametrize("case", BAD_LINES)
-def test_bad_line_is_counted_instead(tmp_path, caplog, case):
+def test_bad_line_is_skipped_and_counted(tmp_path, caplog, case):
     line, message = BAD_LINES[case]
     path = write_lines(tmp_path / "rows.jsonl", line)
     dataset = load_vtg_dataset("qvhighlights", split="val", data_files=path, on_error="skip")
@@ -129,10 +129,10 @@ def test_the_error_is_the_same_while_streaming(tmp_path, streaming):
         list(load_vtg_dataset("qvhighlights", split="val", data_files=path, streaming=streaming))
 
 
-def test_a_test_split_is_annotated_as_a_whole_or_not_at_all(tmp_path):
+def test_a_test_split_is_annotated_completely_or_not_at_all(tmp_path):
     hidden = json.loads(without(GOOD, "relevant_windows"))
     for first, second, message in (
-        (hidden, GOOD, r"line 2: `relevant_windows` is \[\[0, 4\]\], expected none"),
+        (hidden, GOOD, r"line 2: `relevant_windows` is \[\[0, 4\]\], expected no such field"),
         (GOOD, hidden, "line 2: `relevant_windows` is missing"),
     ):
         path = samples.write_json_lines(tmp_path / "rows", [{**first, "qid": 1}, {**second, "qid": 2}])
@@ -170,7 +170,7 @@ def test_utf_16_is_named(tmp_path, name, encoding):
         load_vtg_dataset(name, split=samples.SPLITS[name][-1], data_files=path)
 
 
-def test_files_that_unpack_without_end(tmp_path, monkeypatch):
+def test_files_that_expand_without_end_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("dataset_scripts.reading.MAX_BYTES", 10_000)
     path = samples.write_text(tmp_path / "bomb", b" " * 10_001, compress=True)
     assert path.stat().st_size < 100
@@ -180,7 +180,7 @@ def test_files_that_unpack_without_end(tmp_path, monkeypatch):
         load_vtg_dataset("tacos", split="val", data_files=path)
 
 
-def test_the_line_at_which_gzip_breaks_off_is_told(tmp_path):
+def test_the_error_names_the_line_at_which_gzip_ends(tmp_path):
     """The last half of the file is missing."""
     rows = [{**GOOD, "qid": number, "query": f"{number**9:x}"} for number in range(4000)]
     packed = gzip.compress(b"\n".join(json.dumps(row).encode() for row in rows))
@@ -203,15 +203,15 @@ def test_the_longest_video_takes_little_memory(tmp_path):
     "content",
     [b"\x80\x04\x95.", b"not annotations at all", b"[]", b"{", b"\xff\xfe{\x00", b"\x89HDF\r\n\x1a\n", b"{}", b"3"],
 )
-def test_any_other_content(tmp_path, name, content):
-    """A pickle is not opened as one, either."""
+def test_other_file_types_are_refused(tmp_path, name, content):
+    """In particular, a pickle is not unpickled."""
     path = tmp_path / "file"
     path.write_bytes(content)
     with pytest.raises(AnnotationError, match="file"):
         load_vtg_dataset(name, split=samples.SPLITS[name][-1], data_files=path)
 
 
-def test_all_records_malformed_leaves_nothing_to_load(tmp_path):
+def test_a_file_without_a_valid_record_is_an_error(tmp_path):
     path = samples.write_json_lines(tmp_path / "rows", [{"qid": 1}, {"qid": 2}])
     with pytest.raises(
         AnnotationError, match="2 malformed records skipped, the first: .*, line 1: `duration` is missing"
@@ -299,7 +299,7 @@ def test_bad_video_of_tacos(tmp_path, caplog, change, message, left):
     assert "1 malformed records skipped" in caplog.messages[-1]
 
 
-def test_video_of_tacos_that_stands_twice(tmp_path):
+def test_duplicate_video_of_tacos(tmp_path):
     folder = samples.write_tacos(tmp_path)
     text = (folder / "val.json").read_text()
     (folder / "val.json").write_text(f'{text[:-1]}, "s10-val.avi": {{}}}}')
@@ -343,7 +343,7 @@ def query_of(document, number=1):
         (lambda document: query_of(document).update(clip_start_sec="1"), "", "`clip_start_sec` is '1'", 3),
     ],
 )
-def test_bad_place_of_ego4d(tmp_path, change, place, message, left):
+def test_bad_record_of_ego4d(tmp_path, change, place, message, left):
     folder = samples.write_ego4d_nlq(tmp_path)
     change_document(folder / "nlq_val.json", change)
     with pytest.raises(AnnotationError, match=f"nlq_val.json.*{place}.*{message}"):
@@ -415,8 +415,18 @@ def test_bad_video_of_tvsum(tmp_path, change, message):
             "info.tsv, line 2: found .*, expected category, video_id, title, url, length",
         ),
         ("info", "BK\t", "", "info.tsv, line 2: found .*, expected category, video_id"),
-        ("anno", "\tBK\t", " BK ", "anno.tsv, line 1: found .*, expected a video id, its category and scores"),
-        ("anno", "\t1,", "\tx,", "anno.tsv, line 1: found .*, expected a video id, its category and scores"),
+        (
+            "anno",
+            "\tBK\t",
+            " BK ",
+            "anno.tsv, line 1: found .*, expected a video id, its category and comma-separated scores",
+        ),
+        (
+            "anno",
+            "\t1,",
+            "\tx,",
+            "anno.tsv, line 1: found .*, expected a video id, its category and comma-separated scores",
+        ),
         ("anno", "\t1,1,", "\t1,", "anno.tsv, line 2: found 225 scores, expected 224"),
         ("anno", "\t1,1,", "\t9,9,", r"`anno\[0\]`|"),
     ],
@@ -444,7 +454,7 @@ def test_broken_mat_file(tmp_path, cut):
         load_vtg_dataset("tvsum", data_dir=tmp_path)
 
 
-def test_mat_file_that_declares_more_than_it_holds(tmp_path):
+def test_mat_file_that_declares_more_values_than_it_stores(tmp_path):
     path = samples.write_tvsum(tmp_path, "mat") / "ydata-tvsum50.mat"
     with h5py.File(path, "r+") as file:
         file["#refs#"].create_dataset("endless", shape=(20, 10**12), chunks=(20, 1000), dtype=float)

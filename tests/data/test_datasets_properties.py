@@ -21,7 +21,7 @@ QID = st.integers(-(10**6), 10**6) | TEXT
 
 @st.composite
 def records(draw, qid):
-    """A record in the common form, with or without scores."""
+    """A record in the common format, with or without scores."""
     duration = draw(st.floats(2, 300) | st.integers(2, 300))
     windows = draw(st.lists(st.tuples(NUMBER, NUMBER).map(list), max_size=4))
     record = {
@@ -40,7 +40,7 @@ def records(draw, qid):
 
 @st.composite
 def files(draw):
-    """Records with different qids, in a file with line breaks, blank lines, escapes as anybody may write them."""
+    """Records with different qids, in a file with any valid line breaks, blank lines and escapes."""
     qids = draw(st.lists(QID, min_size=1, max_size=4, unique_by=str))
     rows = [draw(records(qid)) for qid in qids]
     breaks = [draw(st.sampled_from(["\n", "\r\n", "\n\n", "\n  \n"])) for _ in rows]
@@ -54,7 +54,7 @@ def files(draw):
 @FEW
 @given(files())
 @pytest.mark.parametrize("name", ["qvhighlights", "charades_sta", "ego4d_nlq", "tacos"])
-def test_any_legal_file_is_reproduced(tmp_path, name, file):
+def test_any_valid_file_is_reproduced(tmp_path, name, file):
     rows, text = file
     path = tmp_path / "file"
     path.write_bytes(text.encode())
@@ -85,7 +85,7 @@ LINE_OF_CHARADES = st.text(
 
 @FEW
 @given(st.lists(st.tuples(NUMBER, NUMBER, LINE_OF_CHARADES.filter(str.strip)), min_size=1, max_size=5))
-def test_any_legal_line_of_charades_is_reproduced(tmp_path, rows):
+def test_any_valid_line_of_charades_is_reproduced(tmp_path, rows):
     lines = [f"VID {start} {end}##{sentence}" for start, end, sentence in rows]
     (tmp_path / "charades_sta_test.txt").write_bytes("\n".join(lines).encode())
     (tmp_path / "Charades_v1_test.csv").write_text("id,length\nVID,100.5\n")
@@ -111,7 +111,7 @@ WRONG_VALUES = {
     st.integers(1, 5),
     st.sampled_from([(key, value) for key in WRONG_VALUES for value in WRONG_VALUES[key]]),
 )
-def test_any_illegal_line_is_named(tmp_path, data, num_rows, wrong):
+def test_any_invalid_line_is_named(tmp_path, data, num_rows, wrong):
     field, value = wrong
     rows = [data.draw(records(qid)) for qid in range(num_rows)]
     bad = data.draw(st.integers(0, num_rows - 1))
@@ -130,7 +130,7 @@ def test_any_illegal_line_is_named(tmp_path, data, num_rows, wrong):
 @given(st.binary(max_size=200))
 @pytest.mark.parametrize("name", ["qvhighlights", "charades_sta", "ego4d_nlq", "tacos", "youtube_highlights", "tvsum"])
 def test_any_bytes_give_an_error_that_names_the_file(tmp_path, name, content):
-    """None of them is a benchmark, and none may fail in another way."""
+    """Random bytes are no benchmark, and must not fail in any other way."""
     path = tmp_path / "file"
     path.write_bytes(content)
     with pytest.raises((AnnotationError, FileNotFoundError), match="file"):

@@ -21,7 +21,7 @@ LIGHTHOUSE_DROPS = {  # query id: duration, and what is left of the reversed win
 
 @pytest.fixture(scope="module")
 def loaded():
-    """What was loaded before, for all tests of this file."""
+    """Cache of loaded datasets for all tests of this file."""
     return {}
 
 
@@ -106,7 +106,7 @@ def test_charades_lines(load):
     assert summary.endswith(".jsonl.gz")
 
 
-def test_charades_forms_differ_in_the_reversed_lines_alone(load):
+def test_charades_formats_differ_only_in_the_reversed_lines(load):
     release, lines = load("charades_sta", "train")[0], load("charades_sta", "train", file="charades_train.jsonl.gz")[0]
     dropped = {
         row["qid"]: (row["duration_sec"], row["moments"][0]) for row in release if row["qid"] in LIGHTHOUSE_DROPS
@@ -138,7 +138,7 @@ def test_tacos(load, split, pairs, videos, repeated_pairs, repeats, longest):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_tacos_forms_are_equal(load, split):
+def test_tacos_formats_are_equal(load, split):
     assert list(load("tacos", split)[0]) == list(load("tacos", split, file=f"{split}.jsonl.gz")[0])
 
 
@@ -165,7 +165,7 @@ def test_youtube_highlights(load, shared_data):
 
 
 def test_youtube_folders_have_the_labels_of_the_file(load, shared_data):
-    """The authors' folders of the domain dog against `youtube_anno.json`; frame rates are in the videos alone."""
+    """The authors' folders of the domain dog against `youtube_anno.json`; only the videos hold frame rates."""
 
     class AnyVideo:
         def facts(self, video_id):
@@ -198,8 +198,8 @@ def test_tvsum_release(load):
 
 
 @pytest.mark.parametrize("form", ["mat", "tsv"])
-def test_tvsum_forms_give_the_same_shots(load, shared_data, tmp_path, form):
-    """The tables are not at hand: they are made of the .mat, with its titles and its lengths in whole seconds."""
+def test_tvsum_formats_give_the_same_shots(load, shared_data, tmp_path, form):
+    """The tables are not available: they are made from the .mat, with its titles and with lengths in whole seconds."""
     folder = shared_data / "tvsum" if form == "mat" else write_tables(shared_data / "tvsum", tmp_path)
     differing = {}
     for split in ("train", "val"):
@@ -218,8 +218,8 @@ def test_tvsum_forms_give_the_same_shots(load, shared_data, tmp_path, form):
     assert abs(differing["fWutDQy1nnY"]) < 0.01
 
 
-def test_tvsum_titles_are_characters(load):
-    """Two stand as bytes of UTF-8 in the .mat; they are in none of the domains of `tvsum_anno.json`."""
+def test_tvsum_titles_are_decoded(load):
+    """Two are stored as bytes of UTF-8 in the .mat; `tvsum_anno.json` lacks them."""
     titles = {row["qid"]: row["query"] for split in ("train", "val") for row in load("tvsum", split)[0]}
     assert titles["gzDbaEs1Rlg"] == "\u0160KODA Tips How to Repair Your Tyre"
     assert titles["PJrm840pAUI"] == "Vivencias: Jam Parkour Vi\u00f1a del Mar 2012"
@@ -227,7 +227,7 @@ def test_tvsum_titles_are_characters(load):
 
 
 def write_tables(folder, target):
-    """`ydata-tvsum50-{anno,info}.tsv` with the content of the .mat."""
+    """`ydata-tvsum50-{anno,info}.tsv` with the contents of the .mat."""
     h5py = pytest.importorskip("h5py")
     info, anno = ["category\tvideo_id\ttitle\turl\tlength"], []
     with h5py.File(folder / "ydata-tvsum50.mat") as file:

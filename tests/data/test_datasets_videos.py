@@ -1,4 +1,4 @@
-"""Videos beside the annotations: finding files, missing ones, lengths read from them."""
+"""Videos of a benchmark: finding files, missing files, and reading their lengths."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from dataset_scripts.videos import CONTAINERS, VideoFolder, index_videos, probe_
 
 
 def touch(folder, *names):
-    """Empty files, as only the name counts."""
+    """Write empty files, since only their names matter."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def test_every_container_is_found_at_any_depth_in_any_case(tmp_path):
         (["b/v.mp4", "a/v.mp4"], "a/v.mp4"),
     ],
 )
-def test_of_several_files_the_same_one_is_taken_each_time(tmp_path, names, taken):
+def test_the_choice_among_several_files_is_deterministic(tmp_path, names, taken):
     assert index_videos(touch(tmp_path, *names)) == {"v": str(tmp_path / taken)}
 
 
@@ -58,7 +58,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
     assert set(index_videos(tmp_path / "videos")) == {"v", "w"}
 
 
-def test_the_suffix_of_a_benchmark_comes_before_the_plain_id(tmp_path):
+def test_a_file_with_the_benchmark_suffix_is_preferred(tmp_path):
     videos = VideoFolder(touch(tmp_path, "s1-cam-002.avi", "s1.mp4", "s2.avi"), "-cam-002")
     assert videos.find("s1") == str(tmp_path / "s1-cam-002.avi")
     assert videos.find("s2") == str(tmp_path / "s2.avi")
@@ -81,7 +81,7 @@ def test_column_holds_the_path_and_nothing_is_decoded(tmp_path, monkeypatch, nam
                 assert os.path.isfile(row["video"]["path"])
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     folder = samples.write_tacos(tmp_path)
     with pytest.raises(FileNotFoundError, match="`video_dir` '.*nowhere' is not a folder"):
         load_vtg_dataset("tacos", data_dir=folder, video_dir=tmp_path / "nowhere")
@@ -117,7 +117,7 @@ def test_missing_videos_are_left_out_and_counted(tmp_path, caplog, streaming):
     assert caplog.records[-1].levelno == logging.WARNING
 
 
-def test_streaming_gives_out_nothing_after_the_first_missing_video(tmp_path):
+def test_streaming_yields_nothing_after_the_first_missing_video(tmp_path):
     folder = samples.write_tacos(tmp_path / "annotations")
     videos = touch(tmp_path / "videos", "s10-train.mp4", "s12-train.mp4")
     rows = []
@@ -127,14 +127,14 @@ def test_streaming_gives_out_nothing_after_the_first_missing_video(tmp_path):
     assert rows == ["s10-train"] * 2
 
 
-def test_no_video_at_all(tmp_path):
+def test_an_empty_video_folder_is_an_error(tmp_path):
     folder = samples.write_tacos(tmp_path / "annotations")
     options = {"split": "train", "data_dir": folder, "video_dir": touch(tmp_path / "videos", "x.mp4")}
     with pytest.raises(ValueError, match="6 examples of 3 missing videos dropped; expected at least one example"):
         load_vtg_dataset("tacos", missing_videos="skip", **options)
 
 
-def test_a_changed_folder_is_read_anew(tmp_path):
+def test_a_changed_folder_is_read_again(tmp_path):
     folder = samples.write_tacos(tmp_path / "annotations")
     videos = touch(tmp_path / "videos", *video_names("tacos"))
     load_vtg_dataset("tacos", split="train", data_dir=folder, video_dir=videos)
@@ -175,7 +175,7 @@ def test_unreadable_video(tmp_path, content):
         probe_video(str(tmp_path / "v.mp4"))
 
 
-def test_sound_without_pictures(tmp_path):
+def test_a_file_without_a_video_stream_is_an_error(tmp_path):
     path = video_samples.write_audio(tmp_path / "v.mp4")
     with pytest.raises(AnnotationError, match=r"v\.mp4: found a file that has no video stream"):
         probe_video(str(path))
@@ -194,7 +194,7 @@ def test_durations_of_charades_come_from_the_videos(charades):
     assert dataset["duration_sec"][:] == pytest.approx([10.5, 10.5, 11.5, 11.5, 12.5, 12.5], abs=0.05)
 
 
-def test_the_table_of_charades_comes_before_the_videos(charades):
+def test_the_table_of_charades_is_preferred_to_the_videos(charades):
     folder, videos = charades
     samples.write_text(folder / "Charades_v1_train.csv", "id,length\nTRA00,7.25\n")
     dataset = load_vtg_dataset("charades_sta", split="train", data_dir=folder, video_dir=videos)
@@ -256,7 +256,7 @@ def test_bad_folder_of_youtube_highlights(youtube_folders, file, content, messag
     assert len(load_vtg_dataset("youtube_highlights", on_error="skip", **options)) == 1
 
 
-def test_youtube_anno_comes_before_the_authors_folders(youtube_folders):
+def test_youtube_anno_is_preferred_to_the_authors_folders(youtube_folders):
     folder, _ = youtube_folders
     samples.write_youtube_highlights(folder, "anno")
     assert len(load_vtg_dataset("youtube_highlights", split="val", data_dir=folder)) == 2

@@ -74,13 +74,13 @@ def assert_same_bytes(folder, other):
 # ---- the same from the same seed -----------------------------------------------------------------------------------
 
 
-def test_number_of_processes_changes_no_byte(benchmark_folder, tmp_path):
+def test_the_number_of_processes_does_not_change_any_byte(benchmark_folder, tmp_path):
     generate_moving_shapes(tmp_path, seed=3, num_videos=SMALL, processes=2)
     assert_same_bytes(benchmark_folder, tmp_path)
 
 
-def test_continues_after_an_interruption(benchmark_folder, tmp_path, monkeypatch):
-    """Videos that are there are kept, the one in the making is made again, and the result is the same."""
+def test_resumes_after_an_interruption(benchmark_folder, tmp_path, monkeypatch):
+    """Complete videos are kept, the interrupted one is written again, and the result is the same."""
     made = []
 
     def stop_at_the_third(scene, path, **options):
@@ -105,7 +105,7 @@ def test_continues_after_an_interruption(benchmark_folder, tmp_path, monkeypatch
 
 
 def test_a_second_run_into_the_folder_is_refused(benchmark_folder, capsys):
-    """At the start, though it has other settings, and whether or not anything is left to be made."""
+    """At the start, even with other settings, and whether or not any video is missing."""
     before = list_files(benchmark_folder)
     with claiming(benchmark_folder):
         for options in (["--seed", "3"], ["--seed", "4"]):
@@ -117,7 +117,7 @@ def test_a_second_run_into_the_folder_is_refused(benchmark_folder, capsys):
     assert list_files(benchmark_folder) == before
 
 
-def test_more_videos_change_none_of_the_others(benchmark_folder, tmp_path):
+def test_more_videos_do_not_change_the_others(benchmark_folder, tmp_path):
     generate_moving_shapes(tmp_path, seed=3, num_videos={"train": 1})
     video = "videos/train_00000.mp4"
     assert filecmp.cmp(benchmark_folder / video, tmp_path / video, shallow=False)
@@ -132,7 +132,7 @@ def test_another_seed_or_split_is_another_video():
     assert make_scene(0, "train", 0) == scenes[0]
 
 
-def test_pictures_do_not_depend_on_where_drawing_starts():
+def test_frames_do_not_depend_on_where_drawing_starts():
     scene = make_scene(0, "train", 2)
     np.testing.assert_array_equal(render_frames(scene, 0, scene.num_frames)[37:52], render_frames(scene, 37, 52))
 
@@ -144,7 +144,7 @@ AREAS = {"circle": np.pi, "square": 1.72**2, "triangle": 3**1.5 * 0.65**2, "ring
 
 
 class Evidence:
-    """What pixels say of a video: maps of a size that the annotations were not made with, and pictures on black."""
+    """The pixels of a video: maps of another size than that of the annotations, and frames on black."""
 
     def __init__(self, scene, size=96):
         self.size = size
@@ -207,7 +207,7 @@ def names_in(text):
 
 
 def action_in(text):
-    """The action that a motion query asks for."""
+    """The action of a motion query."""
     said = text.replace(names_in(text)[0], "").split(maxsplit=1)[1]
     return next(
         action
@@ -217,7 +217,7 @@ def action_in(text):
 
 
 def is_true(evidence, family, text, frame):
-    """The truth of a query at a picture, from its words and the pixels alone."""
+    """The truth of a query in a frame, from its words and the pixels alone."""
     items = names_in(text)
     if not all(evidence.visible(item, frame) for item in items):
         return False
@@ -232,7 +232,7 @@ def is_true(evidence, family, text, frame):
 
 
 def frames_to_check(row, random):
-    """Pictures inside and outside of the moments, not next to their edges."""
+    """Frames inside and outside the moments, not next to their edges."""
     inside = np.zeros(row["duration"] * FPS, dtype=bool)
     for start, end in row["relevant_windows"]:
         inside[round(start * FPS) : round(end * FPS)] = True
@@ -246,8 +246,8 @@ def frames_to_check(row, random):
 
 
 @pytest.mark.parametrize("family", [*MAIN_FAMILIES, "motion"])
-def test_moments_are_where_the_pixels_say(annotations, evidences, family):
-    """Inside the moments true, outside false, at random pictures; a second on either side of an edge is left out."""
+def test_moments_agree_with_the_pixels(annotations, evidences, family):
+    """True inside the moments and false outside, in random frames; a second on either side of an edge is left out."""
     random = np.random.default_rng(0)
     checked, wrong = Counter(), []
     for evidence, (rows, _) in zip(evidences, annotations["train"], strict=False):
@@ -262,7 +262,7 @@ def test_moments_are_where_the_pixels_say(annotations, evidences, family):
 
 
 def test_every_edge_is_where_the_pixels_change(annotations, evidences):
-    """Presence, to the picture: true at the first and the last picture of a moment, false before and behind."""
+    """Presence, to the frame: true in the first and the last frame of a moment, false before and after."""
     edges = 0
     for evidence, (rows, _) in zip(evidences, annotations["train"], strict=False):
         for row in rows:
@@ -277,8 +277,8 @@ def test_every_edge_is_where_the_pixels_change(annotations, evidences):
     assert edges > 50
 
 
-def test_order_is_told_by_the_instant_of_the_clause(annotations, evidences):
-    """All moments lie on the named side of the only time at which the anchor appears or leaves."""
+def test_order_queries_follow_the_instant_of_the_clause(annotations, evidences):
+    """All moments are before or after the only time at which the anchor appears or leaves, as the clause says."""
     orders = 0
     for evidence, (rows, _) in zip(evidences, annotations["train"], strict=False):
         for row in rows:
@@ -306,8 +306,8 @@ def test_in_most_order_queries_the_clause_decides():
     assert np.mean([query.decides for query in orders]) > 0.5
 
 
-def test_half_true_is_not_asked(annotations):
-    """One to five moments, none below two seconds, no gap below one, not three quarters of the video."""
+def test_only_clear_queries_are_asked(annotations):
+    """One to five moments of at least two seconds, gaps of at least one, less than three quarters of the video."""
     counts = Counter()
     for row in all_queries(annotations):
         moments = np.array(row["relevant_windows"])
@@ -373,7 +373,7 @@ def test_vocabulary_has_the_words_and_no_others(annotations):
     assert {word for text in texts for word in text.split()} == set(vocabulary())
 
 
-def test_an_object_occurs_once_and_spins_only_if_it_can_be_seen():
+def test_an_object_occurs_once_and_spins_only_if_that_is_visible():
     for index in range(VIDEOS_PER_SPLIT):
         objects = make_scene(5, "test", index).objects
         assert 2 <= len({name(item) for item in objects}) == len(objects) <= 4
@@ -384,8 +384,8 @@ def test_an_object_occurs_once_and_spins_only_if_it_can_be_seen():
 # ---- annotators ----------------------------------------------------------------------------------------------------
 
 
-def test_saliency_is_scored_inside_moments_alone(annotations):
-    """Three people give 0 to 4 to the clips that moments touch, and somebody gives a 4."""
+def test_saliency_is_scored_only_inside_moments(annotations):
+    """Three annotators give 0 to 4 to the units that overlap a moment, and at least one score is 4."""
     for row in all_queries(annotations):
         touched = {
             clip
@@ -407,8 +407,8 @@ def test_annotators_agree_with_each_other_more_than_with_chance(annotations):
     assert np.all(np.diff(scores.mean(axis=0)) > 0.05)  # each more lenient than the one before
 
 
-def test_importance_follows_what_the_title_names():
-    """Twenty people give 1 to 5; shots with the object score higher, most where it acts."""
+def test_importance_follows_the_object_in_the_title():
+    """Twenty annotators give 1 to 5; shots with the object score higher, most where it acts."""
     with_object, without = [], []
     for index in range(20):
         facts = observe(make_scene(5, "train", index))
@@ -426,7 +426,7 @@ def test_importance_follows_what_the_title_names():
 
 
 @pytest.mark.parametrize("size", [64, 96])
-def test_the_video_shows_the_pictures(tmp_path, size):
+def test_the_video_shows_the_rendered_frames(tmp_path, size):
     scene = make_scene(0, "train", 1)
     write_video(scene, tmp_path / "video.mp4", size=size)
     with av.open(str(tmp_path / "video.mp4")) as container:
@@ -441,7 +441,7 @@ def test_the_video_shows_the_pictures(tmp_path, size):
     assert list_files(tmp_path) == ["video.mp4"]
 
 
-def test_rows_come_back_in_the_schema(benchmark_folder):
+def test_rows_have_the_schema(benchmark_folder):
     rows = load_vtg_dataset(
         "moving_shapes", split="train", data_dir=benchmark_folder, video_dir=benchmark_folder / "videos"
     )
@@ -469,7 +469,7 @@ def test_a_family_is_a_domain(benchmark_folder):
     )
 
 
-def test_summaries_come_back_in_the_schema(benchmark_folder):
+def test_summaries_have_the_schema(benchmark_folder):
     rows = load_vtg_dataset("moving_shapes_summary", data_dir=benchmark_folder)
     assert {split: len(rows[split]) for split in rows} == SMALL
     row, (_, record) = rows["test_unseen"][0], annotate_video(3, "test_unseen", 0)
@@ -478,15 +478,15 @@ def test_summaries_come_back_in_the_schema(benchmark_folder):
     assert row["moments"] is None
 
 
-def test_annotations_do_not_depend_on_the_pictures(benchmark_folder, tmp_path):
+def test_annotations_do_not_depend_on_the_frame_size(benchmark_folder, tmp_path):
     generate_moving_shapes(tmp_path, seed=3, num_videos={"test_unseen": 1}, size=96, trail_sec=0)
     for kind in ("", "summary_"):
         file = f"moving_shapes_{kind}test_unseen.jsonl"
         assert filecmp.cmp(benchmark_folder / file, tmp_path / file, shallow=False)
 
 
-def test_videos_of_other_settings_are_not_mixed(benchmark_folder):
-    with pytest.raises(ValueError, match="Name a new folder"):
+def test_videos_with_different_settings_are_not_mixed(benchmark_folder):
+    with pytest.raises(ValueError, match="Choose a new folder"):
         generate_moving_shapes(benchmark_folder, seed=4, num_videos=SMALL)
 
 
@@ -501,7 +501,7 @@ def test_wrong_arguments_are_named(tmp_path, arguments):
     assert not (tmp_path / "new").exists()
 
 
-def test_the_command_writes_and_complains(tmp_path, capsys):
+def test_the_command_writes_a_benchmark_and_reports_errors(tmp_path, capsys):
     numbers = ["--videos-train", "0", "--videos-val", "1", "--videos-test", "0", "--videos-unseen", "0"]
     assert main([str(tmp_path), "--seed", "3", "--processes", "1", *numbers]) == 0
     assert capsys.readouterr().out == f"{tmp_path}\n"
@@ -510,7 +510,7 @@ def test_the_command_writes_and_complains(tmp_path, capsys):
     ]  # fmt: skip
     assert len((tmp_path / "moving_shapes_summary_val.jsonl").read_text().splitlines()) == 1
     assert main([str(tmp_path), "--seed", "4", *numbers]) == 2
-    assert "Name a new folder" in capsys.readouterr().err
+    assert "Choose a new folder" in capsys.readouterr().err
 
 
 # ---- single pictures -----------------------------------------------------------------------------------------------
@@ -536,14 +536,14 @@ def test_a_variant_differs_in_one_word_and_in_its_pixels():
         assert (difference > 12).mean() < 0.4  # most of the picture is the same
 
 
-def test_a_stretch_of_pictures_can_be_made_alone():
+def test_any_range_of_frames_can_be_generated_alone():
     whole, part = make_frames(20), make_frames(20, start=13)
     assert [frame.captions for frame in whole[13:]] == [frame.captions for frame in part]
     np.testing.assert_array_equal([frame.image for frame in whole[13:]], [frame.image for frame in part])
 
 
-def test_what_is_told_of_a_picture_is_what_it_shows():
-    """Without motion, light and noise apart, the pixel at the centre of a circle or square has its colour."""
+def test_the_listed_objects_are_in_the_frame():
+    """Apart from light and noise, the pixel at the centre of a resting circle or square has its colour."""
     checked = 0
     for frame in make_frames(60, pair_share=0, combinations=tuple(c for c in SEEN if c[1] in ("circle", "square"))):
         for item in frame.objects:
@@ -558,7 +558,7 @@ def test_what_is_told_of_a_picture_is_what_it_shows():
     assert checked > 60
 
 
-def test_clauses_say_what_their_facts_say():
+def test_clauses_agree_with_their_facts():
     sayable = {*COLORS, *SHAPES, "small", "large"}
     for frame in make_frames(150, pair_share=0.2, num_captions=2, variants=True):
         for caption, clauses in zip(frame.captions, frame.clauses, strict=True):
@@ -574,7 +574,7 @@ def test_clauses_say_what_their_facts_say():
                     assert any(phrase.removeprefix("{a} ") in clause.text for phrase in MOTION_PHRASES[action])
 
 
-def test_captions_are_true_of_what_is_shown():
+def test_captions_are_true_for_the_objects():
     for frame in make_frames(100, pair_share=0, num_captions=2):
         shown = {name(item): item for item in frame.objects}
         for caption in frame.captions:
@@ -597,8 +597,8 @@ def test_only_the_chosen_combinations_are_shown():
     assert {tuple(item.split()) for caption in captions for item in names_in(caption)} == set(UNSEEN)
 
 
-def test_variants_of_combinations_without_relatives_are_refused():
-    with pytest.raises(ValueError, match="`variants` need `combinations`.*'red triangle'"):
+def test_variants_need_related_combinations():
+    with pytest.raises(ValueError, match="With `variants`, each of the `combinations` must .*'red triangle'"):
         FrameSettings(combinations=UNSEEN, variants=True)
     spinning = tuple((color, shape) for color in ("red", "blue", "cyan") for shape in ("circle", "square", "ring"))
     with pytest.raises(ValueError, match="its shape where that can spin.*'red square'"):
@@ -607,7 +607,7 @@ def test_variants_of_combinations_without_relatives_are_refused():
 
 
 def moving_scene():
-    """A circle half-way on its way to the right, and the same on its way to the left."""
+    """A circle half-way on its way to the right, and one on its way to the left."""
     scene = make_scene(0, "train", 0)
     item = next(item for item in scene.objects if item.shape == "square")
     segment = item.segments[0]
@@ -624,8 +624,8 @@ def moving_scene():
     ]
 
 
-def test_blur_tells_the_line_and_a_trail_the_direction():
-    """Mirrored in time, a blurred move looks the same, one with a trail does not; a sharp one shows no move at all."""
+def test_blur_shows_the_line_and_a_trail_the_direction():
+    """Reversed in time, a blurred movement looks the same, but not one with a trail; a sharp frame shows no movement."""
     right, left = moving_scene()
     numbers = (7, 8), (8, 9)  # the pictures on either side of the middle
 

@@ -73,13 +73,13 @@ def test_qvhighlights_scores_are_divided_by_twelve():
     )
 
 
-def test_tvsum_scores_run_from_zero_to_one_and_are_cut_to_the_annotation():
+def test_tvsum_scores_are_rescaled_and_cut_to_the_annotated_units():
     row = make_row(None, [[1.0] * 20, [5.0] * 20, [3.0] * 10 + [2.0] * 10])
     np.testing.assert_array_equal(prepare_saliency(row, 4, 0.5, TVSUM), np.float32([0, 1, 30 / 80]))
     np.testing.assert_array_equal(prepare_saliency(row, 2, 0.5, TVSUM), np.float32([0, 1]))
 
 
-def test_youtube_labels_become_halves_and_need_their_number_of_frames():
+def test_youtube_labels_are_rescaled_and_need_one_frame_per_unit():
     row = make_row(None, [[-1.0], [0.0], [1.0]])
     np.testing.assert_array_equal(prepare_saliency(row, 3, 0.7, YOUTUBE), np.float32([0, 0.5, 1]))
     with pytest.raises(ValueError, match="3 annotated units, got `num_frames` 4"):

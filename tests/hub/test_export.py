@@ -63,13 +63,13 @@ def test_every_domain_is_a_configuration(exported, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_card_tells_licence_counts_and_changes(exported, name):
+def test_card_has_licence_counts_and_changes(exported, name):
     data_dir, folder = exported[name]
     card = (folder / "README.md").read_text()
     facts = export.read_facts(name)
     assert facts["citation"] in card
     assert f"license: {facts['license']}" in card
-    assert ("may not be passed on" in card) == (not facts["redistributable"])
+    assert ("These annotations may not be redistributed" in card) == (not facts["redistributable"])
     for split, dataset in load_vtg_dataset(name, data_dir=data_dir).items():
         assert f"| {split} | {len(dataset):,} | {len(set(dataset['video_id'])):,} |" in card
         assert re.search(rf"^- {name}.* {split}: {len(dataset):,} examples read from", card, re.MULTILINE)
@@ -86,7 +86,7 @@ def test_code_of_the_card_runs(exported, tmp_path, monkeypatch):
         assert len(scope["dataset"]) > 0
 
 
-def test_folder_that_is_not_empty_is_kept(exported, tmp_path):
+def test_a_folder_that_is_not_empty_stays_unchanged(exported, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="not empty"):
         export.export_dataset("tacos", tmp_path, data_dir=exported["tacos"][0])
@@ -149,8 +149,8 @@ def test_failed_upload_keeps_the_folder(hub, exported, tmp_path):
     assert "README.md" in hub.files("org/qvh", "dataset")
 
 
-def test_what_others_do_in_the_repository_stays(hub, exported, tmp_path, monkeypatch):
-    """A card that was edited, files that were added; only what an earlier push wrote is removed."""
+def test_changes_of_others_in_the_repository_are_kept(hub, exported, tmp_path, monkeypatch):
+    """An edited card and added files are kept; only files of an earlier push are deleted."""
     hub.connect(monkeypatch, tmp_path)
     monkeypatch.setattr("builtins.input", None)
     folder = shutil.copytree(exported["qvhighlights"][1], tmp_path / "out")

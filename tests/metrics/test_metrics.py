@@ -51,7 +51,7 @@ def test_query_without_prediction_counts_as_zero(second):
         compute_scores("qvhighlights", [prediction("1"), *second], references, match_reference_code=True)
 
 
-def test_query_that_is_not_annotated_is_left_out():
+def test_query_without_annotation_is_not_scored():
     predictions = [prediction("1"), prediction("2")]
     references = [reference("1"), reference("2", moments=None, scores=None)]
     scores = compute_scores("qvhighlights", predictions, references)
@@ -73,7 +73,7 @@ def test_range_without_a_query():
     assert matched["long"] == matched["middle"] == matched["full"] == matched["short"] == scores["short"]
 
 
-def test_reference_code_looks_at_the_first_prediction_alone():
+def test_reference_code_decides_by_the_first_prediction():
     predictions = [{"qid": "1", "pred_relevant_windows": [[0, 10, 1.0]]}, prediction("2")]
     references = [reference("2"), reference("1")]
     scores = compute_scores("qvhighlights", predictions, references)
@@ -85,7 +85,7 @@ def test_reference_code_looks_at_the_first_prediction_alone():
         compute_scores("qvhighlights", predictions[::-1], references, match_reference_code=True)
 
 
-def test_reference_code_looks_at_the_first_reference_alone():
+def test_reference_code_decides_by_the_first_reference():
     predictions, references = [prediction("1"), prediction("2")], [reference("1", scores=None), reference("2")]
     assert compute_scores("qvhighlights", predictions, references)["HL-min-Fair"] == {"HL-mAP": 100, "HL-Hit1": 100}
     assert "HL-min-Fair" not in compute_scores("qvhighlights", predictions, references, match_reference_code=True)
@@ -162,8 +162,8 @@ def test_annotations_that_cannot_be_scored_are_named():
         compute_scores("tacos", [prediction("1"), {"windows": []}], [reference("1")])
 
 
-def test_one_long_query_does_not_make_the_others_long():
-    """Of 300 queries, one with a six-hour video and 2,000 moments and one with as many scores that nobody asked for."""
+def test_one_long_query_does_not_pad_all_others():
+    """300 queries: one has a six-hour video and 2,000 moments, another as many scores beyond its annotated units."""
     references = [reference(str(number), scores=[[1, 2, 4]] * 10) for number in range(300)]
     predictions = [prediction(str(number)) for number in range(300)]
     expected = compute_scores("qvhighlights", predictions[2:], references[2:])
@@ -189,7 +189,7 @@ def test_unknown_benchmark():
 
 
 def test_duplicates():
-    """mAP takes the windows of both records, ten of each; R1, R5, mIoU and highlights take the last record."""
+    """mAP uses the predictions of both records, ten of each; R1, R5, mIoU and highlights use the last record."""
     wrong = [(50, 60, 1.0)] * 10
     first = prediction(windows=[(0, 10, 0.5)], scores=(0.9, 0.1))
     last = prediction(windows=[*wrong, (0, 10, 2.0)])
@@ -205,8 +205,8 @@ def test_duplicates():
     assert brief["HL-min-Fair-Hit1"] == 100
 
 
-def test_equal_overlaps_and_windows_without_length():
-    """Of equal IoU the later moment first; 0 / 0 is a match for mAP and none for R1."""
+def test_equal_overlaps_and_empty_intervals():
+    """Of equal IoUs the later moment counts; 0 / 0 is a match for mAP, but not for R1."""
     moments = [(0, 4), (4, 8)]
     windows = [(2, 6, 0.9), (4, 8, 0.8), (0, 4, 0.7)]
     full = compute_scores("tacos", [prediction(windows=windows)], [reference(moments=moments)])["full"]
@@ -218,7 +218,7 @@ def test_equal_overlaps_and_windows_without_length():
     )  # without length: in full alone
 
 
-def test_inputs_are_left_alone_and_may_be_iterators():
+def test_inputs_stay_unchanged_and_may_be_iterators():
     predictions, references = [prediction("1"), prediction("2")], [reference("1"), reference("2")]
     before = copy.deepcopy((predictions, references))
     want = compute_scores("qvhighlights", predictions, references)
@@ -258,7 +258,7 @@ def test_domains():
         compute_scores("youtube_highlights", predictions[:1], [domain_row("a", [[1], [1]], None)])
 
 
-def test_of_equal_scores_the_first_clip_comes_first():
+def test_equal_scores_keep_the_order_of_units():
     assert youtube_average_precision([0.5] * 100, [1] + [0] * 99) == 1
     assert tvsum_average_precision([0.5] * 100, [[1]] * 4 + [[2]] + [[1]] * 95) == pytest.approx(0.1)
 
@@ -275,7 +275,7 @@ def test_summaries_are_cut_to_the_shorter_side():
     assert score([1, 0]) == 0
 
 
-def test_a_positive_shot_that_enters_the_five_may_lower_the_summary_score():
+def test_another_positive_shot_among_the_five_can_lower_the_summary_score():
     """Recall counts only the positives among the five."""
     annotation = [[5], [1], [1], [1], [1], [1], [1], [5]]
     assert tvsum_average_precision([8, 7, 6, 5, 4, 3, 2, 1], annotation) == 1

@@ -1,4 +1,4 @@
-"""The metrics as `evaluate` modules, in fresh processes that keep their files to a temporary folder."""
+"""The metrics as `evaluate` modules, in fresh processes whose caches are in a temporary folder."""
 
 import json
 import os
@@ -75,7 +75,7 @@ JOBS = {
 
 
 def run(code, folder, cwd, stdin=""):
-    """Run `code` with the caches of Hugging Face in `folder`."""
+    """Run `code` with the Hugging Face caches in `folder`."""
     environment = {**os.environ, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
     command = [sys.executable, "-c", IMPORT + code]
     result = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, cwd=cwd)
@@ -84,7 +84,7 @@ def run(code, folder, cwd, stdin=""):
 
 
 def test_load_by_path_in_a_fresh_process(tmp_path):
-    """Records as they are: other keys, numbers as ids, absent keys, nulls, any number of windows."""
+    """Unchanged records: other keys, numbers as ids, missing keys, nulls, any number of predictions."""
     jobs = {name: (str(FOLDER / f"{file}.py"), *rest) for name, (file, *rest) in JOBS.items()}
     results = json.loads(run(LOAD, tmp_path, tmp_path, json.dumps(jobs)))
     assert results["moments"]["full"]["MR-mIoU"] == results["moments"]["full"]["MR-R1"]["0.5"] == 50

@@ -112,7 +112,7 @@ label = st.sampled_from([0, 1, 2, 3, 4])
 
 @st.composite
 def cases(draw, moments=several, annotators=3):
-    """Predictions and references of up to six queries, with ties, reversed and empty windows and gaps."""
+    """Predictions and references of up to six queries, with ties, gaps, reversed and empty intervals."""
     predictions, references = [], []
     for qid in range(draw(st.integers(1, 6))):
         clips = draw(st.integers(1, 8))
@@ -152,7 +152,7 @@ def test_equal_to_the_plain_versions(case):
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.booleans()), min_size=1, max_size=12, unique_by=lambda x: x[0]))
 @examples
-def test_trapezoids_equal_the_plain_version(clips):
+def test_the_trapezoidal_rule_equals_the_plain_version(clips):
     """For scores without ties, whose order is not defined in the released code."""
     scores, match = map(list, zip(*clips, strict=True))
     ranked = [labelled for _, labelled in sorted(clips, reverse=True)]
@@ -165,7 +165,7 @@ def test_trapezoids_equal_the_plain_version(clips):
 @given(cases(), st.randoms(use_true_random=False))
 @examples
 def test_order_of_queries_does_not_matter(case, random):
-    """But for the last digit where a mean lies half-way between two: sums are rounded in the order of addition."""
+    """Except for the last digit of a mean half-way between two, since sums are rounded in the order of addition."""
     shuffled = [random.sample(side, len(side)) for side in case]
     want, got = (list(numbers(compute_scores("qvhighlights", *some))) for some in (case, shuffled))
     assert [figure is None for figure in got] == [figure is None for figure in want]
@@ -201,8 +201,8 @@ def test_exact_predictions_score_100(case):
 
 @given(cases())
 @examples
-def test_wrong_windows_behind_the_others_never_lower_the_map(case):
-    """Wrong: below the lowest threshold with every moment. For windows that fit several moments no such rule holds."""
+def test_wrong_predictions_after_the_others_never_lower_the_map(case):
+    """Wrong: IoU below the lowest threshold with every moment. The rule fails for predictions that fit several moments."""
     predictions, references = case
     better = []
     for record, row in zip(predictions, references, strict=True):
@@ -216,8 +216,8 @@ def test_wrong_windows_behind_the_others_never_lower_the_map(case):
 
 @given(cases(moments=st.lists(moment, min_size=1, max_size=1)))
 @examples
-def test_raising_the_closest_window_never_lowers_the_map(case):
-    """With one moment a query, at every threshold. R1, R5 and mIoU follow the list and stay as they are."""
+def test_raising_the_closest_prediction_never_lowers_the_map(case):
+    """With one moment per query, at every threshold. R1, R5 and mIoU depend on the order of the list and stay the same."""
     predictions, references = case
     better = []
     for record, row in zip(predictions, references, strict=True):
@@ -233,8 +233,8 @@ def test_raising_the_closest_window_never_lowers_the_map(case):
 
 @given(st.lists(label, min_size=1, max_size=12), st.randoms(use_true_random=False), st.data())
 @examples
-def test_raising_a_positive_clip_never_lowers_the_highlight_scores(annotated, random, data):
-    """For one annotator and scores without ties: a tie counts as one threshold, and leaving it may lower the mean."""
+def test_raising_a_positive_unit_never_lowers_the_highlight_scores(annotated, random, data):
+    """For one annotator and scores without ties: a tie is one threshold, and breaking it may lower the mean."""
     scores = random.sample(range(100), len(annotated))
     clip = data.draw(st.integers(0, len(annotated) - 1))
     raised = [*scores]

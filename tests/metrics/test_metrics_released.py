@@ -93,7 +93,7 @@ def read_case(shared_data):
 
 
 def without_bins(scores):
-    """What the public evaluator reports as well."""
+    """The figures that the public evaluator reports too."""
     return {name: figures for name, figures in scores.items() if name != "by_query_length"}
 
 
@@ -101,7 +101,7 @@ def emptied(figures):
     return {name: emptied(some) if isinstance(some, dict) else None for name, some in figures.items()}
 
 
-def test_no_case_is_forgotten(shared_data):
+def test_every_stored_case_is_tested(shared_data):
     assert set(CASES) == set(read_json(shared_data / "metrics/expected.json"))
 
 
@@ -119,7 +119,7 @@ def test_equal_to_the_released_code(read_case, case):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in REFUSED])
-def test_default_mode_differs_in_empty_ranges_alone(read_case, case):
+def test_default_mode_differs_only_in_empty_ranges(read_case, case):
     predictions, references, entry = read_case(case)
     want = copy.deepcopy(entry["r2_tuning"])
     lengths = [end - start for row in references for start, end in row["moments"]]
@@ -138,7 +138,7 @@ def test_default_mode_differs_in_empty_ranges_alone(read_case, case):
 
 @pytest.mark.parametrize("mode", [False, True])
 @pytest.mark.parametrize("case", ["predictions_have_three_unknown_queries", "predictions_miss_four_queries"])
-def test_shared_queries_alone(read_case, case, mode):
+def test_only_shared_queries_are_scored(read_case, case, mode):
     predictions, references, entry = read_case(case)
     scores = compute_scores("qvhighlights", predictions, references, match_reference_code=mode, match_number=False)
     assert without_bins(scores) == entry["with match_number=False"]["r2_tuning"]
