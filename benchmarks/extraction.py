@@ -21,8 +21,9 @@ from transformers import CLIPImageProcessor, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
-from r2tuning.features.cache import prepare_folder
-from r2tuning.features.extraction import VideoJob, extract
+from r2tuning.features.extraction import extract
+from r2tuning.features.jobs import VideoJob
+from r2tuning.features.settings import prepare_folder
 from r2tuning.features.store import FeatureStore, feature_settings
 
 

@@ -21,8 +21,9 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from transformers.utils import logging as transformers_logging
 
 from r2tuning.training.config import TrainingConfig, read_preset
-from r2tuning.training.loop import TrainingRun, train_step
+from r2tuning.training.loop import train_step
 from r2tuning.training.preparation import prepare_run
+from r2tuning.training.training_run import TrainingRun
 
 
 # Only what decides the size of features: four layers of the encoders do.

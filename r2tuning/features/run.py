@@ -25,9 +25,10 @@ from dataset_scripts.advice import spell_options
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from r2tuning.checks import DEFAULT_BACKBONE, check_device, check_folders, check_model_name, check_model_type
-from r2tuning.features.cache import ONE_PER_CLIP, prepare_folder
-from r2tuning.features.extraction import QueryJob, Store, Summary, extract, plan_jobs
+from r2tuning.features.extraction import Store, Summary, extract
 from r2tuning.features.frames import FrameStore, frame_settings
+from r2tuning.features.jobs import QueryJob, plan_jobs
+from r2tuning.features.settings import ONE_PER_CLIP, prepare_folder
 from r2tuning.features.store import FeatureStore, feature_settings
 from r2tuning.released.convert import BENCHMARKS
 

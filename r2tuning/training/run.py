@@ -28,13 +28,17 @@ from dataset_scripts import BUILDERS
 from dataset_scripts.advice import spell_options
 from modeling_r2tuning.files_r2tuning import claiming
 from r2tuning.checks import check_folders, check_model_name
+from r2tuning.files import write_json
 from r2tuning.released.convert import BENCHMARKS
-from r2tuning.training.checkpoints import check_new_run, write_json
 from r2tuning.training.config import TrainingConfig, read_config
 from r2tuning.training.curves import draw_curves
+from r2tuning.training.dry_run import dry_run
 from r2tuning.training.hub import check_push, push_run, record_results
-from r2tuning.training.loop import Interrupted, NonFiniteError, TrainingRun, dry_run, train
+from r2tuning.training.loop import NonFiniteError, train
 from r2tuning.training.preparation import longest_batch, prepare_run, start_or_resume
+from r2tuning.training.run_folder import check_new_run
+from r2tuning.training.signals import Interrupted
+from r2tuning.training.training_run import TrainingRun
 
 
 logger = get_logger(__name__)
