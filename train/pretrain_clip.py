@@ -2,7 +2,7 @@
 
 import sys
 
-from r2tuning.training.pretrain_clip import main
+from r2tuning.pretraining.run import main
 
 
 if __name__ == "__main__":

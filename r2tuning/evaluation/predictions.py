@@ -181,7 +181,7 @@ def _encode_queries(
     processor: R2TuningProcessor,
     rows: list[dict[str, Any]],
     cache: FeatureCache | None,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Any]:
     """The text arguments of `ground`, padded, from the cache or from the tokenizer."""
     if cache is None:
         return dict(processor(text=[row["query"] for row in rows]).to(model.device))

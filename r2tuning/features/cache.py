@@ -128,7 +128,7 @@ class FeatureCache:
         """`(num_layers, num_tokens, hidden)` that the model needs."""
         if self._config is None:
             return None
-        vision = self._config.vision_config
+        vision: Any = self._config.vision_config
         num_tokens = (vision.image_size // vision.patch_size) ** 2 + 1
         return self._config.num_recurrent_steps, num_tokens, vision.hidden_size
 
@@ -136,7 +136,8 @@ class FeatureCache:
         """`(num_layers, hidden)` that the model needs."""
         if self._config is None:
             return None
-        return self._config.num_recurrent_steps, self._config.text_config.hidden_size
+        text: Any = self._config.text_config
+        return self._config.num_recurrent_steps, text.hidden_size
 
 
 def _check_method(config: R2TuningConfig) -> None:

@@ -8,7 +8,7 @@ import logging
 import multiprocessing
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -139,7 +139,8 @@ def extract(
             processed[update.job] += update.num_frames
             bar.update(update.num_frames)
             if update.is_last:  # a video may be longer or shorter than annotated
-                bar.total += processed.pop(update.job) - update.job.num_frames
+                total += processed.pop(update.job) - update.job.num_frames
+                bar.total = total
     return summary
 
 
@@ -168,7 +169,7 @@ def _progress_bar(label: str, unit: str, total: int, initial: int = 0) -> tqdm:
 # ---- one process ---------------------------------------------------------------------------------------------------
 
 
-def _work(jobs: Iterable[Job], store: Store) -> Iterator[JobUpdate]:
+def _work(jobs: Iterable[Job], store: Store) -> Generator[JobUpdate, None, None]:
     """Process jobs one after the other while their next inputs are prefetched."""
     with closing(prefetch(_read_all(jobs, store))) as items:
         for job, group in itertools.groupby(items, key=lambda item: item[0]):
@@ -198,7 +199,7 @@ def _inputs(group: Iterable[tuple[Job, Any]]) -> Iterator[Any]:
         yield item
 
 
-def prefetch(items: Iterator[Any]) -> Iterator[Any]:
+def prefetch(items: Iterator[Any]) -> Generator[Any, None, None]:
     """The same items; the next one is made in a thread while the current one is in use."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, END)
@@ -212,11 +213,11 @@ def prefetch(items: Iterator[Any]) -> Iterator[Any]:
 
 def _work_in_processes(
     jobs: list[Job], make_store: Callable[[int, int], Store], num_processes: int
-) -> Iterator[JobUpdate]:
+) -> Generator[JobUpdate, None, None]:
     """Process jobs in several processes; each takes the next job from a shared counter, and has its share of threads."""
     context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
     next_job = context.Value("q", 0)
-    processes: dict[Any, BaseProcess] = {}
+    processes: dict[Connection, BaseProcess] = {}
     try:
         for rank in range(min(num_processes, len(jobs))):
             receiver, sender = context.Pipe(duplex=False)
@@ -225,6 +226,7 @@ def _work_in_processes(
             processes[receiver].start()
             sender.close()
         while processes:
+            ready: Any  # `wait` is typed for sockets too
             for ready in wait(list(processes)):
                 try:
                     message = ready.recv()

@@ -98,7 +98,7 @@ def replacing(folder: Path, path: Path) -> Iterator[Path]:
 
 def _checksum(states: torch.Tensor, record: dict[str, Any]) -> int:
     header = json.dumps([record, list(states.shape), str(states.dtype)], sort_keys=True)
-    return zlib.crc32(states.numpy(), zlib.crc32(header.encode()))
+    return zlib.crc32(states.numpy().data, zlib.crc32(header.encode()))
 
 
 __all__ = ["PARTIAL", "load_features", "query_path", "replacing", "safe_name", "save_features", "video_path"]

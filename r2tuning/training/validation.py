@@ -37,7 +37,7 @@ def evaluate(run: TrainingRun, signals: StopSignals) -> bool:
     return _record_scores(run, scores)
 
 
-def _record_scores(run: TrainingRun, scores: dict[str, float | None]) -> bool:
+def _record_scores(run: TrainingRun, scores: dict[str, Any]) -> bool:
     progress, metric = run.progress, run.config.best_metric
     score = scores[metric]
     progress.evaluated_step = progress.step

@@ -1,0 +1,188 @@
+"""Train a small CLIP from scratch on single pictures of Moving Shapes, to be frozen and used as any CLIP.
+
+python train/pretrain_clip.py OUT
+
+OUT then holds the model with tokenizer and image processor, `acceptance.json` with measurements on pictures that it was
+not trained on, and a model card.
+"""
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+from transformers import CLIPImageProcessor
+
+from dataset_scripts.advice import spell_options
+from dataset_scripts.moving_shapes.scenes import COLORS, COMBINATIONS, SEEN, SHAPES
+from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
+from r2tuning.files import write_json, write_text
+from r2tuning.hub.model_card import CARDS
+from r2tuning.pretraining.acceptance import WAYS, accept_clip
+from r2tuning.pretraining.model import make_clip, make_tokenizer
+from r2tuning.pretraining.pictures import IMAGE_SIZE, PICTURE_SETTINGS, draw_pictures, normalize
+from r2tuning.pretraining.trainer import Trainer
+
+
+WHITENED_PICTURES = 2000  # from which the whitening of patches is computed
+SMALLEST_BATCH = 16  # with fewer pictures, all of them may be pairs, which have no clauses
+AVERAGED_LOSSES = 10  # last steps whose mean loss is reported
+
+
+def pretrain(
+    output: Path,
+    *,
+    layers: int,
+    steps: int,
+    pictures: int,
+    held_out: int,
+    combinations: tuple[tuple[str, str], ...],
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    processes: int,
+) -> dict[str, Any]:
+    """Draw pictures, train, save and measure.
+
+    Args:
+        output: New or empty folder for model, tokenizer and image processor.
+        layers: Layers of each encoder.
+        steps: Training steps.
+        pictures: Training pictures, each with a variant.
+        held_out: Pictures for the measurements, each with a variant.
+        combinations: Colours and shapes to train on.
+        batch_size: Pictures per step, half of them variants of the others.
+        learning_rate: The highest learning rate.
+        seed: Seed of pictures, weights and batches.
+        processes: Processes that draw pictures.
+
+    Returns:
+        Contents of `acceptance.json`.
+
+    Raises:
+        FileExistsError: `output` is a file or a folder that is not empty, or another run writes there.
+        ValueError: A number is out of range, or there are too few combinations.
+    """
+    sizes: dict[str, Any] = {"layers": layers, "steps": steps, "pictures": pictures, "held_out": held_out}
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
+    check_options(**sizes, **options, processes=processes)
+    settings = replace(PICTURE_SETTINGS, combinations=tuple(combinations))
+    output.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    with claiming(output):
+        if any(path.name != LOCK for path in output.iterdir()):
+            raise FileExistsError(f"`output` '{output}' is not empty; name a new folder or empty it.")
+        drawn = draw_pictures(seed, pictures + held_out, processes, settings)
+        seen, unseen = drawn.select(slice(2 * pictures)), drawn.select(slice(2 * pictures, None))
+        tokenizer = make_tokenizer()
+        image_processor = _make_image_processor()
+        whitened = normalize(seen.images[: 2 * WHITENED_PICTURES : 2], image_processor)
+        clip = make_clip(tokenizer, whitened, layers)
+        losses = Trainer(clip, tokenizer, image_processor, seen, **options).run(steps)
+    with writing_folder(output) as folder:
+        for part in (clip, tokenizer, image_processor):
+            part.save_pretrained(folder)
+    pixels = normalize(unseen.images, image_processor)
+    measured = accept_clip(clip.eval(), tokenizer, pixels, unseen.captions, unseen.objects)
+    document = {
+        **sizes,
+        "combinations": [" ".join(each) for each in combinations],
+        **options,
+        "loss": float(np.mean(losses[-AVERAGED_LOSSES:])),
+        **measured,
+    }
+    write_json(output / "acceptance.json", document, indent=2)
+    write_text(output / "README.md", make_card(output.name, document))
+    return document
+
+
+def _make_image_processor() -> CLIPImageProcessor:
+    crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    return CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop)
+
+
+def check_options(*, batch_size: int, learning_rate: float, held_out: int, pictures: int, **counts: int) -> None:
+    """Refuse numbers with which training or the measurements would fail.
+
+    Raises:
+        ValueError: A number is out of range; the message names it.
+    """
+    for name, number in counts.items():
+        least = 0 if name == "seed" else 1
+        if number < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {number}.")
+    if batch_size < SMALLEST_BATCH or batch_size % 2:
+        raise ValueError(f"`batch_size` must be even and at least {SMALLEST_BATCH}, got {batch_size}.")
+    if pictures < batch_size // 2:
+        raise ValueError(f"`pictures` must be at least half of `batch_size`, {batch_size // 2}, got {pictures}.")
+    if held_out < WAYS:
+        raise ValueError(
+            f"`held_out` must be at least {WAYS}, the number of captions that a picture is compared with, got {held_out}."
+        )
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"`learning_rate` must be positive, got {learning_rate}.")
+
+
+def make_card(name: str, measured: dict[str, Any]) -> str:
+    """The model card, filled from the contents of `acceptance.json`."""
+    data = ModelCardData(
+        language="en", library_name="transformers", pipeline_tag="zero-shot-image-classification", tags=["clip"]
+    )
+    template = str(CARDS / "clip_card.md")
+    return str(ModelCard.from_template(data, template_path=template, name=name, measured=measured))
+
+
+def parse_combination(text: str) -> tuple[str, str]:
+    """A colour and a shape of the benchmark."""
+    color, _, shape = text.partition(" ")
+    if (color, shape) not in COMBINATIONS:
+        allowed = "a color (" + ", ".join(COLORS) + ") and a shape (" + ", ".join(SHAPES) + ")"
+        raise argparse.ArgumentTypeError(f"expected {allowed}, such as 'red circle', got {text!r}")
+    return color, shape
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = make_parser().parse_args(argv)
+    try:
+        document = pretrain(**vars(args))
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"pretrain_clip: error: {spell_options(error, vars(args), {'output': 'OUT'})}\n")
+        return 2
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help="folder to write CLIP, tokenizer and image processor to, new or empty"
+    )
+    parser.add_argument("--layers", type=int, default=4, help="layers of each encoder (default: 4)")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of training (default: 2000)")
+    parser.add_argument("--pictures", type=int, default=30_000, help="pictures, each with a variant (default: 30000)")
+    parser.add_argument("--held-out", type=int, default=1500, help="pictures for the measurements (default: 1500)")
+    parser.add_argument(
+        "--combinations",
+        type=parse_combination,
+        nargs="+",
+        default=SEEN,
+        metavar='"COLOR SHAPE"',
+        help='what it sees, such as "red circle" "blue ring" (default: all but those of test_unseen)',
+    )
+    parser.add_argument("--batch-size", type=int, default=96, help="pictures of a step (default: 96)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="at its highest (default: 0.001)")
+    parser.add_argument("--seed", type=int, default=7, help="of pictures, weights and batches (default: 7)")
+    parser.add_argument("--processes", type=int, default=2, help="processes that draw (default: 2)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
