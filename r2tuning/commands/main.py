@@ -37,7 +37,7 @@ from r2tuning_cli.arguments import MAX_MOMENTS, make_parser, spell_options
 from .demo import format_comparison, format_summary, make_demo
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("r2tuning.commands")  # also when it is run as a script
 
 ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
 # What the user can put right; anything else is a bug and shows where.

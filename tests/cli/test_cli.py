@@ -610,7 +610,7 @@ def test_help_names_every_option_benchmark_and_domain(command, options, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     text = capsys.readouterr().out
-    options += " max-download model benchmark domain clip device dtype"
+    options += " max-download model benchmark domain backbone device dtype"
     assert all(f"\n  --{option} " in text for option in options.split())
     for name, benchmark in BENCHMARKS.items():
         assert all(word in text for word in [name, *filter(None, benchmark.files)])
@@ -618,7 +618,7 @@ def test_help_names_every_option_benchmark_and_domain(command, options, capsys):
 
 @pytest.mark.parametrize(
     ("command", "options"),
-    [("convert", "benchmark domain clip all source push-to private"), ("push", "private clip")],
+    [("convert", "benchmark domain backbone all source push-to private"), ("push", "private backbone")],
 )
 def test_help_names_every_option(command, options, capsys):
     with pytest.raises(SystemExit):

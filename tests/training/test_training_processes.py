@@ -17,7 +17,7 @@ from two_processes import CASES
 from r2tuning.training.run import DONE, main
 
 
-TESTS = Path(__file__).parent
+HELPERS = Path(__file__).parents[1] / "helpers"
 PARTS = {"classification", "boundary", "saliency", "video_calibration", "layer_calibration"}
 
 
@@ -29,7 +29,7 @@ def both(tiny_clip, tmp_path_factory):
     options["gradient-accumulation"] = 2
     options["model"] = json.dumps({**MODEL, "dropout": 0.0, "drop_path": 0.0})  # each process has its own
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = [TESTS / "two_processes.py", folder / "report.json", *as_arguments(options, output_dir=folder / "two")]
+    arguments = [HELPERS / "two_processes.py", folder / "report.json", *as_arguments(options, output_dir=folder / "two")]
     result = subprocess.run(
         [*torchrun, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
