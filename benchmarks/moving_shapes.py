@@ -158,7 +158,7 @@ def answer_by_model(rows: list[Row], checkpoint: str, features: str | None) -> I
     model = R2TuningForVideoGrounding.from_pretrained(checkpoint).eval()
     processor = AutoProcessor.from_pretrained(checkpoint)
     cache = None if features is None else FeatureCache(features, model=model, fps=processor.fps)
-    yield from predict(model, processor, rows, cache)
+    yield from predict(model, processor, rows, cache, benchmark="moving_shapes")
 
 
 def make_parser() -> argparse.ArgumentParser:

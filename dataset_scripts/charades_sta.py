@@ -19,9 +19,9 @@ from collections.abc import Iterator
 
 import datasets
 
+from .benchmarks import BENCHMARKS
 from .builder import BenchmarkBuilder
 from .cleaning import Report
-from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
 from .features import FEATURES
 from .moment_lines import read_moment_lines
 from .reading import AnnotationError, Record, decode, find_files, parse_number, read_lines, read_text
@@ -38,6 +38,7 @@ EXPECTED_LINE = "`VIDEO start end##sentence`, the times in seconds"
 class CharadesSTA(BenchmarkBuilder):
     """Builder of Charades-STA from the release (with the tables of Charades) or from JSON lines."""
 
+    SPEC = BENCHMARKS["charades_sta"]
     FILES = {
         split: (
             f"charades_sta_{split}.txt",
@@ -47,7 +48,6 @@ class CharadesSTA(BenchmarkBuilder):
         )
         for split in ("train", "test")
     }
-    TRAINING_FPS = 1.0
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(

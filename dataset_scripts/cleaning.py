@@ -1,18 +1,14 @@
-"""Cleaning annotations as the released code does, counting every change, and making training targets of them.
+"""Cleaning annotations as the released code does, and counting every change.
 
-The released R2-Tuning code (yeliudev/R2-Tuning, datasets/grounding.py) repairs windows while it trains: it cuts them to
-the video, swaps reversed ones, and widens those shorter than a frame about their centre. It leaves videos below five
-seconds out of training. The same is done here when a dataset is loaded, once per rule and moment; what changes only
-the frame grid (`prepare_moments`, `prepare_saliency`) stays a step of its own.
+The released R2-Tuning code (yeliudev/R2-Tuning, datasets/grounding.py) repairs moments during training: it clips them to
+the video, swaps reversed ones, and widens those shorter than a frame about their centre. It drops videos shorter than
+five seconds. Here this is done once, when a dataset is loaded; `targets.py` puts the cleaned moments on the frames.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import numpy as np
 
 from .reading import AnnotationError
 
@@ -22,10 +18,7 @@ __all__ = [
     "clean_moments",
     "cut_end",
     "cut_start",
-    "frame_rate",
     "is_too_short_for_training",
-    "prepare_moments",
-    "prepare_saliency",
     "raise_to_zero",
     "strip_query",
     "swap_reversed",
@@ -36,9 +29,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 MIN_TRAINING_SEC = 5.0
-CLIP_SEC = 2.0  # of QVHighlights, to which its saliency scores belong
-HIGHEST_QVHIGHLIGHTS_SCORE = 4
-LOWEST_TVSUM_SCORE, HIGHEST_TVSUM_SCORE = 1, 5
 
 
 class Report:
@@ -177,75 +167,3 @@ def is_too_short_for_training(duration_sec: float, report: Report) -> bool:
     too_short = duration_sec < MIN_TRAINING_SEC
     report.change(f"examples of videos below {MIN_TRAINING_SEC:g} s dropped", too_short)
     return too_short
-
-
-# ---- training targets, in float32 as the released code ----
-
-
-def prepare_moments(moments: list[list[float]], num_frames: int, fps: float) -> np.ndarray:
-    """Moments on the frame grid of a video: cut to num_frames / fps, swapped if reversed, at least a frame long.
-
-    Args:
-        moments: [start, end] pairs in seconds.
-        num_frames: Frames that were sampled from the video.
-        fps: Frames per second at which they were sampled.
-
-    Returns:
-        `np.ndarray` of shape `(num_moments, 2)`, float32 seconds, in the order given.
-    """
-    longest, half = np.float32(num_frames / fps), np.float32(0.5 / fps)
-    boundary = np.clip(np.asarray(moments, np.float32).reshape(-1, 2), 0, longest)
-    boundary.sort(axis=1)
-    short = boundary[:, 1] - boundary[:, 0] < np.float32(1 / fps)
-    center = np.clip(boundary[short].sum(axis=1) / 2, half, np.float32(num_frames / fps - 0.5 / fps))
-    boundary[short] = np.stack([center - half, center + half], axis=1)
-    return boundary
-
-
-def prepare_saliency(row: dict, num_frames: int, fps: float) -> np.ndarray:
-    """Saliency of each sampled frame, from 0 to 1, as the released code trains on.
-
-    QVHighlights: the sum of the three scores / 12 of the clip that a frame lies in, 0 beyond the last clip. TVSum:
-    (the sum of the twenty scores - 20) / 80. YouTube Highlights: (match + 1) / 2, one frame for each annotated clip.
-    Where there are no scores: 1 for frames inside a moment as `prepare_moments` gives it, else 0.
-
-    Args:
-        row: An example in the schema of `features.py`.
-        num_frames: Frames that were sampled from the video.
-        fps: Frames per second at which they were sampled.
-
-    Returns:
-        `np.ndarray` of shape `(num_frames,)`, float32; TVSum: cut to the annotated part of the video.
-    """
-    if row["saliency"] is None:
-        return _inside_moments(row, num_frames, fps)
-    scores = np.asarray(row["saliency"]["scores"], np.float32)
-    if "video_summarization" in row["task"]:
-        levels = (HIGHEST_TVSUM_SCORE - LOWEST_TVSUM_SCORE) * scores.shape[1]
-        return ((scores.sum(axis=1) - LOWEST_TVSUM_SCORE * scores.shape[1]) / levels)[:num_frames]
-    if "moment_retrieval" in row["task"]:
-        clips = (np.arange(num_frames) / fps // CLIP_SEC).astype(int)
-        values = scores.sum(axis=1) / (HIGHEST_QVHIGHLIGHTS_SCORE * scores.shape[1])
-        return np.where(clips < len(values), values[np.minimum(clips, len(values) - 1)], np.float32(0))
-    if len(scores) != num_frames:
-        raise ValueError(
-            f"{row['video_id']}: YouTube Highlights takes one frame for each of its {len(scores)} annotated clips, "
-            f"got `num_frames` {num_frames}; sample at num_clips / duration frames per second."
-        )
-    return (scores[:, 0] + 1) / 2
-
-
-def _inside_moments(row: dict, num_frames: int, fps: float) -> np.ndarray:
-    if row["moments"] is None:
-        raise ValueError(f"qid {row['qid']}: neither `moments` nor `saliency` is annotated; nothing to train on.")
-    saliency = np.zeros(num_frames, np.float32)
-    for start, end in np.ceil(prepare_moments(row["moments"], num_frames, fps) * np.float32(fps)).astype(int):
-        saliency[min(start, end - 1) : end] = 1  # a start just behind 0 leaves a frame's length without a frame
-    return saliency
-
-
-def frame_rate(row: dict[str, Any], default: float) -> float:
-    """Frames per second for a video: on YouTube Highlights one frame for each annotated clip, else the default."""
-    if row["task"] == ["highlight_detection"]:
-        return len(row["saliency"]["scores"]) / row["duration_sec"]
-    return default

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 import datasets
 
+from .benchmarks import BENCHMARKS
 from .builder import BenchmarkBuilder
 from .cleaning import Report
-from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
 from .features import FEATURES
 from .moment_lines import read_moment_lines
 from .reading import Record, is_json_lines, read_json
@@ -33,6 +33,7 @@ FORM_LABEL = "Query Text:"
 class Ego4DNLQ(BenchmarkBuilder):
     """Builder of Ego4D-NLQ from the official files, v1 or v2, or from JSON lines."""
 
+    SPEC = BENCHMARKS["ego4d_nlq"]
     FILES = {
         "train": ("nlq_train.json", "nlq_train_v2.json", "nlq_train.jsonl", "ego4d_nlq_train.jsonl"),
         "val": ("nlq_val.json", "nlq_val_v2.json", "nlq_val.jsonl", "ego4d_nlq_val.jsonl"),
@@ -44,7 +45,6 @@ class Ego4DNLQ(BenchmarkBuilder):
             "ego4d_nlq_test.jsonl",
         ),
     }
-    TRAINING_FPS = 0.5
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(

@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 
-from .cleaning import CLIP_SEC, HIGHEST_QVHIGHLIGHTS_SCORE, Report
+from .benchmarks import BENCHMARKS, UNIT_SEC
+from .cleaning import Report
 from .reading import AnnotationError, Record, parse_json, read_lines
 
 
@@ -19,6 +20,7 @@ __all__ = ["holds_moments", "read_lighthouse_lines", "read_moment_lines", "read_
 
 LONGEST_RATED_SEC = 6 * 60 * 60  # as every clip has a row, however few are listed
 ReadLine = Callable[[Record, str, str, Report], dict]
+SCALE = BENCHMARKS["qvhighlights"].saliency  # the scores in this form are those of QVHighlights
 NUM_ANNOTATORS = 3  # of QVHighlights, for a file without any scores
 
 
@@ -75,7 +77,7 @@ def count_annotators(path: str) -> int:
         if b'"saliency_scores"' in line:
             with suppress(AnnotationError, LookupError):  # a video without a relevant clip, or named later
                 return len(
-                    Record(parse_json(line, path), "").scores("saliency_scores", 0, HIGHEST_QVHIGHLIGHTS_SCORE)[0]
+                    Record(parse_json(line, path), "").scores("saliency_scores", SCALE.lowest, SCALE.highest)[0]
                 )
     return NUM_ANNOTATORS
 
@@ -101,9 +103,9 @@ def _dense_saliency(record: Record, duration: float, num_annotators: int) -> dic
         return None
     if duration > LONGEST_RATED_SEC:
         raise record.error("duration", f"at most {LONGEST_RATED_SEC:,}, six hours, where clips have scores")
-    num_clips = int(duration / CLIP_SEC)
+    num_clips = int(duration / UNIT_SEC)
     clips = record.items("relevant_clip_ids", f"a list of {num_clips} clips at most")
-    rows = record.scores("saliency_scores", 0, HIGHEST_QVHIGHLIGHTS_SCORE)
+    rows = record.scores("saliency_scores", SCALE.lowest, SCALE.highest)
     if len(rows) != len(clips):
         raise record.error("saliency_scores", f"{len(clips)} rows, one for each of `relevant_clip_ids`")
     scores = [[0.0] * (len(rows[0]) if rows else num_annotators) for _ in range(num_clips)]
@@ -113,5 +115,5 @@ def _dense_saliency(record: Record, duration: float, num_annotators: int) -> dic
         scores[clip] = row
     if len(set(clips)) < len(clips):
         raise record.error("relevant_clip_ids", "every clip once")
-    times = [[CLIP_SEC * clip, CLIP_SEC * (clip + 1)] for clip in range(num_clips)]
+    times = [[UNIT_SEC * clip, UNIT_SEC * (clip + 1)] for clip in range(num_clips)]
     return {"times_sec": times, "scores": scores}

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 import datasets
 
+from .benchmarks import BENCHMARKS
 from .builder import BenchmarkBuilder
 from .cleaning import Report
-from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
 from .features import FEATURES
 from .moment_lines import holds_moments, read_moment_lines
 from .reading import Record, find_files
@@ -31,12 +31,12 @@ TASK = ["moment_retrieval", "highlight_detection"]
 class QVHighlights(BenchmarkBuilder):
     """Builder of QVHighlights from the release or from R2-Tuning's copy of it."""
 
+    SPEC = BENCHMARKS["qvhighlights"]
     FILES = {
         "train": ("highlight_train_release.jsonl", "qvhighlights_train.jsonl"),
         "val": ("highlight_val_release.jsonl", "qvhighlights_val.jsonl"),
         "test": ("highlight_test_with_gt.jsonl", "highlight_test_release.jsonl", "qvhighlights_test.jsonl"),
     }
-    TRAINING_FPS = 0.5
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 import datasets
 
+from .benchmarks import BENCHMARKS
 from .builder import BenchmarkBuilder
 from .cleaning import Report
-from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
 from .features import FEATURES
 from .moment_lines import read_moment_lines
 from .reading import AnnotationError, Record, is_json_lines, read_json
@@ -32,12 +32,12 @@ TASK = ["moment_retrieval"]
 class TACoS(BenchmarkBuilder):
     """Builder of TACoS from the files of 2D-TAN or from JSON lines."""
 
+    SPEC = BENCHMARKS["tacos"]
     FILES = {
         split: (f"{split}.json", f"{split}.jsonl", f"tacos_{split}.jsonl", f"tacos_{split}_release.jsonl")
         for split in ("train", "val", "test")
     }
     VIDEO_SUFFIX = "-cam-002"
-    TRAINING_FPS = 0.5
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 
 import datasets
 
+from .benchmarks import BENCHMARKS
 from .builder import BenchmarkBuilder, BenchmarkConfig
-from .cleaning import HIGHEST_TVSUM_SCORE, LOWEST_TVSUM_SCORE, Report, unquote_title
-from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
+from .cleaning import Report, unquote_title
 from .features import FEATURES
 from .moment_lines import read_lighthouse_lines
 from .reading import Record, is_json_lines, read_json, read_lines
@@ -40,7 +40,8 @@ MAT_FILE = "ydata-tvsum50.mat"
 class TVSum(BenchmarkBuilder):
     """Builder of TVSum from the release, `tvsum_anno.json` or lighthouse's lines; a domain or all."""
 
-    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in ("all", *TVSUM)]
+    SPEC = BENCHMARKS["tvsum"]
+    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in ("all", *SPEC.domains)]
     DEFAULT_CONFIG_NAME = "all"
     FILES = {
         split: (
@@ -108,7 +109,8 @@ def read_line(record: Record, video_id: str, domain: str, report: Report) -> dic
 
 
 def _read_scores(record: Record, field: str, num_shots: int) -> list[list[float]]:
-    scores = record.scores(field, LOWEST_TVSUM_SCORE, HIGHEST_TVSUM_SCORE)
+    scale = TVSum.SPEC.saliency
+    scores = record.scores(field, scale.lowest, scale.highest)
     if not 0 < len(scores) <= num_shots or len(scores[0]) != NUM_ANNOTATORS:
         raise record.error(field, f"{NUM_ANNOTATORS} scores for each of at most {num_shots} shots")
     return scores

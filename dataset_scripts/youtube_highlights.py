@@ -22,9 +22,9 @@ from collections.abc import Iterator
 
 import datasets
 
+from .benchmarks import BENCHMARKS
 from .builder import BenchmarkBuilder, BenchmarkConfig
 from .cleaning import Report
-from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
 from .features import FEATURES
 from .moment_lines import read_lighthouse_lines
 from .reading import AnnotationError, Record, is_json_lines, read_json
@@ -47,7 +47,8 @@ OTHER_SCORES = (
 class YouTubeHighlights(BenchmarkBuilder):
     """Builder of YouTube Highlights from `youtube_anno.json`, the authors' folders or lighthouse's lines."""
 
-    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in ("all", *YOUTUBE_HIGHLIGHTS)]
+    SPEC = BENCHMARKS["youtube_highlights"]
+    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in ("all", *SPEC.domains)]
     DEFAULT_CONFIG_NAME = "all"
     # The last name stands for the authors' folders, which `find_file` looks for.
     FILES = {

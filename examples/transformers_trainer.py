@@ -47,7 +47,7 @@ def train(config: TrainingConfig, **arguments: Any) -> Trainer:
     trainer = Trainer(
         model=model,
         args=TrainingArguments(**{**defaults, **arguments}),
-        train_dataset=GroundingData(list(rows), processor, cache),
+        train_dataset=GroundingData(list(rows), processor, cache, benchmark=config.benchmark),
         data_collator=GroundingCollator(config.seed, model.config.positive_saliency),
     )
     trainer.train()

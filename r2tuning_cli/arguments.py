@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import modeling_r2tuning
+from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY, released_benchmarks
 from modeling_r2tuning.options_r2tuning import NMS_METHODS, RULES
 from modeling_r2tuning.pipeline_r2tuning import DEFAULT_MODEL
 from modeling_r2tuning.video_source_r2tuning import MAX_DOWNLOAD_BYTES
 from r2tuning.checks import DEFAULT_BACKBONE
-from r2tuning.released.convert import BENCHMARKS, ORIGINAL_REPOSITORY
 from r2tuning.released.model_zoo import released_models
 
 
@@ -336,7 +336,7 @@ def _add_benchmark_arguments(group: Any, required: bool) -> argparse.Action:
     benchmark = group.add_argument(
         "--benchmark",
         required=required,
-        choices=tuple(BENCHMARKS),
+        choices=tuple(released_benchmarks()),
         metavar="NAME",
         help="what the authors' checkpoint was trained on (names below)",
     )
@@ -378,8 +378,8 @@ examples:
 
 def _benchmark_table() -> str:
     lines = ["benchmarks and domains:"]
-    for name, benchmark in BENCHMARKS.items():
-        domains = ", ".join(domain for domain in benchmark.files if domain is not None)
+    for name, spec in released_benchmarks().items():
+        domains = ", ".join(spec.domains)
         lines.append(f"  {name:20}{domains}".rstrip())
     return "\n".join(lines)
 

@@ -12,9 +12,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from dataset_scripts.cleaning import CLIP_SEC as UNIT_SEC
-from dataset_scripts.cleaning import frame_rate
+from dataset_scripts.benchmarks import BENCHMARKS, UNIT_SEC, BenchmarkSpec
 from dataset_scripts.reading import Record, parse_json, read_lines
+from dataset_scripts.targets import frame_rate
 from modeling_r2tuning import EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.containers_r2tuning import open_stream
 from modeling_r2tuning.files_r2tuning import writing
@@ -123,6 +123,7 @@ def predict(
     rows: Iterable[dict[str, Any]],
     cache: FeatureCache | None = None,
     *,
+    benchmark: str,
     missing_videos: Literal["error", "skip"] = "error",
 ) -> Iterator[dict[str, Any]]:
     """Predict every query of a dataset; each video is encoded once for all its queries.
@@ -132,6 +133,7 @@ def predict(
         processor: Its processor.
         rows: Examples in the schema of `dataset_scripts.features`; `video` is needed unless there is a cache.
         cache: Cached features to use instead of videos.
+        benchmark: Name of the benchmark that the rows belong to.
         missing_videos: What to do if a video or its features cannot be read: "error" raises, "skip" logs the queries
             about it and yields no predictions for them.
 
@@ -141,13 +143,14 @@ def predict(
     Raises:
         ValueError: A video or its features cannot be read.
     """
+    spec = BENCHMARKS[benchmark]
     queries_by_video: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         queries_by_video.setdefault(row["video_id"], []).append(row)
     num_failed = 0
     for video_id, queries in tqdm(queries_by_video.items(), desc="videos", unit=" videos", leave=False):
         try:
-            video = _encode_video(model, processor, queries[0], cache)
+            video = _encode_video(model, processor, queries[0], cache, spec)
             texts = _encode_queries(model, processor, queries, cache)
         except (OSError, ValueError) as error:
             if missing_videos == "error":
@@ -158,15 +161,19 @@ def predict(
         outputs = model.ground(video, **texts)
         answers = processor.post_process_video_grounding(outputs)
         for query, answer in zip(queries, answers, strict=True):
-            yield _to_prediction(query, answer)
+            yield _to_prediction(query, answer, spec)
     if num_failed:
         logger.warning(f"{num_failed} queries have no prediction, because their videos could not be read.")
 
 
 def _encode_video(
-    model: R2TuningForVideoGrounding, processor: R2TuningProcessor, row: dict[str, Any], cache: FeatureCache | None
+    model: R2TuningForVideoGrounding,
+    processor: R2TuningProcessor,
+    row: dict[str, Any],
+    cache: FeatureCache | None,
+    spec: BenchmarkSpec,
 ) -> EncodedVideo:
-    fps = frame_rate(row, processor.fps)
+    fps = frame_rate(row, spec, processor.fps)
     if cache is not None:
         states = cache.video(row["video_id"])
         return model.encode_video(video_hidden_states=states, fps=fps, duration_sec=row["duration_sec"])
@@ -192,17 +199,17 @@ def _encode_queries(
     return {"text_hidden_states": padded, "attention_mask": mask.to(model.device)}
 
 
-def _to_prediction(row: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+def _to_prediction(row: dict[str, Any], answer: dict[str, Any], spec: BenchmarkSpec) -> dict[str, Any]:
     prediction = {"qid": row["qid"], "query": row["query"], "vid": row["video_id"]}
     if "moment_retrieval" in row["task"]:
         moments = [[moment["start"], moment["end"], moment["score"]] for moment in answer["moments"]]
         prediction["pred_relevant_windows"] = moments
     if row["task"] != ["moment_retrieval"]:
-        prediction["pred_saliency_scores"] = _unit_saliency(row, answer)
+        prediction["pred_saliency_scores"] = _unit_saliency(row, answer, spec)
     return prediction
 
 
-def _unit_saliency(row: dict[str, Any], answer: dict[str, Any]) -> list[float]:
+def _unit_saliency(row: dict[str, Any], answer: dict[str, Any], spec: BenchmarkSpec) -> list[float]:
     """Saliency of the frame in the middle of each annotated unit, or of each 2 seconds if nothing is annotated."""
     if row["saliency"] is not None:
         middles = [(start + end) / 2 for start, end in row["saliency"]["times_sec"]]
@@ -210,8 +217,8 @@ def _unit_saliency(row: dict[str, Any], answer: dict[str, Any]) -> list[float]:
         num_units = int(row["duration_sec"] / UNIT_SEC)
         middles = [(unit + 0.5) * UNIT_SEC for unit in range(num_units)]
     scores, times = answer["saliency"], answer["frame_times"]
-    if row["task"] == ["highlight_detection"] and len(scores) == len(middles):
-        return scores  # one frame was sampled for each unit
+    if spec.saliency.frames == "one_per_unit" and len(scores) == len(middles):
+        return scores
     # The i-th frame has the time i / fps, so the last time plus the second one is num_frames / fps.
     fps = len(times) / (times[-1] + times[1]) if len(times) > 1 else 1.0
     return [scores[min(int(middle * fps), len(scores) - 1)] for middle in middles]

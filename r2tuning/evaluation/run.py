@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from dataset_scripts import BUILDERS, load_vtg_dataset
+from dataset_scripts import load_vtg_dataset
 from dataset_scripts.advice import spell_options
+from dataset_scripts.benchmarks import BENCHMARKS
 from dataset_scripts.metrics import compute_scores
 from dataset_scripts.moving_shapes.builder import PARTS
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
@@ -161,7 +162,9 @@ def get_predictions(
         for check in (False, True)
     )
     rows = leave_out(rows, find_unreadable(rows, quick), args.missing_videos)
-    predictions = list(predict(model, processor, rows, cache, missing_videos=args.missing_videos))
+    predictions = list(
+        predict(model, processor, rows, cache, benchmark=args.benchmark, missing_videos=args.missing_videos)
+    )
     if args.save_predictions is not None:
         write_predictions(predictions, args.save_predictions)
     answered = {prediction["qid"] for prediction in predictions}
@@ -309,7 +312,7 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--model", metavar="NAME", help="checkpoint that makes the predictions: a folder or a Hub name"
     )
-    parser.add_argument("--benchmark", required=True, choices=BUILDERS, help="benchmark")
+    parser.add_argument("--benchmark", required=True, choices=tuple(BENCHMARKS), help="benchmark")
     parser.add_argument("--split", default="val", help="split (default: val)")
     parser.add_argument("--domain", help="one domain of YouTube Highlights or TVSum (default: all)")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the annotation files")

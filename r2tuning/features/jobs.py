@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from dataset_scripts.cleaning import frame_rate
+from dataset_scripts.targets import units_per_second
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def plan_jobs(rows: Iterable[dict[str, Any]], fps: float | str, with_queries: bo
 
 def _plan_video(row: dict[str, Any], fps: float | str) -> VideoJob:
     if isinstance(fps, str):  # `ONE_PER_CLIP`
-        rate, exact = frame_rate(row, 0.0), True
+        rate, exact = units_per_second(row), True
     else:
         rate, exact = fps, False
     num_frames = max(round(rate * row["duration_sec"]), 1)

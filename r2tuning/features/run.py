@@ -20,8 +20,9 @@ from huggingface_hub.errors import StrictDataclassError
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers.utils import logging as transformers_logging
 
-from dataset_scripts import BUILDERS, load_vtg_dataset
+from dataset_scripts import load_vtg_dataset
 from dataset_scripts.advice import spell_options
+from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from r2tuning.checks import DEFAULT_BACKBONE, check_device, check_folders, check_model_name, check_model_type
@@ -30,17 +31,13 @@ from r2tuning.features.frames import FrameStore, frame_settings
 from r2tuning.features.jobs import QueryJob, plan_jobs
 from r2tuning.features.settings import ONE_PER_CLIP, prepare_folder
 from r2tuning.features.store import FeatureStore, feature_settings
-from r2tuning.released.convert import BENCHMARKS
 
 
 logger = logging.getLogger(__name__)
 processor_logger = logging.getLogger("modeling_r2tuning.processing_r2tuning")
 
-FRAME_RATES = {name: settings.fps for name, settings in BENCHMARKS.items()}
-FRAME_RATES |= dict.fromkeys(("moving_shapes", "moving_shapes_summary"), 1.0)
 DONE, SOME_FAILED, ERROR = 0, 1, 2
 INTERRUPTED = 130
-PER_CLIP_BENCHMARK = "youtube_highlights"
 DEFAULT_NUM_LAYERS = 4  # K of the paper
 OTHER_OPTIONS = {"name": "--benchmark", "num_recurrent_steps": "--num-layers"}  # what functions call their arguments
 USER_ERRORS = (ImportError, OSError, RuntimeError, StrictDataclassError, ValueError)
@@ -104,8 +101,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("Start this script once, without torchrun or accelerate: --num-processes makes processes.")
     if args.model is not None and (args.fps is not None or args.num_layers is not None):
         raise ValueError("--model settles the frame rate and K; leave --fps and --num-layers out.")
-    if args.benchmark == PER_CLIP_BENCHMARK and args.fps is not None:
-        raise ValueError(f"{PER_CLIP_BENCHMARK} has one frame for each annotated clip; leave --fps out.")
+    if args.fps is not None and has_one_frame_per_unit(args.benchmark):
+        raise ValueError(f"{args.benchmark} has one frame for each annotated clip; leave --fps out.")
     check_folders(data_dir=args.data_dir, video_dir=args.video_dir)
     for option in ("backbone", "model"):
         if getattr(args, option) is not None:
@@ -113,6 +110,11 @@ def check_arguments(args: argparse.Namespace) -> None:
     choose_device(args.device)
     if args.output.exists() and not args.output.is_dir():
         raise FileExistsError(f"`output` must be a folder, '{args.output}' is none.")
+
+
+def has_one_frame_per_unit(benchmark: str) -> bool:
+    """Whether the frame rate follows from the annotation of each video, as on YouTube Highlights."""
+    return BENCHMARKS[benchmark].saliency.frames == "one_per_unit"
 
 
 def report_cut_queries(texts: list[str], processor: R2TuningProcessor) -> None:
@@ -144,7 +146,7 @@ def load_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def make_store(args: argparse.Namespace, device: torch.device | str) -> Store:
     """The store that the arguments ask for, its CLIP on `device`."""
     processor = load_processor(args)
-    fps = ONE_PER_CLIP if args.benchmark == PER_CLIP_BENCHMARK else float(processor.fps)
+    fps = ONE_PER_CLIP if has_one_frame_per_unit(args.benchmark) else float(processor.fps)
     if args.store == "frames":
         return FrameStore(args.output, processor, frame_settings(processor, args.benchmark, fps))
     model = load_model(args)
@@ -171,7 +173,7 @@ def load_processor(args: argparse.Namespace) -> R2TuningProcessor:
         check_model_type(args.model, "r2tuning")
         return R2TuningProcessor.from_pretrained(args.model)
     read_backbone_config(args.backbone)  # refuses another kind of model
-    return R2TuningProcessor.from_backbone(args.backbone, fps=args.fps or FRAME_RATES[args.benchmark])
+    return R2TuningProcessor.from_backbone(args.backbone, fps=args.fps or BENCHMARKS[args.benchmark].fps)
 
 
 def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
@@ -259,7 +261,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_data_arguments(group: Any) -> None:
     """Arguments that choose videos and queries."""
-    group.add_argument("--benchmark", required=True, choices=tuple(BUILDERS), help="the benchmark")
+    group.add_argument("--benchmark", required=True, choices=tuple(BENCHMARKS), help="the benchmark")
     group.add_argument(
         "--split",
         action="append",
@@ -299,12 +301,17 @@ def add_clip_arguments(group: Any) -> None:
         metavar="DIR_OR_REPO",
         help="an R2-Tuning checkpoint that is to read the features: it settles CLIP, K and the frame rate",
     )
-    rates = ", ".join(f"{name} {fps:g}" for name, fps in FRAME_RATES.items() if name != PER_CLIP_BENCHMARK)
+    rates, per_unit = [], []
+    for name, spec in BENCHMARKS.items():
+        if has_one_frame_per_unit(name):
+            per_unit.append(name)
+        else:
+            rates.append(f"{name} {spec.fps:g}")
     group.add_argument(
         "--fps",
         type=positive(float),
         metavar="RATE",
-        help=f"frames per second (default: the benchmark's: {rates}; {PER_CLIP_BENCHMARK} always has one frame for "
+        help=f"frames per second (default: the benchmark's: {', '.join(rates)}; {', '.join(per_unit)} always has one frame for "
         "each annotated clip)",
     )
     group.add_argument(

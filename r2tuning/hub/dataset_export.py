@@ -19,8 +19,9 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import HTTPError  # httpx's, by whatever name it is installed
 
-from dataset_scripts import BUILDERS, load_vtg_dataset
+from dataset_scripts import load_vtg_dataset
 from dataset_scripts.advice import spell_options
+from dataset_scripts.benchmarks import BENCHMARKS
 from dataset_scripts.files import check_new_folder, writing_folder
 from r2tuning.hub.card_text import CARDS, CardRules, refresh_card
 from r2tuning.hub.publishing import CARD, Repository, publish, reason, with_patience
@@ -278,7 +279,7 @@ def _make_parser() -> argparse.ArgumentParser:
         prog="r2tuning export-dataset",
         description="Write a benchmark as a Parquet dataset with its card, which plain load_dataset reads.",
     )
-    parser.add_argument("name", choices=BUILDERS, help="benchmark")
+    parser.add_argument("name", choices=tuple(BENCHMARKS), help="benchmark")
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to make")
     parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
     parser.add_argument(

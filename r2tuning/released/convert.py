@@ -1,92 +1,25 @@
 """From the authors' released checkpoints (yeliudev/R2-Tuning) to ours.
 
-The only file that knows the released code's names. `BENCHMARKS` holds what a checkpoint file does not say about
-itself: how it was trained and how its predictions are post-processed.
+The only file that knows the released code's names. The settings that a checkpoint file does not hold, those of training
+and post-processing, come from `dataset_scripts.benchmarks`.
 """
 
 import math
 import os
 import re
-from dataclasses import dataclass
 
 import torch
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from transformers.utils import logging
 
+from dataset_scripts.benchmarks import BenchmarkSpec, released_benchmarks
 from modeling_r2tuning.configuration_r2tuning import R2TuningConfig
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 
 
 logger = logging.get_logger(__name__)
 
-ORIGINAL_REPOSITORY = "yeliudev/R2-Tuning"
 HEAD_SIZE = 64  # of every CLIP ViT
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Settings of a benchmark in the released configurations.
-
-    Attributes:
-        files: Published checkpoint file by domain (`None` = the only one), below `checkpoints/`.
-        fps: Frames per second; for YouTube Highlights (one frame an annotated clip) the median over its videos.
-        dropout: Of the input projections.
-        window_sec: Longest training video, rounded up: longer videos are grounded in windows.
-        saliency_loss_weight: In the released recipe.
-        nms: Non-maximum suppression of the evaluation.
-        round_to: Unit in seconds to which the evaluation rounds moments.
-        positive_saliency: Rule for positive frames; `None` for benchmarks with moments.
-    """
-
-    files: dict[str | None, str]
-    fps: float = 0.5
-    dropout: float = 0.5
-    window_sec: float = 150.0
-    saliency_loss_weight: float = 0.1
-    nms: str | None = "linear"
-    round_to: float | None = None
-    positive_saliency: str | None = None
-
-
-BENCHMARKS = {
-    "qvhighlights": Benchmark({None: "qvhighlights-ed516355"}, nms="hard", round_to=2.0),
-    "ego4d_nlq": Benchmark({None: "ego4d-6a6f5754"}, dropout=0.3, window_sec=1200.0),
-    "charades_sta": Benchmark(
-        {None: "charades-1de02112"}, fps=1.0, dropout=0.35, window_sec=195.0, saliency_loss_weight=0.01, round_to=0.1
-    ),
-    "tacos": Benchmark({None: "tacos-81759b55"}, window_sec=1410.0, saliency_loss_weight=0.05),
-    "youtube_highlights": Benchmark(
-        {
-            "dog": "youtube_dog-702bd293",
-            "gymnastics": "youtube_gym-ff68b1b3",
-            "parkour": "youtube_par-27442af0",
-            "skating": "youtube_ska-dad28398",
-            "skiing": "youtube_ski-df2edc4c",
-            "surfing": "youtube_sur-d384d8b2",
-        },
-        fps=0.59,
-        window_sec=1490.0,
-        nms=None,
-        positive_saliency="above_half",
-    ),
-    "tvsum": Benchmark(
-        {
-            "BK": "tvsum_bk-45b59440",
-            "BT": "tvsum_bt-13683fdf",
-            "DS": "tvsum_ds-d11b33d3",
-            "FM": "tvsum_fm-2c8c119d",
-            "GA": "tvsum_ga-58e79858",
-            "MS": "tvsum_ms-d9b4f8fa",
-            "PK": "tvsum_pk-1830ce03",
-            "PR": "tvsum_pr-51d78fc9",
-            "VT": "tvsum_vt-0069d8d3",
-            "VU": "tvsum_vu-6f8ebb4b",
-        },
-        window_sec=650.0,
-        nms=None,
-        positive_saliency="above_median",
-    ),
-}
 
 # Released name -> ours; the first rule that fits counts.
 RULES = [
@@ -141,7 +74,7 @@ def convert_original_checkpoint(
 
     Args:
         state_dict_or_path: The weights by released name, or a `.pth` file, which is read with `weights_only=True`.
-        benchmark: One of `BENCHMARKS`.
+        benchmark: One of `released_benchmarks()`.
         domain: For YouTube Highlights and TVSum; only checked, as their models share all settings.
         backbone_config: CLIP's configuration; default: as the weights say, else ViT-B/32.
         config_overrides: Fields of `R2TuningConfig` that differ from the released configuration, such as
@@ -174,21 +107,22 @@ def convert_original_checkpoint(
     return model.eval()
 
 
-def get_benchmark(name: str, domain: str | None = None) -> Benchmark:
-    """Settings of a benchmark; checks the domain if one is given."""
-    if name not in BENCHMARKS:
-        raise ValueError(f"`benchmark` must be one of {sorted(BENCHMARKS)}, got {name!r}.")
-    domains = BENCHMARKS[name].files
+def get_benchmark(name: str, domain: str | None = None) -> BenchmarkSpec:
+    """Settings of a benchmark with released checkpoints; checks the domain if one is given."""
+    benchmarks = released_benchmarks()
+    if name not in benchmarks:
+        raise ValueError(f"`benchmark` must be one of {sorted(benchmarks)}, got {name!r}.")
+    domains = benchmarks[name].released_checkpoints
     if domain is not None and domain not in domains:
         if None in domains:
             raise ValueError(f"`domain` of {name} must be left out, as it has none, got {domain!r}.")
         raise ValueError(f"`domain` of {name} must be one of {sorted(domains)}, got {domain!r}.")
-    return BENCHMARKS[name]
+    return benchmarks[name]
 
 
 def original_filename(benchmark: str, domain: str | None = None) -> str:
     """Path of a published checkpoint in `ORIGINAL_REPOSITORY`."""
-    files = get_benchmark(benchmark, domain).files
+    files = get_benchmark(benchmark, domain).released_checkpoints
     if domain not in files:
         raise ValueError(f"{benchmark} has one model for each domain: give one of {sorted(files)}.")
     return f"checkpoints/r2_tuning_{files[domain]}.pth"
@@ -212,7 +146,7 @@ def _read(source: dict[str, torch.Tensor] | str | os.PathLike) -> dict[str, torc
 
 def _config(
     weights: dict[str, torch.Tensor],
-    settings: Benchmark,
+    settings: BenchmarkSpec,
     backbone_config: CLIPConfig,
     save_backbone: bool,
     **overrides,
@@ -341,9 +275,6 @@ def _check(converted: dict[str, torch.Tensor], unknown: list[str], expected: dic
 
 
 __all__ = [
-    "BENCHMARKS",
-    "ORIGINAL_REPOSITORY",
-    "Benchmark",
     "convert_original_checkpoint",
     "get_benchmark",
     "original_filename",

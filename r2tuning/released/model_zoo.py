@@ -8,25 +8,17 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from dataset_scripts.benchmarks import BENCHMARKS, ORIGINAL_REPOSITORY, released_benchmarks
 from modeling_r2tuning.files_r2tuning import writing
 from r2tuning.checks import DEFAULT_BACKBONE, check_model_type
 from r2tuning.hub.model_card import CARDS, Results, read_published, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
 
-from .convert import BENCHMARKS, ORIGINAL_REPOSITORY, original_filename
+from .convert import original_filename
 from .resolve import convert_to_directory, fetch_original
 
 
 logger = logging.get_logger(__name__)
-
-SHORT_NAMES = {
-    "qvhighlights": "qvhl",
-    "ego4d_nlq": "ego4d",
-    "charades_sta": "charades",
-    "tacos": "tacos",
-    "youtube_highlights": "youtube",
-    "tvsum": "tvsum",
-}
 
 
 @dataclass(frozen=True)
@@ -39,7 +31,8 @@ class ReleasedModel:
     @property
     def name(self) -> str:
         """Ours, such as "r2tuning-qvhl" or "r2tuning-tvsum-bk"."""
-        return "-".join(["r2tuning", SHORT_NAMES[self.benchmark], *([self.domain.lower()] if self.domain else [])])
+        name = f"r2tuning-{BENCHMARKS[self.benchmark].short_name}"
+        return name if self.domain is None else f"{name}-{self.domain.lower()}"
 
     @property
     def original(self) -> str:
@@ -70,7 +63,11 @@ class ReleasedModel:
 
 def released_models() -> list[ReleasedModel]:
     """All twenty."""
-    return [ReleasedModel(name, domain) for name, benchmark in BENCHMARKS.items() for domain in benchmark.files]
+    return [
+        ReleasedModel(name, domain)
+        for name, spec in released_benchmarks().items()
+        for domain in spec.released_checkpoints
+    ]
 
 
 def convert_all(

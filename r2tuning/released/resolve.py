@@ -9,19 +9,14 @@ from huggingface_hub import constants, hf_hub_download
 from transformers.utils import logging
 
 import modeling_r2tuning
+from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY, released_benchmarks
 from modeling_r2tuning.files_r2tuning import check_new_folder, writing_folder
 from modeling_r2tuning.loading_r2tuning import loading, read_backbone_config
 from modeling_r2tuning.pipeline_r2tuning import save_checkpoint
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from r2tuning.checks import DEFAULT_BACKBONE
 
-from .convert import (
-    BENCHMARKS,
-    ORIGINAL_REPOSITORY,
-    convert_original_checkpoint,
-    get_benchmark,
-    original_filename,
-)
+from .convert import convert_original_checkpoint, get_benchmark, original_filename
 
 
 logger = logging.get_logger(__name__)
@@ -42,7 +37,7 @@ def convert_to_directory(
     Args:
         source: The `.pth` file.
         output: Folder to write; must be new or empty.
-        benchmark: What the checkpoint was trained on, one of `BENCHMARKS`.
+        benchmark: What the checkpoint was trained on, one of `released_benchmarks()`.
         domain: For YouTube Highlights and TVSum.
         backbone: The CLIP that the checkpoint was trained on, a name on the Hub or a folder; default: ViT-B/32. Its
             tokenizer and image settings are copied, its weights are not: the checkpoint refers to it.
@@ -81,7 +76,7 @@ def resolve_checkpoint(
 
     Args:
         model: A folder, a name on the Hub, or an original: `"yeliudev/R2-Tuning"` or a `.pth` file.
-        benchmark: For an original only, and needed there: one of `BENCHMARKS`.
+        benchmark: For an original only, and needed there: one of `released_benchmarks()`.
         domain: For an original of YouTube Highlights or TVSum.
         backbone: As for `convert_to_directory`.
 
@@ -117,7 +112,9 @@ def check_original(model: str | os.PathLike, benchmark: str | None, domain: str 
             )
         return
     if benchmark is None:
-        raise ValueError(f"The original checkpoint '{name}' needs a `benchmark`, one of {list(BENCHMARKS)}.")
+        raise ValueError(
+            f"The original checkpoint '{name}' needs a `benchmark`, one of {list(released_benchmarks())}."
+        )
     get_benchmark(benchmark, domain)
     if name != ORIGINAL_REPOSITORY and not os.path.isfile(name):
         raise FileNotFoundError(f"No checkpoint at '{name}'.")

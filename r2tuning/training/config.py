@@ -31,7 +31,7 @@ class TrainingConfig:
     """Everything that decides how a model is trained; the help texts say what each field means.
 
     What the benchmark itself fixes (frame rate, dropout, suppression, rounding) is in `BENCHMARKS` of
-    `r2tuning.released.convert`; `model` and `post_processing` replace single values of it.
+    `dataset_scripts.benchmarks`; `model` and `post_processing` replace single values of it.
     """
 
     # What is trained, on what.

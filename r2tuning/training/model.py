@@ -5,10 +5,10 @@ from typing import Any
 
 from transformers import CLIPConfig, CLIPModel
 
+from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.configuration_r2tuning import BESIDE_CLIP
 from modeling_r2tuning.loading_r2tuning import MODEL_FILES, check_weights, loading, read_backbone_config, safe_weights
-from r2tuning.released.convert import BENCHMARKS
 from r2tuning.training.config import TrainingConfig
 
 
@@ -40,13 +40,12 @@ def model_fields(config: TrainingConfig, backbone_config: CLIPConfig) -> dict[st
     """Fields of `R2TuningConfig`: those of the benchmark, then those of the run."""
     fields = {"backbone_name_or_path": _backbone_name(config), "loss_recipe": config.loss_recipe}
     fields |= {"method": config.method} | layers_read(config.method, backbone_config)
-    if config.benchmark in BENCHMARKS:
-        settings = BENCHMARKS[config.benchmark]
-        names = ("fps", "dropout", "window_sec", "saliency_loss_weight")
-        fields |= {name: getattr(settings, name) for name in names}
-        if settings.positive_saliency is not None:  # no moments: points are frames, and their times are not told
-            fields |= {"use_moment_head": False, "use_temporal_endpoints": False, "strides": [1]}
-            fields |= {"positive_saliency": settings.positive_saliency}
+    spec = BENCHMARKS[config.benchmark]
+    for name in ("fps", "dropout", "window_sec", "saliency_loss_weight"):
+        fields[name] = getattr(spec, name)
+    if spec.positive_saliency is not None:  # no moments: the points are the frames, whose times are not an input
+        fields |= {"use_moment_head": False, "use_temporal_endpoints": False, "strides": [1]}
+        fields["positive_saliency"] = spec.positive_saliency
     return fields | config.model
 
 
@@ -61,9 +60,8 @@ def layers_read(method: str, backbone_config: CLIPConfig) -> dict[str, int]:
 
 def make_processor(config: TrainingConfig, fps: float) -> R2TuningProcessor:
     """CLIP's pictures and words, and the post-processing of the benchmark."""
-    fields = {"fps": fps}
-    if config.benchmark in BENCHMARKS:
-        fields |= {name: getattr(BENCHMARKS[config.benchmark], name) for name in ("nms", "round_to")}
+    spec = BENCHMARKS[config.benchmark]
+    fields = {"fps": fps, "nms": spec.nms, "round_to": spec.round_to}
     return R2TuningProcessor.from_backbone(config.backbone, **{**fields, **config.post_processing})
 
 

@@ -66,7 +66,7 @@ def prepare_run(config: TrainingConfig) -> TrainingRun:
     cache = None if config.features is None else FeatureCache(config.features, model=model, fps=model.config.fps)
     num_eval_rows = len(_eval_rows(config, rows))
     rows = usable_rows(config, rows, model, accelerator)
-    data = GroundingData(rows[config.train_split], processor, cache)
+    data = GroundingData(rows[config.train_split], processor, cache, benchmark=config.benchmark)
     plan = _make_plan(config, data, accelerator)
     prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, config))
     set_seed(config.seed, device_specific=True)  # so that dropout differs from process to process

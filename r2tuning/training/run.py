@@ -24,12 +24,11 @@ from huggingface_hub.errors import StrictDataclassError
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers.utils import logging as transformers_logging
 
-from dataset_scripts import BUILDERS
 from dataset_scripts.advice import spell_options
+from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning.files_r2tuning import claiming
 from r2tuning.checks import check_folders, check_model_name
 from r2tuning.files import write_json
-from r2tuning.released.convert import BENCHMARKS
 from r2tuning.training.config import TrainingConfig, read_config
 from r2tuning.training.curves import draw_curves
 from r2tuning.training.dry_run import dry_run
@@ -127,8 +126,8 @@ def split_domains(config: TrainingConfig) -> list[TrainingConfig]:
     """Settings of each model: one, or one for each domain, with a folder and a repository of its own."""
     if config.domain != "all":
         return [config]
-    domains = BENCHMARKS[config.benchmark].files if config.benchmark in BENCHMARKS else {None: ""}
-    if None in domains:
+    domains = BENCHMARKS[config.benchmark].domains
+    if not domains:
         raise ValueError(f"`domain` 'all' trains a model for each domain, but {config.benchmark} has none.")
     return [
         replace(
@@ -148,8 +147,8 @@ def check_paths(config: TrainingConfig) -> None:
         FileNotFoundError: A folder is missing.
         ValueError: The benchmark is unknown.
     """
-    if config.benchmark not in BUILDERS:
-        raise ValueError(f"`benchmark` must be one of {list(BUILDERS)}, got {config.benchmark!r}.")
+    if config.benchmark not in BENCHMARKS:
+        raise ValueError(f"`benchmark` must be one of {list(BENCHMARKS)}, got {config.benchmark!r}.")
     check_folders(data_dir=config.data_dir, features=config.features, video_dir=config.video_dir)
     check_model_name("backbone", config.backbone)
 

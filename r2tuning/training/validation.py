@@ -84,7 +84,12 @@ def predict_share(
     model.eval()
     try:
         for prediction in predict(
-            model, run.processor, own_rows, run.data.cache, missing_videos=run.config.missing_videos
+            model,
+            run.processor,
+            own_rows,
+            run.data.cache,
+            benchmark=run.config.benchmark,
+            missing_videos=run.config.missing_videos,
         ):
             predictions.append(prediction)
             if signals.number is not None:

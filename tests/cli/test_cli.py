@@ -21,11 +21,11 @@ from transformers.utils import logging as transformers_logging
 from video_samples import read_number, truncate, write_video
 
 import modeling_r2tuning
+from dataset_scripts.benchmarks import released_benchmarks
 from modeling_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.video_io_r2tuning import load_video_frames
 from r2tuning.commands import main as commands
 from r2tuning.commands.main import main
-from r2tuning.released.convert import BENCHMARKS
 from r2tuning_cli.arguments import SPELLINGS, make_parser, spell_options
 
 
@@ -612,8 +612,8 @@ def test_help_names_every_option_benchmark_and_domain(command, options, capsys):
     text = capsys.readouterr().out
     options += " max-download model benchmark domain backbone device dtype"
     assert all(f"\n  --{option} " in text for option in options.split())
-    for name, benchmark in BENCHMARKS.items():
-        assert all(word in text for word in [name, *filter(None, benchmark.files)])
+    for name, spec in released_benchmarks().items():
+        assert all(word in text for word in [name, *spec.domains])
 
 
 @pytest.mark.parametrize(

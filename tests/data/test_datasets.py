@@ -7,7 +7,8 @@ import annotation_samples as samples
 import datasets
 import pytest
 
-from dataset_scripts import BUILDERS, FEATURES, load_vtg_dataset
+from dataset_scripts import FEATURES, load_vtg_dataset
+from dataset_scripts.benchmarks import BENCHMARKS
 
 
 ALL_FORMS = [(name, form) for name, forms in samples.FORMS.items() for form in forms]
@@ -273,7 +274,7 @@ def test_training_rules_are_kept_out_of_evaluation(tmp_path, caplog, name):
     rows[0] |= {"duration": 4.9, "relevant_windows": [[1.0, 2.0]]}
     rows[1] |= {"duration": 20.0, "relevant_windows": [[15.0, 15.0], [3.0, 9.0], [7.25, 7.5]]}
     path = samples.write_json_lines(tmp_path / "rows", rows)
-    fps = BUILDERS[name].TRAINING_FPS
+    fps = BENCHMARKS[name].fps
     assert fps == (1.0 if name == "charades_sta" else 0.5)
     [train] = load_vtg_dataset(name, split="train", data_files=path)
     half = 0.5 / fps

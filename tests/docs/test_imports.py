@@ -150,11 +150,26 @@ def test_datasets_and_metrics_need_no_model(path):
     assert not modules_of(path) & {"torch", "transformers", "safetensors", "modeling_r2tuning", "r2tuning"}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "dataset_scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_reading_annotations_needs_numpy_and_datasets_alone(path):
+    """At import: PyAV and h5py are imported where a video or a .mat file is read."""
+    statements = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert third_parties(ast.Module(statements, type_ignores=[])) <= {"numpy", "datasets"}
+
+
+def test_the_settings_of_benchmarks_need_the_standard_library_alone():
+    assert not third_parties(ast.parse((ROOT / "dataset_scripts/benchmarks.py").read_text()))
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "dataset_scripts/metrics").glob("*.py")), ids=lambda path: path.stem)
 def test_metrics_know_no_dataset(path):
-    """And only the modules for `evaluate.load` import `evaluate`, which takes seconds."""
+    """Only `scoring.py` knows the benchmarks, and only the modules for `evaluate.load` import the slow `evaluate`."""
     tree = ast.parse(path.read_text())
     modules = {"moment_retrieval", "highlight_detection", "summarization", "schema_metric"}
+    if path.stem == "scoring":
+        assert "dataset_scripts.benchmarks" in {module for _, module in imports(tree)}
+        assert third_parties(tree) == {"dataset_scripts"}
+        return
     assert third_parties(tree) <= {"numpy"} | ({"datasets", "evaluate"} if path.stem in modules else set())
     assert all(level <= 1 for level, _ in imports(tree)), "metrics import nothing from the folder above"
 

@@ -11,8 +11,10 @@ import pytest
 from annotation_samples import moment_records, write_benchmark, write_json_lines, write_videos
 
 from dataset_scripts import load_vtg_dataset
+from dataset_scripts.benchmarks import BENCHMARKS
+from dataset_scripts.targets import frame_rate
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
-from r2tuning.evaluation.predictions import frame_rate, predict, read_predictions, write_submission
+from r2tuning.evaluation.predictions import predict, read_predictions, write_submission
 from r2tuning.evaluation.run import main, record, score_parts
 
 
@@ -202,7 +204,9 @@ def test_checkpoint_predicts_every_query(name, checkpoint, tmp_path, capsys):
 def test_one_frame_for_each_clip_of_youtube_highlights(tmp_path):
     data_dir = write_benchmark("youtube_highlights", tmp_path)
     row = load_vtg_dataset("youtube_highlights", split="val", data_dir=data_dir)[0]
-    assert frame_rate(row, 0.5) * row["duration_sec"] == pytest.approx(len(row["saliency"]["scores"]))
+    assert frame_rate(row, BENCHMARKS["youtube_highlights"], 0.5) * row["duration_sec"] == pytest.approx(
+        len(row["saliency"]["scores"])
+    )
 
 
 @pytest.fixture
@@ -253,8 +257,8 @@ def test_predictions_without_a_video_are_given_only_if_told(broken, checkpoint):
         R2TuningProcessor.from_pretrained(checkpoint),
     )
     with pytest.raises(ValueError, match=f"'{rows[0]['video_id']}' cannot be read: .*{path.name}.*: it is text"):
-        list(predict(model.eval(), processor, rows))
-    predictions = list(predict(model, processor, rows, missing_videos="skip"))
+        list(predict(model.eval(), processor, rows, benchmark="tacos"))
+    predictions = list(predict(model, processor, rows, benchmark="tacos", missing_videos="skip"))
     assert {row["qid"] for row in predictions} == set(rows["qid"]) - set(lost)
 
 

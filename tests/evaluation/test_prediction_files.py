@@ -7,8 +7,9 @@ import random
 import annotation_samples as samples
 import pytest
 
-from dataset_scripts import BUILDERS, AnnotationError, load_vtg_dataset
+from dataset_scripts import AnnotationError, load_vtg_dataset
 from dataset_scripts.advice import spell_options
+from dataset_scripts.loading import find_builder
 from r2tuning.evaluation import run as run_evaluation
 from r2tuning.evaluation.predictions import read_predictions
 from r2tuning.features import run as run_feature_extraction
@@ -233,7 +234,7 @@ def test_any_prediction_file_is_read_or_named(tmp_path, packed):
 )
 def test_any_annotation_file_is_read_or_named(tmp_path, name, form):
     folder, split = samples.write_benchmark(name, tmp_path, form), samples.SPLITS[name][-1]
-    path = next(folder / name for name in BUILDERS[name].FILES[split] if (folder / name).is_file())
+    path = next(folder / name for name in find_builder(name).FILES[split] if (folder / name).is_file())
     draw, data = random.Random(f"{name} {form}"), path.read_bytes()
 
     def read(path):

@@ -9,9 +9,9 @@ from parity import FIXTURES, draw, read_json, released_weights
 from tiny_models import TINY_TEXT, TINY_VISION
 from transformers import CLIPConfig
 
+from dataset_scripts.benchmarks import released_benchmarks
 from modeling_r2tuning import R2TuningForVideoGrounding
 from r2tuning.released.convert import (
-    BENCHMARKS,
     convert_original_checkpoint,
     get_benchmark,
     original_filename,
@@ -243,7 +243,9 @@ def test_settings_of_the_highlight_benchmarks(convert, weights, benchmark, domai
 
 def test_published_files():
     """All twenty, by benchmark and domain."""
-    names = [original_filename(name, domain) for name in BENCHMARKS for domain in BENCHMARKS[name].files]
+    names = []
+    for name, spec in released_benchmarks().items():
+        names += [original_filename(name, domain) for domain in spec.released_checkpoints]
     published = """
         qvhighlights-ed516355 ego4d-6a6f5754 charades-1de02112 tacos-81759b55 youtube_dog-702bd293
         youtube_gym-ff68b1b3 youtube_par-27442af0 youtube_ska-dad28398 youtube_ski-df2edc4c youtube_sur-d384d8b2
@@ -256,7 +258,7 @@ def test_published_files():
 
 
 def test_post_processing_of_the_released_evaluation():
-    nms = {name: (settings.nms, settings.round_to) for name, settings in BENCHMARKS.items()}
+    nms = {name: (settings.nms, settings.round_to) for name, settings in released_benchmarks().items()}
     assert nms == {
         "qvhighlights": ("hard", 2.0),
         "ego4d_nlq": ("linear", None),

@@ -10,10 +10,10 @@ from loopback_hub import READ_TOKEN, LoopbackHub
 from tiny_checkpoints import save_clip, save_released
 from transformers import AutoModel, AutoProcessor
 
+from dataset_scripts.benchmarks import BENCHMARKS, ORIGINAL_REPOSITORY, released_benchmarks
 from r2tuning.commands.main import main
 from r2tuning.hub import publishing
 from r2tuning.hub.model_card import Results, read_published
-from r2tuning.released.convert import BENCHMARKS, ORIGINAL_REPOSITORY
 from r2tuning.released.model_zoo import convert_all, released_models
 
 
@@ -29,18 +29,15 @@ FEW = ["r2tuning-qvhl", "r2tuning-tvsum-bk", "r2tuning-tvsum-vu"]
 def write_originals(folder, monkeypatch, few):
     """Write files that stand for the authors', under names with their hash; of a few models or of all."""
     folder.mkdir()
-    for name, benchmark in list(BENCHMARKS.items()):
+    for name, benchmark in released_benchmarks().items():
         files = {}
-        for domain, file in benchmark.files.items():
+        for domain, file in benchmark.released_checkpoints.items():
             if not few or name == "qvhighlights" or domain in ("BK", "VU"):
                 path = save_released(folder / "new.pth", with_moments=benchmark.positive_saliency is None)
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
                 files[domain] = f"{file.split('-')[0]}-{digest}"
                 path.rename(folder / f"r2_tuning_{files[domain]}.pth")
-        if files:
-            monkeypatch.setitem(BENCHMARKS, name, replace(benchmark, files=files))
-        else:
-            monkeypatch.delitem(BENCHMARKS, name)
+        monkeypatch.setitem(BENCHMARKS, name, replace(benchmark, released_checkpoints=files))
     return folder
 
 
@@ -70,9 +67,9 @@ def test_names():
 
 def test_every_model_has_published_results():
     published = read_published()
-    assert published.keys() == {"source", *BENCHMARKS}
-    for name, benchmark in BENCHMARKS.items():
-        domains = {f"mAP-{domain}" for domain in benchmark.files if domain is not None}
+    assert published.keys() == {"source", *released_benchmarks()}
+    for name, benchmark in released_benchmarks().items():
+        domains = {f"mAP-{domain}" for domain in benchmark.domains}
         assert not domains or published[name]["scores"].keys() == domains
     assert published["qvhighlights"]["scores"]["MR-full-R1@0.7"] == 51.87
     assert published["tacos"]["scores"]["MR-full-R1@0.3"] == 50.96

@@ -235,7 +235,7 @@ def make_row(task, saliency=None, moments=None, duration=20.0, **changes):
 
 def test_moments_and_saliency_become_targets_of_frames(processor):
     rows = [make_row(["moment_retrieval"], moments=[[2.0, 5.0], [7.1, 7.3]])]
-    example = GroundingData(rows, processor, StubCache(20))[0]
+    example = GroundingData(rows, processor, StubCache(20), benchmark="qvhighlights")[0]
     np.testing.assert_allclose(example["moments"], [[2, 5], [6.7, 7.7]], rtol=1e-6)  # at least a frame long
     assert example["saliency"].nonzero().flatten().tolist() == [2, 3, 4, 7]
     assert (example["fps"], example["duration_sec"]) == (1.0, 20.0)
@@ -243,7 +243,7 @@ def test_moments_and_saliency_become_targets_of_frames(processor):
 
 def test_tvsum_videos_are_cut_to_their_annotated_part(processor):
     rows = [make_row(["video_summarization"], saliency=[[1.0] * 20, [5.0] * 20, [3.0] * 20])]
-    example = GroundingData(rows, processor, StubCache(7))[0]
+    example = GroundingData(rows, processor, StubCache(7), benchmark="tvsum")[0]
     assert len(example["video_hidden_states"]) == 3
     assert example["saliency"].tolist() == [0, 1, 0.5]
     assert "moments" not in example
@@ -251,7 +251,7 @@ def test_tvsum_videos_are_cut_to_their_annotated_part(processor):
 
 def test_youtube_highlights_has_one_frame_for_each_annotated_clip(processor):
     rows = [make_row(["highlight_detection"], saliency=[[-1.0], [0.0], [1.0], [1.0]], duration=10.0)]
-    example = GroundingData(rows, processor, StubCache(4))[0]
+    example = GroundingData(rows, processor, StubCache(4), benchmark="youtube_highlights")[0]
     assert example["fps"] == 0.4
     assert example["saliency"].tolist() == [0, 0.5, 1, 1]
 
@@ -260,7 +260,7 @@ def test_a_video_of_youtube_highlights_is_fitted_to_its_annotated_clips(processo
     """The video has 20 seconds but is annotated as 20.9: sampling alone gives one frame less."""
     video = {"path": str(checkpoint / "sample.mp4")}
     rows = [make_row(["highlight_detection"], saliency=[[1.0]] * 9, duration=20.9, video=video)]
-    example = GroundingData(rows, processor)[0]
+    example = GroundingData(rows, processor, benchmark="youtube_highlights")[0]
     assert example["pixel_values_videos"].shape == (9, 3, 64, 64)
 
 

@@ -16,8 +16,8 @@ from training_samples import MODEL, as_arguments, write_benchmark
 from transformers import AutoModel, AutoProcessor
 from video_samples import write_video
 
+from dataset_scripts.benchmarks import BENCHMARKS
 from examples.transformers_trainer import train as train_by_transformers
-from r2tuning.released import convert
 from r2tuning.training import run as run_script
 from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig, read_config, read_preset
@@ -479,8 +479,7 @@ def domains(options, tmp_path, monkeypatch):
     (tmp_path / "tvsum_anno.json").write_text(json.dumps(videos))
     splits = {domain: {"train": [f"{domain}0", f"{domain}1"], "val": [f"{domain}2"]} for domain in ("BK", "DS")}
     (tmp_path / "splits.json").write_text(json.dumps(splits))
-    tvsum = convert.BENCHMARKS["tvsum"]
-    monkeypatch.setitem(convert.BENCHMARKS, "tvsum", replace(tvsum, files={"BK": "", "DS": ""}))
+    monkeypatch.setitem(BENCHMARKS, "tvsum", replace(BENCHMARKS["tvsum"], domains=("BK", "DS")))
     model = {name: value for name, value in MODEL.items() if name != "strides"}
     options = {**options, "preset": "tvsum", "data-dir": tmp_path, "features": cache, "model": json.dumps(model)}
     return {**options, "batch-size": 2, "output-dir": tmp_path / "run"}

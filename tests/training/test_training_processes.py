@@ -29,7 +29,11 @@ def both(tiny_clip, tmp_path_factory):
     options["gradient-accumulation"] = 2
     options["model"] = json.dumps({**MODEL, "dropout": 0.0, "drop_path": 0.0})  # each process has its own
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = [HELPERS / "two_processes.py", folder / "report.json", *as_arguments(options, output_dir=folder / "two")]
+    arguments = [
+        HELPERS / "two_processes.py",
+        folder / "report.json",
+        *as_arguments(options, output_dir=folder / "two"),
+    ]
     result = subprocess.run(
         [*torchrun, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
