@@ -21,7 +21,7 @@ from r2tuning.features.files import EXTRACT_AGAIN, load_features, query_path, vi
 from r2tuning.features.published import PublishedCache
 from r2tuning.features.settings import (
     FORMAT,
-    ONE_PER_CLIP,
+    ONE_PER_UNIT,
     compare_settings,
     fingerprint,
     read_settings,
@@ -43,7 +43,7 @@ class FeatureCache:
         folder: The cache.
         model: Model that will read the features; `None` skips the comparison with it. A model that reads fewer of
             CLIP's layers than an extracted cache holds gets the last ones.
-        fps: Expected frames per second; `None` accepts any. Ignored for caches with one frame per annotated clip.
+        fps: Expected frames per second; `None` accepts any. Ignored for caches with one frame per annotated unit.
         check: Verify the checksum of each file when it is read for the first time, which reads the whole file. `False`
             reads the header alone, so that part of a long video is read without the rest.
 
@@ -159,7 +159,7 @@ def _wanted_settings(
         wanted["num_layers"] = model.config.num_recurrent_steps
         if isinstance(found.get("num_layers"), int):  # more layers than the model reads are fine
             wanted["num_layers"] = max(wanted["num_layers"], found["num_layers"])
-    if fps is not None and found.get("fps") != ONE_PER_CLIP:
+    if fps is not None and found.get("fps") != ONE_PER_UNIT:
         wanted["fps"] = float(fps)
     return wanted
 

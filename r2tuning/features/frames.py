@@ -32,7 +32,7 @@ from r2tuning.features.store import (
     image_settings,
     video_record,
 )
-from r2tuning.files import read_json, write_json
+from r2tuning.json_files import read_json, write_json
 
 
 # Of the lossless presets this one makes files a seventh larger, but they decode three times as fast in every epoch.
@@ -110,7 +110,7 @@ class FrameStore:
         path = self._record_path(job)
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {**self._record(job), "checksum": checksum}
-        write_json(path, record, indent=2, sort_keys=True, temporary_in=self.folder / PARTIAL)
+        write_json(path, record, sort_keys=True, temporary_in=self.folder / PARTIAL)
 
     def _path(self, job: VideoJob) -> Path:
         return video_path(self.folder, job.id, "mp4")

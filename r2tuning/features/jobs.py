@@ -50,11 +50,11 @@ def plan_jobs(rows: Iterable[dict[str, Any]], fps: float | str, with_queries: bo
 
     Args:
         rows: Examples in the schema of `dataset_scripts.features`.
-        fps: Frames per second, or `r2tuning.features.settings.ONE_PER_CLIP`.
+        fps: Frames per second, or `r2tuning.features.settings.ONE_PER_UNIT`.
         with_queries: Whether to include queries.
 
     Raises:
-        ValueError: `fps` is `ONE_PER_CLIP`, and two rows annotate different clips of the same video.
+        ValueError: `fps` is `ONE_PER_UNIT`, and two rows annotate different units of the same video.
     """
     queries: dict[tuple[str, str], QueryJob] = {}
     videos: dict[str, VideoJob] = {}
@@ -70,7 +70,7 @@ def plan_jobs(rows: Iterable[dict[str, Any]], fps: float | str, with_queries: bo
 
 
 def _plan_video(row: dict[str, Any], fps: float | str) -> VideoJob:
-    if isinstance(fps, str):  # `ONE_PER_CLIP`
+    if isinstance(fps, str):  # `ONE_PER_UNIT`
         rate, exact = units_per_second(row), True
     else:
         rate, exact = fps, False

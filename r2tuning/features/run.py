@@ -29,7 +29,7 @@ from r2tuning.checks import DEFAULT_BACKBONE, check_device, check_folders, check
 from r2tuning.features.extraction import Store, Summary, extract
 from r2tuning.features.frames import FrameStore, frame_settings
 from r2tuning.features.jobs import QueryJob, plan_jobs
-from r2tuning.features.settings import ONE_PER_CLIP, prepare_folder
+from r2tuning.features.settings import ONE_PER_UNIT, prepare_folder
 from r2tuning.features.store import FeatureStore, feature_settings
 
 
@@ -146,7 +146,7 @@ def load_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def make_store(args: argparse.Namespace, device: torch.device | str) -> Store:
     """The store that the arguments ask for, its CLIP on `device`."""
     processor = load_processor(args)
-    fps = ONE_PER_CLIP if has_one_frame_per_unit(args.benchmark) else float(processor.fps)
+    fps = ONE_PER_UNIT if has_one_frame_per_unit(args.benchmark) else float(processor.fps)
     if args.store == "frames":
         return FrameStore(args.output, processor, frame_settings(processor, args.benchmark, fps))
     model = load_model(args)

@@ -12,12 +12,12 @@ import torch
 from modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.files_r2tuning import remove_leftovers
 from r2tuning.features.files import PARTIAL
-from r2tuning.files import read_json, write_json
+from r2tuning.json_files import read_json, write_json
 
 
 FORMAT = 1  # version of the layout
 SETTINGS_FILE = "settings.json"
-ONE_PER_CLIP = "one frame per annotated clip"  # the frame rate of YouTube Highlights, which differs between videos
+ONE_PER_UNIT = "one frame per annotated clip"  # instead of frames per second, on YouTube Highlights
 NOT_COMPARED = ("clip",)  # the same CLIP has several names; its weights are compared instead
 STALE_SEC = 3600.0  # earlier versions wrote files into `partial` itself; none took that long
 
@@ -34,7 +34,9 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ValueError(f"{error}. Extract the features into a new folder.") from error
+        raise ValueError(
+            f"The settings of a cache are corrupt. Extract the features into a new folder. {error}"
+        ) from error
     if not isinstance(settings, dict):
         raise ValueError(f"'{path}' holds no settings. Extract the features into a new folder.")
     return settings
@@ -61,7 +63,7 @@ def prepare_folder(folder: Path, settings: dict[str, Any]) -> None:
             if not path.is_dir() and time.time() - path.stat().st_mtime > STALE_SEC:
                 path.unlink()
     if found is None:
-        write_json(folder / SETTINGS_FILE, settings, indent=2, sort_keys=True, temporary_in=partial)
+        write_json(folder / SETTINGS_FILE, settings, sort_keys=True, temporary_in=partial)
 
 
 def compare_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -99,7 +101,7 @@ def fingerprint(model: R2TuningForVideoGrounding) -> str:
 
 __all__ = [
     "FORMAT",
-    "ONE_PER_CLIP",
+    "ONE_PER_UNIT",
     "SETTINGS_FILE",
     "compare_settings",
     "fingerprint",

@@ -170,7 +170,7 @@ def feature_settings(
         model: The model, its encoders still in float32.
         processor: Its processor.
         benchmark: Name of the benchmark.
-        fps: Frames per second, or `ONE_PER_CLIP`.
+        fps: Frames per second, or `ONE_PER_UNIT`.
         dtype: Precision of the encoders.
         clip: Name of the model's CLIP, for messages; its weights are compared, not its name.
     """

@@ -22,8 +22,8 @@ from transformers import CLIPImageProcessor
 from dataset_scripts.advice import spell_options
 from dataset_scripts.moving_shapes.scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
-from r2tuning.files import write_json, write_text
 from r2tuning.hub.model_card import CARDS
+from r2tuning.json_files import write_json, write_text
 from r2tuning.pretraining.acceptance import WAYS, accept_clip
 from r2tuning.pretraining.model import make_clip, make_tokenizer
 from r2tuning.pretraining.pictures import IMAGE_SIZE, PICTURE_SETTINGS, draw_pictures, normalize
@@ -97,7 +97,7 @@ def pretrain(
         "loss": float(np.mean(losses[-AVERAGED_LOSSES:])),
         **measured,
     }
-    write_json(output / "acceptance.json", document, indent=2)
+    write_json(output / "acceptance.json", document)
     write_text(output / "README.md", make_card(output.name, document))
     return document
 

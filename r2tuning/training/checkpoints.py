@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, save_checkpoint
 from modeling_r2tuning.files_r2tuning import remove_leftovers
 from modeling_r2tuning.method_lora_r2tuning import is_lora, load_lora
-from r2tuning.files import read_json, write_json
+from r2tuning.json_files import read_json, write_json
 from r2tuning.training.checksums import copy_checksums, find_damage, write_checksums
 from r2tuning.training.folders import discard_folder, finish_replacing, replacing_folder
 from r2tuning.training.run_folder import BEST, FINAL, check_new_run, find_steps, step_folder
@@ -149,9 +149,9 @@ class CheckpointFolder:
         self.accelerator.save_state(str(partial / STATE))
         if self.accelerator.is_main_process:
             save_checkpoint(self.model, self.processor, partial)
-            write_json(partial / PROGRESS_FILE, asdict(progress))
+            write_json(partial / PROGRESS_FILE, asdict(progress), indent=None)
             for name, record in records.items():
-                write_json(partial / STATE / name, record)
+                write_json(partial / STATE / name, record, indent=None)
 
     def _publish(self, partial: Path, stack: contextlib.ExitStack, is_best: bool) -> None:
         if not self.accelerator.is_main_process:

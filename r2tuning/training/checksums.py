@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from r2tuning.files import read_json, write_json
+from r2tuning.json_files import read_json, write_json
 
 
 CHECKSUMS_FILE = "checksums.json"
@@ -13,7 +13,7 @@ BLOCK_BYTES = 1 << 20  # read at once
 
 def write_checksums(folder: Path) -> None:
     """Record size and checksum of every file in `folder`, in `checksums.json`."""
-    write_json(folder / CHECKSUMS_FILE, measure_files(folder))
+    write_json(folder / CHECKSUMS_FILE, measure_files(folder), indent=None)
 
 
 def copy_checksums(source: Path, target: Path, *, without: str) -> None:
@@ -28,7 +28,7 @@ def copy_checksums(source: Path, target: Path, *, without: str) -> None:
     for name, facts in read_json(source / CHECKSUMS_FILE).items():
         if not name.startswith(f"{without}/"):
             copied[name] = facts
-    write_json(target / CHECKSUMS_FILE, copied)
+    write_json(target / CHECKSUMS_FILE, copied, indent=None)
 
 
 def measure_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -54,9 +54,9 @@ def find_damage(folder: Path) -> str | None:
                 return damage
     except FileNotFoundError as error:
         return f"'{error.filename}' is missing"
-    except (OSError, ValueError) as error:
+    except OSError as error:
         return str(error)
-    except (AttributeError, KeyError, TypeError):  # valid JSON of another form
+    except (AttributeError, KeyError, TypeError, ValueError):  # no JSON, or of another form
         return f"'{folder / CHECKSUMS_FILE}' is damaged"
     return None
 

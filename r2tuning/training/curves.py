@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_r2tuning.files_r2tuning import writing
-from r2tuning.files import read_json, write_json
+from r2tuning.json_files import read_json, write_json
 
 
 NOT_LOSSES = frozenset({"step", "epoch", "grad_norm", "learning_rate", "seconds"})
@@ -39,7 +39,7 @@ class History:
 
     def save(self, path: Path) -> None:
         """Write the file."""
-        write_json(path, asdict(self))
+        write_json(path, asdict(self), indent=None)  # one number a line would be unreadably long
 
 
 def draw_curves(history: History, path: Path, best_metric: str) -> None:

@@ -16,7 +16,7 @@ from modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
 from r2tuning.evaluation.predictions import find_unreadable, leave_out
 from r2tuning.features.cache import FeatureCache
-from r2tuning.files import read_json, write_json
+from r2tuning.json_files import read_json, write_json
 from r2tuning.training.checkpoints import STATE, CheckpointFolder, Progress
 from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig
@@ -255,8 +255,8 @@ def _rewrite(path: Path, document: dict[str, Any]) -> None:
     except FileNotFoundError:
         pass
     except ValueError as error:
-        logger.warning(f"{error}; it is restored.")
-    write_json(path, document)
+        logger.warning(f"'{path}' was damaged ({error}) and is restored.")
+    write_json(path, document, indent=None)
 
 
 def _check_settings(path: Path, config: TrainingConfig) -> None:

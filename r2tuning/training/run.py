@@ -28,7 +28,7 @@ from dataset_scripts.advice import spell_options
 from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning.files_r2tuning import claiming
 from r2tuning.checks import check_folders, check_model_name
-from r2tuning.files import write_json
+from r2tuning.json_files import write_json
 from r2tuning.training.config import TrainingConfig, read_config
 from r2tuning.training.curves import draw_curves
 from r2tuning.training.dry_run import dry_run
@@ -208,7 +208,7 @@ def report_average(scores: dict[str | None, float | None], folder: Path) -> None
     if not PartialState().is_main_process or None in scores.values():
         return
     document = {"domains": scores, "average": round(statistics.mean(scores.values()), 2)}
-    write_json(folder / "metrics.json", document)
+    write_json(folder / "metrics.json", document, indent=None)
     lines = [f"{name:12} {score:6.2f}" for name, score in {**scores, "average": document["average"]}.items()]
     sys.stdout.write("\n".join(lines) + "\n")
 

@@ -176,7 +176,7 @@ def test_metrics_know_no_dataset(path):
 
 # Folders of `r2tuning` from the bottom up: a file imports from its own folder and those below it.
 LAYERS = [
-    {"checks", "files", "terminal"},
+    {"checks", "json_files", "terminal"},
     {"hub", "visualization"},
     {"released"},
     {"features"},

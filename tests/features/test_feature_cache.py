@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from r2tuning.features.cache import FeatureCache
 from r2tuning.features.files import load_features, query_path, replacing, safe_name, save_features, video_path
-from r2tuning.features.settings import FORMAT, ONE_PER_CLIP, fingerprint, prepare_folder, settings_digest
-from r2tuning.files import write_json
+from r2tuning.features.settings import FORMAT, ONE_PER_UNIT, fingerprint, prepare_folder, settings_digest
+from r2tuning.json_files import write_json
 
 
 NUM_LAYERS, NUM_TOKENS, WIDTH, TEXT_WIDTH = 3, 5, 64, 48
@@ -277,7 +277,7 @@ def test_another_frame_rate_is_refused(folder):
 
 
 def test_the_frame_rate_is_ignored_with_one_frame_per_annotated_clip(folder, settings):
-    write_json(folder / "settings.json", {**settings, "fps": ONE_PER_CLIP})
+    write_json(folder / "settings.json", {**settings, "fps": ONE_PER_UNIT})
     FeatureCache(folder, fps=0.59)
 
 
@@ -397,7 +397,7 @@ def test_links_and_folders_inside_a_published_cache_are_followed(official):
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"format": 1, "store": "features", "num_layers": "3"}'])
 def test_malformed_settings_are_reported(tmp_path, tiny_model, text):
     (tmp_path / "settings.json").write_text(text)
-    with pytest.raises(ValueError, match='is damaged|`num_layers` is "3" there, 3 is needed'):
+    with pytest.raises(ValueError, match='are corrupt|`num_layers` is "3" there, 3 is needed'):
         FeatureCache(tmp_path, model=tiny_model)
 
 

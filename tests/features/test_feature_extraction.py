@@ -25,7 +25,7 @@ from r2tuning.features.extraction import extract
 from r2tuning.features.files import query_path
 from r2tuning.features.jobs import QueryJob, VideoJob, plan_jobs
 from r2tuning.features.run import main, make_parser
-from r2tuning.features.settings import ONE_PER_CLIP
+from r2tuning.features.settings import ONE_PER_UNIT
 from r2tuning.features.store import FeatureStore, fit_length
 
 
@@ -191,7 +191,7 @@ def test_youtube_highlights_has_one_frame_for_each_annotated_clip(run, tmp_path)
     assert "leave --fps out" in stderr
     assert run(tmp_path / "cache", **paths, fps=None)[0] == 0
     cache = FeatureCache(tmp_path / "cache")
-    assert cache.settings["fps"] == ONE_PER_CLIP
+    assert cache.settings["fps"] == ONE_PER_UNIT
     for split in load_vtg_dataset(name, data_dir=annotations).values():
         for row in split:
             assert len(cache.video(row["video_id"])) == len(row["saliency"]["scores"])
@@ -225,9 +225,9 @@ def test_a_video_annotated_in_two_domains_is_refused(rows):
     clips = {"times_sec": [[0.0, 2.0]] * 3, "scores": [[1.0]] * 3}
     one = {**rows[0], "task": ["highlight_detection"], "saliency": clips}
     other = {**one, "saliency": {name: values[:2] for name, values in clips.items()}}
-    assert len(plan_jobs([one, one], ONE_PER_CLIP, with_queries=False)) == 1
+    assert len(plan_jobs([one, one], ONE_PER_UNIT, with_queries=False)) == 1
     with pytest.raises(ValueError, match="annotated twice"):
-        plan_jobs([one, other], ONE_PER_CLIP, with_queries=False)
+        plan_jobs([one, other], ONE_PER_UNIT, with_queries=False)
 
 
 # ---- interrupted, corrupt, refused ---------------------------------------------------------------------------------

@@ -267,7 +267,7 @@ def test_a_video_of_youtube_highlights_is_fitted_to_its_annotated_clips(processo
 def test_a_video_is_read_once_for_all_its_queries(processor):
     cache = StubCache(20)
     rows = [make_row(["moment_retrieval"], moments=[[2.0, 5.0]], qid=str(qid)) for qid in range(3)]
-    data = GroundingData(rows, processor, cache)
+    data = GroundingData(rows, processor, cache, benchmark="qvhighlights")
     examples = data.__getitems__([0, 4, 2])  # draws continue after the last row
     assert cache.read == 1
     assert [data.row(example["draw"])["qid"] for example in examples] == ["0", "1", "2"]

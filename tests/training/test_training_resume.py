@@ -463,7 +463,7 @@ def test_damaged_files_beside_the_checkpoints_are_restored(options, whole, copy,
     assert_same_run(copy, whole)
     assert json.loads((copy / "training_config.json").read_text())["output_dir"] == str(copy)
     for name in ("metrics.json", "training_config.json"):
-        assert f"'{copy / name}' is damaged" in caplog.text
+        assert f"'{copy / name}' was damaged" in caplog.text
 
 
 def test_a_run_without_an_intact_checkpoint_is_not_restarted(options, copy, capsys):
