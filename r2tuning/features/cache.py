@@ -29,9 +29,6 @@ from r2tuning.features.settings import (
 )
 
 
-CHANGED, NOT_IN_CACHE = "changes what CLIP computes", {"e3va": "reads what is between CLIP's layers"}
-
-
 class FeatureCache:
     """Reads the CLIP features of a benchmark, extracted by `run_feature_extraction.py` or published by the authors.
 
@@ -141,11 +138,12 @@ class FeatureCache:
 
 
 def _check_method(config: R2TuningConfig) -> None:
-    """Refuse transfer methods that compute something else with CLIP than what a cache holds."""
+    """Refuse transfer methods that need other states of CLIP than the ones that a cache holds."""
     if not config.reads_plain_clip:
+        reason = "reads states inside of CLIP's layers" if config.method == "e3va" else "changes CLIP's hidden states"
         raise ValueError(
-            f"`method` '{config.method}' {NOT_IN_CACHE.get(config.method, CHANGED)}, which no feature "
-            "cache holds. Pass the videos instead (`--video-dir`)."
+            f"`method` '{config.method}' {reason}, which no feature cache holds. Pass the videos instead "
+            "(`--video-dir`)."
         )
 
 

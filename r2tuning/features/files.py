@@ -18,7 +18,7 @@ from modeling_r2tuning.files_r2tuning import writing
 
 PARTIAL = "partial"  # folder of unfinished files
 MAX_NAME = 200  # bytes; file systems allow 255, and a digest and an extension follow
-EXTRACT_AGAIN = "Run train/run_feature_extraction.py again: it makes this file anew."
+EXTRACT_AGAIN = "Run train/run_feature_extraction.py again to replace the file."
 
 
 def video_path(folder: Path, video_id: str, extension: str = "safetensors") -> Path:

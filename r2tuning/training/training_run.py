@@ -82,7 +82,7 @@ class TrainingRun:
 
     @property
     def is_evaluation_due(self) -> bool:
-        """Whether an epoch has ended that is to be evaluated and has not been yet."""
+        """Whether an epoch has ended whose evaluation is scheduled and still missing."""
         if not self.eval_rows or self.progress.evaluated_step >= self.progress.step:
             return False
         is_epoch_end = self.progress.step % self.plan.steps_per_epoch == 0

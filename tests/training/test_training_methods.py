@@ -102,8 +102,8 @@ def test_methods_that_read_an_unchanged_backbone_train_from_features(tiny_clip, 
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
-        *((method, "changes what CLIP computes") for method in ("full", "lora", "vpt", "vop", "st_adapter")),
-        ("e3va", "reads what is between CLIP's layers"),
+        *((method, "changes CLIP's hidden states") for method in ("full", "lora", "vpt", "vop", "st_adapter")),
+        ("e3va", "reads states inside of CLIP's layers"),
     ],
 )
 def test_other_methods_refuse_features(tiny_clip, tmp_path, capsys, method, reason):
