@@ -2,6 +2,7 @@
 
 python train/pretrain_clip.py OUT
 
+Training contrasts whole pictures with captions, as CLIP does, and regions with clauses of captions, as RegionCLIP does.
 OUT then holds the model with tokenizer and image processor, `acceptance.json` with measurements on pictures that it was
 not trained on, and a model card.
 """
