@@ -54,5 +54,5 @@ setup(
             "tensorboard>=2.14",
         ],
     },
-    entry_points={"console_scripts": ["r2tuning = r2tuning.commands.main:main"]},
+    entry_points={"console_scripts": ["r2tuning = r2tuning_cli.main:main"]},
 )

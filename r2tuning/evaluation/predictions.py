@@ -20,13 +20,13 @@ from modeling_r2tuning.containers_r2tuning import open_stream
 from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.video_source_r2tuning import make_source
 from r2tuning.features.cache import FeatureCache
+from r2tuning_cli.defaults import SUBMISSION_SPLITS
 
 
 logger = logging.getLogger(__name__)
 
 ADVICE = "Replace the file, or pass `--missing-videos skip` to leave out what cannot be read."
 SUBMISSION_FILE = "hl_{split}_submission.jsonl"  # the QVHighlights server expects these names
-SUBMISSION_SPLITS = ("val", "test")
 SUBMISSION_FIELDS = ("pred_relevant_windows", "pred_saliency_scores")
 
 

@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import CLIPImageProcessor
 
-from dataset_scripts.advice import spell_options
 from dataset_scripts.moving_shapes.scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
 from r2tuning.hub.model_card import CARDS
@@ -29,6 +29,7 @@ from r2tuning.pretraining.acceptance import WAYS, accept_clip
 from r2tuning.pretraining.model import make_clip, make_tokenizer
 from r2tuning.pretraining.pictures import IMAGE_SIZE, PICTURE_SETTINGS, draw_pictures, normalize
 from r2tuning.pretraining.trainer import Trainer
+from r2tuning.terminal import report, write_line
 
 
 WHITENED_PICTURES = 2000  # from which the whitening of patches is computed
@@ -149,39 +150,60 @@ def parse_combination(text: str) -> tuple[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the script `train/pretrain_clip.py`; returns its exit status."""
     args = make_parser().parse_args(argv)
-    try:
-        document = pretrain(**vars(args))
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"pretrain_clip: error: {spell_options(error, vars(args), {'output': 'OUT'})}\n")
-        return 2
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    names = {name: f"--{name.replace('_', '-')}" for name in vars(args)}
+    return report(partial(_pretrain, args), "pretrain_clip", {**names, "output": "OUT"})
+
+
+def _pretrain(args: argparse.Namespace) -> int:
+    document = pretrain(**vars(args))
+    write_line(sys.stdout, json.dumps(document, indent=2))
     return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "output", type=Path, metavar="OUT", help="folder to write CLIP, tokenizer and image processor to, new or empty"
+    """The script's options; `pretrain` checks their values."""
+    parser = argparse.ArgumentParser(
+        prog="pretrain_clip.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--layers", type=int, default=4, help="layers of each encoder (default: 4)")
-    parser.add_argument("--steps", type=int, default=2000, help="steps of training (default: 2000)")
-    parser.add_argument("--pictures", type=int, default=30_000, help="pictures, each with a variant (default: 30000)")
-    parser.add_argument("--held-out", type=int, default=1500, help="pictures for the measurements (default: 1500)")
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help="output folder for CLIP, tokenizer and image processor, new or empty"
+    )
+    parser.add_argument("--layers", type=int, default=4, metavar="N", help="layers of each encoder (default: 4)")
+    parser.add_argument("--steps", type=int, default=2000, metavar="N", help="training steps (default: 2000)")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=30_000,
+        metavar="N",
+        help="training pictures, each with a variant (default: 30000)",
+    )
+    parser.add_argument(
+        "--held-out", type=int, default=1500, metavar="N", help="pictures for the measurements (default: 1500)"
+    )
     parser.add_argument(
         "--combinations",
         type=parse_combination,
         nargs="+",
         default=SEEN,
         metavar='"COLOR SHAPE"',
-        help='what it sees, such as "red circle" "blue ring" (default: all but those of test_unseen)',
+        help='combinations to train on, such as "red circle" "blue ring" (default: all but those of test_unseen)',
     )
-    parser.add_argument("--batch-size", type=int, default=96, help="pictures of a step (default: 96)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="at its highest (default: 0.001)")
-    parser.add_argument("--seed", type=int, default=7, help="of pictures, weights and batches (default: 7)")
-    parser.add_argument("--processes", type=int, default=2, help="processes that draw (default: 2)")
+    parser.add_argument("--batch-size", type=int, default=96, metavar="N", help="pictures per step (default: 96)")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=1e-3,
+        metavar="RATE",
+        help="learning rate after the warm-up (default: 0.001)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=7, metavar="N", help="seed of pictures, weights and batches (default: 7)"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=2, metavar="N", help="processes that draw pictures (default: 2)"
+    )
     return parser
 
 

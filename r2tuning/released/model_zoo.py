@@ -10,9 +10,10 @@ from transformers.utils import logging
 
 from dataset_scripts.benchmarks import BENCHMARKS, ORIGINAL_REPOSITORY, released_benchmarks
 from modeling_r2tuning.files_r2tuning import writing
-from r2tuning.checks import DEFAULT_BACKBONE, check_model_type
+from r2tuning.checks import check_model_type
 from r2tuning.hub.model_card import CARDS, Results, read_published, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
+from r2tuning_cli.defaults import DEFAULT_BACKBONE
 
 from .convert import original_filename
 from .resolve import convert_to_directory, fetch_original

@@ -14,7 +14,7 @@ from modeling_r2tuning.files_r2tuning import check_new_folder, writing_folder
 from modeling_r2tuning.loading_r2tuning import loading, read_backbone_config
 from modeling_r2tuning.pipeline_r2tuning import save_checkpoint
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
-from r2tuning.checks import DEFAULT_BACKBONE
+from r2tuning_cli.defaults import DEFAULT_BACKBONE
 
 from .convert import convert_original_checkpoint, get_benchmark, original_filename
 

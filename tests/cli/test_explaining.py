@@ -7,13 +7,13 @@ from transformers import AutoModel, AutoProcessor
 
 from modeling_r2tuning import DEFAULT_MODEL
 from r2tuning.commands.demo import make_demo
-from r2tuning.commands.main import main
 from r2tuning.visualization.explain import (
     layer_similarity,
     plot_layer_similarity,
     plot_word_attention,
     word_attention,
 )
+from r2tuning_cli.main import main
 
 
 pytest.importorskip("matplotlib", reason="the optional matplotlib draws")

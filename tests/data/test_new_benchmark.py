@@ -18,9 +18,9 @@ from dataset_scripts.metrics import compute_scores
 from dataset_scripts.splits import TVSUM, YOUTUBE_HIGHLIGHTS
 from dataset_scripts.targets import frame_rate, prepare_saliency
 from r2tuning.hub import dataset_export
-from r2tuning.training import config as training_config
 from r2tuning.training.config import read_config
 from r2tuning.training.model import make_processor, model_fields
+from r2tuning_cli import training_options
 
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def toys(tmp_path, monkeypatch):
     presets = tmp_path / "presets"
     presets.mkdir()
     (presets / "toys.json").write_text(json.dumps(PRESET))
-    monkeypatch.setattr(training_config, "PRESETS", presets)
+    monkeypatch.setattr(training_options, "PRESETS", presets)
     cards = tmp_path / "cards"
     shutil.copytree(ROOT / "hub_cards", cards)
     with open(cards / "datasets.yaml", "a") as file:

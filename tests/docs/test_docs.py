@@ -26,7 +26,6 @@ SMALL = {
     "train/run_feature_extraction.py": [],
     "train/run.py": ["--epochs", "1", "--num-workers", "0"],
     "train/run_evaluation.py": [],
-    "r2tuning.hub.dataset_export": [],
 }
 
 
@@ -34,7 +33,7 @@ SMALL = {
 def folder(tmp_path_factory):
     """Where the README's commands were run: the demo, then Moving Shapes from nothing."""
     folder = tmp_path_factory.mktemp("readme")
-    run(folder, ["-m", "r2tuning.commands.main", *main_command()[1:], "--seed", "1"])
+    run(folder, ["-m", "r2tuning_cli.main", *main_command()[1:], "--seed", "1"])
     for line in block_with("python train/pretrain_clip.py").splitlines():
         words = shlex.split(line)
         script = next((word for word in words if word in SMALL), None)
@@ -90,8 +89,8 @@ def test_python_blocks_run_in_order(folder):
 
 
 def test_export_command(folder):
-    words = shlex.split(block_with("r2tuning.hub.dataset_export"))
-    run(folder, words[1:])
+    words = shlex.split(block_with("r2tuning export-dataset"))
+    run(folder, ["-m", "r2tuning_cli.main", *words[1:]])
     assert (folder / "exported/README.md").exists()
 
 

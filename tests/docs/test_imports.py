@@ -199,6 +199,19 @@ def test_the_package_has_layers(path):
             assert layer < own or words[1] == parts[0], module
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "r2tuning_cli").glob("*.py")), ids=lambda path: path.stem)
+def test_the_command_line_needs_the_standard_library_alone(path):
+    """So that help and errors of usage are instant; what a command needs is imported when it is run."""
+    for level, module in imports(ast.parse(path.read_text())):
+        if not level:
+            assert module.split(".")[0] in sys.stdlib_module_names or module == "dataset_scripts.benchmarks", module
+
+
+def test_the_benchmarks_settings_need_the_standard_library_alone():
+    """The command line reads them."""
+    assert third_parties(ast.parse((ROOT / "dataset_scripts/benchmarks.py").read_text())) == set()
+
+
 @pytest.mark.parametrize("folder", ["modeling_r2tuning", "dataset_scripts", "r2tuning", "r2tuning_cli"])
 def test_what_is_installed_does_not_need_the_checkout(folder):
     for path in (ROOT / folder).rglob("*.py"):

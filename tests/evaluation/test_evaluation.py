@@ -92,8 +92,11 @@ def test_unwritable_outputs_are_refused_at_the_start(tmp_path, option, capsys):
     predictions, pipe = tmp_path / "predictions.jsonl", tmp_path / "pipe"
     predictions.write_text("{}")
     os.mkfifo(pipe)
+    source = ["--predictions", predictions]
+    if option == "--save-predictions":
+        source = ["--model", "org/model", "--features", tmp_path, "--data-file", predictions]
     for path in (predictions, pipe, tmp_path / "nowhere/file"):
-        words = ["--predictions", predictions, "--benchmark", "tacos", "--data-dir", tmp_path, option, path]
+        words = [*source, "--benchmark", "tacos", "--data-dir", tmp_path, option, path]
         assert main([str(word) for word in words]) == 2
         assert f"run_evaluation: error: '{path}' cannot be written" in capsys.readouterr().err
     assert predictions.read_text() == "{}"
@@ -145,8 +148,8 @@ def test_errors_are_one_line(qvhighlights, capsys):
         (["--model", "nowhere"], "`--model` must be a folder, or a name on the Hub"),
         (["--backbone", "nowhere"], "`--backbone` must be a folder, or a name on the Hub"),
         (["--split", "vall"], "`--split` of qvhighlights must be one of"),
-        (["--domain", "dog"], "leave `--domain` away"),
-        (["--device", "gpu"], "`--device` 'gpu' is none that PyTorch knows"),
+        (["--domain", "dog"], "leave out `--domain`"),
+        (["--device", "gpu"], "`--device` 'gpu' cannot be used: "),
         (["--device", "cuda:99"], "`--device` 'cuda:99' cannot be used"),
         (["--record"], "`--record` adds to the results of a training run on qvhighlights"),
         (["--output", "nowhere/scores.json"], "there is no folder 'nowhere'"),
@@ -155,7 +158,9 @@ def test_errors_are_one_line(qvhighlights, capsys):
         (["--split", "test"], "no ground truth to score against. Name a file that does with `--data-file`"),
     ],
 )
-def test_options_are_checked_before_the_checkpoint_is_loaded(qvhighlights, tmp_path, capsys, monkeypatch, words, message):
+def test_options_are_checked_before_the_checkpoint_is_loaded(
+    qvhighlights, tmp_path, capsys, monkeypatch, words, message
+):
     def fetch(*arguments, **options):
         raise AssertionError("the checkpoint was fetched")
 

@@ -8,11 +8,11 @@ import annotation_samples as samples
 import pytest
 
 from dataset_scripts import AnnotationError, load_vtg_dataset
-from dataset_scripts.advice import spell_options
 from dataset_scripts.loading import find_builder
 from r2tuning.evaluation import run as run_evaluation
 from r2tuning.evaluation.predictions import read_predictions
 from r2tuning.features import run as run_feature_extraction
+from r2tuning_cli.spelling import spell_options
 
 
 GOOD = {"qid": 1, "vid": "v1", "pred_relevant_windows": [[4, 8, 0.9]], "pred_saliency_scores": [0, 0, 1, 1, 0]}
@@ -146,7 +146,7 @@ def test_three_annotators_are_assumed_without_any_score(tmp_path):
         (["--split", "train"], "Pass a file of another name as `--data-file`."),
         (["--split", "dev"], "`--split` of qvhighlights must be one of"),
         (["--video-dir", "."], "Add them, or pass `--missing-videos skip` to leave their examples out."),
-        (["--domain", "dog"], "qvhighlights has no domains; leave `--domain` away"),
+        (["--domain", "dog"], "qvhighlights has no domains; leave out `--domain`"),
     ],
 )
 def test_advice_names_the_options_of_the_command(tmp_path, capsys, monkeypatch, options, advice):
@@ -176,7 +176,7 @@ def test_fields_of_a_file_are_not_taken_for_options():
     """A field may have the name of an option."""
     error = AnnotationError("f, line 1: `domain` is 'x', expected 'y'; see\n `domain`, `qid` or `match_number=False`")
     assert (
-        spell_options(error, ["domain"], {"match_number=False": "--shared"})
+        spell_options(error, {"domain": "--domain", "match_number=False": "--shared"})
         == "f, line 1: `domain` is 'x', expected 'y'; see `--domain`, `qid` or `--shared`"
     )
 

@@ -24,9 +24,10 @@ from r2tuning.features.cache import FeatureCache
 from r2tuning.features.extraction import extract
 from r2tuning.features.files import query_path
 from r2tuning.features.jobs import QueryJob, VideoJob, plan_jobs
-from r2tuning.features.run import main, make_parser
+from r2tuning.features.run import main
 from r2tuning.features.settings import ONE_PER_UNIT
 from r2tuning.features.store import FeatureStore, fit_length
+from r2tuning_cli.programs import make_script_parser
 
 
 SCRIPT = Path(__file__).parents[2] / "train/run_feature_extraction.py"
@@ -145,7 +146,7 @@ def test_a_checkpoint_determines_clip_k_and_the_frame_rate(run, clip, make_model
     source = {"backbone": None, "model": checkpoint, "split": "val"}
     status, _, stderr = run(tmp_path / "cache", **source)
     assert status == 2
-    assert "leave --fps and --num-layers out" in stderr
+    assert "leave `--fps` and `--num-layers` out" in stderr
     assert run(tmp_path / "cache", **source, fps=None, num_layers=None)[0] == 0
     cache = FeatureCache(tmp_path / "cache", model=model, fps=1.0)
     assert cache.video("val_Vid-0_60.0_76.0").shape == (16, 2, 5, 64)
@@ -157,7 +158,7 @@ def test_a_checkpoint_of_another_method_is_refused(run, make_model, tmp_path):
     source = {"backbone": None, "model": save_ours(model, tmp_path / "checkpoint"), "split": "val"}
     status, _, stderr = run(tmp_path / "cache", **source, fps=None, num_layers=None)
     assert status == 2
-    assert "--model must be a checkpoint of the method 'r2_tuning', got 'none'" in stderr
+    assert "`--model` must be a checkpoint of the method 'r2_tuning', got 'none'" in stderr
 
 
 @pytest.mark.parametrize(("method", "steps", "read"), [("none", 1, [2]), ("losa", 3, [0, 1, 2]), ("lst", 3, [0, 2])])
@@ -188,7 +189,7 @@ def test_youtube_highlights_has_one_frame_for_each_annotated_clip(run, tmp_path)
     paths = {"benchmark": name, "data_dir": annotations, "video_dir": videos}
     status, _, stderr = run(tmp_path / "cache", **paths)
     assert status == 2
-    assert "leave --fps out" in stderr
+    assert "leave `--fps` out" in stderr
     assert run(tmp_path / "cache", **paths, fps=None)[0] == 0
     cache = FeatureCache(tmp_path / "cache")
     assert cache.settings["fps"] == ONE_PER_UNIT
@@ -206,7 +207,7 @@ def test_a_video_is_fitted_to_a_number_of_frames(num_frames):
 
 def test_truncated_queries_are_counted(run, complete, caplog):
     assert run(complete)[0] == 0
-    assert "13 of 13 queries are longer than 16 tokens and cut there" in caplog.text
+    assert "13 of 13 queries are longer than 16 tokens and truncated" in caplog.text
 
 
 def test_one_qid_in_two_splits_is_two_jobs(rows):
@@ -381,7 +382,7 @@ def test_a_distributed_launcher_is_refused(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     status, _, stderr = run(tmp_path / "cache")
     assert status == 2
-    assert "--num-processes makes processes" in stderr
+    assert "`--num-processes` starts the others" in stderr
 
 
 @pytest.mark.parametrize(
@@ -392,7 +393,7 @@ def test_a_distributed_launcher_is_refused(run, tmp_path, monkeypatch):
         ({"backbone": "missing"}, "`--backbone` must be a folder, or a name on the Hub such as"),
         ({"model": "./missing", "backbone": None, "fps": None, "num_layers": None}, "there is no folder './missing'"),
         ({"device": "cuda:99"}, "`--device` 'cuda:99' cannot be used"),
-        ({"domain": "dog"}, "leave `--domain` away"),
+        ({"domain": "dog"}, "leave out `--domain`"),
     ],
 )
 def test_missing_inputs_are_reported_in_one_line(run, tmp_path, changes, message, monkeypatch):
@@ -415,7 +416,7 @@ def test_a_missing_video_is_left_out_by_the_option_that_the_message_names(run, p
 
 
 def test_every_option_is_explained():
-    actions = make_parser()._actions
+    actions = make_script_parser("extract", SCRIPT.name)._actions
     assert all(action.help for action in actions)
 
 

@@ -299,7 +299,7 @@ def test_published_files_are_downloaded_converted_and_cached_in_one_step(hub, tm
         import json, os, sys
         from pathlib import Path
         from r2tuning.released import resolve
-        from r2tuning.commands.main import main
+        from r2tuning_cli.main import main
 
         convert, made = resolve.convert_to_directory, []
         resolve.convert_to_directory = lambda *args, **kwargs: (made.append(kwargs), convert(*args, **kwargs))

@@ -11,10 +11,10 @@ from tiny_checkpoints import save_clip, save_released
 from transformers import AutoModel, AutoProcessor
 
 from dataset_scripts.benchmarks import BENCHMARKS, ORIGINAL_REPOSITORY, released_benchmarks
-from r2tuning.commands.main import main
 from r2tuning.hub import publishing
 from r2tuning.hub.model_card import Results, read_published
 from r2tuning.released.model_zoo import convert_all, released_models
+from r2tuning_cli.main import main
 
 
 NAMES = [
@@ -106,7 +106,7 @@ def test_what_failed_is_named_and_done_the_next_time(originals, clip, tmp_path, 
     out, err = capsys.readouterr()
     assert out.splitlines() == [str(tmp_path / "out" / name) for name in FEW if not name.endswith("bk")]
     last = err.splitlines()[-1]
-    assert last.startswith("r2tuning: error: 1 of 3 checkpoints failed: r2tuning-tvsum-bk; the same command")
+    assert last.startswith("r2tuning: error: 1 of 3 checkpoints failed: r2tuning-tvsum-bk; run the command again")
     assert f"r2tuning: error: r2tuning-tvsum-bk: There is no file '{lost}'" in err
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     (tmp_path / "lost.pth").rename(lost)

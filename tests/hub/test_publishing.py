@@ -13,11 +13,11 @@ from huggingface_hub import ModelCard
 from loopback_hub import READ_TOKEN, LoopbackHub, run_python
 from tiny_checkpoints import save_clip, save_ours
 
-from r2tuning.commands.main import main
 from r2tuning.hub import publishing
 from r2tuning.hub.model_card import Results
 from r2tuning.hub.publishing import RECORD
 from r2tuning.hub.push import push_checkpoint
+from r2tuning_cli.main import main
 
 
 NAME = "org/r2tuning-qvhl"

@@ -16,11 +16,11 @@ from transformers import AutoModel, AutoProcessor, CLIPModel
 
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, loading_r2tuning
 from r2tuning.checks import check_model_type
-from r2tuning.commands.main import main
 from r2tuning.evaluation.run import main as evaluate
 from r2tuning.released.resolve import fetch_original
 from r2tuning.training.config import TrainingConfig
 from r2tuning.training.model import make_model as make_trained
+from r2tuning_cli.main import main
 
 
 WEIGHTS = "model.safetensors"

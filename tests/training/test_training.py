@@ -303,7 +303,7 @@ def test_a_preset_can_be_a_file(options, tmp_path):
         ({"video_dir": "."}, "either `--features`, a feature cache, or `--video-dir`"),
         ({"preset": "charades"}, "`--preset` must be one of"),
         ({"domain": "all"}, "qvhighlights has none"),
-        ({"domain": "BK"}, "leave `--domain` away"),
+        ({"domain": "BK"}, "leave out `--domain`"),
         ({"train_split": "training"}, "`--train-split` or `--eval-split` of qvhighlights must be one of"),
         ({"model": '{"hiden_size": 8}'}, "`--model` has fields that R2TuningConfig does not know: ['hiden_size']"),
         ({"post_processing": '{"nsm": "hard"}'}, "`--post-processing` has unknown fields: ['nsm']"),
@@ -350,8 +350,8 @@ def test_nothing_is_downloaded_before_the_data_is_checked(options, tmp_path, cap
         ('{"epochs": "3"}', "`--epochs` must be of the type int, got '3'"),
         ('{"drop_epochs": [1.5]}', "`--drop-epochs` must be of the type int, got 1.5"),
         ('{"schedule": "linear"}', "`--schedule` must be one of ['step', 'cosine'], got 'linear'"),
-        ('{"epochs": 3', "mine.json' is no preset: not JSON"),
-        ("[3]", "mine.json' is no preset: must be a JSON object"),
+        ('{"epochs": 3', "mine.json' is not a preset: not JSON"),
+        ("[3]", "mine.json' is not a preset: must be a JSON object"),
     ],
 )
 def test_an_invalid_preset_is_reported(options, tmp_path, capsys, content, message):
