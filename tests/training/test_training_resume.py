@@ -222,7 +222,7 @@ def test_a_stopped_run_finishes_its_step_and_resumes_exactly(
 
         patch.setattr(loop, "learning_rate", interrupting)
         assert main(as_arguments(options, output_dir=tmp_path)) == status
-    assert "after step 5; `--resume auto` goes on" in capsys.readouterr().err
+    assert "after step 5; `--resume auto` resumes" in capsys.readouterr().err
     assert steps(tmp_path)[-1] == "step_000005"
     assert [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)] == handlers
     assert main(as_arguments(options, output_dir=tmp_path)) == DONE
