@@ -208,6 +208,12 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
         make_plan(["a"], num_processes=3, batch_size=2)
 
 
+def test_sorting_by_length_needs_durations():
+    config = TrainingConfig(benchmark="qvhighlights", data_dir="", features="", output_dir="", group_by_length=True)
+    with pytest.raises(ValueError, match="`group_by_length` needs `durations`"):
+        BatchPlan(["a"], config)
+
+
 # ---- data --------------------------------------------------------------------------------------------------------
 
 
