@@ -16,14 +16,34 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2404.00801",
+        "Original code": "https://github.com/yeliudev/R2-Tuning",
+        "Original checkpoints": "https://huggingface.co/yeliudev/R2-Tuning",
+    },
+    keywords=["video temporal grounding", "moment retrieval", "highlight detection", "video summarization", "CLIP"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Multimedia :: Video",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=[*find_packages(include=["modeling_r2tuning*", "dataset_scripts*", "r2tuning*"]), "r2tuning.hub_cards"],
     package_dir={"r2tuning.hub_cards": "hub_cards"},  # a folder of its own in the sources, data of the package
     package_data={
-        "modeling_r2tuning": ["default_model/*"],
+        "dataset_scripts": ["py.typed"],
+        "modeling_r2tuning": ["default_model/*", "py.typed"],
+        "r2tuning": ["py.typed"],
         "r2tuning.hub_cards": ["*"],
         "r2tuning.training": ["presets/*.json"],
+        "r2tuning_cli": ["py.typed"],
     },
-    python_requires=">=3.10",
+    python_requires=">=3.11",  # what numpy 2.4, as pinned in constraints.txt, needs
     install_requires=[
         "torch>=2.6",  # what transformers 5 asks for; the tests ran with 2.13
         "transformers>=5.17",  # the tests pass with 5.17 (and huggingface_hub 1.33) and with 5.23
@@ -45,14 +65,19 @@ setup(
         "train": ["accelerate>=1.15", "matplotlib>=3.8", "tensorboard>=2.14"],
         "test": [
             "pytest>=8",
-            "ruff>=0.14",
+            "pytest-xdist>=3.5",
             "hypothesis>=6.100",
+            "ruff>=0.14",
+            "mypy>=2.4",
+            "types-PyYAML>=6.0",
+            "types-tqdm>=4.70",
             "h5py>=3.10",
             "matplotlib>=3.8",
             "peft>=0.21",
             "accelerate>=1.15",
             "tensorboard>=2.14",
         ],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
     },
     entry_points={"console_scripts": ["r2tuning = r2tuning_cli.main:main"]},
 )

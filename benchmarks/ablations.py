@@ -1,26 +1,29 @@
-"""The paper's ablations on a benchmark at hand: train every variant of a table, score it, print and draw the table.
+"""The paper's ablations on any benchmark: train every variant of a table, score it, print and draw the table.
 
-python benchmarks/ablations.py --table 5 --data-dir shapes --features half --backbone shapes_clip --output ablations
+python -m benchmarks.ablations --table 5 --data-dir shapes --features half --backbone shapes_clip --output ablations
 
-Features are of the frame rate of the `--budget` (`train/run_feature_extraction.py --fps 0.5 --output half`). Start the
-command again after an interruption: runs that are complete are kept. Numbers of the paper are of QVHighlights val and
-stand beside as they are; what can be compared is the order of the variants, not the values.
+The features must have the frame rate of the `--budget` (`r2tuning extract --fps 0.5 --output half`). Run the command
+again after an interruption: complete runs are kept. The paper's numbers are for QVHighlights val; only the order of the
+variants can be compared, not the values.
 """
 
 import argparse
 import json
 import math
-import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.measurement import format_report, write_text
 from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits
 from modeling_r2tuning import R2TuningConfig
 from modeling_r2tuning.files_r2tuning import writing
-from r2tuning.hub.model_card import write_text
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Row:
     Args:
         name: As in the paper.
         model: Fields of `R2TuningConfig` that set it apart from its defaults; equal rows are one run.
-        paper: The paper's mAP on QVHighlights val; `None` = read off a figure only, or not given.
+        paper: The paper's mAP on QVHighlights val; `None` = not given as a number.
     """
 
     name: str
@@ -66,18 +69,17 @@ def rows_of(table: str, depth: int) -> list[Row]:
         return fixed[table]
     if table == "12":
         return [Row(str(count), _changes(num_temporal_layers=count), paper) for count, paper in enumerate(LAYERS, 1)]
-    return [
-        # of a single layer all fusions are the same
-        Row(
-            f"{fusion}, K={count}",
-            _changes(layer_fusion=fusion if count > 1 else "reversed", num_recurrent_steps=count),
-        )
-        for fusion in FUSIONS
-        for count in range(1, min(depth, 6) + 1)
-    ]
+    rows = []
+    for fusion in FUSIONS:
+        for count in range(1, min(depth, 6) + 1):
+            actual_fusion = fusion if count > 1 else "reversed"  # with a single layer they are all the same
+            fields = _changes(layer_fusion=actual_fusion, num_recurrent_steps=count)
+            rows.append(Row(f"{fusion}, K={count}", fields))
+    return rows
 
 
 def _changes(**fields: Any) -> dict[str, Any]:
+    """The fields that differ from the defaults, so that equal models are equal runs."""
     defaults = R2TuningConfig()
     return {name: value for name, value in fields.items() if value != getattr(defaults, name)}
 
@@ -88,14 +90,12 @@ def main() -> None:
     data = {"data-dir": args.data_dir, "features": args.features, "backbone": args.backbone}
     budget = Budget(args.preset, data, (args.split,), args.budget)
     folder = args.output / "runs"
-    results = {
-        row.name: [run_variant(folder, {"model": row.model}, seed, budget) for seed in args.seeds]
-        for row in rows_of(args.table, read_depth(args.backbone))
-    }
+    results = {}
+    for row in rows_of(args.table, read_depth(args.backbone)):
+        results[row.name] = [run_variant(folder, {"model": row.model}, seed, budget) for seed in args.seeds]
     lines = list(lines_of(args.table, results, args.split))
     settings = {name: getattr(args, name) for name in ("table", "preset", "split", "budget", "seeds")}
-    document = {"command": shlex.join(["python", *sys.argv]), **settings, "rows": lines}
-    write_text(args.output / f"table_{args.table}.json", json.dumps(document, indent=2) + "\n")
+    write_text(args.output / f"table_{args.table}.json", format_report({**settings, "rows": lines}))
     text = format_table(TITLES[args.table], args.preset, lines)
     write_text(args.output / f"table_{args.table}.md", text)
     draw(args.table, args.preset, lines, args.output / f"table_{args.table}.png")
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def read_depth(backbone: str) -> int:
-    """Layers of the shallower encoder of a CLIP."""
+    """Number of layers of a CLIP's shallower encoder."""
     from transformers import CLIPConfig
 
     config = CLIPConfig.from_pretrained(backbone)
@@ -111,7 +111,7 @@ def read_depth(backbone: str) -> int:
 
 
 def lines_of(table: str, results: dict[str, list[dict[str, Any]]], split: str) -> Iterator[dict[str, Any]]:
-    """Name, the paper's mAP, and mean and spread of ours over the seeds; for Table 6 a line for each length."""
+    """Name, the paper's mAP, and mean and spread of ours over the seeds; for Table 6 one line for each length."""
     if table == "6":
         [runs] = results.values()
         for name, paper in LENGTHS.items():
@@ -137,38 +137,52 @@ def format_table(title: str, preset: str, lines: list[dict[str, Any]]) -> str:
         f"| | mAP on {preset} | spread | the paper's mAP on QVHighlights val |",
         "|---|---|---|---|",
     ]
-    rows = [
-        f"| {line['name']} | {' | '.join(two_digits(line[column]) for column in ('mAP', 'spread', 'paper_mAP'))} |"
-        for line in lines
-    ]
+    rows = []
+    for line in lines:
+        cells = [two_digits(line[column]) for column in ("mAP", "spread", "paper_mAP")]
+        rows.append(f"| {line['name']} | {' | '.join(cells)} |")
     return "\n".join([*head, *rows]) + "\n"
 
 
 def draw(table: str, preset: str, lines: list[dict[str, Any]], path: Path) -> None:
-    """Bars with the spread over seeds and the paper's beside; for Figure 7 a curve over K of each way to fuse layers."""
+    """Bars with the spread over seeds beside the paper's values; for Figure 7 a curve over K for each fusion."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.5 + 0.9 * min(len(lines), 6), 3.6), layout="constrained")
     axes = figure.subplots()
+    axes.set_title(TITLES[table])
     if table == "fig7":
-        for fusion in FUSIONS:
-            curve = [line for line in lines if line["name"].startswith(fusion)]
-            axes.errorbar(range(1, len(curve) + 1), *_values(curve), marker="o", capsize=3, label=fusion)
-        axes.set(xlabel="K, layers from the last", ylabel=f"mAP on {preset}", title=TITLES[table])
+        _draw_curves(axes, preset, lines)
     else:
-        names, (values, spreads) = [line["name"] for line in lines], _values(lines)
-        axes.bar(names, values, yerr=spreads, color="#35618f", capsize=3, width=0.6, label=preset)
-        axes.plot(names, [line["paper_mAP"] for line in lines], "D", color="#d1495b", label="paper, QVHighlights val")
-        axes.set(ylabel="mAP", title=TITLES[table])
+        _draw_bars(axes, preset, lines)
     figure.legend(frameon=False, loc="outside lower center", ncols=4)
     axes.spines[["top", "right"]].set_visible(False)
     with writing(path) as partial:
         figure.savefig(partial, dpi=150)
 
 
-def _values(lines: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    spreads = (line["spread"] for line in lines)
-    return [line["mAP"] for line in lines], [math.nan if spread is None else spread for spread in spreads]
+def _draw_curves(axes: "Axes", preset: str, lines: list[dict[str, Any]]) -> None:
+    for fusion in FUSIONS:
+        curve = [line for line in lines if line["name"].startswith(fusion)]
+        steps = range(1, len(curve) + 1)
+        axes.errorbar(steps, _means(curve), _spreads(curve), marker="o", capsize=3, label=fusion)
+    axes.set(xlabel="K, layers from the last", ylabel=f"mAP on {preset}")
+
+
+def _draw_bars(axes: "Axes", preset: str, lines: list[dict[str, Any]]) -> None:
+    names = [line["name"] for line in lines]
+    axes.bar(names, _means(lines), yerr=_spreads(lines), color="#35618f", capsize=3, width=0.6, label=preset)
+    axes.plot(names, [line["paper_mAP"] for line in lines], "D", color="#d1495b", label="paper, QVHighlights val")
+    axes.set(ylabel="mAP")
+
+
+def _means(lines: list[dict[str, Any]]) -> list[float]:
+    return [line["mAP"] for line in lines]
+
+
+def _spreads(lines: list[dict[str, Any]]) -> list[float]:
+    """Spreads, NaN where there is a single seed."""
+    return [math.nan if line["spread"] is None else line["spread"] for line in lines]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -178,7 +192,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="moving_shapes", help="preset of train/run.py (default: moving_shapes)")
     parser.add_argument("--data-dir", required=True, help="folder of the annotations")
     parser.add_argument("--features", required=True, help="feature cache")
-    parser.add_argument("--backbone", required=True, help="the CLIP of the features")
+    parser.add_argument("--backbone", required=True, help="the CLIP that made the features")
     parser.add_argument("--split", default="test", help="split to score on (default: test)")
     parser.add_argument("--budget", type=json.loads, default=SMALL_BUDGET, metavar="JSON", help=BUDGET_HELP)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of every variant (default: 0)")

@@ -1,9 +1,10 @@
-"""What a step of training takes in memory: by the allocator, by the system, or counted tensor by tensor."""
+"""Memory of a training step: by the allocator, by the operating system, or counted tensor by tensor."""
 
+import re
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -12,7 +13,10 @@ from torch.utils._pytree import tree_iter
 
 
 def start_peak(device: torch.device) -> int:
-    """Forget earlier peaks; bytes in use that are no work of a step: on a GPU none, weights and pixels count."""
+    """Forget earlier peaks; returns the bytes to subtract from the next one.
+
+    On a GPU that is 0: weights and pixels count. On a CPU it is what the process holds already.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return 0
@@ -24,18 +28,20 @@ def read_peak(device: torch.device) -> int:
     """Highest number of bytes in use since `start_peak`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
+    status = Path("/proc/self/status").read_text()
+    kilobytes = re.search(r"VmHWM:\s+(\d+)", status)[1]
+    return int(kilobytes) * 1024
 
 
 class KeptForBackward:
     """Counts the bytes that autograd keeps, each piece of memory once, without weights and inputs."""
 
     def __init__(self, model: nn.Module, batch: dict[str, Any]):
-        tensors = [*model.parameters(), *model.buffers(), *(v for v in batch.values() if isinstance(v, torch.Tensor))]
-        self.others = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        inputs = [value for value in batch.values() if isinstance(value, torch.Tensor)]
+        others = [*model.parameters(), *model.buffers(), *inputs]
+        self.others = {tensor.untyped_storage().data_ptr() for tensor in others}
         self.sizes: dict[int, int] = {}
-        self.kept: list[torch.Tensor] = []  # alive meanwhile, so that no address is used twice
+        self.kept: list[torch.Tensor] = []  # kept alive, so that no address is used twice
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -50,11 +56,11 @@ class KeptForBackward:
         """Bytes kept."""
         return sum(self.sizes.values())
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.hooks.__enter__()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         self.hooks.__exit__(*error)
         self.kept.clear()
 
@@ -62,10 +68,10 @@ class KeptForBackward:
 class LiveTensors(TorchDispatchMode):
     """Counts the bytes of all tensors that are alive and their peak, as a GPU's allocator would on any device.
 
-    What a kernel allocates for itself is not seen.
+    Memory that a kernel allocates for itself is not counted.
 
     Args:
-        tensors: Alive already, such as weights.
+        tensors: Already alive, such as weights.
     """
 
     def __init__(self, tensors: Iterable[torch.Tensor]):
@@ -87,7 +93,9 @@ class LiveTensors(TorchDispatchMode):
     def _remove(self, storage: int) -> None:
         self.bytes -= self.known.pop(storage)
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         result = function(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
             if isinstance(tensor, torch.Tensor):
@@ -101,13 +109,13 @@ def extrapolate_peak(
     held: Iterable[torch.Tensor],
     batch: int,
 ) -> float:
-    """Peak of a step's tensors at a batch that does not fit here, in bytes: it grows by as much with each query.
+    """Peak of a step's tensors in bytes at a batch that does not fit: it grows by the same amount with each query.
 
     Args:
-        step: A whole step of training on a batch.
+        step: A whole training step on a batch.
         make: Makes a batch of a number of queries.
-        held: What is alive between steps: weights and the state of the optimizer.
-        batch: Number of queries that is asked for.
+        held: Alive between steps: weights and the optimiser's state.
+        batch: Number of queries to extrapolate to.
     """
     peaks = []
     with LiveTensors(held) as live:

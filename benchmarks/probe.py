@@ -1,16 +1,14 @@
-"""What tokens of CLIP's layers tell of the objects in a frame of Moving Shapes, by linear probes.
+"""What the tokens of CLIP's layers reveal about the objects in a frame of Moving Shapes, by linear probes.
 
-python benchmarks/probe.py DATA --features CACHE
+python -m benchmarks.probe DATA --features CACHE
 
-A method that makes one vector of a frame can gain as much as other tokens tell more than the last layer's CLS token.
-Printed is the mean average precision (AP, 0 to 100) over the frames of val, for what is told of each colour and shape:
-that it is there, at which side, of which size.
+A method that makes one vector of a frame can gain only what other tokens reveal beyond the last layer's CLS token.
+Prints the mean average precision (AP, 0 to 100) over the validation frames for each colour and shape: whether it is
+visible, at which side, and of which size.
 """
 
 import argparse
 import json
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.measurement import print_report
 from dataset_scripts.moving_shapes.queries import SIDES, observe
-from dataset_scripts.moving_shapes.scenes import COMBINATIONS, FPS, make_scene
+from dataset_scripts.moving_shapes.scenes import COMBINATIONS, FPS, Scene, make_scene
 from r2tuning.features.files import load_features, video_path
 from r2tuning.features.settings import read_settings
 
@@ -29,20 +28,50 @@ from r2tuning.features.settings import read_settings
 NAMES = [" ".join(combination) for combination in COMBINATIONS]
 ASKED = {"presence": ("there",), "side": SIDES, "size": ("small", "large")}
 COLUMNS = [word for words in ASKED.values() for word in words]
-FEWEST_TRAIN, FEWEST_VAL = 20, 5  # frames of which something must be true to be asked
+FEWEST_TRAIN, FEWEST_VAL = 20, 5  # frames for which something must be true to be asked
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 1500, 256, 3e-3, 1e-2
-RARE, RARE_PATCH = -3.0, -7.0  # where the bias begins: a frame, or a patch, shows little of all that there is
+RARE, RARE_PATCH = -3.0, -7.0  # initial bias: a frame, and still more a patch, shows few of all objects
 
-# Of states (num_frames, num_layers, num_tokens, hidden), CLS first. A probe of several tokens is asked of the best.
+
+# ---- tokens, from states (num_frames, num_layers, num_tokens, hidden), CLS first -----------------------------------
+
+
+def last_cls(states: torch.Tensor) -> torch.Tensor:
+    """CLS of the last layer, `(num_frames, 1, hidden)`."""
+    return states[:, -1, :1]
+
+
+def all_cls(states: torch.Tensor) -> torch.Tensor:
+    """CLS of all layers in one vector, `(num_frames, 1, num_layers * hidden)`."""
+    return states[:, :, 0].flatten(1)[:, None]
+
+
+def mean_of_patches(states: torch.Tensor) -> torch.Tensor:
+    """Mean patch of the last layer, `(num_frames, 1, hidden)`."""
+    return states[:, -1, 1:].float().mean(1, keepdim=True)
+
+
+def all_cls_and_means(states: torch.Tensor) -> torch.Tensor:
+    """CLS and mean patch of all layers in one vector, `(num_frames, 1, num_layers * 2 * hidden)`."""
+    both = torch.cat([states[:, :, 0].float(), states[:, :, 1:].float().mean(2)], dim=2)
+    return both.flatten(1)[:, None]
+
+
+def all_tokens(states: torch.Tensor) -> torch.Tensor:
+    """Every token of the last layer, `(num_frames, num_tokens, hidden)`; the best one answers."""
+    return states[:, -1]
+
+
 READERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "last layer, CLS": lambda states: states[:, -1, :1],
-    "all layers, CLS": lambda states: states[:, :, 0].flatten(1)[:, None],
-    "last layer, mean of patches": lambda states: states[:, -1, 1:].float().mean(1, keepdim=True),
-    "all layers, CLS and mean of patches": lambda states: torch.cat(
-        [states[:, :, 0].float(), states[:, :, 1:].float().mean(2)], dim=2
-    ).flatten(1)[:, None],
-    "last layer, best of all tokens": lambda states: states[:, -1],
+    "last layer, CLS": last_cls,
+    "all layers, CLS": all_cls,
+    "last layer, mean of patches": mean_of_patches,
+    "all layers, CLS and mean of patches": all_cls_and_means,
+    "last layer, best of all tokens": all_tokens,
 }
+
+
+# ---- probes --------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -50,18 +79,14 @@ def main() -> None:
     args = make_parser().parse_args()
     seed = json.loads((args.data / "moving_shapes.json").read_text(encoding="utf-8"))["seed"]
     fps = read_settings(args.features)["fps"]
-    sets = [
-        load_frames(args.features, seed, split, count, fps)
-        for split, count in (("train", args.videos_train), ("val", args.videos_val))
-    ]
+    train_states, train_truth = load_frames(args.features, seed, "train", args.videos_train, fps)
+    val_states, val_truth = load_frames(args.features, seed, "val", args.videos_val, fps)
     found = {}
     for name, read in READERS.items():
         torch.manual_seed(args.seed)
-        (train_tokens, train_truth), (val_tokens, val_truth) = ((read(states), truth) for states, truth in sets)
-        probe = fit_probe(train_tokens, train_truth, name)
-        found[name] = score(probe(val_tokens), train_truth, val_truth)
-    document = {"command": shlex.join(["python", *sys.argv]), "videos": [args.videos_train, args.videos_val]}
-    sys.stdout.write(json.dumps({**document, "average_precision": found}, indent=2) + "\n")
+        probe = fit_probe(read(train_states), train_truth, name)
+        found[name] = score(probe(read(val_states)), train_truth, val_truth)
+    print_report({"videos": [args.videos_train, args.videos_val], "average_precision": found})
 
 
 def load_frames(cache: Path, seed: int, split: str, num_videos: int, fps: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,27 +97,29 @@ def load_frames(cache: Path, seed: int, split: str, num_videos: int, fps: float)
         scene = make_scene(seed, split, index)
         numbers = (np.arange(len(features)) / fps * FPS).round().astype(int)
         states.append(features)
-        truth.append(tell(scene, np.minimum(numbers, scene.num_frames - 1)))
+        truth.append(describe(scene, np.minimum(numbers, scene.num_frames - 1)))
     return torch.cat(states), torch.cat(truth)
 
 
-def tell(scene, numbers: np.ndarray) -> torch.Tensor:
-    """What is true of each colour and shape in some pictures of a scene, `(num_frames, names, columns)`, 0 or 1."""
+def describe(scene: Scene, numbers: np.ndarray) -> torch.Tensor:
+    """What is true of each colour and shape in some frames of a scene, `(num_frames, names, columns)`, 0 or 1."""
     truth = torch.zeros(len(numbers), len(NAMES), len(COLUMNS))
     for facts in observe(scene):
         there = facts.visible.true
-        told = [there] + [there & fact.true for fact in (*facts.sides.values(), *facts.sizes.values())]
-        found = torch.from_numpy(np.stack(told, axis=1)[numbers]).float()
+        columns = [there]
+        for fact in (*facts.sides.values(), *facts.sizes.values()):
+            columns.append(there & fact.true)
+        found = torch.from_numpy(np.stack(columns, axis=1)[numbers]).float()
         name = NAMES.index(facts.name)
         truth[:, name] = torch.maximum(truth[:, name], found)
     return truth
 
 
 def fit_probe(tokens: torch.Tensor, truth: torch.Tensor, name: str = "") -> Callable[[torch.Tensor], torch.Tensor]:
-    """A linear probe of standardised tokens `(num_frames, num_tokens, width)`; of several, it tells the highest, softly.
+    """Train a linear probe of standardised tokens `(num_frames, num_tokens, width)`; several share a soft maximum.
 
     Returns:
-        From such tokens to logits `(num_frames, names * columns)`.
+        A function from such tokens to logits `(num_frames, names * columns)`.
     """
     flat, target = tokens.float().flatten(0, 1), truth.flatten(1)
     mean, std = flat.mean(0), flat.std(0) + 1e-4
@@ -115,20 +142,22 @@ def fit_probe(tokens: torch.Tensor, truth: torch.Tensor, name: str = "") -> Call
 
 
 def score(logits: torch.Tensor, train_truth: torch.Tensor, val_truth: torch.Tensor) -> dict[str, float]:
-    """Mean average precision of what is true often enough, by what is asked."""
+    """Mean average precision for each question, over what is true often enough."""
     often = (train_truth.sum(0) >= FEWEST_TRAIN) & (val_truth.sum(0) >= FEWEST_VAL)
     logits = logits.unflatten(1, often.shape)
     found = {}
     for group, words in ASKED.items():
-        columns = [COLUMNS.index(word) for word in words]
-        pairs = [(name, column) for column in columns for name in often[:, column].nonzero().flatten().tolist()]
-        values = [average_precision(logits[:, name, column], val_truth[:, name, column]) for name, column in pairs]
+        values = []
+        for word in words:
+            column = COLUMNS.index(word)
+            for name in often[:, column].nonzero().flatten().tolist():
+                values.append(average_precision(logits[:, name, column], val_truth[:, name, column]))
         found[group] = round(100 * float(np.mean(values)), 1)
     return found
 
 
 def average_precision(scores: torch.Tensor, truth: torch.Tensor) -> float:
-    """Mean precision at each true one, `(n,)` each, the highest score first."""
+    """Mean precision at each true element, in descending order of score; `(n,)` each."""
     ranked = truth[scores.argsort(descending=True, stable=True)]
     precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)
     return (precision * ranked).sum().item() / ranked.sum().item()
@@ -141,9 +170,9 @@ def make_parser() -> argparse.ArgumentParser:
         "data", type=Path, metavar="DATA", help="folder that `python -m dataset_scripts.moving_shapes` wrote"
     )
     parser.add_argument("--features", type=Path, required=True, metavar="CACHE", help="feature cache of a CLIP")
-    parser.add_argument("--videos-train", type=int, default=400, help="videos to fit to (default: 400)")
-    parser.add_argument("--videos-val", type=int, default=100, help="videos of val to score on (default: 100)")
-    parser.add_argument("--seed", type=int, default=0, help="of the batches and first weights (default: 0)")
+    parser.add_argument("--videos-train", type=int, default=400, help="videos to train on (default: 400)")
+    parser.add_argument("--videos-val", type=int, default=100, help="validation videos (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the batches and initial weights (default: 0)")
     return parser
 
 

@@ -1,13 +1,13 @@
-"""The paper's Table 9: every way to put CLIP to use by learnable parameters, memory, time of a step and accuracy.
+"""The paper's Table 9: every transfer method by learnable parameters, memory, time of a step and accuracy.
 
-python benchmarks/table9.py --output table9 [--batch 32 --frames 75]
-python benchmarks/table9.py --output table9 --data-dir shapes --video-dir shapes/videos --features half --backbone shapes_clip
+python -m benchmarks.table9 --output table9 [--batch 32 --frames 75]
+python -m benchmarks.table9 --output table9 --data-dir shapes --video-dir shapes/videos --features half --backbone shapes_clip
 
 Memory and time are those of a step with a ViT-B/32 of random weights under autocast: pixels in, CLIP, forward, backward,
-optimizer. On a GPU memory is the allocator's peak, on a CPU what the process grows by; the paper's batch, 32 queries of
+optimiser. On a GPU memory is the allocator's peak, on a CPU what the process grows by; the paper's batch, 32 queries of
 75 frames, is counted tensor by tensor for two and three queries and extrapolated. Each method is measured in a process
-of its own. With `--data-dir` every method is also trained, all with the same `--budget`; features are of its frame rate
-(`train/run_feature_extraction.py --fps 0.5 --output half`). Runs that are complete are kept.
+of its own. With `--data-dir` every method is also trained, all with the same `--budget`; the features must have its
+frame rate (`r2tuning extract --fps 0.5 --output half`). Complete runs are kept.
 """
 
 import argparse
@@ -17,21 +17,23 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.measurement import format_report, write_text
 from benchmarks.memory import KeptForBackward, extrapolate_peak, read_peak, start_peak
 from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding
 from modeling_r2tuning.files_r2tuning import writing
-from r2tuning.hub.model_card import write_text
+from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
 from r2tuning.training.model import layers_read
 
 
+ROOT = Path(__file__).parents[1]
 MEGA, GIGA = 1024**2, 1024**3  # the paper's "M" is the former
 WORDS = 20
 FPS, MOMENT_SEC = 0.5, (4.0, 12.0)
@@ -46,9 +48,9 @@ class Paper:
 
     Args:
         title: Name of the method.
-        parameters: Learnable, in M.
-        memory: Peak in GB.
-        mAP: Of moment retrieval.
+        parameters: Learnable parameters in M.
+        memory: Peak memory in GB.
+        mAP: mAP of moment retrieval.
     """
 
     title: str
@@ -84,38 +86,63 @@ def measure(method: str, args: argparse.Namespace) -> dict[str, float]:
         model.activation_checkpointing_enable()
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=1e-4)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+    step = make_step(model, optimizer, precision)
     batch = make_batch(model, args.batch, args.frames, device)
 
+    in_use = start_peak(device)
+    seconds = time_steps(step, batch, args.steps, device)
+    peak = read_peak(device) - in_use
+    with torch.autocast(device.type, precision), KeptForBackward(model, batch) as kept:
+        model(**batch)
+    held = [*model.parameters(), *model.buffers(), *optimizer_tensors(optimizer)]
+    counted = extrapolate_peak(step, lambda size: make_batch(model, size, PAPER_FRAMES, device), held, PAPER_BATCH)
+    parameters = sum(parameter.numel() for parameter in learned) / MEGA
+    values = (parameters, peak / GIGA, kept.bytes / GIGA, seconds, counted / GIGA)
+    return {name: round(value, FOUR_DIGITS) for name, value in zip(COLUMNS, values, strict=True)}
+
+
+def make_step(
+    model: R2TuningForVideoGrounding, optimizer: torch.optim.Optimizer, precision: torch.dtype
+) -> Callable[[dict[str, Any]], None]:
+    """A training step under autocast, with loss scaling where the precision needs it."""
+    device_type = model.device.type
+    scaler = torch.amp.GradScaler(device_type, enabled=precision == torch.float16)
+
     def step(batch: dict[str, Any]) -> None:
-        with torch.autocast(device.type, precision):
+        with torch.autocast(device_type, precision):
             loss = model(**batch).loss
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
-    begin = start_peak(device)
+    return step
+
+
+def time_steps(
+    step: Callable[[dict[str, Any]], None], batch: dict[str, Any], count: int, device: torch.device
+) -> float:
+    """Median seconds of `count` steps after a first one."""
     times = []
-    for _ in range(1 + args.steps):
+    for _ in range(1 + count):
         start = time.perf_counter()
         step(batch)
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    peak = read_peak(device) - begin
-    with torch.autocast(device.type, precision), KeptForBackward(model, batch) as kept:
-        model(**batch)
-    state = [value for values in optimizer.state.values() for value in values.values()]
-    held = [*model.parameters(), *model.buffers(), *state]
-    counted = extrapolate_peak(step, lambda size: make_batch(model, size, PAPER_FRAMES, device), held, PAPER_BATCH)
-    parameters = sum(map(torch.numel, learned)) / MEGA
-    values = (parameters, peak / GIGA, kept.bytes / GIGA, statistics.median(times[1:]), counted / GIGA)
-    return {name: round(value, FOUR_DIGITS) for name, value in zip(COLUMNS, values, strict=True)}
+    return statistics.median(times[1:])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """The tensors of an optimiser's state."""
+    tensors = []
+    for values in optimizer.state.values():
+        tensors.extend(values.values())
+    return tensors
 
 
 def make_batch(model: R2TuningForVideoGrounding, size: int, frames: int, device: torch.device) -> dict[str, Any]:
-    """Random pixels and words with a label each."""
+    """Random pixels and words, each query with one moment."""
     side, vocabulary = model.config.vision_config.image_size, model.config.text_config.vocab_size
     return {
         "pixel_values_videos": torch.randn(size, frames, 3, side, side, device=device),
@@ -153,14 +180,16 @@ def measure_apart(method: str, settings: dict[str, Any]) -> dict[str, float]:
     """`measure` in another process.
 
     Raises:
-        MemoryError: It does not fit.
+        MemoryError: The batch does not fit.
+        RuntimeError: The process failed for another reason.
     """
-    words = [sys.executable, __file__, "--measure", method]
+    words = [sys.executable, "-m", "benchmarks.table9", "--measure", method]
     for name in ("device", "precision", "batch", "frames", "steps"):
         words += [f"--{name}", str(settings[name])]
-    words += ["--activation-checkpointing"] * settings["activation_checkpointing"]
+    if settings["activation_checkpointing"]:
+        words.append("--activation-checkpointing")
     sys.stderr.write(f"{method}, batch {settings['batch']}\n")
-    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     if "OutOfMemoryError" in result.stderr:
         raise MemoryError(method)
     if result.returncode:
@@ -183,7 +212,7 @@ def largest_batch(method: str, settings: dict[str, Any]) -> int:
 
 def train(method: str, args: argparse.Namespace) -> dict[str, Any]:
     """Mean and spread of mAP over the seeds, by split."""
-    plain = R2TuningConfig(method=method, **layers_read(method, R2TuningConfig())).reads_plain_clip
+    plain = METHOD_SPECS[method].reads_plain_layers
     source = {"features": args.features} if plain and args.features else {"video-dir": args.video_dir}
     data = {"data-dir": args.data_dir, "backbone": args.backbone, **source}
     budget = Budget(args.preset, data, tuple(args.splits), args.budget)
@@ -199,25 +228,23 @@ def train(method: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
-    """JSON, Markdown and, where something was trained, the picture."""
+    """Write JSON, Markdown and, if methods were trained, the figure."""
     device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
-    settings = {
-        name: getattr(args, name)
-        for name in ("precision", "batch", "frames", "activation_checkpointing", "preset", "budget", "seeds")
-    }
-    document = {"command": shlex.join(["python", *sys.argv]), "device": device, **settings, "rows": rows}
-    write_text(args.output / "table9.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    names = ("precision", "batch", "frames", "activation_checkpointing", "preset", "budget", "seeds")
+    settings = {name: getattr(args, name) for name in names}
+    write_text(args.output / "table9.json", format_report({"device": device, **settings, "rows": rows}))
     write_text(args.output / "table9.md", format_table(args, rows))
     if args.data_dir is not None:
         draw(args, rows)
 
 
 def format_table(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> str:
-    """Ours beside the paper's."""
+    """The table in Markdown, our values and the paper's."""
     splits = args.splits if args.data_dir is not None else []
-    head = ["method", *COLUMNS, *(f"mAP, {args.preset} {split}" for split in splits)]
+    head = ["method", *COLUMNS]
+    head += [f"mAP, {args.preset} {split}" for split in splits]
     head += [f"paper: {name}" for name in ("parameters, M", "memory, GB", "mAP, QVHighlights val")]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *map(_join, _cells(rows, splits))]
+    lines = [_join(head), f"|{'---|' * len(head)}", *map(_join, _cells(rows, splits))]
     return "\n".join(lines) + "\n"
 
 
@@ -228,26 +255,26 @@ def _join(cells: list[str]) -> str:
 def _cells(rows: dict[str, dict[str, Any]], splits: list[str]) -> Iterator[list[str]]:
     for row in rows.values():
         paper = row["paper"]
-        scores = (row["accuracy"][split] for split in splits)
-        yield [
-            paper["title"],
-            *(f"{row[column]:.2f}" for column in COLUMNS),
-            *(f"{score['mAP']:.2f} ± {two_digits(score['spread'])}" for score in scores),
-            *(str(paper[name]) for name in ("parameters", "memory", "mAP")),
-        ]
+        cells = [paper["title"]]
+        cells += [f"{row[column]:.2f}" for column in COLUMNS]
+        for split in splits:
+            score = row["accuracy"][split]
+            cells.append(f"{score['mAP']:.2f} ± {two_digits(score['spread'])}")
+        cells += [str(paper[name]) for name in ("parameters", "memory", "mAP")]
+        yield cells
 
 
 def draw(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
-    """Accuracy over memory; the area of a dot is its learnable parameters."""
+    """Accuracy over memory; the area of a dot grows with the learnable parameters."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for method, row in rows.items():
-        place = (row["memory, GB"], row["accuracy"][args.splits[0]]["mAP"])
+        x, y = row["memory, GB"], row["accuracy"][args.splits[0]]["mAP"]
         color = "#d1495b" if method == "r2_tuning" else "#35618f"
-        axes.scatter(*place, s=20 + 6 * row["parameters, M"], color=color, alpha=0.7, linewidth=0)
-        axes.annotate(row["paper"]["title"], place, (6, 4), textcoords="offset points", fontsize=8)
+        axes.scatter(x, y, s=20 + 6 * row["parameters, M"], color=color, alpha=0.7, linewidth=0)
+        axes.annotate(row["paper"]["title"], (x, y), (6, 4), textcoords="offset points", fontsize=8)
     memory = f"peak memory of a step of {args.batch} x {args.frames} frames, GB"
     axes.set(xlabel=memory, ylabel=f"mAP on {args.preset} {args.splits[0]}")
     axes.spines[["top", "right"]].set_visible(False)
@@ -265,15 +292,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=("float16", "bfloat16"), default="float16" if cuda else "bfloat16")
     parser.add_argument("--batch", type=int, default=32 if cuda else 2, help="queries (default: 32, on a CPU 2)")
     parser.add_argument("--frames", type=int, default=75 if cuda else 16, help="default: 75, on a CPU 16")
-    parser.add_argument("--steps", type=int, default=5, help="steps that are timed (default: 5)")
-    parser.add_argument("--activation-checkpointing", action="store_true", help="as of train/run.py")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps (default: 5)")
+    parser.add_argument("--activation-checkpointing", action="store_true", help="as in train/run.py")
     parser.add_argument("--largest-batch", action="store_true", help="also find the largest batch that fits (GPU)")
     parser.add_argument("--measure", choices=tuple(PAPER), help=argparse.SUPPRESS)
     training = parser.add_argument_group("accuracy")
-    training.add_argument("--data-dir", help="annotations; without them nothing is trained")
-    training.add_argument("--video-dir", help="videos, or a frame store's, for methods that change what CLIP computes")
+    training.add_argument("--data-dir", help="folder of the annotations; without it nothing is trained")
+    training.add_argument("--video-dir", help="folder of videos or of a frame store, for methods inside CLIP")
     training.add_argument("--features", help="feature cache for the others (default: from the videos)")
-    training.add_argument("--backbone", help="the CLIP that is put to use")
+    training.add_argument("--backbone", help="CLIP, a folder or a name on the Hub")
     training.add_argument("--preset", default="moving_shapes", help="preset of train/run.py (default: moving_shapes)")
     training.add_argument("--budget", type=json.loads, default=SMALL_BUDGET, metavar="JSON", help=BUDGET_HELP)
     training.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")

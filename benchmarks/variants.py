@@ -1,6 +1,6 @@
-"""Training runs that differ in few settings, each scored on the same splits. What is complete is kept and not run again.
+"""Training runs that differ in a few settings, each scored on the same splits; complete runs are not repeated.
 
-A variant is the options of `train/run.py` that set it apart. Everything else is the same for all: `Budget` says what.
+A variant is the options of `train/run.py` that set it apart. `Budget` holds what all variants share.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from r2tuning.hub.model_card import write_text
+from benchmarks.measurement import write_text
 
 
 ROOT = Path(__file__).parents[1]
@@ -27,11 +27,11 @@ BUDGET_HELP = (
 
 @dataclass(frozen=True)
 class Budget:
-    """What all runs have in common.
+    """What all runs share.
 
     Args:
-        preset: Of `train/run.py`.
-        data: The options that say where annotations, features or videos and CLIP are, by name.
+        preset: A preset of `train/run.py`.
+        data: Options that say where annotations, features or videos and CLIP are, by name.
         splits: Splits to score the best checkpoint on.
         options: Further options of `train/run.py`, such as `{"epochs": 2}`.
     """
@@ -43,25 +43,22 @@ class Budget:
 
 
 def run_variant(folder: Path, options: dict[str, Any], seed: int, budget: Budget) -> dict[str, Any]:
-    """Train and score one variant, or go on where an interrupted run stopped.
+    """Train and score one variant, or resume an interrupted run.
 
     Args:
-        folder: Of all runs.
+        folder: Folder of all runs.
         options: Options of `train/run.py`; fields of "model", a dict, are added to those of the budget.
-        seed: Of the run.
+        seed: Seed of the run.
         budget: What all variants share.
 
     Returns:
-        "options", "seed", "seconds" of training and, by split, "scores" and "parts" as `train/run_evaluation.py` has them.
+        "options", "seed", "seconds" of training and, by split, "scores" and "parts" as `train/run_evaluation.py` writes
+        them.
 
     Raises:
-        RuntimeError: A run failed; its last words are told.
+        RuntimeError: A run failed; the message holds the end of its error output.
     """
-    settings = {"options": options, "seed": seed, **asdict(budget)}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    changes = {**options, **options.get("model", {})}
-    words = [f"{name}_{value}" for name, value in changes.items() if name != "model"]
-    run = folder / "-".join([*words, f"seed_{seed}", digest])
+    run = folder / _run_name(options, seed, budget)
     if (run / RESULT).exists():
         return json.loads((run / RESULT).read_text(encoding="utf-8"))
     model = {**budget.options.get("model", {}), **options.get("model", {})}
@@ -83,13 +80,23 @@ def run_variant(folder: Path, options: dict[str, Any], seed: int, budget: Budget
     return result
 
 
+def _run_name(options: dict[str, Any], seed: int, budget: Budget) -> str:
+    """Folder of a run: what sets it apart in words, and a digest of all settings."""
+    settings = {"options": options, "seed": seed, **asdict(budget)}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    changes = {**options, **options.get("model", {})}
+    words = [f"{name}_{value}" for name, value in changes.items() if name != "model"]
+    return "-".join([*words, f"seed_{seed}", digest])
+
+
 def _measure(run: Path, budget: Budget) -> dict[str, Any]:
+    """Scores of a complete run on each split, and its seconds of training."""
+    places = {name: path for name, path in budget.data.items() if name in ("data-dir", "features", "video-dir")}
     found = {}
     for split in budget.splits:
         output = run / f"{split}.json"
-        places = {name: budget.data[name] for name in ("data-dir", "features", "video-dir") if name in budget.data}
-        what = {"model": str(run / "best"), "benchmark": budget.preset, "split": split, "output": str(output)}
-        _run("train/run_evaluation.py", {**what, **places})
+        options = {"model": str(run / "best"), "benchmark": budget.preset, "split": split, "output": str(output)}
+        _run("train/run_evaluation.py", {**options, **places})
         document = json.loads(output.read_text(encoding="utf-8"))
         found[split] = {name: document[name] for name in ("scores", "parts") if name in document}
     history = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
@@ -97,6 +104,7 @@ def _measure(run: Path, budget: Budget) -> dict[str, Any]:
 
 
 def _run(script: str, options: dict[str, Any]) -> None:
+    """Run a script of the checkout; a dict is passed as JSON."""
     words = [sys.executable, str(ROOT / script)]
     for name, value in options.items():
         words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
@@ -112,7 +120,7 @@ def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
 
 
 def two_digits(value: float | None) -> str:
-    """For a table; "-" where there is no value."""
+    """A number for a table; "-" where there is none."""
     return "-" if value is None else f"{value:.2f}"
 
 

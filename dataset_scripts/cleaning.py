@@ -7,7 +7,7 @@ five seconds. Here this is done once, when a dataset is loaded; `targets.py` put
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .reading import AnnotationError
@@ -32,31 +32,31 @@ MIN_TRAINING_SEC = 5.0
 
 
 class Report:
-    """Counts what was done to the annotations of one split, and says it in one line at the end.
+    """Counts what was done to the annotations of one split, and reports it in one line at the end.
 
     Args:
-        title: Benchmark and split, the beginning of the line.
-        on_error: "raise" lets an `AnnotationError` pass, "skip" counts it.
+        title: Benchmark and split, with which the line begins.
+        on_error: "raise" an `AnnotationError`, or "skip" and count it.
     """
 
     def __init__(self, title: str, on_error: str = "raise"):
         self.title = title
         self.on_error = on_error
-        self.changes = Counter()
-        self.notes = Counter()
-        self.errors = []
+        self.changes: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
+        self.errors: list[AnnotationError] = []
 
     def change(self, what: str, number: int = 1) -> None:
-        """Count something that was altered or left out."""
+        """Count something that was changed or left out."""
         self.changes[what] += number
 
     def note(self, what: str, number: int = 1) -> None:
-        """Count something worth knowing that was left as it is."""
+        """Count something noteworthy that was left unchanged."""
         self.notes[what] += number
 
     @contextmanager
     def skip_errors(self) -> Iterator[None]:
-        """Around the reading of one record: with `on_error="skip"` a malformed one is counted and passed over."""
+        """Context for reading one record: with `on_error="skip"` a malformed record is counted and skipped."""
         try:
             yield
         except AnnotationError as error:
@@ -65,46 +65,47 @@ class Report:
             self.errors.append(error)
 
     def summary(self, num_examples: int, path: str) -> str:
-        """The line: the examples, what was altered or left out, what is worth knowing."""
+        """The line: the number of examples, then changes, skipped records and notes."""
         parts = [f"{self.title}: {num_examples:,} examples read from {path}"]
         parts += [f"{number:,} {what}" for what, number in self.changes.items() if number]
         if self.errors:
             parts.append(f"{len(self.errors):,} malformed records skipped, the first: {self.errors[0]}")
-        return "; ".join(parts + [f"{number:,} {what}" for what, number in self.notes.items() if number])
+        parts += [f"{number:,} {what}" for what, number in self.notes.items() if number]
+        return "; ".join(parts)
 
     def log(self, num_examples: int, path: str) -> None:
-        """Show the line, as a warning if anything was altered or left out."""
+        """Log the line, as a warning if anything was changed or skipped."""
         level = logging.WARNING if self.changes.total() or self.errors else logging.INFO
         logger.log(level, "%s", self.summary(num_examples, path))
 
 
-# ---- rules for one moment (start, end) in a video of `duration_sec`; they return the moment, changed or not ----
+# ---- rules for a moment (start, end) in a video of `duration_sec`; each returns the moment, changed or not ----
 
 
 def swap_reversed(start: float, end: float, duration_sec: float) -> tuple[float, float]:
-    """An end before the start: the two are swapped, as the released code does. Others drop such moments."""
+    """Swap an end before the start with it, as the released code does. Other code drops such moments."""
     return (end, start) if end < start else (start, end)
 
 
 def raise_to_zero(start: float, end: float, duration_sec: float) -> tuple[float, float]:
-    """Times before the video are set to 0: the lower half of the released clamp."""
+    """Set times before the video to 0: the lower half of the released clamp."""
     return max(start, 0.0), max(end, 0.0)
 
 
 def cut_end(start: float, end: float, duration_sec: float) -> tuple[float, float]:
-    """An end after the video is set to the duration: the upper half of the released clamp."""
+    """Set an end after the video to the duration: the upper half of the released clamp."""
     return start, min(end, duration_sec)
 
 
 def cut_start(start: float, end: float, duration_sec: float) -> tuple[float, float]:
-    """A start after the video is set to the duration, by the same clamp: a moment of no length at the end is left."""
+    """Set a start after the video to the duration, by the same clamp: an empty moment at the end remains."""
     return min(start, duration_sec), end
 
 
 def widen_to_frame(start: float, end: float, duration_sec: float, frame_sec: float) -> tuple[float, float]:
-    """A moment shorter than a frame becomes one frame long about its centre, moved to lie inside the video.
+    """Widen a moment shorter than a frame to one frame about its centre, shifted to lie inside the video.
 
-    For training only: in evaluation a short or empty moment is a ground truth as it stands.
+    For training only: in evaluation a short or empty moment stays as it is annotated.
     """
     if end - start >= frame_sec:
         return start, end
@@ -112,7 +113,7 @@ def widen_to_frame(start: float, end: float, duration_sec: float, frame_sec: flo
     return center - frame_sec / 2, center + frame_sec / 2
 
 
-RULES = {
+RULES: dict[Callable[[float, float, float], tuple[float, float]], str] = {
     swap_reversed: "moments with end before start swapped",
     raise_to_zero: "moments that begin before the video cut to its start",
     cut_end: "ends cut to the duration",
@@ -123,25 +124,26 @@ RULES = {
 def clean_moments(
     moments: list[list[float]], duration_sec: float, report: Report, frame_sec: float | None = None
 ) -> list[list[float]]:
-    """Moments after every rule, in rising order.
+    """Apply every rule to the moments, and sort them.
 
     Args:
         moments: [start, end] pairs in seconds.
         duration_sec: Length of the video.
         report: Counts the applications of each rule.
-        frame_sec: Shortest length of a moment, for training; `None` = short ones stay as they are.
+        frame_sec: Shortest length of a moment, for training; `None` = short moments stay as they are.
     """
     cleaned = []
-    for moment in moments:
-        new = tuple(moment)
+    for start, end in moments:
         for rule, what in RULES.items():
-            old, new = new, rule(*new, duration_sec)
-            report.change(what, new != old)
+            old = start, end
+            start, end = rule(start, end, duration_sec)
+            report.change(what, (start, end) != old)
         if frame_sec is not None:
-            old, new = new, widen_to_frame(*new, duration_sec, frame_sec)
-            report.change(f"moments shorter than {frame_sec:g} s widened", new != old)
-        cleaned.append(list(new))
-    report.change("lists of moments put in order", sorted(cleaned) != cleaned)
+            old = start, end
+            start, end = widen_to_frame(start, end, duration_sec, frame_sec)
+            report.change(f"moments shorter than {frame_sec:g} s widened", (start, end) != old)
+        cleaned.append([start, end])
+    report.change("lists of moments sorted", sorted(cleaned) != cleaned)
     return sorted(cleaned)
 
 
@@ -149,21 +151,21 @@ def clean_moments(
 
 
 def strip_query(query: str, report: Report) -> str:
-    """Blanks around a query are removed; the tokenizer of CLIP, which the released code calls, drops them too."""
-    report.change("queries with blanks around them stripped", query != query.strip())
+    """Strip whitespace around a query, which the CLIP tokenizer of the released code drops too."""
+    report.change("queries stripped of whitespace", query != query.strip())
     return query.strip()
 
 
 def unquote_title(title: str, report: Report) -> str:
-    """Quotes that a table put around a title because it has a comma are removed, as in `tvsum_anno.json`."""
+    """Remove the quotes that a CSV table put around a title with a comma, as `tvsum_anno.json` does."""
     if not (len(title) > 1 and title[0] == title[-1] == '"' and "," in title):
         return title
-    report.change("titles freed from the quotes of a table")
+    report.change("titles stripped of CSV quotes")
     return title[1:-1].replace('""', '"')
 
 
 def is_too_short_for_training(duration_sec: float, report: Report) -> bool:
-    """Videos below 5 s are left out of training (`min_video_len=5` in the released configurations)."""
+    """Whether a video is below 5 s and so left out of training (`min_video_len=5` in the released configurations)."""
     too_short = duration_sec < MIN_TRAINING_SEC
     report.change(f"examples of videos below {MIN_TRAINING_SEC:g} s dropped", too_short)
     return too_short

@@ -6,12 +6,17 @@ import sys
 
 from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.processing_r2tuning import as_text_list
+from r2tuning.commands.shared import USER_ERRORS, check_model_options, load_pipeline, open_video
 from r2tuning.terminal import report, write_line
-from r2tuning.visualization.explain import layer_similarity, plot_layer_similarity, plot_word_attention, word_attention
+from r2tuning.visualization.explain import (
+    check_word_attention,
+    layer_similarity,
+    plot_layer_similarity,
+    plot_word_attention,
+    word_attention,
+)
 from r2tuning.visualization.timeline import import_figure, plot_grounding
 from r2tuning_cli.programs import option_names
-
-from .shared import USER_ERRORS, check_model_options, load_pipeline, open_video
 
 
 PICTURE_DPI = 150
@@ -32,6 +37,7 @@ def _explain(args: argparse.Namespace) -> int:
         check_replaceable(path, args.video)
     with open_video(args) as video:
         pipe = load_pipeline(args)
+        check_word_attention(pipe.model)
         subject = (pipe.model, pipe.processor, video, args.query)
         figures = {
             "answer": plot_grounding(pipe(video, query=args.query), video),

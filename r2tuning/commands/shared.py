@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from modeling_r2tuning import DEFAULT_MODEL
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
-from modeling_r2tuning.pipeline_r2tuning import DEFAULT_MODEL, VideoGroundingPipeline
+from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_io_r2tuning import cut_clip
 from modeling_r2tuning.video_source_r2tuning import LocalCopy, VideoInput, file_stem, local_copy

@@ -139,8 +139,9 @@ class FeatureCache:
 
 def _check_method(config: R2TuningConfig) -> None:
     """Refuse transfer methods that need other states of CLIP than the ones that a cache holds."""
-    if not config.reads_plain_clip:
-        reason = "reads states inside of CLIP's layers" if config.method == "e3va" else "changes CLIP's hidden states"
+    spec = config.method_spec
+    if not spec.reads_plain_layers:
+        reason = "reads states inside of CLIP's layers" if spec.reads_branches else "changes CLIP's hidden states"
         raise ValueError(
             f"`method` '{config.method}' {reason}, which no feature cache holds. Pass the videos instead "
             "(`--video-dir`)."

@@ -20,7 +20,7 @@ import av
 import numpy as np
 
 from modeling_r2tuning import R2TuningProcessor
-from modeling_r2tuning.video_io_r2tuning import iter_video_frames
+from modeling_r2tuning.video_io_r2tuning import MAX_DENOMINATOR, iter_video_frames
 from r2tuning.features.files import PARTIAL, replacing, video_path
 from r2tuning.features.jobs import VideoJob
 from r2tuning.features.settings import FORMAT, settings_digest
@@ -37,7 +37,6 @@ from r2tuning.json_files import read_json, write_json
 
 # Of the lossless presets this one makes files a seventh larger, but they decode three times as fast in every epoch.
 ENCODER = {"qp": "0", "preset": "ultrafast"}
-MAX_DENOMINATOR = 1_000_000  # of a frame rate, as in reading videos
 # Settings of the image processor that apply after the frames were stored.
 PIXEL_SETTINGS = (
     *("image.do_rescale", "image.rescale_factor"),

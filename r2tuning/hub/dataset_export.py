@@ -20,10 +20,8 @@ from huggingface_hub.errors import HTTPError  # httpx's, by whatever name it is 
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts.files import check_new_folder, writing_folder
 from r2tuning.hub.card_text import CARDS, CardRules, refresh_card
-from r2tuning.hub.publishing import CARD, Repository, publish, reason, with_patience
+from r2tuning.hub.repository import CARD, Repository, describe_error, publish, retry
 
-
-logger = logging.getLogger(__name__)
 
 CARD_RULES = CardRules(always=("counts", "making"), kept=frozenset({"language", "license", "pretty_name"}))
 # Upper bounds of the Hub's size categories, in rows of all splits.
@@ -101,27 +99,23 @@ def push_dataset(
         raise FileNotFoundError(f"'{folder}' holds no exported dataset: there is no {CARD}.")
     fresh = files.pop(CARD).read_text(encoding="utf-8")
     try:
-        address = with_patience(
-            lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True), logger
-        )
+        address = retry(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
         is_private = api.repo_info(repo_id, repo_type="dataset").private
         check_licence(name, repo_id, is_private or publish_anyway)  # it may have existed, and be public
-        with_patience(
+        retry(
             lambda: publish(
                 Repository(repo_id, "dataset"),
                 files,
-                lambda on_hub: fresh if on_hub is None else refresh_card(on_hub, fresh, CARD_RULES, logger),
+                lambda on_hub: fresh if on_hub is None else refresh_card(on_hub, fresh, CARD_RULES),
                 message=f"Add {name} as Parquet",
-                logger=logger,
-            ),
-            logger,
+            )
         )
     except PermissionError:
         raise
     except (HTTPError, OSError, RuntimeError) as error:
         command = _push_command(name, folder, repo_id, private=private, publish_anyway=publish_anyway)
         raise RuntimeError(
-            f"Uploading to '{repo_id}' failed: {reason(error)}. The dataset is complete in '{folder}'; upload it with "
+            f"Uploading to '{repo_id}' failed: {describe_error(error)}. The dataset is complete in '{folder}'; upload it with "
             f"`{command}`."
         ) from error
     return str(address)

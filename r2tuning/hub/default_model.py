@@ -8,7 +8,8 @@ from pathlib import Path
 
 from modeling_r2tuning import DEFAULT_MODEL
 from modeling_r2tuning.files_r2tuning import writing
-from r2tuning.hub.model_card import read_json, write_model_card, write_text
+from r2tuning.hub.model_card import write_model_card
+from r2tuning.json_files import read_json, write_text
 from r2tuning.terminal import report
 
 

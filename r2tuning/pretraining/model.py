@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from dataset_scripts.moving_shapes.queries import vocabulary
+from modeling_r2tuning.processing_r2tuning import MAX_TEXT_LENGTH
 from r2tuning.pretraining.pictures import IMAGE_SIZE
 
 
@@ -42,7 +43,7 @@ def make_tokenizer() -> CLIPTokenizer:
     tokens = list(dict.fromkeys([*alphabet, *final_letters, *merged]))  # without duplicates
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     token_ids = {token: index for index, token in enumerate(tokens)}
-    return CLIPTokenizer(token_ids, merges, model_max_length=77)
+    return CLIPTokenizer(token_ids, merges, model_max_length=MAX_TEXT_LENGTH)
 
 
 def make_clip(tokenizer: CLIPTokenizer, pixels: torch.Tensor, layers: int) -> CLIPModel:

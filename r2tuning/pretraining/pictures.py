@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import CLIPImageProcessor
+from transformers import BaseImageProcessor
 
 from dataset_scripts.moving_shapes.frames import Clause, FrameSettings, ShownObject, iter_captioned_frames
 from dataset_scripts.moving_shapes.scenes import SEEN
@@ -64,7 +64,7 @@ def _draw_some(settings: FrameSettings, seed: int, number: int, start: int) -> l
     return list(iter_captioned_frames(seed, start, end, settings))
 
 
-def normalize(images: np.ndarray, image_processor: CLIPImageProcessor) -> torch.Tensor:
+def normalize(images: np.ndarray, image_processor: BaseImageProcessor) -> torch.Tensor:
     """Normalise pixels with the mean and deviation of the image processor.
 
     Args:

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelCardData
-from transformers import CLIPImageProcessor
 
 from dataset_scripts.moving_shapes.scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
-from r2tuning.hub.model_card import CARDS
+from modeling_r2tuning.processing_r2tuning import make_image_processor
+from r2tuning.hub.card_text import CARDS
 from r2tuning.json_files import write_json, write_text
 from r2tuning.pretraining.acceptance import WAYS, accept_clip
 from r2tuning.pretraining.model import make_clip, make_tokenizer
@@ -83,7 +83,7 @@ def pretrain(
         drawn = draw_pictures(seed, pictures + held_out, processes, settings)
         seen, unseen = drawn.select(slice(2 * pictures)), drawn.select(slice(2 * pictures, None))
         tokenizer = make_tokenizer()
-        image_processor = _make_image_processor()
+        image_processor = make_image_processor(IMAGE_SIZE)
         whitened = normalize(seen.images[: 2 * WHITENED_PICTURES : 2], image_processor)
         clip = make_clip(tokenizer, whitened, layers)
         losses = Trainer(clip, tokenizer, image_processor, seen, **options).run(steps)
@@ -102,11 +102,6 @@ def pretrain(
     write_json(output / "acceptance.json", document)
     write_text(output / "README.md", make_card(output.name, document))
     return document
-
-
-def _make_image_processor() -> CLIPImageProcessor:
-    crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    return CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop)
 
 
 def check_options(*, batch_size: int, learning_rate: float, held_out: int, pictures: int, **counts: int) -> None:

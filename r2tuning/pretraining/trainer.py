@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import BaseImageProcessor, CLIPModel, CLIPTokenizer
 
 from dataset_scripts.moving_shapes.frames import Clause, ShownObject
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
@@ -120,7 +120,7 @@ class Trainer:
         self,
         clip: CLIPModel,
         tokenizer: CLIPTokenizer,
-        image_processor: CLIPImageProcessor,
+        image_processor: BaseImageProcessor,
         pictures: Pictures,
         *,
         seed: int,

@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, save_checkpoint
 from modeling_r2tuning.files_r2tuning import remove_leftovers
+from modeling_r2tuning.loading_r2tuning import WEIGHTS
 from modeling_r2tuning.method_lora_r2tuning import is_lora, load_lora
 from r2tuning.json_files import read_json, write_json
 from r2tuning.training.checksums import copy_checksums, find_damage, write_checksums
@@ -37,7 +38,6 @@ logger = get_logger(__name__)
 
 STATE = "training_state"  # folder inside a checkpoint
 PROGRESS_FILE = f"{STATE}/progress.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass
@@ -233,9 +233,9 @@ class CheckpointFolder:
         return progress
 
     def _load_weights(self, checkpoint: Path) -> None:
-        incompatible = self.model.load_state_dict(load_file(checkpoint / WEIGHTS_FILE), strict=False)
+        incompatible = self.model.load_state_dict(load_file(checkpoint / WEIGHTS), strict=False)
         missing = set(incompatible.missing_keys)
-        if self.model.config.method == "lora":  # these weights are in a file of peft's
+        if self.model.config.method_spec.uses_peft:  # these weights are in a file of peft's
             load_lora(self.model, checkpoint)
             missing = {name for name in missing if not is_lora(name)}
         # Frozen weights are missing by design: they come from the backbone.

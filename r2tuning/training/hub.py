@@ -16,6 +16,7 @@ from accelerate.logging import get_logger
 
 import modeling_r2tuning
 from modeling_r2tuning.files_r2tuning import writing
+from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
 from r2tuning.hub.model_card import Results, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
 from r2tuning.json_files import read_json
@@ -44,7 +45,7 @@ def check_push(config: TrainingConfig) -> None:
     if config.push_to is None:
         return
     check_destination(config.push_to)
-    holds_backbone = config.model.get("save_backbone") or config.method == "full"
+    holds_backbone = config.model.get("save_backbone") or METHOD_SPECS[config.method].trains_encoders
     if Path(config.backbone).is_dir() and not holds_backbone:
         raise ValueError(
             f"A model that refers to CLIP in the folder '{config.backbone}' cannot be published: give `backbone` a name on the "

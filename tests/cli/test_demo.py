@@ -17,7 +17,7 @@ from r2tuning.hub.model_card import Results
 from r2tuning_cli.main import main
 
 
-LIMITS = "knows Moving Shapes only"
+LIMITS = "knows only Moving Shapes"
 FRESH_SEED, NUM_FRESH = 2026, 20
 SPREAD = 10  # percentage points: some two standard deviations of a score of a hundred queries in 20 videos
 

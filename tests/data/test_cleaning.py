@@ -68,7 +68,7 @@ def test_every_rule_is_counted_where_it_applies():
         "moments that begin before the video cut to its start": 1,
         "ends cut to the duration": 2,
         "starts after the video cut to the duration": 1,
-        "lists of moments put in order": 1,
+        "lists of moments sorted": 1,
     }
     assert moments[0] == [9.0, 8.0]
 
@@ -111,7 +111,7 @@ def test_blanks_around_a_query_go():
     report = Report("x")
     assert strip_query(" He cuts\u00a0the  bread \n", report) == "He cuts\u00a0the  bread"
     assert strip_query("He cuts", report) == "He cuts"
-    assert counts(report) == {"queries with blanks around them stripped": 1}
+    assert counts(report) == {"queries stripped of whitespace": 1}
 
 
 @pytest.mark.parametrize(

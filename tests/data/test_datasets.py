@@ -145,7 +145,7 @@ def test_splits_of_the_folder_replace_the_published_ones(write, caplog):
         "train": ["BK_video-1"],
         "val": ["VU_video-0"],
     }
-    assert "1 videos of the split are not annotated; 2 annotated videos stand in no split" in caplog.messages[0]
+    assert "1 videos of the split are not annotated; 2 annotated videos are in no split" in caplog.messages[0]
     assert "are not annotated" not in caplog.messages[1]
     (folder / "splits.json").unlink()
     with pytest.raises(ValueError, match="40 videos of the split are not annotated; 4 annotated videos stand in no"):
@@ -177,7 +177,7 @@ def test_shots_are_turned_into_seconds(tmp_path, caplog):
     dataset = load_vtg_dataset("tvsum", split="val", data_files=path)
     assert dataset["duration_sec"][:] == [13.0, 12.0]
     assert len(dataset[1]["saliency"]["times_sec"]) == 6
-    assert "1 durations in shots turned into seconds" in caplog.messages[-1]
+    assert "1 durations converted from shots to seconds" in caplog.messages[-1]
 
 
 @pytest.mark.parametrize("name", ["youtube_highlights", "tvsum"])

@@ -203,7 +203,7 @@ def test_a_file_that_is_named_must_exist(tmp_path):
 def test_tvsum_tables_need_each_other(write):
     folder = write("tvsum", "tsv")
     (folder / "ydata-tvsum50-info.tsv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"put ydata-tvsum50-info\.tsv beside it"):
+    with pytest.raises(FileNotFoundError, match=r"put ydata-tvsum50-info\.tsv into the same folder"):
         load_vtg_dataset("tvsum", data_dir=folder)
 
 

@@ -1,4 +1,4 @@
-"""The scripts in `benchmarks/` that compare methods and variants: what they run, and what they make of it."""
+"""The scripts in `benchmarks/`: what they run, what they compute and what they write."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,24 @@ from torch import nn
 from training_samples import MODEL, write_benchmark
 from transformers import CLIPModel
 
-from benchmarks import ablations, frames_alike, fresh_text_encoder, probe, table9, variants
+from benchmarks import (
+    ablations,
+    frame_variance,
+    measurement,
+    metrics,
+    probe,
+    r2_block,
+    table9,
+    untrained_text_encoder,
+    variants,
+)
 from benchmarks.memory import KeptForBackward, LiveTensors, extrapolate_peak
-from benchmarks.moving_shapes import best_windows
+from benchmarks.moving_shapes import best_contrast
+from dataset_scripts.metrics import compute_scores
 from dataset_scripts.moving_shapes.scenes import make_scene
 from modeling_r2tuning import R2TuningConfig
-from modeling_r2tuning.configuration_r2tuning import Method
+from modeling_r2tuning.block_r2tuning import R2Block
+from modeling_r2tuning.method_specs_r2tuning import Method
 
 
 @pytest.mark.parametrize("table", ablations.TITLES)
@@ -20,11 +32,11 @@ def test_every_variant_of_a_table_is_a_model(table):
     rows = ablations.rows_of(table, depth=4)
     configs = {str(R2TuningConfig(**row.model).to_dict()) for row in rows}
     assert len(configs) == len({str(row.model) for row in rows}), "a model has one name, so that it is one run"
-    assert len(configs) == len(rows) - (3 if table == "fig7" else 0), "of a single layer all fusions are the same"
+    assert len(configs) == len(rows) - (3 if table == "fig7" else 0), "with a single layer all fusions are the same"
     assert len({row.name for row in rows}) == len(rows)
 
 
-def test_ablations_stand_beside_the_papers_numbers():
+def test_a_table_has_our_numbers_and_the_papers():
     results = {
         name: [{"test": {"scores": {"brief": {"MR-full-mAP": value}}}} for value in values]
         for name, values in {"self, cross": (40.0, 42.0), "cross, self": (50.0, 50.0)}.items()
@@ -56,7 +68,7 @@ def test_every_table_is_drawn(table, tmp_path):
     assert (tmp_path / "table.png").stat().st_size > 0
 
 
-def test_a_variant_that_is_done_is_not_run_again(tiny_clip, tmp_path, monkeypatch):
+def test_a_complete_variant_is_not_run_again(tiny_clip, tmp_path, monkeypatch):
     options = write_benchmark(tmp_path / "benchmark", tiny_clip)
     data = {name: str(options[name]) for name in ("data-dir", "features", "backbone")}
     rest = {name: value for name, value in options.items() if name not in (*data, "preset", "cpu")}
@@ -90,14 +102,14 @@ def test_the_largest_batch_is_found_to_an_eighth(monkeypatch, room):
     assert len(set(tried)) == len(tried) < 12
 
 
-def test_what_is_kept_for_backward_is_counted_once():
-    """Of y = relu(W x) * relu(W x): the one result of the ReLU; neither weights nor inputs."""
+def test_tensors_kept_for_backward_are_counted_once():
+    """For y = relu(W x) * relu(W x) that is the result of the ReLU, neither weights nor inputs."""
     linear, x = nn.Linear(8, 16, bias=False), torch.randn(4, 8)
     with KeptForBackward(linear, {"x": x}) as kept:
         hidden = linear(x).relu()
         (hidden * hidden).sum()
     assert kept.bytes == 4 * 16 * 4
-    assert not kept.kept, "nothing stays alive for having been counted"
+    assert not kept.kept, "counting keeps nothing alive"
 
 
 def test_the_peak_of_live_tensors_is_counted():
@@ -127,18 +139,18 @@ def test_the_peak_of_a_large_batch_follows_from_small_ones():
     assert found == pytest.approx(live.peak, rel=0.05)
 
 
-def test_windows_of_the_highest_contrast():
+def test_spans_of_the_highest_contrast():
     curve = np.array([0.0, 0.1, 0.9, 1.0, 0.9, 0.1, 0.0, 0.6, 0.7, 0.0])
-    windows = best_windows(curve, 20.0)
-    assert windows[0][:2] == [4.0, 10.0]
-    assert [14.0, 18.0] in [window[:2] for window in windows]
-    assert best_windows(np.ones(4), 8.0), "even a flat curve has an answer"
+    moments = best_contrast(curve, 20.0)
+    assert moments[0][:2] == [4.0, 10.0]
+    assert [14.0, 18.0] in [moment[:2] for moment in moments]
+    assert best_contrast(np.ones(4), 8.0), "even a flat curve has an answer"
 
 
 # ---- probes --------------------------------------------------------------------------------------------------------
 
 
-def test_average_precision_is_of_the_ranking():
+def test_average_precision_depends_on_the_ranking_alone():
     truth = torch.tensor([0.0, 1, 1, 0, 1])
     assert probe.average_precision(torch.tensor([1.0, 9, 8, 2, 7]), truth) == 1
     assert probe.average_precision(torch.tensor([9.0, 8, 1, 2, 3]), truth) == pytest.approx(
@@ -147,8 +159,8 @@ def test_average_precision_is_of_the_ranking():
 
 
 @pytest.mark.parametrize("num_tokens", [1, 4])
-def test_probes_find_what_a_token_tells(num_tokens, monkeypatch):
-    """All that is told stands in one token, wherever it is; in noise nothing is found."""
+def test_probes_find_what_a_token_holds(num_tokens, monkeypatch):
+    """All information is in one token, whichever it is; in noise nothing is found."""
     monkeypatch.setattr(probe, "STEPS", 400)
     monkeypatch.setattr(probe, "LEARNING_RATE", 0.05)
     torch.manual_seed(0)
@@ -157,40 +169,91 @@ def test_probes_find_what_a_token_tells(num_tokens, monkeypatch):
     noise = 0.1 * torch.randn(1000, num_tokens, 8 * len(probe.COLUMNS))
     tokens = noise.clone()
     tokens[torch.arange(1000), torch.randint(num_tokens, (1000,))] += truth[:, :8].flatten(1)
-    found, nothing = (
-        probe.score(probe.fit_probe(each[:800], truth[:800])(each[800:]), truth[:800], truth[800:])
-        for each in (tokens, noise)
-    )
+
+    def train_and_score(tokens):
+        predict = probe.fit_probe(tokens[:800], truth[:800])
+        return probe.score(predict(tokens[800:]), truth[:800], truth[800:])
+
+    found, nothing = train_and_score(tokens), train_and_score(noise)
     assert min(found.values()) > 80 > 40 > max(nothing.values())
 
 
-def test_a_scene_is_told_object_by_object():
+def test_a_scene_is_described_object_by_object():
     scene = make_scene(0, "val", 0)
     numbers = np.arange(0, scene.num_frames, 8)
-    truth = probe.tell(scene, numbers)
+    truth = probe.describe(scene, numbers)
     assert truth.shape == (len(numbers), 30, 7)
     shown = {f"{item.color} {item.shape}" for item in scene.objects}
-    assert {probe.NAMES[index] for index in truth.sum(dim=(0, 2)).nonzero().flatten().tolist()} <= shown
+    described = truth.sum(dim=(0, 2)).nonzero().flatten().tolist()
+    assert {probe.NAMES[index] for index in described} <= shown
     assert truth[:, :, 0].any()
-    assert (truth[:, :, 1:] <= truth[:, :, :1]).all(), "what is not there is at no side"
+    assert (truth[:, :, 1:] <= truth[:, :, :1]).all(), "an object that is not there is at no side"
     assert (truth[:, :, 1] + truth[:, :, 2]).max() == 1, "not left and right at once"
 
 
-def test_frames_that_differ_and_frames_that_do_not():
+def test_share_of_variance_between_frames():
     mask = torch.tensor([[True, True, False]])
     one = torch.tensor([1.0, 2.0, 2.0])
-    assert frames_alike.share_of_difference(torch.stack([one, one, -one])[None], mask) == 0
-    assert frames_alike.share_of_difference(torch.stack([one, -one, one])[None], mask) == pytest.approx(1)
+    assert frame_variance.share_of_variance(torch.stack([one, one, -one])[None], mask) == 0
+    assert frame_variance.share_of_variance(torch.stack([one, -one, one])[None], mask) == pytest.approx(1)
     shifted = torch.stack([one + torch.tensor([0.0, 2, -2]), one - torch.tensor([0.0, 2, -2]), one])[None]
-    assert frames_alike.share_of_difference(shifted, mask) == pytest.approx(8 / 17)
+    assert frame_variance.share_of_variance(shifted, mask) == pytest.approx(8 / 17)
 
 
-def test_a_fresh_text_encoder_leaves_the_pictures_as_they_are(clip_folder):
-    before, after = (CLIPModel.from_pretrained(clip_folder).eval() for _ in range(2))
-    fresh_text_encoder.begin_text_anew(after, seed=1)
+def test_an_untrained_text_encoder_leaves_the_image_encoder_unchanged(clip_folder):
+    before = CLIPModel.from_pretrained(clip_folder).eval()
+    after = CLIPModel.from_pretrained(clip_folder).eval()
+    untrained_text_encoder.reinitialise_text(after, seed=1)
     pixels = torch.randn(2, 3, *[before.config.vision_config.image_size] * 2)
     assert torch.equal(*(clip.get_image_features(pixels).pooler_output for clip in (before, after)))
     words = torch.tensor([[0, 5, 1], [0, 6, 1]])
     vectors = [clip.text_model(words).last_hidden_state for clip in (before, after)]
     assert (vectors[0] - vectors[1]).norm(dim=-1).min() > 1
-    assert (vectors[1][0, 1] - vectors[1][1, 1]).norm() > 1, "words stay apart"
+    assert (vectors[1][0, 1] - vectors[1][1, 1]).norm() > 1, "words stay distinct"
+
+
+# ---- plain transcriptions ------------------------------------------------------------------------------------------
+
+
+def test_the_plain_r2_block_agrees_with_ours():
+    torch.manual_seed(0)
+    block = R2Block(R2TuningConfig()).eval()
+    torch.nn.init.uniform_(block.scale, 0.5, 1.5)
+    inputs = r2_block.make_inputs(2, 3, 4, torch.device("cpu"))
+    with torch.no_grad():
+        plain, ours = r2_block.plain_r2_block(block, *inputs), r2_block.our_r2_block(block, *inputs)
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-5)
+
+
+def test_the_plain_metrics_agree_with_ours():
+    generator = np.random.default_rng(0)
+    predictions, references = [], []
+    for qid in range(20):
+        ends = np.sort(generator.uniform(0, 60, (12, 2)), axis=1)
+        scores = np.sort(generator.random((12, 1)), axis=0)[::-1]
+        predictions.append(
+            {
+                "qid": qid,
+                "pred_relevant_windows": np.hstack([ends, scores]).tolist(),
+                "pred_saliency_scores": generator.integers(0, 5, 30).tolist(),
+            }
+        )
+        start = int(generator.integers(0, 20))
+        references.append(
+            {
+                "qid": str(qid),
+                "query": "two words",
+                "moments": [[start, start + 8], [30, 42], [25, 60]],  # short, middle, long
+                "saliency": {"scores": generator.integers(0, 5, (30, 3)).tolist()},
+            }
+        )
+    ours = compute_scores("qvhighlights", predictions, references)
+    plain = metrics.plain_scores(predictions, references)
+    assert metrics.largest_difference(ours, plain) <= 0.0051, "half a unit of the last printed digit"
+
+
+def test_functions_are_timed_in_turn():
+    calls = []
+    seconds = measurement.time_in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert calls == ["a", "b"] * 3
+    assert 0 <= seconds["a"].wall < 1

@@ -1,102 +1,151 @@
-"""The README's and the examples' code runs as written."""
+"""The code of the README and of the documentation runs as written."""
 
+import json
+import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fresh_python import run_fresh
 
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+NOT_RUN = r"<!-- not run: (?P<reason>[^\n]+) -->\n"
+BLOCK = re.compile(rf"(?:{NOT_RUN})?^```(?P<language>bash|python)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
+COMMAND = ["-m", "r2tuning_cli.main"]  # of `python`
 
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-# What makes a command of the README small enough for a test; without the file endings of its words.
+# What makes a command of the README small enough for a test, by the words it begins with.
 SMALL = {
-    "dataset_scripts.moving_shapes": ["--videos-train", "3", "--videos-val", "2", "--videos-test", "2"]
-    + ["--videos-unseen", "0", "--processes", "1"],
-    "train/pretrain_clip.py": ["--steps", "2", "--pictures", "64", "--held-out", "64", "--batch-size", "16"]
-    + ["--processes", "1"],
-    "train/run_feature_extraction.py": [],
-    "train/run.py": ["--epochs", "1", "--num-workers", "0"],
-    "train/run_evaluation.py": [],
+    "python -m dataset_scripts.moving_shapes": "--videos-train 3 --videos-val 2 --videos-test 2 --videos-unseen 0 "
+    "--processes 1",
+    "python train/pretrain_clip.py": "--steps 2 --pictures 64 --held-out 64 --batch-size 16 --processes 1",
+    "r2tuning extract": "",
+    "r2tuning train": "--epochs 1 --num-workers 0",
+    "r2tuning evaluate": "",
+    "r2tuning export-dataset": "",
+    "r2tuning ground": "",
 }
+# Commands that install, change the package or publish.
+LEFT_OUT = ("pip", "python3 -m venv", "python train/package_default_model.py", "r2tuning push")
+
+# Runs each page's Python in a namespace of its own, all in one process, as importing torch takes longer than they do.
+RUN_PAGES = """
+import json, sys
+for name, code in json.loads(sys.stdin.read()).items():
+    exec(compile(code, name, "exec"), {"__name__": name})
+"""
+
+
+def blocks(page, language):
+    """Code of a page's blocks that are to run."""
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [match["code"] for match in found if match["language"] == language and match["reason"] is None]
+
+
+def blocks_not_run(page):
+    """Code of a page's shell blocks that are marked as not to run."""
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [match["code"] for match in found if match["language"] == "bash" and match["reason"] is not None]
+
+
+def commands(code):
+    """Commands of a shell block, one a line; a backslash joins lines."""
+    lines = code.replace("\\\n", " ").splitlines()
+    return [command.strip() for line in lines for command in line.split("&&")]
+
+
+def run(folder, arguments, stdin=""):
+    """Run Python as a user would; returns what it printed."""
+    result = run_fresh(arguments, {**os.environ, "OMP_NUM_THREADS": "1"}, folder, stdin)
+    assert result.returncode == 0, f"{shlex.join(arguments)}\n{result.stderr}"
+    return result.stdout
+
+
+def run_command(folder, command):
+    """Run a command of the documentation on little data; those that install or publish are left out."""
+    if command.startswith(LEFT_OUT):
+        return
+    start = next((start for start in SMALL if command.startswith(start)), None)
+    assert start is not None, f"neither run nor marked as not to run: {command}"
+    words = [*shlex.split(command), *shlex.split(SMALL[start])]
+    if words[0] == "r2tuning":
+        words[:1] = COMMAND
+    else:
+        words = [str(ROOT / word) if word.startswith("train/") else word for word in words[1:]]
+    run(folder, words)
+
+
+def first_command():
+    """The README's command for a fresh machine, without the installation."""
+    *installation, command = commands(blocks(README, "bash")[0])
+    assert any(step.startswith("pip install") for step in installation)
+    return command
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the README's commands were run: the demo, then Moving Shapes from nothing."""
-    folder = tmp_path_factory.mktemp("readme")
-    run(folder, ["-m", "r2tuning_cli.main", *main_command()[1:], "--seed", "1"])
-    for line in block_with("python train/pretrain_clip.py").splitlines():
-        words = shlex.split(line)
-        script = next((word for word in words if word in SMALL), None)
-        if script is not None:  # the others change the package or need the Hub
-            command = [str(ROOT / script)] if script.endswith(".py") else ["-m", script]
-            run(folder, [*command, *words[words.index(script) + 1 :], *SMALL[script]])
+    """Where the README's commands ran: the demo, then Moving Shapes from nothing."""
+    folder = tmp_path_factory.mktemp("documentation")
+    run(folder, [*COMMAND, *shlex.split(first_command())[1:], "--seed", "1"])
+    for code in blocks(README, "bash")[2:]:
+        for command in commands(code):
+            run_command(folder, command)
     return folder
 
 
-def run(folder, arguments):
-    """Run Python as a user would; returns what was printed."""
-    result = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, env=environment(), check=False
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def environment():
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def block_with(command):
-    [block] = [block for block in blocks("bash") if command in block]
-    return block
-
-
-def main_command():
-    """The part of the README's first command that follows the installation."""
-    command = blocks("bash")[0]
-    assert "pip install" in command
-    words = shlex.split(command.strip().split("&&")[-1])
-    assert words[0] == "r2tuning"
-    return words
-
-
-def test_main_command_shows_itself(folder):
-    assert main_command() == ["r2tuning", "demo"]
+def test_the_first_command_is_the_demo(folder):
+    assert first_command() == "r2tuning demo"
     assert (folder / "demo/timeline.png").exists()
 
 
-def test_moving_shapes_from_nothing(folder):
-    """The chain of commands ends in a checkpoint whose card tells its scores on the test split."""
+def test_training_from_nothing_ends_in_a_card_with_scores(folder):
     assert "On the `test` split" in (folder / "shapes_run/best/README.md").read_text()
 
 
-def test_python_blocks_run_in_order(folder):
-    code = "\n".join(blocks("python"))
-    assert code.count("import") >= 6
-    run(folder, ["-c", code])
-
-
-def test_export_command(folder):
-    words = shlex.split(block_with("r2tuning export-dataset"))
-    run(folder, ["-m", "r2tuning_cli.main", *words[1:]])
+def test_exporting_writes_a_card(folder):
     assert (folder / "exported/README.md").exists()
 
 
+def test_commands_of_the_pages(folder):
+    for page in PAGES[1:]:
+        for code in blocks(page, "bash"):
+            for command in commands(code):
+                run_command(folder, command)
+
+
+def test_python_of_all_pages(folder):
+    code = {page.name: "\n".join(blocks(page, "python")) for page in PAGES}
+    assert sum(bool(text) for text in code.values()) >= 5
+    run(folder, ["-c", RUN_PAGES], json.dumps(code))
+
+
+def test_options_of_commands_that_do_not_run(tmp_path):
+    """They need downloads or other people's videos; their options are at least those of `--help`."""
+    options = {}
+    for page in PAGES:
+        for command in commands("\n".join(blocks_not_run(page))):
+            found = re.search(r"r2tuning (\w[\w-]*)|(?:-m r2tuning\.training\.run|train/run\.py)", command)
+            if found is not None:
+                options.setdefault(found[1] or "train", set()).update(re.findall(r" (--[\w-]+)", command))
+    assert {"ground", "train", "extract", "evaluate", "push"} <= options.keys()
+    for name, used in options.items():
+        help_text = run(tmp_path, [*COMMAND, name, "--help"])
+        assert used <= set(re.findall(r"--[\w-]+", help_text)), name
+
+
 def test_ci_runs_the_test_command():
-    command = blocks("bash")[2]
+    steps = commands(blocks(README, "bash")[1])
     ci = (ROOT / ".ci/run").read_text()
-    for part in ("pip install torch==2.13.0", "ruff check .", "python -m pytest"):
-        assert part in command
-        assert part.replace("pip install", "pip install --quiet") in ci
+    assert steps[-1] == "python -m pytest -n 2"
+    for step in ("pip install torch==2.13.0", "ruff check .", "python -m pytest -n 2"):
+        assert step in steps
+        assert step.replace("pip install", "pip install --quiet") in ci
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for page in PAGES[1:]:
+        assert f": {page.name}\n" in navigation

@@ -17,44 +17,55 @@ FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__ini
 ENTRIES = ["configuration_r2tuning", "modeling_r2tuning", "processing_r2tuning", "pipeline_r2tuning"]
 # What every user of a checkpoint must have; transformers itself depends on safetensors.
 THIRD_PARTY = {"torch", "numpy", "transformers", "huggingface_hub", "safetensors"}
+METHOD_IMPORTS = {"configuration_r2tuning", "method_base_r2tuning"}
 # Own files that a file may import.
 ALLOWED = {
-    "configuration_r2tuning": set(),
+    "method_specs_r2tuning": set(),
+    "configuration_r2tuning": {"method_specs_r2tuning"},
     "points_r2tuning": set(),
     "precision_r2tuning": set(),
-    "towers_r2tuning": set(),
+    "method_base_r2tuning": set(),
+    "towers_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "loading", "method_base")},
     "options_r2tuning": set(),
     "files_r2tuning": set(),
+    "user_inputs_r2tuning": set(),
     "containers_r2tuning": set(),
     "video_source_r2tuning": {"containers_r2tuning"},
     "loading_r2tuning": set(),
     "video_entries_r2tuning": set(),
     "mp4_tables_r2tuning": set(),
     "video_timeline_r2tuning": {"containers_r2tuning", "mp4_tables_r2tuning", "video_entries_r2tuning"},
-    "video_io_r2tuning": {f"{name}_r2tuning" for name in ("containers", "files", "video_source", "video_timeline")},
+    "video_rendering_r2tuning": {"containers_r2tuning"},
+    "video_selection_r2tuning": {"containers_r2tuning", "video_rendering_r2tuning", "video_timeline_r2tuning"},
+    "video_io_r2tuning": {
+        f"{name}_r2tuning" for name in ("containers", "files", "video_selection", "video_source", "video_timeline")
+    },
     "encoding_r2tuning": {"files_r2tuning"},
+    "windows_r2tuning": {"encoding_r2tuning", "heads_r2tuning"},
     "distributed_r2tuning": set(),
-    "losses_r2tuning": {"distributed_r2tuning", "points_r2tuning"},
+    "losses_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "distributed", "points")},
+    "inputs_r2tuning": {"configuration_r2tuning", "losses_r2tuning"},
     "decoding_r2tuning": {"points_r2tuning"},
     "block_r2tuning": {"configuration_r2tuning"},
     "heads_r2tuning": {"configuration_r2tuning", "points_r2tuning"},
-    **{
-        f"method_{name}_r2tuning": {"block_r2tuning", "configuration_r2tuning"}
-        for name in ("e3va", "losa", "st_adapter")
-    },
-    **{f"method_{name}_r2tuning": {"configuration_r2tuning"} for name in ("lst", "vpt")},
-    "method_vop_r2tuning": {"configuration_r2tuning", "method_vpt_r2tuning", "precision_r2tuning"},
-    "method_lora_r2tuning": {"files_r2tuning", "loading_r2tuning"},
-    "methods_r2tuning": {"configuration_r2tuning"}
-    | {f"method_{name}_r2tuning" for name in ("e3va", "losa", "lst", "st_adapter", "vop", "vpt")},
+    "method_e3va_r2tuning": METHOD_IMPORTS | {"block_r2tuning", "towers_r2tuning"},
+    "method_losa_r2tuning": METHOD_IMPORTS | {"block_r2tuning"},
+    "method_st_adapter_r2tuning": METHOD_IMPORTS | {"block_r2tuning"},
+    "method_lst_r2tuning": METHOD_IMPORTS,
+    "method_vpt_r2tuning": METHOD_IMPORTS,
+    "method_vop_r2tuning": METHOD_IMPORTS | {"method_vpt_r2tuning", "precision_r2tuning"},
+    "method_lora_r2tuning": {"files_r2tuning", "loading_r2tuning", "towers_r2tuning"},
+    "methods_r2tuning": METHOD_IMPORTS
+    | {"method_specs_r2tuning", "towers_r2tuning"}
+    | {f"method_{name}_r2tuning" for name in ("e3va", "lora", "losa", "lst", "st_adapter", "vop", "vpt")},
     "modeling_r2tuning": {
-        f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "loading", "losses")
+        f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "inputs", "loading")
     }
-    | {"method_lora_r2tuning", "methods_r2tuning", "towers_r2tuning"},
+    | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "towers", "windows")},
     "processing_r2tuning": {
-        f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "video_io")
+        f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "user_inputs", "video_io")
     },
-    "pipeline_r2tuning": {"loading_r2tuning", "options_r2tuning", "processing_r2tuning"},
+    "pipeline_r2tuning": {f"{name}_r2tuning" for name in ("loading", "options", "processing", "user_inputs")},
 }
 
 
@@ -131,6 +142,10 @@ def test_a_checkpoint_needs_no_more_than_everybody_has(name):
 @pytest.mark.parametrize("name", ["points_r2tuning", "distributed_r2tuning", "losses_r2tuning", "decoding_r2tuning"])
 def test_pure_functions_need_torch_alone(name):
     assert third_parties(parse(name)) == {"torch"}
+
+
+def test_descriptions_of_methods_need_the_standard_library_alone():
+    assert third_parties(parse("method_specs_r2tuning")) == set()
 
 
 def test_the_configuration_needs_no_torch():

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 from annotation_samples import moment_records, write_benchmark, write_json_lines, write_videos
+from fresh_python import run_fresh
 
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts.benchmarks import BENCHMARKS
@@ -44,8 +43,7 @@ def test_the_script_scores_a_file(qvhighlights, tmp_path):
     """A user gets a table on the terminal, and the same numbers as JSON."""
     path = write_json_lines(tmp_path / "preds.jsonl", perfect(moment_records("qvhighlights", "val")), compress=True)
     arguments = ["--predictions", path, "--benchmark", "qvhighlights", "--data-dir", qvhighlights]
-    command = [sys.executable, SCRIPT, *arguments, "--output", tmp_path / "scores.json"]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+    result = run_fresh([SCRIPT, *arguments, "--output", tmp_path / "scores.json"], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     document = json.loads((tmp_path / "scores.json").read_text())
     assert document["num_queries"] == 4

@@ -34,7 +34,7 @@ BAD_LINES = {
     "an endless number": (changed(qid=7).replace("7", "7" * 5000), "found JSON that cannot be used"),
     "a list": ("[1, 2]", r"found \[1, 2\], expected an object with named fields"),
     "a scalar": ("0.5", "found 0.5, expected an object with named fields"),
-    "a key twice": (LINE[:-1] + ', "qid": 2}', "the key 'qid' stands more than once"),
+    "a duplicate key": (LINE[:-1] + ', "qid": 2}', "the key 'qid' occurs more than once"),
     "no id": (json.dumps({"pred_relevant_windows": []}), "`qid` is missing, expected a whole number or a text"),
     "float qid": (changed(qid=1.0), "`qid` is 1.0, expected a whole number or a text"),
     "object as qid": (changed(qid={"a": 1}), "`qid` is {'a': 1}, expected a whole number or a text"),

@@ -2,8 +2,6 @@
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +10,7 @@ import annotation_samples
 import numpy as np
 import pytest
 import torch
+from fresh_python import FreshPython
 from tiny_checkpoints import save_clip, save_ours
 from transformers import CLIPModel
 from video_samples import truncate, write_video
@@ -237,8 +236,7 @@ def test_a_video_annotated_in_two_domains_is_refused(rows):
 def test_a_killed_extraction_is_completed_exactly(options, run, complete, tmp_path):
     """Killed while two processes work, completed by one, and compared with an uninterrupted run of two."""
     output, count = tmp_path / "cache", len(contents(complete))
-    command = [sys.executable, str(SCRIPT), *options(output, num_processes=2)]
-    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=-3)
+    process = FreshPython([SCRIPT, *options(output, num_processes=2)], cwd=tmp_path)
     wait_until(lambda: len(list(output.glob("videos/*.safetensors"))) >= 2 or process.poll() is not None)
     workers = child_processes(process.pid)
     process.kill()

@@ -1,0 +1,1 @@
+"""Benchmarks: scripts of a checkout, run as `python -m benchmarks.NAME`."""
