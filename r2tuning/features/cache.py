@@ -133,8 +133,7 @@ class FeatureCache:
         """`(num_layers, hidden)` that the model needs."""
         if self._config is None:
             return None
-        text: Any = self._config.text_config
-        return self._config.num_recurrent_steps, text.hidden_size
+        return self._config.num_recurrent_steps, self._config.text_config.hidden_size
 
 
 def _check_method(config: R2TuningConfig) -> None:

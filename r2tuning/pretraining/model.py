@@ -36,7 +36,7 @@ def make_tokenizer() -> CLIPTokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=10_000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
-    bpe.train_from_iterator([" ".join(vocabulary())], trainer)
+    bpe.train_from_iterator([" ".join(vocabulary())] * 2, trainer)
     merges: Any = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     final_letters = [f"{letter}</w>" for letter in alphabet]
     merged = ["".join(pair) for pair in merges]

@@ -4,15 +4,18 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import chain
 from multiprocessing import get_context
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import BaseImageProcessor
 
 from dataset_scripts.moving_shapes.frames import Clause, FrameSettings, ShownObject, iter_captioned_frames
 from dataset_scripts.moving_shapes.scenes import SEEN
+
+
+if TYPE_CHECKING:
+    from transformers import CLIPImageProcessor  # this import warns if torchvision is missing
 
 
 IMAGE_SIZE = 64  # height and width in pixels
@@ -64,7 +67,7 @@ def _draw_some(settings: FrameSettings, seed: int, number: int, start: int) -> l
     return list(iter_captioned_frames(seed, start, end, settings))
 
 
-def normalize(images: np.ndarray, image_processor: BaseImageProcessor) -> torch.Tensor:
+def normalize(images: np.ndarray, image_processor: "CLIPImageProcessor") -> torch.Tensor:
     """Normalise pixels with the mean and deviation of the image processor.
 
     Args:

@@ -8,20 +8,24 @@ clause is what the caption says of it. R²-Tuning relies on patches, which the f
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
-from transformers import BaseImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
 from dataset_scripts.moving_shapes.frames import Clause, ShownObject
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
 from r2tuning.pretraining.acceptance import object_cells
 from r2tuning.pretraining.model import PATCH_SIZE
 from r2tuning.pretraining.pictures import IMAGE_SIZE, PICTURE_SETTINGS, Pictures, normalize
+
+
+if TYPE_CHECKING:
+    from transformers import CLIPImageProcessor  # this import warns if torchvision is missing
 
 
 MAX_GRADIENT_NORM = 1.0
@@ -120,7 +124,7 @@ class Trainer:
         self,
         clip: CLIPModel,
         tokenizer: CLIPTokenizer,
-        image_processor: BaseImageProcessor,
+        image_processor: "CLIPImageProcessor",
         pictures: Pictures,
         *,
         seed: int,
