@@ -19,8 +19,9 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.measurement import Function, print_report, time_in_turn
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.processing_r2tuning import make_image_processor
-from r2tuning.features.cache import prepare_folder
-from r2tuning.features.extraction import VideoJob, extract
+from r2tuning.features.extraction import extract
+from r2tuning.features.jobs import VideoJob
+from r2tuning.features.settings import prepare_folder
 from r2tuning.features.store import FeatureStore, feature_settings
 
 

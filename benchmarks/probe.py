@@ -21,7 +21,8 @@ from tqdm import tqdm
 from benchmarks.measurement import print_report
 from dataset_scripts.moving_shapes.queries import SIDES, observe
 from dataset_scripts.moving_shapes.scenes import COMBINATIONS, FPS, Scene, make_scene
-from r2tuning.features.cache import load_features, read_settings, video_path
+from r2tuning.features.files import load_features, video_path
+from r2tuning.features.settings import read_settings
 
 
 NAMES = [" ".join(combination) for combination in COMBINATIONS]

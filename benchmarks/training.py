@@ -23,8 +23,9 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.measurement import print_report
 from modeling_r2tuning.processing_r2tuning import make_image_processor
 from r2tuning.training.config import TrainingConfig, read_preset
-from r2tuning.training.loop import TrainingRun, train_step
+from r2tuning.training.loop import train_step
 from r2tuning.training.preparation import prepare_run
+from r2tuning.training.training_run import TrainingRun
 
 
 SMALL_ENCODER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}

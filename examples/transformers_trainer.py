@@ -2,13 +2,14 @@
 
     python examples/transformers_trainer.py --data-dir ANNOTATIONS --features CACHE --output-dir RUN
 
-The model returns its loss and `GroundingCollator` makes its arguments, which is all that the Trainer needs. What
-`train/run.py` adds: the released schedule, the benchmark's own scores, positive frames that are drawn anew in each
-epoch (here in each run), and resuming from any step.
+The model returns its loss and `GroundingCollator` makes its arguments; the Trainer needs nothing else. `train/run.py`
+adds the released learning rate schedule, the scores of the benchmark, new positive frames in every epoch (here they stay
+the same throughout a run), and exact resuming from any step.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
@@ -21,26 +22,32 @@ from r2tuning.training.data import GroundingData
 from r2tuning.training.model import make_model, make_processor
 
 
-def train(config: TrainingConfig, **arguments) -> Trainer:
-    """Train and save a model; `arguments` are those of `TrainingArguments`."""
+def train(config: TrainingConfig, **arguments: Any) -> Trainer:
+    """Train a model from features and save it to `final` in `config.output_dir`.
+
+    Args:
+        config: Settings, of which those that the Trainer knows are used.
+        arguments: Further fields of `TrainingArguments`.
+    """
     model = make_model(config)
     processor = make_processor(config, model.config.fps)
     rows = load_vtg_dataset(config.benchmark, split="train", data_dir=config.data_dir)
+    cache = FeatureCache(config.features, model=model)
+    defaults = {
+        "output_dir": config.output_dir,
+        "num_train_epochs": config.epochs * config.repeat_factor,
+        "per_device_train_batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "warmup_steps": config.warmup_steps,
+        "remove_unused_columns": False,  # the collator needs fields that are no arguments of the model
+        "report_to": "none",
+    }
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(
-            output_dir=config.output_dir,
-            per_device_train_batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-            warmup_steps=config.warmup_steps,
-            remove_unused_columns=False,  # the collator makes the model's arguments of what the dataset gives
-            **{"num_train_epochs": config.epochs * config.repeat_factor, "report_to": "none", **arguments},
-        ),
-        train_dataset=GroundingData(
-            list(rows), processor, FeatureCache(config.features, model=model), benchmark=config.benchmark
-        ),
+        args=TrainingArguments(**{**defaults, **arguments}),
+        train_dataset=GroundingData(list(rows), processor, cache, benchmark=config.benchmark),
         data_collator=GroundingCollator(config.seed, model.config.positive_saliency),
     )
     trainer.train()
@@ -48,12 +55,14 @@ def train(config: TrainingConfig, **arguments) -> Trainer:
     return trainer
 
 
-def main():
+def main() -> None:
     """Read the command line and train on QVHighlights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("data-dir", "features", "output-dir"):
-        parser.add_argument(f"--{name}", required=True, help=f"as for train/run.py: {name.replace('-', ' ')}")
-    train(TrainingConfig(**read_preset("qvhighlights"), **vars(parser.parse_args())))
+    parser.add_argument("--data-dir", required=True, help="folder of the annotation files")
+    parser.add_argument("--features", required=True, help="feature cache")
+    parser.add_argument("--output-dir", required=True, help="folder of the run")
+    options = vars(parser.parse_args())
+    train(TrainingConfig(**read_preset("qvhighlights"), **options))
 
 
 if __name__ == "__main__":

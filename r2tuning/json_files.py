@@ -1,4 +1,4 @@
-"""Text and JSON files beside a checkpoint: read with errors that name the file, and written atomically."""
+"""Text and JSON files: read with errors that name the file, and written atomically."""
 
 import json
 from pathlib import Path
@@ -22,19 +22,29 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"'{path}' is not valid JSON ({error}); write the file again.") from error
 
 
-def write_json(path: Path, document: Any, *, sort_keys: bool = False) -> None:
+def write_json(
+    path: Path,
+    document: Any,
+    *,
+    indent: int | None = 2,
+    sort_keys: bool = False,
+    temporary_in: Path | None = None,
+) -> None:
     """Write a JSON file atomically: it appears complete or not at all.
 
     Args:
         path: File to write; an existing one is replaced.
         document: Anything that JSON can hold.
+        indent: Spaces for each level; `None` writes one line.
         sort_keys: Write the keys of all objects in alphabetical order.
+        temporary_in: Folder for the unfinished file, on the same file system; default: the folder of `path`.
     """
-    write_text(path, json.dumps(document, indent=2, sort_keys=sort_keys) + "\n")
+    text = json.dumps(document, indent=indent, sort_keys=sort_keys)
+    write_text(path, f"{text}\n", temporary_in=temporary_in)
 
 
 def read_text(path: Path) -> str:
@@ -54,14 +64,15 @@ def read_text(path: Path) -> str:
         raise ValueError(f"'{path}' is not UTF-8 text ({error}); save it as UTF-8.") from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, temporary_in: Path | None = None) -> None:
     """Write a text file atomically, in UTF-8 and with its line endings as given.
 
     Args:
         path: File to write; an existing one is replaced.
         text: Its content.
+        temporary_in: Folder for the unfinished file, on the same file system; default: the folder of `path`.
     """
-    with writing(path) as partial:
+    with writing(path, temporary_in=temporary_in) as partial:
         partial.write_bytes(text.encode())
 
 

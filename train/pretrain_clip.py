@@ -6,4 +6,4 @@ from checkout import run_main
 
 
 if __name__ == "__main__":
-    sys.exit(run_main("r2tuning.training.pretrain_clip"))
+    sys.exit(run_main("r2tuning.pretraining.run"))

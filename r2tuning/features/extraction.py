@@ -1,8 +1,6 @@
-"""Working off the videos and queries of a benchmark: what is to be done, reading ahead, several processes, the result.
+"""Extraction driver: selects unfinished jobs, prefetches their inputs, and distributes them over processes.
 
-What is made of a video or a query is the matter of a store (`FeatureStore`, `FrameStore`), which has three methods:
-`check(job)` tells whether the job is done, `read(job)` yields what belongs to it, in a thread of its own, and
-`write(job, items)` makes a file of that.
+What a job produces is decided by a `Store`: `FeatureStore` writes CLIP features, `FrameStore` small videos.
 """
 
 import itertools
@@ -10,79 +8,70 @@ import logging
 import multiprocessing
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
 
-from dataset_scripts.targets import units_per_second
-from r2tuning.features.cache import ONE_PER_CLIP
+from modeling_r2tuning import R2TuningProcessor
+from r2tuning.features.jobs import Job, VideoJob
 
 
 logger = logging.getLogger(__name__)
 
 END = object()
-CHECKS_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class VideoJob:
-    """A video to be worked off.
-
-    Attributes:
-        id: As in the dataset.
-        source: The file.
-        fps: Frames per second.
-        num_frames: How many frames it should have, by its annotated duration.
-        exact: Whether it must have so many.
-    """
-
-    id: str
-    source: str
-    fps: float
-    num_frames: int
-    exact: bool
-    kind = "videos"
-
-
-@dataclass(frozen=True)
-class QueryJob:
-    """A query to be worked off; in the progress bar it counts as one frame."""
-
-    id: str
-    text: str
-    num_frames = 1
-    kind = "queries"
-
-
-Job = VideoJob | QueryJob
+PARALLEL_CHECKS = 8  # threads that check which jobs are finished
 
 
 class Store(Protocol):
-    """What is made of the jobs."""
+    """Makes one file of a cache from each job.
 
-    def check(self, job: Job) -> str | None:
-        """`None` if the job is done, else why not: `"missing"`, or what is wrong with the file that is there."""
+    Attributes:
+        settings: What the files depend on besides videos and annotations.
+        processor: Preprocesses frames and queries.
+    """
 
-    def read(self, job: Job) -> Iterator[Any]:
-        """What `write` needs, piece by piece; raises `OSError` or `ValueError` if the job cannot be done."""
+    settings: dict[str, Any]
+    processor: R2TuningProcessor
 
-    def write(self, job: Job, items: Iterator[Any]) -> Iterator[int]:
-        """Make the file of what `read` yields; yields how many frames came to be done.
+    # A store for videos alone takes `VideoJob`, hence `Any`.
 
-        Raises `ValueError` if the job cannot be done, `OSError` if nothing can be written any more.
+    def check(self, job: Any) -> str | None:
+        """`None` if the job's file is complete; otherwise `"missing"`, or what is wrong with the file."""
+
+    def read(self, job: Any) -> Iterator[Any]:
+        """Yield the job's inputs piece by piece; runs in a thread of its own.
+
+        Raises:
+            OSError: The source cannot be read.
+            ValueError: The source cannot be used.
+        """
+
+    def write(self, job: Any, items: Iterator[Any]) -> Iterator[int]:
+        """Make the file from the `items` that `read` yields; yields numbers of processed frames.
+
+        Raises:
+            OSError: The file cannot be written; this stops the extraction.
+            ValueError: The job cannot be processed; the others continue.
         """
 
 
 @dataclass(frozen=True)
-class Step:
-    """A message of a process: frames of a job are done, or the job is; `error` says why it failed."""
+class JobUpdate:
+    """Progress of a job, sent from the process that works on it.
+
+    Attributes:
+        job: The job.
+        num_frames: Frames processed since the last update.
+        is_last: Whether the job is finished or has failed.
+        error: Why it failed.
+    """
 
     job: Job
     num_frames: int = 0
@@ -92,132 +81,108 @@ class Step:
 
 @dataclass
 class Summary:
-    """What became of the jobs.
+    """Outcome of an extraction.
 
     Attributes:
-        complete: Jobs that were done before, by kind.
-        outdated: What was wrong with files that were there, by job.
-        done: Jobs that were done now, by kind.
-        num_frames: Frames of videos that were done now.
+        complete: Number of jobs that were finished before, by kind.
+        outdated: What was wrong with existing files, by job.
+        done: Number of jobs that were finished now, by kind.
+        num_frames: Frames of videos that were processed now.
         failed: Why jobs failed.
     """
 
-    complete: Counter = field(default_factory=Counter)
+    complete: Counter[str] = field(default_factory=Counter)
     outdated: dict[Job, str] = field(default_factory=dict)
-    done: Counter = field(default_factory=Counter)
+    done: Counter[str] = field(default_factory=Counter)
     num_frames: int = 0
     failed: dict[Job, str] = field(default_factory=dict)
 
-    def count(self, step: Step) -> None:
-        """Take notice of a message."""
-        self.num_frames += step.num_frames if isinstance(step.job, VideoJob) else 0
-        if step.error is not None:
-            self.failed[step.job] = step.error
-        elif step.is_last:
-            self.done[step.job.kind] += 1
-
-
-def plan_jobs(rows: Iterable[dict[str, Any]], fps: float | str, with_queries: bool) -> list[Job]:
-    """One job for each query and each video of a dataset, queries first.
-
-    Args:
-        rows: In the schema of `dataset_scripts.features`.
-        fps: Frames per second, or `ONE_PER_CLIP`.
-        with_queries: Whether queries are wanted, or only videos.
-
-    Raises:
-        ValueError: One frame is wanted for each clip, and a video has different clips in two places.
-    """
-    queries, videos = {}, {}
-    for row in rows:
-        if with_queries:
-            queries[row["qid"], row["query"]] = QueryJob(row["qid"], row["query"])
-        job = _plan_video(row, fps)
-        if videos.setdefault(job.id, job) != job and job.exact:
-            raise ValueError(
-                f"The video '{job.id}' is annotated twice, with different clips. Extract one domain only."
-            )
-    return [*queries.values(), *videos.values()]
-
-
-def _plan_video(row: dict[str, Any], fps: float | str) -> VideoJob:
-    per_clip = fps == ONE_PER_CLIP
-    rate = units_per_second(row) if per_clip else fps
-    num_frames = max(round(rate * row["duration_sec"]), 1)
-    return VideoJob(row["video_id"], row["video"]["path"], rate, num_frames, per_clip)
+    def add(self, update: JobUpdate) -> None:
+        """Count an update."""
+        if isinstance(update.job, VideoJob):
+            self.num_frames += update.num_frames
+        if update.error is not None:
+            self.failed[update.job] = update.error
+        elif update.is_last:
+            self.done[update.job.kind] += 1
 
 
 def extract(
-    jobs: list[Job], store: Store, make_store: Callable[[int, int], Store], *, num_processes: int = 1
+    jobs: Sequence[Job], store: Store, make_store: Callable[[int, int], Store], *, num_processes: int = 1
 ) -> Summary:
-    """Do all jobs that are not done yet, with a progress bar.
+    """Process all unfinished jobs, with a progress bar.
 
     Args:
-        jobs: What is to be done.
-        store: What is made of them; it does the work itself if there is one process.
+        jobs: All jobs, finished or not.
+        store: Checks which jobs are finished; with one process it also processes the others.
         make_store: Makes the store of one of several processes from its number and the number of processes; picklable.
-        num_processes: Processes that share the work. If there are several, `store` only tells what is done.
+        num_processes: Processes that share the work.
 
     Raises:
         OSError: A file cannot be written.
-        RuntimeError: A process came to a bad end.
+        RuntimeError: A process crashed.
     """
     summary = Summary()
-    todo = _select_unfinished(jobs, store, summary)
-    if not todo:
+    unfinished = _select_unfinished(jobs, store, summary)
+    if not unfinished:
         return summary
-    steps = _work(todo, store) if num_processes == 1 else _work_in_processes(todo, make_store, num_processes)
-    total, done = sum(job.num_frames for job in jobs), sum(job.num_frames for job in todo)
-    with closing(steps), _progress_bar("extracting", "frames", total, total - done) as bar:
-        so_far = Counter()
-        for step in steps:
-            summary.count(step)
-            so_far[step.job] += step.num_frames
-            bar.update(step.num_frames)
-            if step.is_last:  # a video may be longer or shorter than annotated
-                bar.total += so_far.pop(step.job) - step.job.num_frames
+    if num_processes == 1:
+        updates = _work(unfinished, store)
+    else:
+        updates = _work_in_processes(unfinished, make_store, num_processes)
+    total = sum(job.num_frames for job in jobs)
+    remaining = sum(job.num_frames for job in unfinished)
+    with closing(updates), _progress_bar("extracting", "frames", total, total - remaining) as bar:
+        processed: Counter[Job] = Counter()
+        for update in updates:
+            summary.add(update)
+            processed[update.job] += update.num_frames
+            bar.update(update.num_frames)
+            if update.is_last:  # a video may be longer or shorter than annotated
+                total += processed.pop(update.job) - update.job.num_frames
+                bar.total = total
     return summary
 
 
-def _select_unfinished(jobs: list[Job], store: Store, summary: Summary) -> list[Job]:
-    todo = []
-    with ThreadPoolExecutor(CHECKS_AT_ONCE) as pool, _progress_bar("checking", "files", len(jobs)) as bar:
+def _select_unfinished(jobs: Sequence[Job], store: Store, summary: Summary) -> list[Job]:
+    unfinished = []
+    with ThreadPoolExecutor(PARALLEL_CHECKS) as pool, _progress_bar("checking", "files", len(jobs)) as bar:
         for job, problem in zip(jobs, pool.map(store.check, jobs), strict=True):
             bar.update()
             if problem is None:
                 summary.complete[job.kind] += 1
                 continue
-            todo.append(job)
+            unfinished.append(job)
             if problem != "missing":
                 summary.outdated[job] = problem
-                logger.warning("made anew: %s", problem)
-    return todo
+                logger.warning("extracted again: %s", problem)
+    return unfinished
 
 
 def _progress_bar(label: str, unit: str, total: int, initial: int = 0) -> tqdm:
     bar = tqdm(desc=label, total=total, initial=initial, unit=f" {unit}", smoothing=0.05)
     if not bar.fp.isatty():
-        bar.mininterval = 30.0  # a log file
+        bar.mininterval = 30.0  # seconds; every update is a line in a log file
     return bar
 
 
 # ---- one process ---------------------------------------------------------------------------------------------------
 
 
-def _work(jobs: Iterable[Job], store: Store) -> Iterator[Step]:
-    """Do jobs one after the other, while the next pieces are read."""
-    with closing(read_ahead(_read_all(jobs, store))) as items:
+def _work(jobs: Iterable[Job], store: Store) -> Generator[JobUpdate, None, None]:
+    """Process jobs one after the other while their next inputs are prefetched."""
+    with closing(prefetch(_read_all(jobs, store))) as items:
         for job, group in itertools.groupby(items, key=lambda item: item[0]):
             try:
-                for num_frames in store.write(job, _contents(group)):
-                    yield Step(job, num_frames)
-                yield Step(job, is_last=True)
+                for num_frames in store.write(job, _inputs(group)):
+                    yield JobUpdate(job, num_frames)
+                yield JobUpdate(job, is_last=True)
             except ValueError as error:
-                yield Step(job, is_last=True, error=str(error))
+                yield JobUpdate(job, is_last=True, error=str(error))
 
 
 def _read_all(jobs: Iterable[Job], store: Store) -> Iterator[tuple[Job, Any]]:
-    """What belongs to each job, an error behind it if there is one."""
+    """The inputs of each job, and last the error that ended them, if any."""
     for job in jobs:
         try:
             for item in store.read(job):
@@ -226,15 +191,16 @@ def _read_all(jobs: Iterable[Job], store: Store) -> Iterator[tuple[Job, Any]]:
             yield job, error
 
 
-def _contents(group: Iterable[tuple[Job, Any]]) -> Iterator[Any]:
+def _inputs(group: Iterable[tuple[Job, Any]]) -> Iterator[Any]:
+    """The inputs of one job; raises the error that `_read_all` caught."""
     for _, item in group:
         if isinstance(item, Exception):
             raise ValueError(str(item)) from item  # an OSError would mean that writing failed
         yield item
 
 
-def read_ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items, each made in a thread while the one before is in use."""
+def prefetch(items: Iterator[Any]) -> Generator[Any, None, None]:
+    """The same items; the next one is made in a thread while the current one is in use."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, END)
         while (item := coming.result()) is not END:
@@ -245,11 +211,13 @@ def read_ahead(items: Iterator[Any]) -> Iterator[Any]:
 # ---- several processes ---------------------------------------------------------------------------------------------
 
 
-def _work_in_processes(jobs: list[Job], make_store: Callable[[int, int], Store], num_processes: int) -> Iterator[Step]:
-    """Each process takes the next job when it has done one, so no two do the same; each has its share of threads."""
-    context = multiprocessing.get_context("spawn")  # a copy of this process could not use CUDA
+def _work_in_processes(
+    jobs: list[Job], make_store: Callable[[int, int], Store], num_processes: int
+) -> Generator[JobUpdate, None, None]:
+    """Process jobs in several processes; each takes the next job from a shared counter, and has its share of threads."""
+    context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
     next_job = context.Value("q", 0)
-    processes = {}
+    processes: dict[Connection, BaseProcess] = {}
     try:
         for rank in range(min(num_processes, len(jobs))):
             receiver, sender = context.Pipe(duplex=False)
@@ -258,11 +226,12 @@ def _work_in_processes(jobs: list[Job], make_store: Callable[[int, int], Store],
             processes[receiver].start()
             sender.close()
         while processes:
-            for receiver in wait(processes):
+            ready: Any  # `wait` is typed for sockets too
+            for ready in wait(list(processes)):
                 try:
-                    message = receiver.recv()
+                    message = ready.recv()
                 except EOFError:
-                    _check_exit(processes.pop(receiver))
+                    _check_exit(processes.pop(ready))
                     continue
                 if isinstance(message, Exception):
                     raise message
@@ -272,12 +241,12 @@ def _work_in_processes(jobs: list[Job], make_store: Callable[[int, int], Store],
             process.terminate()
 
 
-def _check_exit(process: multiprocessing.Process) -> None:
+def _check_exit(process: BaseProcess) -> None:
     process.join()
     if process.exitcode:
         raise RuntimeError(
-            f"A process ended with exit code {process.exitcode} (-9: killed, mostly for want of memory). What is done "
-            "is kept; run the command again to go on."
+            f"A process crashed with exit code {process.exitcode} (-9: killed, usually out of memory). Finished files "
+            "are kept; run the command again to continue."
         )
 
 
@@ -286,23 +255,24 @@ def _serve(
     make_store: Callable[[int, int], Store],
     rank: int,
     num_processes: int,
-    next_job: Synchronized,
+    next_job: Any,
     connection: Connection,
 ) -> None:
-    """Body of a process; it ends with the process that started it, as nobody receives its messages then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process sees to it
+    """Body of a process; it ends with its parent, since sending to a closed connection fails."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     torch.set_num_threads(max(torch.get_num_threads() // num_processes, 1))
     try:
-        with closing(_work(_take(jobs, next_job), make_store(rank, num_processes))) as steps:
-            for step in steps:
-                connection.send(step)
+        with closing(_work(_take(jobs, next_job), make_store(rank, num_processes))) as updates:
+            for update in updates:
+                connection.send(update)
     except BrokenPipeError:
         return
     except (OSError, ValueError) as error:
         connection.send(error)
 
 
-def _take(jobs: list[Job], next_job: Synchronized) -> Iterator[Job]:
+def _take(jobs: list[Job], next_job: Any) -> Iterator[Job]:
+    """Jobs that no other process has taken; `next_job` is a shared `multiprocessing.Value`."""
     while True:
         with next_job.get_lock():
             index = next_job.value
@@ -312,4 +282,4 @@ def _take(jobs: list[Job], next_job: Synchronized) -> Iterator[Job]:
         yield jobs[index]
 
 
-__all__ = ["Job", "QueryJob", "Step", "Store", "Summary", "VideoJob", "extract", "plan_jobs", "read_ahead"]
+__all__ = ["JobUpdate", "Store", "Summary", "extract", "prefetch"]

@@ -17,9 +17,10 @@ from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from r2tuning.checks import check_folders, check_model_name, check_model_type
-from r2tuning.features.cache import ONE_PER_CLIP, prepare_folder
-from r2tuning.features.extraction import QueryJob, Store, Summary, extract, plan_jobs
+from r2tuning.features.extraction import Store, Summary, extract
 from r2tuning.features.frames import FrameStore, frame_settings
+from r2tuning.features.jobs import QueryJob, plan_jobs
+from r2tuning.features.settings import ONE_PER_UNIT, prepare_folder
 from r2tuning.features.store import FeatureStore, feature_settings
 from r2tuning.terminal import USER_ERRORS, choose_device, report, silence_transformers
 from r2tuning_cli.data_arguments import has_one_frame_per_unit
@@ -118,7 +119,7 @@ def load_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def make_store(args: argparse.Namespace, device: torch.device | str) -> Store:
     """The store that the arguments describe, with CLIP on `device`."""
     processor = load_processor(args)
-    fps = ONE_PER_CLIP if has_one_frame_per_unit(args.benchmark) else float(processor.fps)
+    fps = ONE_PER_UNIT if has_one_frame_per_unit(args.benchmark) else float(processor.fps)
     if args.store == "frames":
         return FrameStore(args.output, processor, frame_settings(processor, args.benchmark, fps))
     model = load_model(args)

@@ -1,43 +1,38 @@
-"""Makes the features of videos and queries: CLIP's last K states, in the files of `feature_cache`."""
+"""The store of CLIP features: the last K hidden states of every video and query, in the files of a cache."""
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
-from r2tuning.features.cache import (
-    FORMAT,
-    fingerprint,
-    load_features,
-    query_path,
-    save_features,
-    settings_digest,
-    video_path,
-)
-from r2tuning.features.extraction import Job, QueryJob, VideoJob
+from r2tuning.features.files import load_features, query_path, save_features, video_path
+from r2tuning.features.jobs import Job, QueryJob, VideoJob
+from r2tuning.features.settings import FORMAT, fingerprint, settings_digest
 
 
-SAMPLING = "fps filter of FFmpeg, scaled by swscale"  # as the processor reads videos
+SAMPLING = "fps filter of FFmpeg, scaled by swscale"  # how the processor samples videos
 CHUNK_SIZE = 32  # frames encoded at once
-CLASS_NAMES = ("image_processor_type", "processor_class")  # they depend on what is installed
+CLASS_NAMES = ("image_processor_type", "processor_class")  # they depend on the installed libraries
+
+Frames = TypeVar("Frames", torch.Tensor, np.ndarray)
 
 
 class FeatureStore:
-    """Writes features; see `r2tuning.features.extraction` for the methods.
+    """Writes features; its methods are those of `r2tuning.features.extraction.Store`.
 
-    Queries are encoded one by one: in a batch their last bits would depend on each other, so that a run that was
-    interrupted would end with other files than one that was not.
+    Queries are encoded one by one: the last bits of a state depend on the rest of its batch, so that an interrupted
+    extraction would end with other files than an uninterrupted one.
 
     Args:
         folder: The cache.
-        model: CLIP inside, its encoders on the device and in the precision of the work.
-        processor: The model's.
-        settings: Of the cache, from `feature_settings`.
+        model: Model whose encoders are on the device and in the precision to use.
+        processor: Its processor.
+        settings: Settings of the cache, from `feature_settings`.
     """
 
     def __init__(
@@ -54,7 +49,7 @@ class FeatureStore:
         self._digest = settings_digest(settings)
 
     def check(self, job: Job) -> str | None:
-        """`None` if the job's file is there and sound, else `"missing"` or what is wrong with it."""
+        """`None` if the job's file is complete and intact; otherwise `"missing"`, or what is wrong with it."""
         path = self._path(job)
         try:
             _, record = load_features(path)
@@ -62,42 +57,57 @@ class FeatureStore:
             return "missing"
         except ValueError as error:
             return str(error)
-        differing = [name for name, value in self._record(job).items() if record.get(name) != value]
-        return f"'{path}' was made from something else: {differing} changed." if differing else None
+        return compare_records(path, self._record(job), record)
 
     def read(self, job: Job) -> Iterator[Any]:
-        """Token ids of a query; of a video its stream and then its pixels, piece by piece."""
+        """Yield the token ids of a query; or the stream of a video, then its pixels piece by piece."""
         if isinstance(job, QueryJob):
             yield self.processor(text=job.text)["input_ids"]
             return
         stream = self.processor.stream_video(job.source, fps=job.fps, chunk_size=CHUNK_SIZE)
         if job.exact:
-            stream.pieces, stream.num_frames = fit_length(stream.pieces, job.num_frames), job.num_frames
+            stream.pieces = fit_length(stream.pieces, job.num_frames)
+            stream.num_frames = job.num_frames
         yield stream
         yield from stream
 
     def write(self, job: Job, items: Iterator[Any]) -> Iterator[int]:
-        """Encode what `read` yields and write the file; a long video never lies in memory but for its features."""
+        """Encode the inputs that `read` yields and write the file; yields numbers of encoded frames.
+
+        Raises:
+            OSError: The file cannot be written.
+            ValueError: Features exceed half precision, or frames are missing.
+        """
         record = self._record(job)
         if isinstance(job, QueryJob):
-            states = self._half(self.model.get_text_hidden_states(next(items).to(self.model.device)))
+            states = self._to_half(self.model.get_text_hidden_states(next(items).to(self.model.device)))
             yield 1
         else:
             stream = next(items)
             record["duration_sec"] = stream.duration_sec
-            states, start = None, 0
-            for piece in items:
-                part = self._half(self.model.get_video_hidden_states(piece[None].to(self.model.device), CHUNK_SIZE))
-                states = part.new_empty(stream.num_frames, *part.shape[1:]) if states is None else states
-                states[start : start + len(part)] = part
-                start += len(part)
-                yield len(part)
-            if start != stream.num_frames:
-                raise ValueError(f"only {start} of its {stream.num_frames} frames could be read")
+            states = yield from self._encode_video(stream.num_frames, items)
         save_features(self.folder, self._path(job), states, record)
 
-    def _half(self, states: torch.Tensor) -> torch.Tensor:
-        """The only row of a batch, in half precision on the CPU."""
+    def _encode_video(self, num_frames: int, pieces: Iterator[torch.Tensor]) -> Generator[int, None, torch.Tensor]:
+        """Encode a video piece by piece, so that its pixels are never in memory as a whole.
+
+        Yields numbers of encoded frames; returns the features `(num_frames, num_layers, num_tokens, hidden)`.
+        """
+        states, start = torch.empty(0), 0
+        for piece in pieces:
+            pixels = piece[None].to(self.model.device)  # (1, n, 3, height, width)
+            part = self._to_half(self.model.get_video_hidden_states(pixels, CHUNK_SIZE))
+            if start == 0:
+                states = part.new_empty(num_frames, *part.shape[1:])
+            states[start : start + len(part)] = part
+            start += len(part)
+            yield len(part)
+        if start != num_frames:
+            raise ValueError(f"only {start} of its {num_frames} frames could be read")
+        return states
+
+    def _to_half(self, states: torch.Tensor) -> torch.Tensor:
+        """The single example of a batch, in half precision on the CPU."""
         states = states[0].to(torch.float16)
         if not states.isfinite().all():
             raise ValueError("its features are too large for half precision, or not finite")
@@ -109,20 +119,32 @@ class FeatureStore:
         return video_path(self.folder, job.id)
 
     def _record(self, job: Job) -> dict[str, Any]:
-        """What the job's file must say of itself."""
+        """What the job's file must record about its source."""
         if isinstance(job, QueryJob):
             return {"id": job.id, "text": job.text, "settings": self._digest}
         return {"settings": self._digest, **video_record(job)}
 
 
 def video_record(job: VideoJob) -> dict[str, Any]:
-    """What tells whether a video was sampled as is wanted now; its size tells whether it was replaced."""
+    """How a video was sampled, and its size in bytes, which changes when the file is replaced."""
     size = os.path.getsize(job.source) if os.path.isfile(job.source) else None
-    return {"id": job.id, "fps": job.fps, "num_frames": job.num_frames if job.exact else None, "source_bytes": size}
+    num_frames = job.num_frames if job.exact else None
+    return {"id": job.id, "fps": job.fps, "num_frames": num_frames, "source_bytes": size}
 
 
-def fit_length(pieces: Iterable[torch.Tensor | np.ndarray], num_frames: int) -> Iterator[torch.Tensor | np.ndarray]:
-    """Exactly so many frames: those too many are left out, the last one stands for those that are missing."""
+def compare_records(path: Path, wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
+    """What differs between the record of a file and the wanted one, `None` if nothing does."""
+    differing = [name for name, value in wanted.items() if found.get(name) != value]
+    return f"'{path}' was made from something else: {differing} changed." if differing else None
+
+
+def fit_length(pieces: Iterable[Frames], num_frames: int) -> Iterator[Frames]:
+    """Exactly `num_frames` frames: surplus ones are dropped, missing ones are copies of the last one.
+
+    Args:
+        pieces: Pieces of a video, each `(n, ...)`; at least one.
+        num_frames: At least 1.
+    """
     for piece in pieces:
         piece = piece[:num_frames]
         num_frames -= len(piece)
@@ -130,7 +152,8 @@ def fit_length(pieces: Iterable[torch.Tensor | np.ndarray], num_frames: int) -> 
         if num_frames == 0:
             return
     for start in range(0, num_frames, CHUNK_SIZE):
-        yield piece[[-1] * min(CHUNK_SIZE, num_frames - start)]
+        count = min(CHUNK_SIZE, num_frames - start)
+        yield piece[[-1] * count]
 
 
 def feature_settings(
@@ -141,15 +164,15 @@ def feature_settings(
     dtype: str,
     clip: str,
 ) -> dict[str, Any]:
-    """All that features depend on, besides the videos and the annotations.
+    """Everything that features depend on, besides videos and annotations.
 
     Args:
-        model: Its encoders still in float32.
+        model: The model, its encoders still in float32.
         processor: Its processor.
-        benchmark: Name.
-        fps: Frames per second, or `ONE_PER_CLIP`.
-        dtype: Precision in which the encoders work.
-        clip: What the model's CLIP is called; only told, as its weights are compared.
+        benchmark: Name of the benchmark.
+        fps: Frames per second, or `ONE_PER_UNIT`.
+        dtype: Precision of the encoders.
+        clip: Name of the model's CLIP, for messages; its weights are compared, not its name.
     """
     return {
         "format": FORMAT,
@@ -166,13 +189,14 @@ def feature_settings(
 
 
 def image_settings(processor: R2TuningProcessor) -> dict[str, Any]:
-    """What becomes of a picture before CLIP sees it."""
+    """Preprocessing of each frame, by names that start with "image."."""
     settings = json.loads(processor.image_processor.to_json_string())
     return {f"image.{name}": value for name, value in settings.items() if name not in CLASS_NAMES}
 
 
 __all__ = [
     "FeatureStore",
+    "compare_records",
     "feature_settings",
     "fit_length",
     "image_settings",

@@ -1,10 +1,10 @@
-"""What a run measured, put beside its model for the model card, and the model published with it."""
+"""Results of a run beside its models, for the model cards, and publishing on the Hub."""
 
 import json
 import shlex
 import shutil
 import subprocess
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,27 @@ from accelerate.logging import get_logger
 
 import modeling_r2tuning
 from modeling_r2tuning.files_r2tuning import writing
+from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
 from r2tuning.hub.model_card import Results, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
 from r2tuning.json_files import read_json
-from r2tuning.training.checkpoints import PROGRESS, find_steps
+from r2tuning.training.checkpoints import PROGRESS_FILE
 from r2tuning.training.config import TrainingConfig
+from r2tuning.training.run_folder import BEST, CURVES_FILE, METRICS_FILE, SETTINGS_FILE, find_steps, step_of
 
 
 logger = get_logger(__name__)
 
 ROOT = Path(__file__).parents[2]
-# Paths of this machine, which nobody else has: in what is published their names stand for them.
-PATHS = ("output_dir", "data_dir", "features", "video_dir", "backbone")
-# Settings that change nothing in the result.
-NO_MATTER = {"resume", "log_with", "push_to", "num_workers", "save_steps", "keep_checkpoints", "dry_run"}
+# Paths mean nothing on another machine: what is published holds their names in capitals instead.
+PATH_FIELDS = ("output_dir", "data_dir", "features", "video_dir", "backbone")
+RESULT_INVARIANT_FIELDS = frozenset(
+    {"resume", "log_with", "push_to", "num_workers", "save_steps", "keep_checkpoints", "dry_run"}
+)
 
 
 def check_push(config: TrainingConfig) -> None:
-    """Refuse at the start of a run what could not be published at its end, if it is to be.
+    """Refuse at the start of a run what could not be published at its end; nothing if `config.push_to` is not set.
 
     Raises:
         PermissionError: There is no token for the Hub.
@@ -42,7 +45,8 @@ def check_push(config: TrainingConfig) -> None:
     if config.push_to is None:
         return
     check_destination(config.push_to)
-    if Path(config.backbone).is_dir() and not (config.model.get("save_backbone") or config.method == "full"):
+    holds_backbone = config.model.get("save_backbone") or METHOD_SPECS[config.method].trains_encoders
+    if Path(config.backbone).is_dir() and not holds_backbone:
         raise ValueError(
             f"A model that refers to CLIP in the folder '{config.backbone}' cannot be published: give `backbone` a name on the "
             """Hub, or keep CLIP in the checkpoint, --model '{"save_backbone": true, ...}'."""
@@ -50,7 +54,7 @@ def check_push(config: TrainingConfig) -> None:
 
 
 def push_run(folder: Path, repo_id: str) -> bool:
-    """Publish a model of a run with its results; a failure is logged, with the command to finish.
+    """Publish a model of a run with its results; a failure is logged with the command that publishes it later.
 
     Args:
         folder: "best", "final" or a checkpoint, in the run's folder.
@@ -69,82 +73,98 @@ def push_run(folder: Path, repo_id: str) -> bool:
 
 
 def record_results(folder: Path) -> None:
-    """Write `results.json`, the history with its curves and a model card beside a model of a run.
+    """Write `results.json`, history, curves and a model card into the folder of a model.
 
     Args:
         folder: "best", "final" or a checkpoint, in the run's folder.
     """
     run = folder.parent
-    config = TrainingConfig(**read_json(run / "training_config.json"))
-    history = read_json(run / "metrics.json")
-    evaluation = _evaluation_at(_step_of(folder), history)
+    config = TrainingConfig(**read_json(run / SETTINGS_FILE))
+    history = read_json(run / METRICS_FILE)
+    evaluation = _evaluation_at(_step_of_model(folder), history)
     Results(
         benchmark=config.benchmark,
         domain=config.domain,
         split=config.eval_split,
         scores=evaluation["scores"],
         left_out=evaluation.get("left_out", 0),
-        training={
-            "command": command_line(config),
-            "commit": _git_commit(),
-            "epoch": evaluation["epoch"],
-            "step": evaluation["step"],
-            "seconds": round(sum(history["steps"]["seconds"]), 1),
-            "device": _device(config),
-            "versions": {
-                "r2tuning": modeling_r2tuning.__version__,
-                **{package.__name__: package.__version__ for package in (torch, transformers, accelerate)},
-            },
-            "settings": _public_settings(config),
-        },
+        training=_describe_training(config, history, evaluation),
     ).save(folder)
-    for name in ("metrics.json", "curves.png"):
+    for name in (METRICS_FILE, CURVES_FILE):
         if (run / name).exists():
             with writing(folder / name) as partial:
                 shutil.copyfile(run / name, partial)
     write_model_card(folder)
 
 
+def _describe_training(config: TrainingConfig, history: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    """How the model came about, as `Results.training` holds it."""
+    versions = {"r2tuning": modeling_r2tuning.__version__}
+    for package in (torch, transformers, accelerate):
+        versions[package.__name__] = package.__version__
+    return {
+        "command": command_line(config),
+        "commit": _git_commit(),
+        "epoch": evaluation["epoch"],
+        "step": evaluation["step"],
+        "seconds": round(sum(history["steps"]["seconds"]), 1),
+        "device": _device(config),
+        "versions": versions,
+        "settings": _public_settings(config),
+    }
+
+
 def command_line(config: TrainingConfig) -> str:
-    """The command that trains with these settings; a preset is spelt out, as it may change."""
+    """The command that trains with these settings, without a preset, as presets may change."""
     processes = PartialState().num_processes
     words = ["python"] if processes == 1 else ["torchrun", "--nproc_per_node", str(processes)]
     words.append("train/run.py")
     settings = _public_settings(config)
     for entry in fields(config):
-        default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
-        if entry.name in settings and settings[entry.name] != default:
+        if entry.name in settings and settings[entry.name] != _default(entry):
             words += _option(entry.name.replace("_", "-"), settings[entry.name])
     return shlex.join(words)
 
 
+def _default(entry: Field) -> Any:
+    """Default of a field, `MISSING` if it has none."""
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
+
+
 def _option(name: str, value: Any) -> list[str]:
+    """Words of the command line that set an option."""
+    if value is None:
+        return [f"--{name}", "none"]
     if isinstance(value, bool):
-        return [f"--{'' if value else 'no-'}{name}"]
+        return [f"--{name}" if value else f"--no-{name}"]
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
     if isinstance(value, dict):
         return [f"--{name}", json.dumps(value)]
-    return [f"--{name}", "none" if value is None else str(value)]
+    return [f"--{name}", str(value)]
 
 
 def _public_settings(config: TrainingConfig) -> dict[str, Any]:
-    settings = {name: value for name, value in asdict(config).items() if name not in NO_MATTER}
-    for name in PATHS:
-        if settings[name] is not None and (name != "backbone" or Path(settings[name]).is_dir()):
+    """Settings that affect the result, without paths of this machine."""
+    settings = {name: value for name, value in asdict(config).items() if name not in RESULT_INVARIANT_FIELDS}
+    for name in PATH_FIELDS:
+        is_hub_name = name == "backbone" and not Path(settings[name]).is_dir()
+        if settings[name] is not None and not is_hub_name:
             settings[name] = name.upper()
     return settings
 
 
-def _step_of(folder: Path) -> int:
-    """After which step a run saved this model."""
-    if folder.name not in ("best", "final"):
-        return int(folder.name.removeprefix("step_"))
-    return read_json(find_steps(folder.parent)[-1] / PROGRESS)["best_step" if folder.name == "best" else "step"]
+def _step_of_model(folder: Path) -> int:
+    """Number of steps after which a run saved a model."""
+    step = step_of(folder)
+    if step is not None:
+        return step
+    progress = read_json(find_steps(folder.parent)[-1] / PROGRESS_FILE)
+    return progress["best_step" if folder.name == BEST else "step"]
 
 
 def _evaluation_at(step: int, history: dict[str, Any]) -> dict[str, Any]:
-    """Step, epoch and scores, which are empty if the model was not evaluated then."""
+    """Step, epoch and scores; the scores are empty if the model was not evaluated after that step."""
     for evaluation in history["evaluations"]:
         if evaluation["step"] == step:
             return evaluation
@@ -152,15 +172,18 @@ def _evaluation_at(step: int, history: dict[str, Any]) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """Commit of the checkout, marked if files differ from it; `None` outside of git."""
+    """Commit of the checkout, marked if tracked files differ from it; `None` outside of git."""
     try:
-        commit, changes = (
-            subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
+        commit = _run_git("rev-parse", "HEAD")
+        changes = _run_git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit} with changes" if changes else commit
+
+
+def _run_git(*words: str) -> str:
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _device(config: TrainingConfig) -> str:

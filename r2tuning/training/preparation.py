@@ -1,4 +1,4 @@
-"""Putting a training run together: devices, data, model, and the checkpoint that it goes on from."""
+"""Assembly of a training run: devices, data, model, and the checkpoint that it resumes from."""
 
 import json
 from dataclasses import asdict
@@ -16,45 +16,60 @@ from modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
 from r2tuning.evaluation.predictions import find_unreadable, leave_out
 from r2tuning.features.cache import FeatureCache
-from r2tuning.training.checkpoints import STATE, CheckpointFolder, Progress, write_json
+from r2tuning.json_files import read_json, write_json
+from r2tuning.training.checkpoints import STATE, CheckpointFolder, Progress
 from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig
 from r2tuning.training.curves import History
-from r2tuning.training.data import BatchPlan, GroundingData
-from r2tuning.training.loop import TrainingRun
+from r2tuning.training.data import GroundingData
 from r2tuning.training.model import make_model, make_processor
 from r2tuning.training.optim import make_optimizer
+from r2tuning.training.plan import BatchPlan
+from r2tuning.training.training_run import TrainingRun
 
 
 logger = get_logger(__name__)
 
-# What a resumed run may change: where things are, and what is done besides training.
-MAY_CHANGE = {
-    *("output_dir", "data_dir", "features", "video_dir", "backbone", "missing_videos", "num_workers", "cpu"),
-    *("eval_split", "eval_epochs", "best_metric", "save_steps", "keep_checkpoints", "resume", "log_with", "push_to"),
-}
+# Settings that may differ when a run is resumed: locations, and what does not affect the weights.
+CHANGEABLE_ON_RESUME = frozenset(
+    {
+        *("output_dir", "data_dir", "features", "video_dir", "backbone", "missing_videos", "num_workers", "cpu"),
+        *(
+            "eval_split",
+            "eval_epochs",
+            "best_metric",
+            "save_steps",
+            "keep_checkpoints",
+            "resume",
+            "log_with",
+            "push_to",
+        ),
+    }
+)
 
 
 def prepare_run(config: TrainingConfig) -> TrainingRun:
-    """A run at its beginning; nothing is written yet."""
+    """A run before its first step; nothing is written yet.
+
+    Raises:
+        FileNotFoundError: Annotations, videos or features are missing.
+        ImportError: A tracker is not installed.
+        OSError: The backbone cannot be found or downloaded.
+        ValueError: A setting does not fit the data or the model, or files cannot be read.
+    """
     accelerator = make_accelerator(config)
     rows = load_rows(config)
     num_missing = count_missing(config, rows)
     set_seed(config.seed)
-    model = make_model(config)
-    if config.activation_checkpointing:
-        model.activation_checkpointing_enable()
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
-        # Of CLIP's attention torch's own backward takes 12 times eager's in bfloat16 on a CPU, or more (torch 2.13).
-        model.set_attn_implementation("eager")
+    model = _prepare_model(config, accelerator)
     processor = make_processor(config, model.config.fps)
     cache = None if config.features is None else FeatureCache(config.features, model=model, fps=model.config.fps)
-    rows, num_unreadable = usable_rows(config, rows, model, accelerator)
+    num_eval_rows = len(_eval_rows(config, rows))
+    rows = usable_rows(config, rows, model, accelerator)
     data = GroundingData(rows[config.train_split], processor, cache, benchmark=config.benchmark)
-    video_ids, durations = ([row[name] for row in data.rows] for name in ("video_id", "duration_sec"))
-    plan = BatchPlan(video_ids, config, accelerator.num_processes, durations)
+    plan = _make_plan(config, data, accelerator)
     prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, config))
-    set_seed(config.seed, device_specific=True)  # every process drops out something else
+    set_seed(config.seed, device_specific=True)  # so that dropout differs from process to process
     return TrainingRun(
         config=config,
         accelerator=accelerator,
@@ -64,19 +79,35 @@ def prepare_run(config: TrainingConfig) -> TrainingRun:
         data=data,
         collator=GroundingCollator(config.seed, model.config.positive_saliency),
         plan=plan,
-        eval_rows=rows.get(config.eval_split, []),
+        eval_rows=_eval_rows(config, rows),
         progress=Progress(num_processes=accelerator.num_processes),
         history=History(),
         checkpoints=CheckpointFolder(config.output_dir, accelerator, model, processor, config.keep_checkpoints),
-        num_left_out=num_missing + num_unreadable,
+        num_left_out=num_missing + num_eval_rows - len(_eval_rows(config, rows)),
     )
 
 
+def _prepare_model(config: TrainingConfig, accelerator: Accelerator) -> R2TuningForVideoGrounding:
+    model = make_model(config)
+    if config.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+        # On a CPU, the backward pass of torch's fused attention in bfloat16 is 12 times slower or more (torch 2.13).
+        model.set_attn_implementation("eager")
+    return model
+
+
+def _make_plan(config: TrainingConfig, data: GroundingData, accelerator: Accelerator) -> BatchPlan:
+    video_ids = [row["video_id"] for row in data.rows]
+    durations = [row["duration_sec"] for row in data.rows]
+    return BatchPlan(video_ids, config, accelerator.num_processes, durations)
+
+
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """Devices, precision, accumulation and trackers.
+    """Devices, precision, gradient accumulation and trackers.
 
     Raises:
-        ImportError: TensorBoard or another tracker is missing.
+        ImportError: TensorBoard or another tracker is not installed.
     """
     if not is_tensorboard_available():
         raise ImportError('Training writes logs for TensorBoard: pip install "tensorboard>=2.14"')
@@ -91,33 +122,48 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         log_with=["tensorboard", *config.log_with],
         project_dir=str(Path(config.output_dir) / "logs"),
     )
-    missing = sorted(set(config.log_with) - {str(tracker) for tracker in accelerator.log_with})
-    if missing:  # accelerate leaves them out in silence
+    available = {str(tracker) for tracker in accelerator.log_with}
+    missing = sorted(set(config.log_with) - available)
+    if missing:  # accelerate drops them without a word
         raise ImportError(f"`log_with` names {missing}, which cannot be imported: pip install {' '.join(missing)}")
     return accelerator
 
 
+# ---- data ----------------------------------------------------------------------------------------------------------
+
+
 def load_rows(config: TrainingConfig) -> dict[str, list[dict[str, Any]]]:
-    """The annotations to train on and to evaluate on, by split.
+    """Annotations of the training and the evaluation split, by split.
 
     Raises:
-        FileNotFoundError: There are no annotations, or videos are missing that must not be.
-        ValueError: What is to be evaluated has no ground truth, or not the score of `config.best_metric`.
+        FileNotFoundError: Annotations are missing, or videos are while `config.missing_videos` is "error".
+        ValueError: The evaluation split has no ground truth, or does not have the score `config.best_metric`.
     """
-    splits = [config.train_split, *([] if config.eval_split is None else [config.eval_split])]
-    rows = {split: _load_split(config, split, config.video_dir) for split in splits}
+    rows = {config.train_split: _load_split(config, config.train_split, config.video_dir)}
     if config.eval_split is not None:
+        rows[config.eval_split] = _load_split(config, config.eval_split, config.video_dir)
         _check_metric(rows[config.eval_split], config)
     return rows
 
 
 def _load_split(config: TrainingConfig, split: str, video_dir: str | None) -> list[dict[str, Any]]:
-    options = {name: getattr(config, name) for name in ("domain", "data_dir", "missing_videos")}
-    return list(load_vtg_dataset(config.benchmark, split=split, video_dir=video_dir, **options))
+    dataset = load_vtg_dataset(
+        config.benchmark,
+        split=split,
+        domain=config.domain,
+        data_dir=config.data_dir,
+        video_dir=video_dir,
+        missing_videos=config.missing_videos,
+    )
+    return list(dataset)
+
+
+def _eval_rows(config: TrainingConfig, rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [] if config.eval_split is None else rows[config.eval_split]
 
 
 def count_missing(config: TrainingConfig, rows: dict[str, list[dict[str, Any]]]) -> int:
-    """Queries of the evaluation split that were left out for want of their videos."""
+    """Number of queries of the evaluation split that were left out because their videos are missing."""
     if config.eval_split is None or config.video_dir is None or config.missing_videos == "error":
         return 0
     return len(_load_split(config, config.eval_split, None)) - len(rows[config.eval_split])
@@ -128,52 +174,65 @@ def usable_rows(
     rows: dict[str, list[dict[str, Any]]],
     model: R2TuningForVideoGrounding,
     accelerator: Accelerator,
-) -> tuple[dict[str, list[dict[str, Any]]], int]:
-    """Rows whose files can be read, as far as their headers tell, and how many of the evaluation split cannot.
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows whose files have a readable header.
 
-    Of videos only those of the evaluation split are opened: one that cannot be read stops training where it is needed,
-    but an evaluation without it would have another score.
+    Feature files of both splits are opened, but videos of the evaluation split only: an unreadable training video stops
+    training when it is needed, whereas an evaluation without a video would have another score.
 
     Raises:
-        ValueError: Files cannot be read that must not be left out.
+        ValueError: Files cannot be read while `config.missing_videos` is "error".
     """
     cache = None if config.features is None else FeatureCache(config.features, model=model, check=False)
     usable = dict(rows)
-    for split in [config.eval_split] if cache is None else rows:
-        if split is None:
+    for split in rows:
+        if cache is None and split != config.eval_split:
             continue
-        mine = rows[split][accelerator.process_index :: accelerator.num_processes]
-        reasons = {}
-        for qid, reason in gather_object(list(find_unreadable(mine, cache).items())):
-            reasons[qid] = reason
+        share = rows[split][accelerator.process_index :: accelerator.num_processes]
+        reasons = dict(gather_object(list(find_unreadable(share, cache).items())))
         usable[split] = leave_out(rows[split], reasons, config.missing_videos)
-    return usable, len(rows.get(config.eval_split, [])) - len(usable.get(config.eval_split, []))
+    return usable
 
 
 def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig) -> None:
-    """Score some predictions, so that a wrong name is found now and not after an epoch."""
-    predictions = [
-        {
-            "qid": row["qid"],
-            "pred_relevant_windows": [[0.0, row["duration_sec"], 1.0]],
-            "pred_saliency_scores": [0.0] * (len(row["saliency"]["scores"]) if row["saliency"] else 1),
-        }
-        for row in rows
-    ]
+    """Score placeholder predictions, so that a wrong `best_metric` is found now and not after an epoch."""
+    predictions = []
+    for row in rows:
+        num_scores = len(row["saliency"]["scores"]) if row["saliency"] else 1
+        moment = [0.0, row["duration_sec"], 1.0]
+        predictions.append(
+            {
+                "qid": row["qid"],
+                "pred_relevant_windows": [moment],
+                "pred_saliency_scores": [0.0] * num_scores,
+            }
+        )
     scores = compute_scores(config.benchmark, predictions, rows)["brief"]
     if scores.get(config.best_metric) is None:
         known = sorted(name for name, score in scores.items() if score is not None)
         raise ValueError(f"`best_metric` must be one of {known}, got {config.best_metric!r}.")
 
 
-# ---- from the beginning or from a checkpoint -----------------------------------------------------------------------
+def longest_batch(run: TrainingRun) -> dict[str, torch.Tensor]:
+    """The largest possible part of a batch, made of the longest videos."""
+    durations = {row["video_id"]: row["duration_sec"] for row in run.data.rows}
+    videos = sorted(run.plan.rows_by_video, key=lambda video_id: -durations[video_id])
+    draws = []
+    for video_id in videos[: run.plan.groups_per_step // run.plan.num_parts]:
+        rows = run.plan.rows_by_video[video_id]
+        draws += [rows[index % len(rows)] for index in range(run.config.queries_per_video)]
+    return run.collator(run.data.__getitems__(draws))
+
+
+# ---- resuming ------------------------------------------------------------------------------------------------------
 
 
 def start_or_resume(run: TrainingRun) -> None:
-    """Put the run into the state of the newest whole checkpoint, if there is one.
+    """Restore the newest intact checkpoint, if there is one, and write the files of the run.
 
     Raises:
-        ValueError: The settings differ from those that the run was begun with, or all checkpoints are damaged.
+        FileExistsError: The run's folder holds models but no checkpoint.
+        ValueError: The run was started with other settings, or all checkpoints are damaged.
     """
     run.checkpoints.prepare()
     checkpoint = run.checkpoints.find()
@@ -181,47 +240,38 @@ def start_or_resume(run: TrainingRun) -> None:
         _check_settings(checkpoint / STATE / run.settings_path.name, run.config)
         run.progress = run.checkpoints.load(checkpoint, exact=run.config.resume != "inexact")
         run.history = History.load(checkpoint / STATE / run.metrics_path.name)
-        logger.info(f"going on from '{checkpoint}'")
+        logger.info(f"resuming from '{checkpoint}'")
     if run.accelerator.is_main_process:
-        _restore(run.settings_path, asdict(run.config))
+        _rewrite(run.settings_path, asdict(run.config))
         if checkpoint is not None:
-            _restore(run.metrics_path, asdict(run.history))
+            _rewrite(run.metrics_path, asdict(run.history))
     run.accelerator.wait_for_everyone()
 
 
-def _restore(path: Path, document: dict[str, Any]) -> None:
-    """Write a file of the run that is read by people and by `record_results`; a resumed run does not depend on it."""
+def _rewrite(path: Path, document: dict[str, Any]) -> None:
+    """Write a file for people and for `record_results`; a resumed run itself reads the checkpoint's copy."""
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        read_json(path)
     except FileNotFoundError:
         pass
     except ValueError as error:
-        logger.warning(f"'{path}' was damaged ({error}) and is written anew.")
-    write_json(path, document)
+        logger.warning(f"'{path}' was damaged ({error}) and is restored.")
+    write_json(path, document, indent=None)
 
 
 def _check_settings(path: Path, config: TrainingConfig) -> None:
-    """A run that goes on with other settings would be neither the old one nor a new one."""
-    before = json.loads(path.read_text(encoding="utf-8"))
-    differing = [
-        f"`{name}` was {json.dumps(before.get(name))}, now is {json.dumps(value)}"
-        for name, value in asdict(config).items()
-        if name not in MAY_CHANGE and before.get(name) != value
-    ]
+    """Refuse to resume a run with settings that would change its result.
+
+    Raises:
+        ValueError: The message lists the settings that differ.
+    """
+    before = read_json(path)
+    differing = []
+    for name, value in asdict(config).items():
+        if name not in CHANGEABLE_ON_RESUME and before.get(name) != value:
+            differing.append(f"`{name}` was {json.dumps(before.get(name))}, now is {json.dumps(value)}")
     if differing:
-        raise ValueError(f"The run in '{config.output_dir}' was begun otherwise: {'; '.join(differing)}.")
-
-
-def longest_batch(run: TrainingRun) -> dict[str, torch.Tensor]:
-    """The largest batch there can be: of the longest videos."""
-    durations = {row["video_id"]: row["duration_sec"] for row in run.data.rows}
-    videos = sorted(run.plan.rows_by_video, key=lambda video_id: -durations[video_id])
-    size = run.config.queries_per_video
-    draws = []
-    for video_id in videos[: run.plan.groups_per_step // run.plan.num_parts]:
-        rows = run.plan.rows_by_video[video_id]
-        draws += [rows[index % len(rows)] for index in range(size)]
-    return run.collator(run.data.__getitems__(draws))
+        raise ValueError(f"The run in '{config.output_dir}' was started with other settings: {'; '.join(differing)}.")
 
 
 __all__ = ["load_rows", "longest_batch", "make_accelerator", "prepare_run", "start_or_resume"]

@@ -17,13 +17,17 @@ from accelerate.logging import get_logger
 from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning.files_r2tuning import claiming
 from r2tuning.checks import check_folders, check_model_name
+from r2tuning.json_files import write_json
 from r2tuning.terminal import is_first_process, report, write_line
-from r2tuning.training.checkpoints import check_new_run, write_json
 from r2tuning.training.config import TrainingConfig, make_config
 from r2tuning.training.curves import draw_curves
+from r2tuning.training.dry_run import dry_run
 from r2tuning.training.hub import check_push, push_run, record_results
-from r2tuning.training.loop import Interrupted, NonFiniteError, TrainingRun, dry_run, train
+from r2tuning.training.loop import NonFiniteError, train
 from r2tuning.training.preparation import longest_batch, prepare_run, start_or_resume
+from r2tuning.training.run_folder import check_new_run
+from r2tuning.training.signals import Interrupted
+from r2tuning.training.training_run import TrainingRun
 from r2tuning_cli.main import run_script
 from r2tuning_cli.programs import option_names
 
@@ -195,7 +199,7 @@ def report_average(scores: dict[str | None, float | None], folder: Path) -> None
     if not PartialState().is_main_process or len(found) < len(scores):
         return
     document: dict[str, Any] = {"domains": found, "average": round(statistics.mean(found.values()), 2)}
-    write_json(folder / "metrics.json", document)
+    write_json(folder / "metrics.json", document, indent=None)
     lines = [f"{name:12} {score:6.2f}" for name, score in {**found, "average": document["average"]}.items()]
     sys.stdout.write("\n".join(lines) + "\n")
 

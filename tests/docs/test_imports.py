@@ -196,7 +196,7 @@ LAYERS = [
     {"released"},
     {"features"},
     {"evaluation"},
-    {"training"},
+    {"training", "pretraining"},
     {"commands"},
 ]
 

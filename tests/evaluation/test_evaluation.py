@@ -1,4 +1,4 @@
-"""`train/run_evaluation.py`: any prediction file is scored as by the public code, a checkpoint predicts first."""
+"""`train/run_evaluation.py`: scoring of prediction files as in the public code, and of checkpoints."""
 
 import json
 import os
@@ -39,8 +39,8 @@ def qvhighlights(tmp_path):
     return write_benchmark("qvhighlights", tmp_path / "qvhighlights")
 
 
-def test_script_scores_a_file(qvhighlights, tmp_path):
-    """As a user calls it: a table on the terminal, the same numbers as JSON."""
+def test_the_script_scores_a_file(qvhighlights, tmp_path):
+    """A user gets a table on the terminal, and the same numbers as JSON."""
     path = write_json_lines(tmp_path / "preds.jsonl", perfect(moment_records("qvhighlights", "val")), compress=True)
     arguments = ["--predictions", path, "--benchmark", "qvhighlights", "--data-dir", qvhighlights]
     result = run_fresh([SCRIPT, *arguments, "--output", tmp_path / "scores.json"], cwd=tmp_path)
@@ -67,8 +67,8 @@ def test_public_predictions_score_as_published(shared_data, tmp_path, capsys):
     assert "1,550 queries" in capsys.readouterr().out
 
 
-def test_hidden_test_split(qvhighlights, tmp_path, capsys):
-    """Without ground truth there is no score, but a file for the server; with the public one there is a score."""
+def test_a_split_without_ground_truth_can_only_be_submitted(qvhighlights, tmp_path, capsys):
+    """It gives a file for the server; with the public ground truth it is scored."""
     rows = moment_records("qvhighlights", "test")
     path = write_json_lines(tmp_path / "preds.jsonl", perfect(rows))
     words = ["--predictions", path, "--benchmark", "qvhighlights", "--split", "test", "--data-dir"]
@@ -85,7 +85,7 @@ def test_hidden_test_split(qvhighlights, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("option", ["--output", "--save-predictions"])
-def test_what_must_not_be_written_is_refused_at_the_start(tmp_path, option, capsys):
+def test_unwritable_outputs_are_refused_at_the_start(tmp_path, option, capsys):
     """Before the annotations are read, which are missing here."""
     predictions, pipe = tmp_path / "predictions.jsonl", tmp_path / "pipe"
     predictions.write_text("{}")
@@ -114,7 +114,7 @@ def test_a_failed_submission_keeps_the_last_one(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hl_val_submission.jsonl", "submission.zip"]
 
 
-def test_submission_holds_both_splits(tmp_path):
+def test_a_submission_holds_both_splits(tmp_path):
     for split in ("val", "test"):
         write_submission(perfect(moment_records("qvhighlights", split)), tmp_path, split)
     with zipfile.ZipFile(tmp_path / "submission.zip") as archive:
@@ -156,7 +156,9 @@ def test_errors_are_one_line(qvhighlights, capsys):
         (["--split", "test"], "no ground truth to score against. Name a file that does with `--data-file`"),
     ],
 )
-def test_all_is_checked_before_the_checkpoint_is_loaded(qvhighlights, tmp_path, capsys, monkeypatch, words, message):
+def test_options_are_checked_before_the_checkpoint_is_loaded(
+    qvhighlights, tmp_path, capsys, monkeypatch, words, message
+):
     def fetch(*arguments, **options):
         raise AssertionError("the checkpoint was fetched")
 
@@ -172,7 +174,7 @@ def test_all_is_checked_before_the_checkpoint_is_loaded(qvhighlights, tmp_path, 
     assert message in capsys.readouterr().err
 
 
-def test_options_of_a_checkpoint_are_refused_with_a_file(qvhighlights, tmp_path, capsys):
+def test_checkpoint_options_are_refused_with_a_prediction_file(qvhighlights, tmp_path, capsys):
     path = write_json_lines(tmp_path / "preds.jsonl", perfect(moment_records("qvhighlights", "val")))
     words = ["--predictions", str(path), "--benchmark", "qvhighlights", "--data-dir", str(qvhighlights)]
     assert main([*words, "--record"]) == 2
@@ -182,8 +184,8 @@ def test_options_of_a_checkpoint_are_refused_with_a_file(qvhighlights, tmp_path,
 
 
 @pytest.mark.parametrize("name", ["qvhighlights", "tacos", "youtube_highlights", "tvsum"])
-def test_checkpoint_predicts_every_query(name, checkpoint, tmp_path, capsys):
-    """Of every benchmark, in the common form, then scored; the saved file scores the same."""
+def test_a_checkpoint_predicts_every_query(name, checkpoint, tmp_path, capsys):
+    """For every benchmark, in the common form; the saved file has the same scores."""
     data_dir, video_dir = write_benchmark(name, tmp_path / "data"), write_videos(name, tmp_path / "videos")
     arguments = ["--benchmark", name, "--split", "val", "--data-dir", str(data_dir)]
     model_arguments = ["--model", str(checkpoint), "--video-dir", str(video_dir), "--device", "cpu"]
@@ -202,7 +204,7 @@ def test_checkpoint_predicts_every_query(name, checkpoint, tmp_path, capsys):
     assert json.loads(again.read_text())["scores"] == json.loads(first.read_text())["scores"]
 
 
-def test_one_frame_for_each_clip_of_youtube_highlights(tmp_path):
+def test_youtube_highlights_is_sampled_at_one_frame_per_unit(tmp_path):
     data_dir = write_benchmark("youtube_highlights", tmp_path)
     row = load_vtg_dataset("youtube_highlights", split="val", data_dir=data_dir)[0]
     assert frame_rate(row, BENCHMARKS["youtube_highlights"], 0.5) * row["duration_sec"] == pytest.approx(
@@ -212,7 +214,7 @@ def test_one_frame_for_each_clip_of_youtube_highlights(tmp_path):
 
 @pytest.fixture
 def broken(checkpoint, tmp_path):
-    """Arguments to evaluate a checkpoint on videos of which one is broken, its path, and the queries about it."""
+    """Arguments to evaluate a checkpoint with a broken video, the path of that video, and the queries about it."""
     data_dir, video_dir = write_benchmark("tacos", tmp_path / "data"), write_videos("tacos", tmp_path / "videos")
     rows = load_vtg_dataset("tacos", split="val", data_dir=data_dir, video_dir=video_dir)
     path = Path(rows[0]["video"]["path"])
@@ -222,8 +224,8 @@ def broken(checkpoint, tmp_path):
     return [str(word) for word in [*words, "--device", "cpu"]], path, lost
 
 
-def test_a_video_that_cannot_be_read_is_an_error(broken, capsys, monkeypatch):
-    """Before any is predicted."""
+def test_an_unreadable_video_is_an_error(broken, capsys, monkeypatch):
+    """It is found before anything is predicted."""
 
     def predict(*arguments, **options):
         raise AssertionError("a video was predicted")
@@ -237,8 +239,8 @@ def test_a_video_that_cannot_be_read_is_an_error(broken, capsys, monkeypatch):
     assert "pass `--missing-videos skip`" in message
 
 
-def test_queries_that_are_left_out_are_counted(broken, tmp_path, capsys):
-    """Of a video that cannot be read, and of one that is missing."""
+def test_queries_without_a_readable_video_are_counted(broken, tmp_path, capsys):
+    """Whether the video is unreadable or missing."""
     words, path, lost = broken
     arguments = [*words, "--missing-videos", "skip", "--output", str(tmp_path / "scores.json")]
     assert main(arguments) == 0
@@ -250,7 +252,7 @@ def test_queries_that_are_left_out_are_counted(broken, tmp_path, capsys):
     assert json.loads((tmp_path / "scores.json").read_text())["num_left_out"] == len(lost)
 
 
-def test_predictions_without_a_video_are_given_only_if_told(broken, checkpoint):
+def test_predict_skips_unreadable_videos_only_on_request(broken, checkpoint):
     words, path, lost = broken
     rows = load_vtg_dataset("tacos", split="val", data_dir=words[5], video_dir=words[7])
     model, processor = (
@@ -272,8 +274,8 @@ def make_row(qid, family):
     return {**row, "moments": [[0.0, 2.0]], "saliency": saliency}
 
 
-def test_parts_are_scored_apart():
-    """A query without a prediction counts as zero, and for its own part and family only."""
+def test_parts_are_scored_separately():
+    """A query without a prediction counts as zero, in its own part and family only."""
     rows = [make_row("a", "place"), make_row("b", "size"), make_row("c", "motion"), make_row("d", "size")]
     answer = {"pred_relevant_windows": [[0.0, 2.0, 1.0]], "pred_saliency_scores": [1.0, 0.0]}
     scores = score_parts([{"qid": qid, **answer} for qid in ("a", "c", "d")], rows)
@@ -281,7 +283,7 @@ def test_parts_are_scored_apart():
     assert found == {"all": 75, "main": 66.67, "hard": 100, "place": 100, "size": 50, "motion": 100}
 
 
-def test_only_measured_checkpoints_take_records(checkpoint):
+def test_scores_are_recorded_only_beside_results_of_a_run(checkpoint):
     document = {"model": str(checkpoint), "benchmark": "moving_shapes", "split": "test", "domain": None}
     with pytest.raises(ValueError, match=r"`record` adds to the results of a training run on moving_shapes"):
         record(document)

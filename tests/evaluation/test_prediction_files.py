@@ -1,4 +1,4 @@
-"""Prediction files as people hold them: damaged, in another encoding or form. One line names file and line, nothing else."""
+"""Damaged prediction files, and ones in another encoding or form: the error is one line that names file and line."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ def changed(**fields):
     return json.dumps({**GOOD, **fields})
 
 
-# What stands in the second of two lines, and what is said of it
+# The second of two lines, and what the error says about it
 BAD_LINES = {
     "cut": (LINE[:-9], r"column \d+: found broken JSON"),
     "Latin-1": (
@@ -59,7 +59,7 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("case", BAD_LINES)
-def test_bad_line_is_named(tmp_path, case):
+def test_an_invalid_line_is_reported(tmp_path, case):
     bad, message = BAD_LINES[case]
     path = tmp_path / "preds.jsonl"
     path.write_bytes(LINE.encode() + b"\n" + (bad if isinstance(bad, bytes) else bad.encode()))
@@ -78,7 +78,7 @@ def test_bad_line_is_named(tmp_path, case):
         (b"\x1f\x8b", "line 1: found a broken gzip file"),
     ],
 )
-def test_bad_file_is_named(tmp_path, content, message):
+def test_an_invalid_file_is_reported(tmp_path, content, message):
     path = tmp_path / "preds.jsonl"
     path.write_bytes(content)
     with pytest.raises(AnnotationError, match=f"preds.jsonl.*{message}"):
@@ -86,8 +86,8 @@ def test_bad_file_is_named(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_good_lines_are_given_back_as_they_are(tmp_path, packed):
-    """With a byte order mark, blank lines, missing parts, more windows than are scored, and any further field."""
+def test_valid_lines_are_returned_unchanged(tmp_path, packed):
+    """With a byte order mark, blank lines, missing parts, more moments than are scored, and other fields."""
     rows = [GOOD, {"vid": "v"}, {"qid": "x", "extra": {"a": None}, "pred_relevant_windows": [[0, 1, 2]] * 40}]
     text = "\ufeff" + "\r\n\n".join(map(json.dumps, rows))
     assert read_predictions(samples.write_text(tmp_path / "preds", text, packed)) == rows
@@ -101,7 +101,7 @@ RATED = {**ANNOTATION, "relevant_clip_ids": [2, 3], "saliency_scores": [[4], [3]
 
 
 def evaluate(tmp_path, capsys, predictions, annotations=(RATED,), *options):
-    """Exit status, what is printed, and the error of `train/run_evaluation.py`."""
+    """Exit status, standard output and standard error of `train/run_evaluation.py`."""
     path = tmp_path / "preds.jsonl"
     path.write_text(predictions)
     samples.write_json_lines(tmp_path / "highlight_val_release.jsonl", annotations)
@@ -110,14 +110,14 @@ def evaluate(tmp_path, capsys, predictions, annotations=(RATED,), *options):
 
 
 @pytest.mark.parametrize("case", ["endless nesting", "scalar windows", "float qid", "cut"])
-def test_the_command_says_it_in_one_line(tmp_path, capsys, case):
+def test_the_command_reports_the_error_in_one_line(tmp_path, capsys, case):
     status, _, error = evaluate(tmp_path, capsys, BAD_LINES[case][0])
     assert status == 2
     assert error.splitlines()[-1].startswith(f"run_evaluation: error: {tmp_path}/preds.jsonl, line 1")
     assert "Traceback" not in error
 
 
-def test_one_annotator(tmp_path, capsys):
+def test_saliency_of_a_single_annotator_is_scored(tmp_path, capsys):
     """A query without a relevant clip has as many scores a clip as the others, which counts as nothing found."""
     unrated = {**RATED, "qid": 2, "vid": "v2", "relevant_windows": [], "relevant_clip_ids": [], "saliency_scores": []}
     predictions = f"{LINE}\n{changed(qid=2, vid='v2')}"
@@ -130,7 +130,7 @@ def test_one_annotator(tmp_path, capsys):
         assert {len(scores) for row in rows for scores in row["saliency"]["scores"]} == {1}
 
 
-def test_without_any_score_there_are_three_annotators(tmp_path):
+def test_three_annotators_are_assumed_without_any_score(tmp_path):
     path = samples.write_json_lines(tmp_path / "rows", [{**RATED, "relevant_clip_ids": [], "saliency_scores": []}])
     [row] = load_vtg_dataset("qvhighlights", split="val", data_files=path)
     assert row["saliency"]["scores"] == [[0.0] * 3] * 10
@@ -149,14 +149,14 @@ def test_without_any_score_there_are_three_annotators(tmp_path):
         (["--domain", "dog"], "qvhighlights has no domains; leave out `--domain`"),
     ],
 )
-def test_advice_names_options_of_the_command(tmp_path, capsys, monkeypatch, options, advice):
+def test_advice_names_the_options_of_the_command(tmp_path, capsys, monkeypatch, options, advice):
     monkeypatch.chdir(tmp_path)
     status, _, error = evaluate(tmp_path, capsys, changed(qid=9), [RATED], *options)
     assert status == 2
     assert advice in error
 
 
-def test_advice_of_the_extraction(tmp_path, capsys):
+def test_the_extraction_gives_the_same_advice(tmp_path, capsys):
     samples.write_charades_sta(tmp_path, durations=False)
     words = [
         "--benchmark",
@@ -172,8 +172,8 @@ def test_advice_of_the_extraction(tmp_path, capsys):
     assert "or pass `--missing-videos skip`" in capsys.readouterr().err
 
 
-def test_fields_of_a_file_are_no_options():
-    """A field may be called as an option is."""
+def test_fields_of_a_file_are_not_taken_for_options():
+    """A field may have the name of an option."""
     error = AnnotationError("f, line 1: `domain` is 'x', expected 'y'; see\n `domain`, `qid` or `match_number=False`")
     assert (
         spell_options(error, {"domain": "--domain", "match_number=False": "--shared"})
@@ -210,7 +210,7 @@ def mutate(data, draw):
 
 
 def error_of(read, path, data):
-    """What is said of changed bytes; none where they can still be read."""
+    """The error about changed bytes; `None` if they can still be read."""
     path.write_bytes(data)
     try:
         read(path)
@@ -220,7 +220,7 @@ def error_of(read, path, data):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_any_prediction_file_is_read_or_named(tmp_path, packed):
+def test_any_prediction_file_is_read_or_reported(tmp_path, packed):
     draw = random.Random(0)
     data = f"{LINE}\n{changed(qid='a', vid='ä')}\n".encode()
     data = gzip.compress(data, mtime=0) if packed else data
@@ -232,7 +232,7 @@ def test_any_prediction_file_is_read_or_named(tmp_path, packed):
 @pytest.mark.parametrize(
     ("name", "form"), [(name, form) for name, forms in samples.FORMS.items() for form in forms if form != "folders"]
 )
-def test_any_annotation_file_is_read_or_named(tmp_path, name, form):
+def test_any_annotation_file_is_read_or_reported(tmp_path, name, form):
     folder, split = samples.write_benchmark(name, tmp_path, form), samples.SPLITS[name][-1]
     path = next(folder / name for name in find_builder(name).FILES[split] if (folder / name).is_file())
     draw, data = random.Random(f"{name} {form}"), path.read_bytes()

@@ -1,4 +1,4 @@
-"""The feature cache on disk: names, files, settings, what is refused, and the caches that the authors published."""
+"""The feature cache on disk: names, files, settings, errors, and the caches that the authors published."""
 
 import os
 import pickle
@@ -10,21 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2tuning.features.cache import (
-    FORMAT,
-    ONE_PER_CLIP,
-    FeatureCache,
-    fingerprint,
-    load_features,
-    prepare_folder,
-    query_path,
-    replacing,
-    safe_name,
-    save_features,
-    settings_digest,
-    video_path,
-    write_json,
-)
+from r2tuning.features.cache import FeatureCache
+from r2tuning.features.files import load_features, query_path, replacing, safe_name, save_features, video_path
+from r2tuning.features.settings import FORMAT, ONE_PER_UNIT, fingerprint, prepare_folder, settings_digest
+from r2tuning.json_files import write_json
 
 
 NUM_LAYERS, NUM_TOKENS, WIDTH, TEXT_WIDTH = 3, 5, 64, 48
@@ -81,7 +70,7 @@ def official(tmp_path):
 ODD_IDS = ["", ".", "..", "a/b", "a%2Fb", "a\\b", "a b", "A", "a", "ä", "日本" * 60, "x" * 200, "x" * 201, "x" * 1000]
 
 
-def test_every_id_has_a_file_of_its_own(tmp_path):
+def test_every_id_has_its_own_file(tmp_path):
     names = [safe_name(identifier) for identifier in ODD_IDS]
     assert len(set(names)) == len(ODD_IDS)
     for identifier in ODD_IDS:
@@ -97,20 +86,20 @@ def test_different_ids_have_different_names(one, other):
     assert "/" not in safe_name(one)
 
 
-def test_a_cut_name_is_no_other_id():
+def test_a_shortened_name_equals_no_other_id():
     long = "x" * 1000
     assert safe_name(safe_name(long)) != safe_name(long)
 
 
 @pytest.mark.parametrize("identifier", ["RoripwjYFp8_60.0_210.0", "s13-d21", "-esJrBWj2d8", "AO8RW~x"])
-def test_usual_ids_stay_as_they_are(identifier):
+def test_common_ids_are_kept_as_names(identifier):
     assert safe_name(identifier) == identifier
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_written_is_read(folder, tiny_model):
+def test_saved_features_are_read_back(folder, tiny_model):
     cache = FeatureCache(folder, model=tiny_model, fps=0.5)
     assert torch.equal(cache.video("v"), video_states())
     assert torch.equal(cache.query("q", TEXT), text_states())
@@ -125,7 +114,7 @@ def test_one_qid_with_two_texts_is_two_queries(folder, settings):
     assert torch.equal(cache.query("q", "another"), text_states(seed=2))
 
 
-def test_what_is_not_there_is_said(folder):
+def test_missing_features_are_reported(folder):
     cache = FeatureCache(folder)
     with pytest.raises(FileNotFoundError, match=r"videos/other\.safetensors.*run_feature_extraction"):
         cache.video("other")
@@ -149,12 +138,12 @@ def resident_megabytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def test_changing_the_tensor_leaves_the_file_alone(folder):
+def test_changing_the_tensor_does_not_change_the_file(folder):
     FeatureCache(folder).video("v").zero_()
     assert torch.equal(FeatureCache(folder).video("v"), video_states())
 
 
-def test_a_cache_travels_to_another_process(folder, tiny_model):
+def test_a_cache_can_be_pickled(folder, tiny_model):
     cache = pickle.loads(pickle.dumps(FeatureCache(folder, model=tiny_model)))
     assert torch.equal(cache.video("v"), video_states())
 
@@ -180,7 +169,7 @@ CORRUPTIONS = {
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_a_corrupt_file_is_named(folder, corruption):
+def test_a_corrupt_file_is_reported(folder, corruption):
     path = video_path(folder, "v")
     data = path.read_bytes()
     path.write_bytes(CORRUPTIONS[corruption](data))
@@ -189,7 +178,7 @@ def test_a_corrupt_file_is_named(folder, corruption):
         FeatureCache(folder).video("v")
 
 
-def test_the_data_are_checked_on_first_reading(folder):
+def test_the_checksum_is_verified_on_first_reading_only(folder):
     cache, unchecked = FeatureCache(folder), FeatureCache(folder, check=False)
     cache.video("v")
     path = video_path(folder, "v")
@@ -214,7 +203,7 @@ def test_a_file_of_another_id_is_refused(folder):
 # ---- writing -------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_content_is_the_same_file(folder):
+def test_equal_content_gives_equal_files(folder):
     path = video_path(folder, "v")
     before = path.read_bytes()
     states, record = load_features(path)
@@ -222,7 +211,7 @@ def test_the_same_content_is_the_same_file(folder):
     assert path.read_bytes() == before
 
 
-def test_a_failure_while_writing_leaves_the_old_file(folder):
+def test_a_failure_while_writing_keeps_the_old_file(folder):
     path = video_path(folder, "v")
     before = path.read_bytes()
     with pytest.raises(OSError, match="disk is full"):
@@ -231,7 +220,7 @@ def test_a_failure_while_writing_leaves_the_old_file(folder):
     assert list((folder / "partial").iterdir()) == []
 
 
-def test_files_are_as_readable_as_any(folder):
+def test_files_have_the_usual_mode(folder):
     (folder / "usual").touch()
     assert video_path(folder, "v").stat().st_mode == (folder / "usual").stat().st_mode
 
@@ -276,7 +265,7 @@ def test_too_few_layers_are_refused(tmp_path, settings, make_model):
         FeatureCache(tmp_path, model=make_model())
 
 
-def test_a_model_of_fewer_layers_is_given_the_last(folder, make_model):
+def test_a_model_that_reads_fewer_layers_gets_the_last_ones(folder, make_model):
     cache = FeatureCache(folder, model=make_model(num_recurrent_steps=2))
     assert torch.equal(cache.video("v"), video_states()[:, -2:])
     assert torch.equal(cache.query("q", TEXT), text_states()[:, -2:])
@@ -287,17 +276,17 @@ def test_another_frame_rate_is_refused(folder):
         FeatureCache(folder, fps=1)
 
 
-def test_the_rate_of_clips_is_no_matter_of_choice(folder, settings):
-    write_json(folder, folder / "settings.json", {**settings, "fps": ONE_PER_CLIP})
+def test_the_frame_rate_is_ignored_with_one_frame_per_annotated_clip(folder, settings):
+    write_json(folder / "settings.json", {**settings, "fps": ONE_PER_UNIT})
     FeatureCache(folder, fps=0.59)
 
 
-def test_all_that_differs_is_listed(folder, settings):
+def test_all_differing_settings_are_listed(folder, settings):
     with pytest.raises(ValueError, match=r"`fps` is 0\.5 there.*`num_layers` is 3 there"):
         prepare_folder(folder, {**settings, "fps": 2.0, "num_layers": 4})
 
 
-def test_the_name_of_clip_does_not_matter(folder, settings):
+def test_the_name_of_clip_is_not_compared(folder, settings):
     prepare_folder(folder, {**settings, "clip": "/elsewhere/the/same"})
     assert FeatureCache(folder).video("v") is not None
 
@@ -306,13 +295,13 @@ def test_the_name_of_clip_does_not_matter(folder, settings):
     ("change", "message"), [({"format": 2}, "`format` is 2 there"), ({"store": "frames"}, '`store` is "frames" there')]
 )
 def test_other_kinds_of_folders_are_refused(folder, settings, change, message):
-    write_json(folder, folder / "settings.json", {**settings, **change})
+    write_json(folder / "settings.json", {**settings, **change})
     with pytest.raises(ValueError, match=message):
         FeatureCache(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]"])
-def test_corrupt_settings_are_named(folder, text):
+def test_corrupt_settings_are_reported(folder, text):
     (folder / "settings.json").write_text(text)
     with pytest.raises(ValueError, match=r"settings\.json"):
         FeatureCache(folder)
@@ -380,7 +369,7 @@ def test_a_published_cache_of_another_k_is_refused(official, make_model, name):
         ),
     ],
 )
-def test_a_published_file_that_is_no_features_is_named(official, tiny_model, content, message):
+def test_a_published_file_without_features_is_reported(official, tiny_model, content, message):
     path = official / "clip_b32_vid_k4/odd.npy"
     path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
     with pytest.raises(ValueError, match=rf"odd\.npy.*({message})"):
@@ -398,7 +387,7 @@ def test_an_id_does_not_lead_out_of_a_published_cache(official, name):
 
 
 def test_links_and_folders_inside_a_published_cache_are_followed(official):
-    """A folder of links to features elsewhere is the user's own doing."""
+    """A folder of links to features elsewhere is a choice of the user."""
     np.save(official.parent / "elsewhere.npy", video_states().numpy())
     (official / "clip_b32_vid_k4/part").mkdir()
     (official / "clip_b32_vid_k4/part/x.npy").symlink_to(official.parent / "elsewhere.npy")
@@ -406,20 +395,20 @@ def test_links_and_folders_inside_a_published_cache_are_followed(official):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"format": 1, "store": "features", "num_layers": "3"}'])
-def test_odd_settings_are_named(tmp_path, tiny_model, text):
+def test_malformed_settings_are_reported(tmp_path, tiny_model, text):
     (tmp_path / "settings.json").write_text(text)
-    with pytest.raises(ValueError, match='is corrupt|`num_layers` is "3" there, 3 is needed'):
+    with pytest.raises(ValueError, match='are corrupt|`num_layers` is "3" there, 3 is needed'):
         FeatureCache(tmp_path, model=tiny_model)
 
 
-def test_a_cut_published_file_is_named(official):
+def test_a_truncated_published_file_is_reported(official):
     path = official / "clip_b32_vid_k4/s1-cam-002.npy"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"s1-cam-002\.npy"):
         FeatureCache(official).video("s1")
 
 
-def test_a_published_file_that_is_not_there_is_said(official):
+def test_a_missing_published_file_is_reported(official):
     with pytest.raises(FileNotFoundError, match=r"clip_b32_vid_k4/other\.npy"):
         FeatureCache(official).video("other")
 

@@ -1,4 +1,4 @@
-"""Feature extraction as users run it: resumed after a kill, corrupt files, several processes, frames instead."""
+"""Feature extraction as users run it: resuming after a kill, corrupt files, several processes, storing frames."""
 
 import multiprocessing
 import os
@@ -19,9 +19,12 @@ from dataset_scripts import load_vtg_dataset
 from modeling_r2tuning import R2TuningProcessor
 from modeling_r2tuning.processing_r2tuning import FrameStream
 from r2tuning.features import extraction
-from r2tuning.features.cache import ONE_PER_CLIP, FeatureCache, query_path
-from r2tuning.features.extraction import QueryJob, VideoJob, extract, plan_jobs
+from r2tuning.features.cache import FeatureCache
+from r2tuning.features.extraction import extract
+from r2tuning.features.files import query_path
+from r2tuning.features.jobs import QueryJob, VideoJob, plan_jobs
 from r2tuning.features.run import main
+from r2tuning.features.settings import ONE_PER_UNIT
 from r2tuning.features.store import FeatureStore, fit_length
 from r2tuning_cli.programs import make_script_parser
 
@@ -32,7 +35,7 @@ NUM_LAYERS, FPS = 3, 5.0
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """QVHighlights, small: annotations and videos."""
+    """A small QVHighlights: annotations and videos."""
     place = tmp_path_factory.mktemp("extraction")
     annotation_samples.write_benchmark("qvhighlights", place / "annotations")
     annotation_samples.write_videos("qvhighlights", place / "videos")
@@ -79,7 +82,7 @@ def run(options, capsys):
 
 @pytest.fixture(scope="module")
 def complete(place, clip):
-    """The cache that an undisturbed run of two processes makes. Not to be changed."""
+    """The cache that an uninterrupted run of two processes makes; tests must not change it."""
     output = place / "complete"
     arguments = ["--data-dir", place / "annotations", "--video-dir", place / "videos", "--backbone", clip]
     arguments += ["--num-layers", NUM_LAYERS, "--fps", FPS, "--output", output, "--num-processes", 2]
@@ -119,8 +122,8 @@ def test_every_video_and_query_has_its_file(complete, rows):
     assert len(contents(complete)) == 2 * len(rows) + 1
 
 
-def test_features_and_pixels_give_the_same(complete, clip, rows, tiny_model):
-    """But for rounding to half precision, 11 bits."""
+def test_features_and_pixels_give_the_same_outputs(complete, clip, rows, tiny_model):
+    """Up to rounding to half precision, 11 bits."""
     processor = R2TuningProcessor.from_pretrained(save_ours(tiny_model, clip.parent / "checkpoint", fps=FPS))
     cache = FeatureCache(complete, model=tiny_model, fps=processor.fps)
     for row in rows[:4]:
@@ -136,7 +139,7 @@ def test_features_and_pixels_give_the_same(complete, clip, rows, tiny_model):
             torch.testing.assert_close(from_cache[name], from_pixels[name], rtol=2e-3, atol=2e-3)
 
 
-def test_a_checkpoint_settles_clip_k_and_the_frame_rate(run, clip, make_model, tmp_path):
+def test_a_checkpoint_determines_clip_k_and_the_frame_rate(run, clip, make_model, tmp_path):
     model = make_model(num_recurrent_steps=2, save_backbone=True, backbone_name_or_path=None, fps=1.0)
     checkpoint = save_ours(model, tmp_path / "checkpoint", fps=1.0)
     source = {"backbone": None, "model": checkpoint, "split": "val"}
@@ -148,8 +151,8 @@ def test_a_checkpoint_settles_clip_k_and_the_frame_rate(run, clip, make_model, t
     assert cache.video("val_Vid-0_60.0_76.0").shape == (16, 2, 5, 64)
 
 
-def test_a_checkpoint_of_another_method_settles_nothing(run, make_model, tmp_path):
-    """It reads other states of CLIP, which nobody else could use."""
+def test_a_checkpoint_of_another_method_is_refused(run, make_model, tmp_path):
+    """It reads other states of CLIP, which no other model could use."""
     model = make_model(method="none", num_recurrent_steps=1, save_backbone=True, backbone_name_or_path=None)
     source = {"backbone": None, "model": save_ours(model, tmp_path / "checkpoint"), "split": "val"}
     status, _, stderr = run(tmp_path / "cache", **source, fps=None, num_layers=None)
@@ -158,7 +161,7 @@ def test_a_checkpoint_of_another_method_settles_nothing(run, make_model, tmp_pat
 
 
 @pytest.mark.parametrize(("method", "steps", "read"), [("none", 1, [2]), ("losa", 3, [0, 1, 2]), ("lst", 3, [0, 2])])
-def test_a_method_gets_those_of_the_cached_layers_that_it_reads(complete, make_model, method, steps, read):
+def test_a_method_gets_the_cached_layers_that_it_reads(complete, make_model, method, steps, read):
     model = make_model(method=method, num_recurrent_steps=steps)
     name = "val_Vid-0_60.0_76.0"
     states = FeatureCache(complete).video(name)
@@ -166,7 +169,7 @@ def test_a_method_gets_those_of_the_cached_layers_that_it_reads(complete, make_m
     assert torch.equal(FeatureCache(complete, model=model).video(name), states[:, read])
 
 
-def test_bfloat16_is_close_and_another_cache(run, complete, copy, tmp_path):
+def test_bfloat16_is_close_but_makes_a_different_cache(run, complete, copy, tmp_path):
     name = "val_Vid-0_60.0_76.0"
     assert run(tmp_path / "cache", split="val", dtype="bfloat16")[0] == 0
     ours, exact = (FeatureCache(folder).video(name).float() for folder in (tmp_path / "cache", complete))
@@ -176,7 +179,7 @@ def test_bfloat16_is_close_and_another_cache(run, complete, copy, tmp_path):
     assert '`dtype` is "float32" there, "bfloat16" is needed' in stderr
 
 
-def test_youtube_highlights_has_one_frame_for_each_clip(run, tmp_path):
+def test_youtube_highlights_has_one_frame_for_each_annotated_clip(run, tmp_path):
     name = "youtube_highlights"
     annotations = annotation_samples.write_benchmark(name, tmp_path / "annotations")
     videos = annotation_samples.write_videos(name, tmp_path / "videos")
@@ -188,20 +191,20 @@ def test_youtube_highlights_has_one_frame_for_each_clip(run, tmp_path):
     assert "leave `--fps` out" in stderr
     assert run(tmp_path / "cache", **paths, fps=None)[0] == 0
     cache = FeatureCache(tmp_path / "cache")
-    assert cache.settings["fps"] == ONE_PER_CLIP
+    assert cache.settings["fps"] == ONE_PER_UNIT
     for split in load_vtg_dataset(name, data_dir=annotations).values():
         for row in split:
             assert len(cache.video(row["video_id"])) == len(row["saliency"]["scores"])
 
 
 @pytest.mark.parametrize("num_frames", [1, 31, 40, 41, 150])
-def test_a_length_is_cut_or_filled(num_frames):
+def test_a_video_is_fitted_to_a_number_of_frames(num_frames):
     pieces = [np.arange(32), np.arange(32, 40)]
     fitted = np.concatenate(list(fit_length(iter(pieces), num_frames)))
     assert fitted.tolist() == [min(frame, 39) for frame in range(num_frames)]
 
 
-def test_queries_that_are_cut_are_counted(run, complete, caplog):
+def test_truncated_queries_are_counted(run, complete, caplog):
     assert run(complete)[0] == 0
     assert "13 of 13 queries are longer than 16 tokens and truncated" in caplog.text
 
@@ -218,20 +221,20 @@ def test_one_qid_in_two_splits_is_two_jobs(rows):
     assert len({query_path(Path(), job.id, job.text) for job in jobs if job.kind == "queries"}) == 2
 
 
-def test_a_video_with_clips_of_two_domains_is_refused(rows):
+def test_a_video_annotated_in_two_domains_is_refused(rows):
     clips = {"times_sec": [[0.0, 2.0]] * 3, "scores": [[1.0]] * 3}
     one = {**rows[0], "task": ["highlight_detection"], "saliency": clips}
     other = {**one, "saliency": {name: values[:2] for name, values in clips.items()}}
-    assert len(plan_jobs([one, one], ONE_PER_CLIP, with_queries=False)) == 1
+    assert len(plan_jobs([one, one], ONE_PER_UNIT, with_queries=False)) == 1
     with pytest.raises(ValueError, match="annotated twice"):
-        plan_jobs([one, other], ONE_PER_CLIP, with_queries=False)
+        plan_jobs([one, other], ONE_PER_UNIT, with_queries=False)
 
 
 # ---- interrupted, corrupt, refused ---------------------------------------------------------------------------------
 
 
-def test_killed_and_restarted_is_as_if_undisturbed(options, run, complete, tmp_path):
-    """Killed while two processes work, ended by one; and the undisturbed run that it is compared with had two."""
+def test_a_killed_extraction_is_completed_exactly(options, run, complete, tmp_path):
+    """Killed while two processes work, completed by one, and compared with an uninterrupted run of two."""
     output, count = tmp_path / "cache", len(contents(complete))
     process = FreshPython([SCRIPT, *options(output, num_processes=2)], cwd=tmp_path)
     wait_until(lambda: len(list(output.glob("videos/*.safetensors"))) >= 2 or process.poll() is not None)
@@ -250,7 +253,7 @@ def test_killed_and_restarted_is_as_if_undisturbed(options, run, complete, tmp_p
 
 
 def child_processes(process):
-    """Those that `process` started, where the system tells."""
+    """Processes that `process` started, on systems that report them."""
     path = Path(f"/proc/{process}/task/{process}/children")
     return path.read_text().split() if path.exists() else []
 
@@ -269,7 +272,7 @@ def wait_until(condition, timeout_sec=90):
         time.sleep(0.002)
 
 
-def test_corrupt_files_are_named_and_made_anew(run, complete, copy, caplog):
+def test_corrupt_files_are_reported_and_extracted_again(run, complete, copy, caplog):
     videos = sorted(copy.glob("videos/*"))
     query = sorted(copy.glob("queries/*"))[0]
     videos[0].write_bytes(b"")
@@ -314,7 +317,7 @@ def test_other_weights_are_refused(run, copy, tiny_clip_config, tmp_path):
     assert "`clip_weights` is" in stderr
 
 
-def test_a_broken_video_stops_nothing(run, place, clip, tmp_path):
+def test_a_broken_video_does_not_stop_the_others(run, place, clip, tmp_path):
     videos = tmp_path / "videos"
     videos.mkdir()
     for path in (place / "videos").iterdir():
@@ -335,7 +338,7 @@ def test_a_broken_video_stops_nothing(run, place, clip, tmp_path):
     assert "videos: 1 extracted (90 frames), 3 were complete, 0 failed" in stdout
 
 
-def test_a_replaced_video_is_extracted_anew(run, place, complete, copy, caplog, tmp_path):
+def test_a_replaced_video_is_extracted_again(run, place, complete, copy, caplog, tmp_path):
     videos = tmp_path / "videos"
     videos.mkdir()
     for path in (place / "videos").iterdir():
@@ -373,7 +376,7 @@ def test_a_video_that_ends_early_is_not_written(tiny_model, processor, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_it_is_started_once(run, tmp_path, monkeypatch):
+def test_a_distributed_launcher_is_refused(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     status, _, stderr = run(tmp_path / "cache")
     assert status == 2
@@ -391,8 +394,8 @@ def test_it_is_started_once(run, tmp_path, monkeypatch):
         ({"domain": "dog"}, "leave out `--domain`"),
     ],
 )
-def test_what_is_missing_is_said_in_one_line(run, tmp_path, changes, message, monkeypatch):
-    """Before anything is fetched."""
+def test_missing_inputs_are_reported_in_one_line(run, tmp_path, changes, message, monkeypatch):
+    """Before anything is downloaded."""
 
     def fetch(*arguments, **options):
         raise AssertionError("CLIP was fetched")
@@ -422,11 +425,11 @@ def test_a_bad_option_is_refused(option, options, tmp_path, capsys):
     assert option.split("=")[0] in capsys.readouterr().err
 
 
-# ---- the work ------------------------------------------------------------------------------------------------------
+# ---- the driver ----------------------------------------------------------------------------------------------------
 
 
 class WaitingStore:
-    """Cannot write the first job before it has read the second one."""
+    """Writes the first job only after it has read the second one."""
 
     def __init__(self):
         self.second_is_read = threading.Event()
@@ -445,7 +448,7 @@ class WaitingStore:
         yield 1
 
 
-def test_the_next_job_is_read_while_one_is_written():
+def test_the_next_job_is_prefetched_while_one_is_written():
     jobs = [QueryJob("first", ""), QueryJob("second", ""), QueryJob("third", "")]
     summary = extract(jobs, WaitingStore(), None)
     assert summary.done == {"queries": 3}
@@ -482,12 +485,12 @@ def test_the_progress_bar_ends_full(monkeypatch):
     assert (bars[-1].n, bars[-1].total) == (100, 100)
 
 
-def test_a_full_disk_stops_the_work():
+def test_a_full_disk_stops_the_extraction():
     with pytest.raises(OSError, match="the disk is full"):
         extract([video_job("good"), video_job("full"), video_job("another")], FailingStore(), None)
 
 
-def test_a_process_passes_on_what_stops_it(monkeypatch):
+def test_a_process_reports_the_error_that_stops_it(monkeypatch):
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     monkeypatch.setattr("signal.signal", lambda *args: None)
@@ -498,7 +501,7 @@ def test_a_process_passes_on_what_stops_it(monkeypatch):
     assert isinstance(messages[1], OSError)
 
 
-def test_a_process_that_dies_is_noticed():
+def test_a_crashed_process_is_reported():
     process = multiprocessing.get_context("fork").Process(target=os._exit, args=(3,))
     process.start()
     with pytest.raises(RuntimeError, match="exit code 3"):
@@ -510,7 +513,7 @@ def test_a_process_that_dies_is_noticed():
 
 @pytest.fixture(scope="module")
 def frames(place, clip):
-    """The small videos that an undisturbed run makes. Not to be changed."""
+    """The small videos that an uninterrupted run makes; tests must not change them."""
     output = place / "frames"
     arguments = ["--data-dir", place / "annotations", "--video-dir", place / "videos", "--backbone", clip]
     arguments += ["--store", "frames", "--output", output]
@@ -518,8 +521,8 @@ def frames(place, clip):
     return output
 
 
-def test_small_videos_stand_in_for_the_videos(frames, place, processor, rows):
-    """The same frames at the same times, so the same pixels."""
+def test_small_videos_replace_the_original_ones(frames, place, processor, rows):
+    """They hold the same frames at the same times, hence the same pixels."""
     dataset = load_vtg_dataset("qvhighlights", data_dir=place / "annotations", video_dir=frames / "videos")
     small = [row for split in dataset.values() for row in split]
     assert [row["qid"] for row in small] == [row["qid"] for row in rows]
@@ -530,7 +533,7 @@ def test_small_videos_stand_in_for_the_videos(frames, place, processor, rows):
 
 
 @pytest.mark.parametrize("fps", [0.875, 1 / 3, 0.59318, 29.97])
-def test_any_frame_rate_comes_back(run, tmp_path, processor, place, fps):
+def test_any_frame_rate_is_preserved(run, tmp_path, processor, place, fps):
     name = "val_Vid-0_60.0_76.0.mp4"
     assert run(tmp_path / "frames", store="frames", fps=fps, split="val")[0] == 0
     paths = (place / "videos" / name, tmp_path / "frames/videos" / name)
@@ -540,7 +543,7 @@ def test_any_frame_rate_comes_back(run, tmp_path, processor, place, fps):
     assert torch.equal(torch.cat(list(small)), torch.cat(list(source)))
 
 
-def test_features_of_small_videos_are_those_of_the_videos(run, frames, place, tmp_path):
+def test_features_of_small_videos_equal_those_of_the_original_ones(run, frames, place, tmp_path):
     for name, video_dir in (("small", frames / "videos"), ("large", place / "videos")):
         assert run(tmp_path / name, video_dir=video_dir, fps=None, split="val")[0] == 0
     small, large = FeatureCache(tmp_path / "small"), FeatureCache(tmp_path / "large")
@@ -548,7 +551,7 @@ def test_features_of_small_videos_are_those_of_the_videos(run, frames, place, tm
         assert torch.equal(small.video(path.stem), large.video(path.stem))
 
 
-def test_corrupt_small_videos_are_made_anew(run, frames, tmp_path, caplog):
+def test_corrupt_small_videos_are_made_again(run, frames, tmp_path, caplog):
     output = tmp_path / "frames"
     settings = {"store": "frames", "fps": None}
     assert run(output, **settings)[0] == 0
@@ -567,6 +570,6 @@ def test_corrupt_small_videos_are_made_anew(run, frames, tmp_path, caplog):
     assert contents(output) == contents(frames)
 
 
-def test_small_videos_are_no_features(frames):
+def test_a_frame_store_is_not_a_feature_cache(frames):
     with pytest.raises(ValueError, match='`store` is "frames" there, "features" is needed'):
         FeatureCache(frames)

@@ -18,10 +18,11 @@ from r2tuning.training.checkpoints import CheckpointFolder, Progress
 from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig, read_preset
 from r2tuning.training.curves import History
-from r2tuning.training.data import BatchPlan
-from r2tuning.training.loop import TrainingRun, train
+from r2tuning.training.loop import train
 from r2tuning.training.optim import learning_rate, make_optimizer
+from r2tuning.training.plan import BatchPlan
 from r2tuning.training.preparation import make_accelerator
+from r2tuning.training.training_run import TrainingRun
 
 
 PART_NAMES = {

@@ -1,3 +1,5 @@
+"""Batches of examples, positive frames, the plan of a run, and the examples themselves."""
+
 from collections import Counter
 
 import numpy as np
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig
-from r2tuning.training.data import BatchPlan, GroundingData, PlannedBatches
+from r2tuning.training.data import GroundingData
+from r2tuning.training.plan import BatchPlan, PlannedBatches
 
 
 def make_example(draw=0, video_id="a", frames=4, words=3, **changes):
@@ -44,7 +47,7 @@ def test_examples_are_padded_and_masked():
     assert batch["duration_sec"].tolist() == [8, 12]
 
 
-def test_pixels_and_tokens_are_batched_likewise():
+def test_pixels_and_token_ids_are_padded_too():
     pixels = {"pixel_values_videos": torch.zeros(4, 3, 8, 8), "input_ids": torch.tensor([5, 1, 6])}
     example = make_example()
     for name in ("video_hidden_states", "text_hidden_states"):
@@ -70,7 +73,7 @@ def test_queries_of_a_video_share_one_copy_of_it(tiny_model):
         torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-5, msg=name)
 
 
-def test_videos_of_unequal_numbers_of_queries_are_not_shared():
+def test_videos_with_unequal_numbers_of_queries_are_not_shared():
     batch = GroundingCollator(0)([make_example(0, "a"), make_example(1, "a"), make_example(2, "b")])
     assert len(batch["video_hidden_states"]) == 3
 
@@ -82,13 +85,13 @@ def drawn(collator, count=200, **changes):
     return Counter(collator.draw_positive_frame(make_example(draw, **changes)) for draw in range(count))
 
 
-def test_positive_frames_have_some_saliency_and_differ_from_draw_to_draw():
+def test_positive_frames_are_salient_and_vary_between_draws():
     found = drawn(GroundingCollator(0), saliency=torch.tensor([0.0, 0.1, 1.0, 0.0]))
     assert found.keys() == {1, 2}
     assert min(found.values()) > 60  # of 200; each has 100 on average, 60 would be 5.7 standard deviations less
 
 
-def test_positive_frames_follow_from_seed_and_draw_alone():
+def test_positive_frames_depend_on_seed_and_draw_only():
     example = make_example(7, saliency=torch.ones(50))
     frames = {GroundingCollator(3).draw_positive_frame(example) for _ in range(5)}
     assert len(frames) == 1
@@ -133,7 +136,7 @@ def test_an_epoch_of_qvhighlights_has_226_steps():
     repeat=st.integers(1, 3),
     by_length=st.booleans(),
 )
-def test_every_query_is_drawn_as_often_as_it_should(queries, size, videos, repeat, by_length):
+def test_every_query_is_drawn_equally_often(queries, size, videos, repeat, by_length):
     video_ids = [str(video) for video, count in enumerate(queries) for _ in range(count)]
     fields = {"batch_size": videos * size, "queries_per_video": size, "repeat_factor": repeat, "epochs": 2}
     fields["group_by_length"] = by_length
@@ -150,11 +153,11 @@ def test_every_query_is_drawn_as_often_as_it_should(queries, size, videos, repea
             assert len(group) == size
             assert len({video_ids[draw % len(video_ids)] for draw in group}) == 1
     first, second = ({draw for group in groups for draw in group} for groups in seen)
-    assert not first & second  # so that positive frames are drawn anew
+    assert not first & second  # so that every epoch has its own positive frames
 
 
-def test_videos_of_like_length_share_a_batch():
-    """Every batch spans a fifth of the lengths, and batches of all lengths are mixed."""
+def test_videos_of_similar_length_share_a_batch():
+    """Lengths within a batch are consecutive, and batches are in random order."""
     video_ids = ["v" * length for length in np.random.default_rng(0).permutation(np.arange(1, 101))]
     plan = make_plan(video_ids, batch_size=5, group_by_length=True)
     lengths = [[len(video_ids[draw]) for draw in sum(plan.draws(step), [])] for step in range(20)]
@@ -170,7 +173,7 @@ def test_videos_of_like_length_share_a_batch():
     accumulation=st.integers(1, 3),
     spare=st.integers(0, 9),
 )
-def test_parts_make_up_the_batch_of_one_process(num_rows, num_processes, accumulation, spare):
+def test_parts_of_all_processes_make_up_the_batch(num_rows, num_processes, accumulation, spare):
     video_ids = [str(row) for row in range(num_rows)]
     fields = {"batch_size": num_processes * accumulation + spare, "epochs": 2}
     plan = make_plan(video_ids, num_processes, gradient_accumulation=accumulation, **fields)
@@ -184,7 +187,7 @@ def test_parts_make_up_the_batch_of_one_process(num_rows, num_processes, accumul
         assert shared == whole or (shared >= whole and whole.total() < len(parts))
 
 
-def test_a_plan_can_begin_at_any_step():
+def test_a_plan_can_start_at_any_step():
     plan = make_plan([str(row) for row in range(10)], batch_size=4, epochs=3)
     whole = list(PlannedBatches(plan, 0, 0))
     assert len(whole) == len(PlannedBatches(plan, 0, 0)) == 9
@@ -192,7 +195,7 @@ def test_a_plan_can_begin_at_any_step():
     assert len(PlannedBatches(plan, 4, 0)) == 5
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_the_order_differs_between_epochs_and_seeds():
     orders = []
     for seed in (0, 1):
         plan = make_plan([str(row) for row in range(40)], batch_size=40, epochs=2, seed=seed)
@@ -203,6 +206,12 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 def test_a_batch_that_cannot_be_shared_out_is_refused():
     with pytest.raises(ValueError, match="cannot be shared out among 3 processes"):
         make_plan(["a"], num_processes=3, batch_size=2)
+
+
+def test_sorting_by_length_needs_durations():
+    config = TrainingConfig(benchmark="qvhighlights", data_dir="", features="", output_dir="", group_by_length=True)
+    with pytest.raises(ValueError, match="`group_by_length` needs `durations`"):
+        BatchPlan(["a"], config)
 
 
 # ---- data --------------------------------------------------------------------------------------------------------
@@ -230,7 +239,7 @@ def make_row(task, saliency=None, moments=None, duration=20.0, **changes):
     return {**row, "task": task, "saliency": saliency, "moments": moments, **changes}
 
 
-def test_moments_and_saliency_are_put_on_the_frames(processor):
+def test_moments_and_saliency_become_targets_of_frames(processor):
     rows = [make_row(["moment_retrieval"], moments=[[2.0, 5.0], [7.1, 7.3]])]
     example = GroundingData(rows, processor, StubCache(20), benchmark="qvhighlights")[0]
     np.testing.assert_allclose(example["moments"], [[2, 5], [6.7, 7.7]], rtol=1e-6)  # at least a frame long
@@ -238,7 +247,7 @@ def test_moments_and_saliency_are_put_on_the_frames(processor):
     assert (example["fps"], example["duration_sec"]) == (1.0, 20.0)
 
 
-def test_videos_of_tvsum_are_cut_to_what_is_annotated(processor):
+def test_tvsum_videos_are_cut_to_their_annotated_part(processor):
     rows = [make_row(["video_summarization"], saliency=[[1.0] * 20, [5.0] * 20, [3.0] * 20])]
     example = GroundingData(rows, processor, StubCache(7), benchmark="tvsum")[0]
     assert len(example["video_hidden_states"]) == 3
@@ -246,15 +255,15 @@ def test_videos_of_tvsum_are_cut_to_what_is_annotated(processor):
     assert "moments" not in example
 
 
-def test_youtube_highlights_has_a_frame_for_each_clip(processor):
+def test_youtube_highlights_has_one_frame_for_each_annotated_clip(processor):
     rows = [make_row(["highlight_detection"], saliency=[[-1.0], [0.0], [1.0], [1.0]], duration=10.0)]
     example = GroundingData(rows, processor, StubCache(4), benchmark="youtube_highlights")[0]
     assert example["fps"] == 0.4
     assert example["saliency"].tolist() == [0, 0.5, 1, 1]
 
 
-def test_frames_of_youtube_highlights_are_as_many_as_clips(processor, checkpoint):
-    """The sample of 20 seconds, annotated as 20.9: the grid of frames would have one less."""
+def test_a_video_of_youtube_highlights_is_fitted_to_its_annotated_clips(processor, checkpoint):
+    """The video has 20 seconds but is annotated as 20.9: sampling alone gives one frame less."""
     video = {"path": str(checkpoint / "sample.mp4")}
     rows = [make_row(["highlight_detection"], saliency=[[1.0]] * 9, duration=20.9, video=video)]
     example = GroundingData(rows, processor, benchmark="youtube_highlights")[0]
@@ -265,6 +274,6 @@ def test_a_video_is_read_once_for_all_its_queries(processor):
     cache = StubCache(20)
     rows = [make_row(["moment_retrieval"], moments=[[2.0, 5.0]], qid=str(qid)) for qid in range(3)]
     data = GroundingData(rows, processor, cache, benchmark="qvhighlights")
-    examples = data.__getitems__([0, 4, 2])  # draws go on after the last row
+    examples = data.__getitems__([0, 4, 2])  # draws continue after the last row
     assert cache.read == 1
     assert [data.row(example["draw"])["qid"] for example in examples] == ["0", "1", "2"]

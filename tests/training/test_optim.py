@@ -1,3 +1,5 @@
+"""The learning rate schedules, the optimizer's groups, and the presets of the paper."""
+
 import math
 
 import pytest
@@ -14,20 +16,20 @@ def make_config(**changes):
     return TrainingConfig(**{"benchmark": "qvhighlights", **PLACES, **changes})
 
 
-def test_warm_up_is_linear_and_knows_no_drops():
+def test_the_warm_up_is_linear_and_ignores_drops():
     config = make_config(learning_rate=1.0, warmup_steps=10, warmup_ratio=0.001, drop_epochs=[1])
     rates = [learning_rate(step, 2, config) for step in range(12)]
     assert rates[:10] == pytest.approx([0.001 + 0.999 * step / 10 for step in range(10)])
     assert rates[10:] == pytest.approx([0.1, 0.1])
 
 
-def test_each_drop_takes_nine_tenths():
+def test_each_drop_divides_the_rate_by_ten():
     config = make_config(learning_rate=1.0, warmup_steps=0, drop_epochs=[1, 3])
     rates = [learning_rate(step, 2, config) for step in range(8)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_cosine_falls_from_the_full_rate_to_nothing():
+def test_the_cosine_falls_from_the_full_rate_to_zero():
     config = make_config(learning_rate=2.0, schedule="cosine", warmup_steps=4, epochs=3)
     rates = [learning_rate(step, 8, config) for step in range(24)]
     assert rates[4] == 2.0
@@ -36,7 +38,7 @@ def test_cosine_falls_from_the_full_rate_to_nothing():
     assert rates[23] == pytest.approx(1 + math.cos(math.pi * 19 / 20))
 
 
-def test_a_run_shorter_than_its_warm_up_has_a_rate():
+def test_a_run_shorter_than_its_warm_up_has_a_positive_rate():
     config = make_config(schedule="cosine", warmup_steps=500, epochs=1)
     assert 0 < learning_rate(3, 4, config) < config.learning_rate
 
@@ -69,7 +71,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_presets_hold_the_published_recipe(name):
+def test_presets_match_the_published_recipe(name):
     config = TrainingConfig(**read_preset(name), **PLACES)
     found = (config.batch_size, config.learning_rate, config.warmup_steps, config.epochs, config.drop_epochs)
     assert found == PUBLISHED[name]
@@ -79,5 +81,5 @@ def test_presets_hold_the_published_recipe(name):
     assert shared == (1e-4, 35, 0.001, "step", "fp16")
 
 
-def test_every_benchmark_has_its_preset():
+def test_every_benchmark_has_a_preset():
     assert set(preset_names()) == {*PUBLISHED, "moving_shapes"}

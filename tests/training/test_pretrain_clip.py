@@ -1,4 +1,4 @@
-"""The small CLIP for Moving Shapes: its tokenizer, its training, and what its acceptance measures."""
+"""The small CLIP for Moving Shapes: its tokenizer, its training, and its measurements."""
 
 import argparse
 import itertools
@@ -14,28 +14,19 @@ from dataset_scripts.moving_shapes.frames import Clause, ShownObject
 from dataset_scripts.moving_shapes.queries import vocabulary
 from dataset_scripts.moving_shapes.scenes import COLORS, SEEN, SHAPES
 from modeling_r2tuning.files_r2tuning import claiming
-from r2tuning.training import pretrain_clip
-from r2tuning.training.clip_acceptance import probe_tokens
-from r2tuning.training.pretrain_clip import (
-    FRAMES,
-    PATCH_SIZE,
-    contrast,
-    draw_pictures,
-    main,
-    make_tokenizer,
-    parse_combination,
-    position_code,
-    pretrain,
-    truth,
-    whitening_filters,
-)
+from r2tuning.pretraining import run, trainer
+from r2tuning.pretraining.acceptance import probe_tokens
+from r2tuning.pretraining.model import PATCH_SIZE, make_tokenizer, position_code, whitening_filters
+from r2tuning.pretraining.pictures import PICTURE_SETTINGS, draw_pictures
+from r2tuning.pretraining.run import main, parse_combination, pretrain
+from r2tuning.pretraining.trainer import contrastive_loss, match_clauses
 
 
 def test_every_word_is_one_token():
     tokenizer = make_tokenizer()
     assert [word for word in vocabulary() if len(tokenizer(word)["input_ids"]) != 3] == []
     assert len({tokenizer(word)["input_ids"][1] for word in vocabulary()}) == len(vocabulary())
-    assert len(tokenizer("zigzag")["input_ids"]) > 3, "other words fall into parts"
+    assert len(tokenizer("zigzag")["input_ids"]) > 3, "other words are split"
 
 
 def test_positions_differ_by_row_and_by_column():
@@ -45,18 +36,18 @@ def test_positions_differ_by_row_and_by_column():
     assert torch.cdist(code.flatten(0, 1), code.flatten(0, 1)).add(torch.eye(64)).min() > 0.1
 
 
-def test_contrast_is_lowest_on_the_diagonal():
-    assert contrast(20 * torch.eye(4)) < contrast(20 * torch.eye(4).flip(0))
+def test_the_contrastive_loss_is_lowest_for_matches_on_the_diagonal():
+    assert contrastive_loss(20 * torch.eye(4)) < contrastive_loss(20 * torch.eye(4).flip(0))
 
 
-def test_a_clause_is_true_of_every_object_of_which_its_facts_hold():
+def test_a_clause_is_true_of_every_object_that_has_its_facts():
     left, right = (ShownObject("red", "ring", x, 0.5, 0.05, "rests") for x in (0.2, 0.8))
     clauses = [Clause(0, "", frozenset(facts)) for facts in (["red"], ["red", "left"], ["small", "right"], ["blue"])]
-    assert truth(clauses, [left, right]).tolist() == [[True, True, False, False], [True, False, True, False]]
+    assert match_clauses(clauses, [left, right]).tolist() == [[True, True, False, False], [True, False, True, False]]
 
 
-def test_whitened_patches_have_equal_strength():
-    """Of correlated pixels, every filter gives the same variance, but for what is mere noise."""
+def test_whitened_patches_have_equal_variance():
+    """With correlated pixels every filter gives the same variance, except components below the noise."""
     torch.manual_seed(0)
     noise = torch.randn(200, 3, 64, 64)
     pixels = F.avg_pool2d(noise, 3, stride=1, padding=1) * 3
@@ -65,8 +56,8 @@ def test_whitened_patches_have_equal_strength():
     assert found.min() > 0.6
 
 
-def test_probes_find_what_tokens_hold():
-    """Tokens that say where, how large and what give 1; random ones give next to nothing."""
+def test_probes_find_the_properties_that_tokens_encode():
+    """Tokens that encode place, size, colour and shape score about 1; random ones score low."""
     torch.manual_seed(0)
     random = torch.rand(600, 3).tolist()
     names = [(color, shape) for color in COLORS for shape in SHAPES]
@@ -74,22 +65,22 @@ def test_probes_find_what_tokens_hold():
     states = torch.randn(600, 65, 16)
     assert max(probe_tokens(states, objects).values()) < 0.5
     for picture, (item,) in enumerate(objects):
-        told = [item.x, item.y, item.radius]
-        told += [item.color == color for color in COLORS] + [item.shape == shape for shape in SHAPES]
-        states[picture, 1:, :14] = torch.tensor(told).float()
+        properties = [item.x, item.y, item.radius]
+        properties += [item.color == color for color in COLORS] + [item.shape == shape for shape in SHAPES]
+        states[picture, 1:, :14] = torch.tensor(properties).float()
     assert min(probe_tokens(states, objects).values()) > 0.95
 
 
-def test_pictures_do_not_depend_on_processes():
+def test_pictures_do_not_depend_on_the_number_of_processes():
     alone, shared = draw_pictures(3, 8, 1), draw_pictures(3, 8, 2)
     assert (alone.images == shared.images).all()
     assert alone.captions == shared.captions
     assert len(alone.images) == 16
 
 
-def test_only_what_is_chosen_is_drawn():
+def test_only_the_chosen_combinations_are_drawn():
     only = (*itertools.product(("red", "blue", "cyan", "pink"), ("circle", "ring")),)
-    drawn = draw_pictures(3, 8, 1, replace(FRAMES, combinations=only))
+    drawn = draw_pictures(3, 8, 1, replace(PICTURE_SETTINGS, combinations=only))
     assert {(item.color, item.shape) for objects in drawn.objects for item in objects} <= set(only)
     assert not any("square" in caption for captions in drawn.captions for caption in captions)
 
@@ -103,7 +94,10 @@ def test_combinations_are_read_from_the_command_line():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--held-out", "63"], "`--held-out` must be at least 64, as many as a caption is sought among, got 63"),
+        (
+            ["--held-out", "63"],
+            "`--held-out` must be at least 64, the number of captions that a picture is compared with, got 63",
+        ),
         (["--batch-size", "14"], "`--batch-size` must be even and at least 16, got 14"),
         (["--batch-size", "17"], "`--batch-size` must be even"),
         (["--pictures", "47"], "`--pictures` must be at least half of `--batch-size`, 48, got 47"),
@@ -119,14 +113,14 @@ def test_options_are_checked_before_anything_is_drawn(tmp_path, monkeypatch, cap
     def draw(*arguments):
         raise AssertionError("pictures were drawn")
 
-    monkeypatch.setattr(pretrain_clip, "draw_pictures", draw)
+    monkeypatch.setattr(run, "draw_pictures", draw)
     assert main([str(tmp_path / "clip"), *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "clip").exists()
 
 
-def test_nothing_is_written_over(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pretrain_clip, "draw_pictures", None)
+def test_existing_files_are_not_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "draw_pictures", None)
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip/model.safetensors").write_bytes(b"mine")
     (tmp_path / "file").write_bytes(b"mine")
@@ -143,16 +137,16 @@ def test_a_failing_measurement_does_not_lose_the_training(tmp_path, monkeypatch)
     def fail(*arguments):
         raise ValueError("no measurement")
 
-    monkeypatch.setattr(pretrain_clip, "accept_clip", fail)
+    monkeypatch.setattr(run, "accept_clip", fail)
     numbers = {"layers": 1, "steps": 1, "pictures": 16, "held_out": 64, "batch_size": 16, "seed": 1, "processes": 1}
     with pytest.raises(ValueError, match="no measurement"):
         pretrain(tmp_path / "clip", combinations=SEEN, learning_rate=1e-3, **numbers)
     assert CLIPModel.from_pretrained(tmp_path / "clip").config.vision_config.num_hidden_layers == 1
 
 
-def test_short_training_learns_and_is_saved(tmp_path, monkeypatch):
-    """A few steps lower the loss; what is written loads as any CLIP and tells how it was measured."""
-    monkeypatch.setattr(pretrain_clip, "WARMUP_STEPS", 5)
+def test_a_short_training_learns_and_is_saved(tmp_path, monkeypatch):
+    """A few steps lower the loss; the model loads as any CLIP, and its card holds the measurements."""
+    monkeypatch.setattr(trainer, "WARMUP_STEPS", 5)
     options = {
         "layers": 3,
         "pictures": 64,

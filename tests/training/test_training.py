@@ -1,4 +1,4 @@
-"""Whole runs of `train/run.py` on a tiny benchmark, and what they leave behind."""
+"""Complete runs of `train/run.py` on a tiny benchmark, and the files that they write."""
 
 import json
 import re
@@ -21,14 +21,16 @@ from examples.transformers_trainer import train as train_by_transformers
 from r2tuning.training import run as run_script
 from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig, read_config, read_preset
-from r2tuning.training.loop import NonFiniteError, StopSignals, evaluate, train_step
+from r2tuning.training.loop import NonFiniteError, train_step
 from r2tuning.training.preparation import prepare_run
 from r2tuning.training.run import DONE, NOT_FINITE, NOT_PUBLISHED, USAGE, main
+from r2tuning.training.signals import StopSignals
+from r2tuning.training.validation import evaluate
 
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerate():
-    """Each run is like one in a process of its own."""
+    """Each run starts as in a process of its own."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
@@ -77,7 +79,7 @@ def test_a_tiny_model_learns(learned):
     assert best > untrained + 20
 
 
-def test_a_run_leaves_checkpoints_that_load_and_curves(learned):
+def test_a_run_writes_loadable_checkpoints_and_curves(learned):
     folder, _ = learned
     names = {path.name for path in folder.iterdir()}
     assert names == {"best", "curves.png", "final", "logs", "metrics.json", "step_000070", "step_000080", "training_config.json"}  # fmt: skip
@@ -95,8 +97,8 @@ def test_a_run_leaves_checkpoints_that_load_and_curves(learned):
     assert list((folder / "logs").rglob("events.out.tfevents.*"))
 
 
-def test_the_best_model_is_that_of_the_best_score(learned, tmp_path):
-    """Evaluated again, it has that score."""
+def test_the_best_model_has_the_best_score(learned, tmp_path):
+    """Also when it is evaluated again."""
     folder, _ = learned
     evaluations = read_metrics(folder)["evaluations"]
     assert [entry["epoch"] for entry in evaluations] == [2, 4, 6, 8]
@@ -110,7 +112,7 @@ def test_the_best_model_is_that_of_the_best_score(learned, tmp_path):
     assert run.progress.best_score == max(scores)
 
 
-def test_metrics_hold_every_step(learned):
+def test_metrics_contain_every_step(learned):
     steps = read_metrics(learned[0])["steps"]
     parts = {"classification", "boundary", "saliency", "video_calibration", "layer_calibration"}
     assert steps.keys() == {"step", "epoch", "loss", *parts, "grad_norm", "learning_rate", "seconds"}
@@ -119,7 +121,7 @@ def test_metrics_hold_every_step(learned):
     np.testing.assert_allclose(steps["loss"], sum(np.array(steps[part]) for part in parts), rtol=1e-5)
 
 
-# ---- the same and not the same -----------------------------------------------------------------------------------
+# ---- equal runs --------------------------------------------------------------------------------------------------
 
 
 def test_runs_of_the_same_seed_are_equal(options, tmp_path):
@@ -143,8 +145,8 @@ class EqualLengths(GroundingCollator):
         return super().__call__(short)
 
 
-def test_accumulated_parts_do_what_the_whole_batch_does(options, tmp_path):
-    """Of losses that are means over examples; contrast over the batch sees the examples of a part only."""
+def test_accumulated_parts_equal_the_whole_batch(options, tmp_path):
+    """For losses that are means over examples; a contrastive loss sees only the examples of its part."""
     frames = {"use_moment_head": False, "use_temporal_endpoints": False, "strides": [1]}
     frames |= {"use_video_calibration": False, "dropout": 0.0, "drop_path": 0.0}
     values = []
@@ -159,7 +161,7 @@ def test_accumulated_parts_do_what_the_whole_batch_does(options, tmp_path):
         assert parts == pytest.approx(whole, rel=1e-4)
 
 
-def test_a_step_takes_its_learning_rate_and_clips_the_gradient(options, tmp_path):
+def test_a_step_sets_its_learning_rate_and_clips_the_gradient(options, tmp_path):
     run = make_run(options, output_dir=tmp_path, warmup_steps=10, max_grad_norm=1e-3)
     batches = run.batches()
     values = [train_step(run, batches) for _ in range(2)]
@@ -170,7 +172,7 @@ def test_a_step_takes_its_learning_rate_and_clips_the_gradient(options, tmp_path
 
 
 def first_losses(options, folder, *precisions):
-    """Loss of a first step in each precision."""
+    """Loss of the first step in each precision."""
     losses = []
     for precision in precisions:
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -245,7 +247,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_changed(opti
     assert torch.equal(parameter.detach(), before)
 
 
-def test_a_dry_run_tells_what_to_expect_and_writes_nothing(options, tmp_path, capsys):
+def test_a_dry_run_reports_estimates_and_writes_nothing(options, tmp_path, capsys):
     assert main([*as_arguments(options, output_dir=tmp_path / "run"), "--dry-run"]) == DONE
     printed = capsys.readouterr().out
     assert re.search(r"6 steps of \d+\.\d\d s in 2 epochs: \d\d:\d\d", printed)
@@ -266,14 +268,14 @@ def test_help_explains_every_setting(capsys):
         assert field.metadata["help"].split()[0] in printed
 
 
-def test_the_command_line_replaces_the_preset(options):
+def test_the_command_line_overrides_the_preset(options):
     config = read_config(as_arguments(options, output_dir="run", loss_recipe="paper", eval_split="none", save_steps=7))
     assert (config.benchmark, config.drop_epochs, config.epochs) == ("qvhighlights", [20], 2)
     assert (config.loss_recipe, config.eval_split, config.save_steps) == ("paper", None, 7)
     assert config.model == MODEL
 
 
-def test_fields_of_the_model_are_added_to_those_of_the_preset(options):
+def test_model_fields_are_merged_with_those_of_the_preset(options):
     config = read_config(
         as_arguments(options, output_dir="run", preset="moving_shapes", batch_size=6, model='{"hidden_size": 32}')
     )
@@ -312,7 +314,7 @@ def test_a_preset_can_be_a_file(options, tmp_path):
         ({"output_dir": __file__}, f"`--output-dir` '{__file__}' cannot be written"),
     ],
 )
-def test_what_is_wrong_is_said(options, tmp_path, capsys, changes, message):
+def test_wrong_settings_are_reported(options, tmp_path, capsys, changes, message):
     changes = {"output_dir": tmp_path, "epochs": 1, **changes}
     assert main(as_arguments(options, **changes)) == USAGE
     assert message in capsys.readouterr().err
@@ -330,7 +332,7 @@ def test_what_is_wrong_is_said(options, tmp_path, capsys, changes, message):
         ({"best_metric": "accuracy"}, "`--best-metric` must be one of"),
     ],
 )
-def test_nothing_is_fetched_before_the_data_is_there(options, tmp_path, capsys, monkeypatch, changes, message):
+def test_nothing_is_downloaded_before_the_data_is_checked(options, tmp_path, capsys, monkeypatch, changes, message):
     def fetch(*arguments, **options):
         raise AssertionError("CLIP was fetched")
 
@@ -352,7 +354,7 @@ def test_nothing_is_fetched_before_the_data_is_there(options, tmp_path, capsys, 
         ("[3]", "mine.json' is not a preset: must be a JSON object"),
     ],
 )
-def test_a_wrong_preset_is_named(options, tmp_path, capsys, content, message):
+def test_an_invalid_preset_is_reported(options, tmp_path, capsys, content, message):
     path = tmp_path / "mine.json"
     path.write_text(content)
     options = {name: value for name, value in options.items() if name != "epochs"}
@@ -360,14 +362,14 @@ def test_a_wrong_preset_is_named(options, tmp_path, capsys, content, message):
     assert message in capsys.readouterr().err
 
 
-def test_json_options_are_objects(options, capsys):
+def test_json_options_must_be_objects(options, capsys):
     for text in ("3", "{"):
         with pytest.raises(SystemExit):
             read_config(as_arguments(options, output_dir="run", model=text))
         assert "argument --model: " in capsys.readouterr().err
 
 
-def test_queries_without_features_are_named_or_left_out(options, tmp_path, capsys):
+def test_queries_without_features_are_reported_or_left_out(options, tmp_path, capsys):
     for split in ("train", "val"):
         name = f"highlight_{split}_release.jsonl"
         line = (options["data-dir"] / name).read_text().splitlines()[0]
@@ -392,15 +394,15 @@ def damaged(options, tmp_path):
 
 
 def make_infinite(path):
-    """Only who reads the whole file sees it."""
+    """Damage that the header of the file does not show."""
     states = np.load(path)
     states[-1] = np.inf
     np.save(path, states)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_damaged_file_ends_training_with_its_name(damaged, capsys, num_workers):
-    """The same with loader processes as without."""
+def test_a_damaged_file_stops_training_and_is_named(damaged, capsys, num_workers):
+    """With loader processes as without."""
     options, folder = damaged
     make_infinite(folder / "train5.npy")
     assert main(as_arguments(options, num_workers=num_workers)) == USAGE
@@ -408,7 +410,7 @@ def test_a_damaged_file_ends_training_with_its_name(damaged, capsys, num_workers
     assert error.startswith(f"run: error: '{folder / 'train5.npy'}' holds numbers that are not finite")
 
 
-def test_videos_that_cannot_be_evaluated_are_an_error_or_left_out_and_counted(damaged, capsys):
+def test_unreadable_evaluation_videos_are_an_error_or_left_out_and_counted(damaged, capsys):
     options, folder = damaged
     make_infinite(folder / "val1.npy")
     assert main(as_arguments(options)) == USAGE
@@ -422,7 +424,7 @@ def test_videos_that_cannot_be_evaluated_are_an_error_or_left_out_and_counted(da
     assert "**Without 2 of its queries**, whose videos were missing" in (run / "best/README.md").read_text()
 
 
-def test_a_header_that_is_damaged_is_found_before_training(damaged, capsys, monkeypatch):
+def test_a_damaged_header_is_found_before_training(damaged, capsys, monkeypatch):
     def train(run):
         raise AssertionError("training began")
 
@@ -436,7 +438,7 @@ def test_a_header_that_is_damaged_is_found_before_training(damaged, capsys, monk
 
 
 def test_missing_videos_of_the_evaluation_are_counted(options, tmp_path):
-    """Of four, two have no file, and one cannot be read."""
+    """Of four videos, two are missing and one cannot be read."""
     folder = tmp_path / "videos"
     folder.mkdir()
     for name in ("train0", "val0"):
@@ -448,7 +450,7 @@ def test_missing_videos_of_the_evaluation_are_counted(options, tmp_path):
     assert run.num_left_out == 6
 
 
-def test_the_paper_recipe_and_clip_reach_the_model(options, tmp_path):
+def test_loss_recipe_and_backbone_reach_the_model(options, tmp_path):
     run = make_run(options, output_dir=tmp_path, loss_recipe="paper")
     config = run.accelerator.unwrap_model(run.model).config
     assert (config.loss_recipe, config.backbone_name_or_path) == ("paper", str(options["backbone"]))
@@ -460,7 +462,7 @@ def test_the_paper_recipe_and_clip_reach_the_model(options, tmp_path):
 
 @pytest.fixture
 def domains(options, tmp_path, monkeypatch):
-    """Options to train on two domains of TVSum, of which a video has 10 seconds."""
+    """Options to train on two domains of TVSum, with videos of 10 seconds."""
     cache, generator = tmp_path / "cache", np.random.default_rng(0)
     for name in ("clip_tiny_vid_k3", "clip_tiny_txt_k3"):
         (cache / name).mkdir(parents=True)
@@ -483,7 +485,7 @@ def domains(options, tmp_path, monkeypatch):
     return {**options, "batch-size": 2, "output-dir": tmp_path / "run"}
 
 
-def test_all_domains_have_a_model_each(domains, capsys, monkeypatch):
+def test_each_domain_has_its_own_model(domains, capsys, monkeypatch):
     pushed = []
     monkeypatch.setattr(run_script, "check_push", lambda config: None)
     monkeypatch.setattr(run_script, "push_run", lambda *arguments: pushed.append(arguments) or len(pushed) < 2)
@@ -505,7 +507,7 @@ def test_all_domains_have_a_model_each(domains, capsys, monkeypatch):
 # ---- transformers ------------------------------------------------------------------------------------------------
 
 
-def test_the_trainer_of_transformers_works_too(options, tmp_path):
+def test_the_example_trains_with_the_trainer_of_transformers(options, tmp_path):
     config = read_config(as_arguments(options, output_dir=tmp_path, epochs=4))
     trainer = train_by_transformers(config, use_cpu=True, logging_steps=1, save_strategy="no", disable_tqdm=True)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -1,4 +1,4 @@
-"""A run's results beside its models, and `--push-to` to the loopback Hub."""
+"""Results of a run beside its models, and `--push-to` against the loopback Hub."""
 
 import json
 import shlex
@@ -51,7 +51,7 @@ def config_of(run, **changes):
 
 
 @pytest.mark.parametrize("name", ["best", "final", "step_000002"])
-def test_results_are_those_of_the_model(run, name):
+def test_results_belong_to_the_model(run, name):
     record_results(run / name)
     results, evaluations = Results.load(run / name), json.loads((run / "metrics.json").read_text())["evaluations"]
     found = {entry["step"]: entry for entry in evaluations}[results.training["step"]]
@@ -97,13 +97,13 @@ def test_no_path_of_this_machine_is_published(run):
         {"model": {"save_backbone": True, "strides": [1, 2]}, "queries_per_video": 2, "mixed_precision": "no"},
     ],
 )
-def test_the_recorded_command_has_every_setting_that_matters(run, changes):
+def test_the_recorded_command_has_every_setting_that_affects_the_result(run, changes):
     config = config_of(run, **changes)
     command = shlex.split(command_line(config))
     assert command[:2] == ["python", "train/run.py"]
     again = asdict(read_config(command[2:]))
     for name, value in asdict(config).items():
-        if name not in training_hub.NO_MATTER | set(training_hub.PATHS) - {"backbone"}:
+        if name not in training_hub.RESULT_INVARIANT_FIELDS | set(training_hub.PATH_FIELDS) - {"backbone"}:
             assert again[name] in (value, name.upper()), name
 
 
@@ -134,7 +134,7 @@ def test_a_failed_upload_does_not_lose_the_run(hub, run, caplog, monkeypatch, ca
     assert "may not write there" in caplog.text
 
 
-def test_what_could_not_be_pushed_is_refused_at_the_start(hub, run, monkeypatch):
+def test_a_run_that_could_not_be_published_is_refused_at_the_start(hub, run, monkeypatch):
     check_push(config_of(run, push_to=NAME))  # CLIP is in the checkpoint
     check_push(config_of(run, push_to=NAME, model={}, backbone="org/clip"))
     with pytest.raises(ValueError, match="cannot be published: give `backbone` a name on the Hub"):
@@ -146,7 +146,7 @@ def test_what_could_not_be_pushed_is_refused_at_the_start(hub, run, monkeypatch)
         check_push(config_of(run, push_to=NAME))
 
 
-def test_commit(monkeypatch, tmp_path):
+def test_the_commit_is_recorded_and_marked_if_files_differ(monkeypatch, tmp_path):
     monkeypatch.setattr(training_hub, "ROOT", tmp_path)
     assert training_hub._git_commit() is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]

@@ -23,7 +23,7 @@ METHOD_FIELDS = {name: value for name, value in MODEL.items() if name != "num_re
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerate(monkeypatch):
-    """Each run is like one in a process of its own; it draws no curves, which takes the longest here."""
+    """Each run starts as in a process of its own; it draws no curves, which would take the longest here."""
     reset_accelerate()
     monkeypatch.setattr(run_script, "draw_curves", lambda *arguments: None)
 
@@ -55,14 +55,14 @@ def options(tiny_clip, checkpoint, tmp_path_factory):
 
 
 def read_weights(folder):
-    """All that a checkpoint stores."""
+    """All weights that a checkpoint stores."""
     adapter = folder / "lora/adapter_model.safetensors"
     return load_file(folder / "model.safetensors") | (load_file(adapter) if adapter.exists() else {})
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_trains_from_videos_resumes_and_loads(options, tmp_path, method):
-    """A run that goes on from its second step ends as the one that was left alone, to the last bit."""
+    """A run that resumes from its second step ends with the weights of an uninterrupted one, to the last bit."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     options = {**options, "model": json.dumps(MODEL if method == "r2_tuning" else METHOD_FIELDS)}
     assert main(as_arguments(options, method=method, output_dir=whole)) == DONE
@@ -91,7 +91,7 @@ def keep_layers(cache, layers):
 
 
 @pytest.mark.parametrize("method", ["none", "losa", "lst"])
-def test_what_reads_the_layers_of_a_plain_clip_trains_from_features(tiny_clip, tmp_path, method):
+def test_methods_that_read_an_unchanged_backbone_train_from_features(tiny_clip, tmp_path, method):
     options = {**write_benchmark(tmp_path, tiny_clip), "model": json.dumps(METHOD_FIELDS), "epochs": 1}
     if method == "none":
         keep_layers(tmp_path / "cache", slice(-1, None))
@@ -102,11 +102,11 @@ def test_what_reads_the_layers_of_a_plain_clip_trains_from_features(tiny_clip, t
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
-        *((method, "changes what CLIP computes") for method in ("full", "lora", "vpt", "vop", "st_adapter")),
-        ("e3va", "reads what is between CLIP's layers"),
+        *((method, "changes CLIP's hidden states") for method in ("full", "lora", "vpt", "vop", "st_adapter")),
+        ("e3va", "reads states inside of CLIP's layers"),
     ],
 )
-def test_features_cannot_stand_for_other_methods(tiny_clip, tmp_path, capsys, method, reason):
+def test_other_methods_refuse_features(tiny_clip, tmp_path, capsys, method, reason):
     options = {**write_benchmark(tmp_path, tiny_clip), "model": json.dumps(METHOD_FIELDS)}
     assert main(as_arguments(options, method=method, output_dir=tmp_path / "run")) == USAGE
     message = capsys.readouterr().err
@@ -114,7 +114,7 @@ def test_features_cannot_stand_for_other_methods(tiny_clip, tmp_path, capsys, me
     assert "--video-dir" in message
 
 
-def test_a_cache_of_fewer_layers_than_a_side_network_reads_is_refused(tiny_clip, tmp_path, capsys):
+def test_a_cache_with_too_few_layers_for_a_side_network_is_refused(tiny_clip, tmp_path, capsys):
     options = {**write_benchmark(tmp_path, tiny_clip), "model": json.dumps(METHOD_FIELDS)}
     keep_layers(tmp_path / "cache", slice(1, None))
     assert main(as_arguments(options, method="lst", output_dir=tmp_path / "run")) == USAGE

@@ -1,4 +1,4 @@
-"""Two processes with gloo, started by torchrun, against one."""
+"""Two processes with gloo, started by torchrun, compared with one."""
 
 import json
 import os
@@ -58,18 +58,18 @@ def test_there_were_two_processes(both):
     checkpoint = two / "step_000006/training_state"
     assert json.loads((checkpoint / "progress.json").read_text())["num_processes"] == 2
     first, second = (torch.load(checkpoint / f"random_states_{rank}.pkl", weights_only=False) for rank in range(2))
-    assert not torch.equal(first["torch_manual_seed"], second["torch_manual_seed"])  # they drop out something else
+    assert not torch.equal(first["torch_manual_seed"], second["torch_manual_seed"])  # dropout differs
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_losses_and_gradients_are_those_of_the_whole_batch(both, case):
-    """On each process; shares of unequal size and length. Gradients relative to the largest entry of each parameter."""
+def test_losses_and_gradients_equal_those_of_the_whole_batch(both, case):
+    """On each process, with shares of unequal size and length; gradients relative to their largest entry."""
     for found in both[0][case]:
         assert found["losses"] <= 1e-5
         assert found["gradients"] <= 1e-5, found["at"]
 
 
-def test_a_run_of_two_processes_is_that_of_one(both):
+def test_a_run_in_two_processes_measures_the_same_as_in_one(both):
     _, two, one = both
     got, want = (json.loads((folder / "metrics.json").read_text()) for folder in (two, one))
     assert got["evaluations"] == want["evaluations"]
@@ -78,8 +78,8 @@ def test_a_run_of_two_processes_is_that_of_one(both):
         np.testing.assert_allclose(got["steps"][name], want["steps"][name], rtol=1e-4, err_msg=name)
 
 
-def test_weights_of_two_processes_are_those_of_one(both):
-    """But for those whose gradient is rounding noise, of which Adam makes full steps."""
+def test_two_processes_end_with_the_weights_of_one(both):
+    """Except weights whose gradient is rounding noise, which Adam scales to full steps."""
     got, want = (load_file(folder / "final/model.safetensors") for folder in both[1:])
     for key, value in want.items():
         if not key.endswith(("video_key.bias", "k_proj.bias")):

@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and started again ends as one that was not."""
+"""A run that is killed anywhere and resumed ends with the same weights as an uninterrupted one."""
 
 import contextlib
 import json
@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from fresh_python import FreshPython
 from safetensors.torch import load_file
 from training_samples import as_arguments, write_benchmark
 
 from modeling_r2tuning.files_r2tuning import claiming
-from r2tuning.training import checkpoints as checkpointing
-from r2tuning.training import loop, run
-from r2tuning.training.checkpoints import CheckpointFolder, find_damage
+from r2tuning.training import checkpoints, folders, loop, run, validation
+from r2tuning.training.checkpoints import CheckpointFolder
+from r2tuning.training.checksums import find_damage, measure_files
 from r2tuning.training.data import GroundingData
 from r2tuning.training.run import DONE, USAGE, main
 
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerate(monkeypatch):
-    """Each run is like one in a process of its own; it draws no curves, which takes the longest here."""
+    """Each run starts as in a process of its own; it draws no curves, which would take the longest here."""
     reset_accelerate()
     monkeypatch.setattr(run, "draw_curves", lambda *arguments: None)
 
@@ -50,7 +51,7 @@ def options(tiny_clip, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(options, tmp_path_factory):
-    """Folder of a run that was left alone."""
+    """Folder of an uninterrupted run."""
     reset_accelerate()
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert main(as_arguments(options, output_dir=folder)) == DONE
@@ -97,7 +98,7 @@ def kill():
 
 
 def kill_between_the_parts_of_a_step():
-    backward, calls = loop.Accelerator.backward, []
+    backward, calls = Accelerator.backward, []
 
     def counting(self, loss):
         calls.append(None)
@@ -105,11 +106,11 @@ def kill_between_the_parts_of_a_step():
             kill()
         backward(self, loss)
 
-    loop.Accelerator.backward = counting
+    Accelerator.backward = counting
 
 
 def kill_in_an_evaluation():
-    predict, calls = loop.predict, []
+    predict, calls = validation.predict, []
 
     def counting(*arguments, **options):
         for prediction in predict(*arguments, **options):
@@ -118,11 +119,11 @@ def kill_in_an_evaluation():
                 kill()
             yield prediction
 
-    loop.predict = counting
+    validation.predict = counting
 
 
 def kill_while_a_checkpoint_is_written():
-    save_checkpoint, calls = checkpointing.save_checkpoint, []
+    save_checkpoint, calls = checkpoints.save_checkpoint, []
 
     def counting(model, processor, folder):
         save_checkpoint(model, processor, folder)
@@ -132,33 +133,33 @@ def kill_while_a_checkpoint_is_written():
             path.write_bytes(path.read_bytes()[:1000])
             kill()
 
-    checkpointing.save_checkpoint = counting
+    checkpoints.save_checkpoint = counting
 
 
 def kill_between_best_and_checkpoint():
-    put_in_place = checkpointing._put_in_place
+    put_in_place = folders._put_in_place
 
     def counting(new):
         if new.name == ".step_000003.new" and (new.parent / "best").exists():
             kill()
         put_in_place(new)
 
-    checkpointing._put_in_place = counting
+    folders._put_in_place = counting
 
 
 def kill_between_two_renames():
-    hide = checkpointing._hide
+    hide = folders._hide
 
     def halfway(path):
         hide(path)
         if path.name == "step_000003":
             kill()
 
-    checkpointing._hide = halfway
+    folders._hide = halfway
 
 
 def kill_while_an_old_checkpoint_is_removed():
-    rmtree = checkpointing.shutil.rmtree
+    rmtree = folders.shutil.rmtree
 
     def halfway(path, **options):
         if Path(path).name == ".step_000002.old" and path.exists():
@@ -166,7 +167,7 @@ def kill_while_an_old_checkpoint_is_removed():
             kill()
         rmtree(path, **options)
 
-    checkpointing.shutil.rmtree = halfway
+    folders.shutil.rmtree = halfway
 
 
 KILLS = {
@@ -180,7 +181,7 @@ KILLS = {
 
 
 @pytest.mark.parametrize("kill_somewhere", KILLS)
-def test_a_killed_run_goes_on_exactly(options, whole, tmp_path, kill_somewhere):
+def test_a_killed_run_resumes_exactly(options, whole, tmp_path, kill_somewhere):
     arguments = as_arguments(options, output_dir=tmp_path)
     assert run_in_child(kill_somewhere, arguments) == -signal.SIGKILL
     assert steps(tmp_path) == KILLS[kill_somewhere]
@@ -188,8 +189,8 @@ def test_a_killed_run_goes_on_exactly(options, whole, tmp_path, kill_somewhere):
     assert_same_run(tmp_path, whole)
 
 
-def test_a_command_killed_from_outside_goes_on_exactly(options, whole, tmp_path):
-    """Whenever it is: after the first checkpoint. It is then finished with a loader process."""
+def test_a_command_killed_from_outside_resumes_exactly(options, whole, tmp_path):
+    """At any time after the first checkpoint; it is then finished with a loader process."""
     process = FreshPython([ROOT / "train/run.py", *as_arguments(options, output_dir=tmp_path)])
     while not steps(tmp_path) and process.poll() is None:
         time.sleep(0.01)
@@ -203,7 +204,7 @@ def test_a_command_killed_from_outside_goes_on_exactly(options, whole, tmp_path)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_run_finishes_its_step_and_goes_on_exactly(
+def test_a_stopped_run_finishes_its_step_and_resumes_exactly(
     options, whole, tmp_path, monkeypatch, capsys, number, status
 ):
     learning_rate, handlers = loop.learning_rate, [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)]
@@ -216,7 +217,7 @@ def test_a_stopped_run_finishes_its_step_and_goes_on_exactly(
 
         patch.setattr(loop, "learning_rate", interrupting)
         assert main(as_arguments(options, output_dir=tmp_path)) == status
-    assert "after step 5; `--resume auto` goes on" in capsys.readouterr().err
+    assert "after step 5; `--resume auto` resumes" in capsys.readouterr().err
     assert steps(tmp_path)[-1] == "step_000005"
     assert [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)] == handlers
     assert main(as_arguments(options, output_dir=tmp_path)) == DONE
@@ -224,9 +225,9 @@ def test_a_stopped_run_finishes_its_step_and_goes_on_exactly(
 
 
 @pytest.mark.parametrize("evaluation", [1, 3])
-def test_a_run_stopped_in_an_evaluation_does_it_again(options, whole, tmp_path, monkeypatch, evaluation):
+def test_a_run_stopped_in_an_evaluation_repeats_it(options, whole, tmp_path, monkeypatch, evaluation):
     """In the first, or in the last, when no step is left."""
-    predict, evaluations, count = loop.predict, [], []
+    predict, evaluations, count = validation.predict, [], []
     with monkeypatch.context() as patch:
 
         def interrupting(*arguments, **options):
@@ -237,7 +238,7 @@ def test_a_run_stopped_in_an_evaluation_does_it_again(options, whole, tmp_path, 
                     os.kill(os.getpid(), signal.SIGTERM)
                 yield prediction
 
-        patch.setattr(loop, "predict", interrupting)
+        patch.setattr(validation, "predict", interrupting)
         assert main(as_arguments(options, output_dir=tmp_path)) == 143
     assert len(count) == 1
     assert steps(tmp_path)[-1] == f"step_{3 * evaluation:06d}"
@@ -247,7 +248,7 @@ def test_a_run_stopped_in_an_evaluation_does_it_again(options, whole, tmp_path, 
 
 
 def stop_all_processes_at_once():
-    """As a cluster's scheduler does; `setsid` keeps it from the processes of the tests."""
+    """As a cluster's scheduler does; `setsid` protects the processes of the tests."""
     os.setsid()
     learning_rate = loop.learning_rate
 
@@ -260,7 +261,7 @@ def stop_all_processes_at_once():
     loop.learning_rate = interrupting
 
 
-def test_a_signal_to_the_loader_processes_too_does_no_harm(options, whole, tmp_path):
+def test_a_signal_to_the_loader_processes_too_is_harmless(options, whole, tmp_path):
     arguments = as_arguments(options, output_dir=tmp_path, num_workers=2)
     assert run_in_child(stop_all_processes_at_once, arguments) == 143
     assert steps(tmp_path)[-1] == "step_000005"
@@ -290,7 +291,7 @@ sys.exit(run.main(sys.argv[1:]))
 """
 
 
-def test_a_stopped_command_ends_though_its_loader_process_is_stuck(options, tmp_path):
+def test_a_stopped_command_ends_even_if_its_loader_process_is_stuck(options, tmp_path):
     arguments = as_arguments({**options, "gradient-accumulation": 1}, output_dir=tmp_path, num_workers=1)
     process = FreshPython(["-c", STUCK, *arguments])
     try:
@@ -316,7 +317,7 @@ def full_disk(limit=32 * 1024):
 
 
 def test_a_full_disk_loses_nothing(options, whole, tmp_path, monkeypatch, capsys):
-    """The run goes on without checkpoints, says so, and can be resumed from the last one that was written."""
+    """The run continues without checkpoints, reports it, and can be resumed from the last one that was written."""
     learning_rate = loop.learning_rate
     with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
 
@@ -334,8 +335,8 @@ def test_a_full_disk_loses_nothing(options, whole, tmp_path, monkeypatch, capsys
     assert_same_run(tmp_path, whole)
 
 
-def test_a_disk_that_has_room_again_is_used(options, whole, tmp_path, monkeypatch):
-    """What could not be saved, at the end of the second epoch, is not called the best."""
+def test_checkpoints_are_written_again_once_the_disk_has_space(options, whole, tmp_path, monkeypatch):
+    """The model of the second epoch, which could not be saved, is not recorded as the best."""
     learning_rate = loop.learning_rate
     with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
 
@@ -358,12 +359,12 @@ def test_a_disk_that_has_room_again_is_used(options, whole, tmp_path, monkeypatc
 # ---- folders -----------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_was_being_replaced_is_put_in_place(tmp_path):
+def test_an_unfinished_replacement_of_a_folder_is_completed(tmp_path):
     """The process was killed between two renames, or while it wrote or removed."""
     for name in (".best.new", ".best.old", "final", ".step_000004.old", ".r2tuning-abc.partial"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "name").write_text(name)
-    CheckpointFolder(tmp_path, loop.Accelerator(cpu=True), model=None, processor=None, keep=1).prepare()
+    CheckpointFolder(tmp_path, Accelerator(cpu=True), model=None, processor=None, keep=1).prepare()
     assert {path.name: (path / "name").read_text() for path in tmp_path.iterdir()} == {
         "best": ".best.new",
         "final": "final",
@@ -382,12 +383,12 @@ def test_a_finished_run_does_nothing_more(whole, options):
     assert {path: path.stat().st_mtime for path in whole.glob("step_*")} == before
 
 
-def test_a_run_is_not_begun_over_another(whole, options, capsys):
+def test_a_new_run_does_not_overwrite_another(whole, options, capsys):
     assert main(as_arguments(options, output_dir=whole, resume="never")) == USAGE
     assert "`--resume auto`" in capsys.readouterr().err
 
 
-def test_a_run_does_not_go_on_with_other_settings(whole, options, capsys):
+def test_a_run_does_not_resume_with_other_settings(whole, options, capsys):
     assert main(as_arguments(options, output_dir=whole, learning_rate=1e-3, num_workers=1)) == USAGE
     message = capsys.readouterr().err
     assert "`--learning-rate` was 0.005, now is 0.001" in message
@@ -435,7 +436,7 @@ def test_every_damaged_file_of_a_checkpoint_is_found(copy):
     ("name", "damage", "reason"),
     [
         ("model.safetensors", cut, "bytes instead of"),
-        ("training_state/random_states_0.pkl", flip, "does not fit its checksum"),
+        ("training_state/random_states_0.pkl", flip, "do not match its checksum"),
     ],
 )
 def test_a_run_falls_back_to_the_checkpoint_before(options, whole, copy, caplog, name, damage, reason):
@@ -445,10 +446,10 @@ def test_a_run_falls_back_to_the_checkpoint_before(options, whole, copy, caplog,
     assert (copy / "damaged_step_000009").is_dir()
     (message,) = (message for message in caplog.messages if reason in message)
     assert str(copy / "step_000009" / name) in message
-    assert f"Going on from '{copy / 'step_000008'}'" in message
+    assert f"Resuming from '{copy / 'step_000008'}'" in message
 
 
-def test_damaged_files_beside_the_checkpoints_are_written_anew(options, whole, copy, caplog):
+def test_damaged_files_beside_the_checkpoints_are_restored(options, whole, copy, caplog):
     for name in ("metrics.json", "training_config.json"):
         cut(copy / name)
     assert main(as_arguments(options, output_dir=copy)) == DONE
@@ -458,18 +459,18 @@ def test_damaged_files_beside_the_checkpoints_are_written_anew(options, whole, c
         assert f"'{copy / name}' was damaged" in caplog.text
 
 
-def test_a_run_without_a_whole_checkpoint_is_not_begun_anew(options, copy, capsys):
+def test_a_run_without_an_intact_checkpoint_is_not_restarted(options, copy, capsys):
     for checkpoint in copy.glob("step_*"):
         cut(checkpoint / "model.safetensors")
     assert main(as_arguments(options, output_dir=copy)) == USAGE
     message = capsys.readouterr().err
-    assert f"No checkpoint in '{copy}' is whole" in message
+    assert f"No checkpoint in '{copy}' is intact" in message
     assert str(copy / "step_000008/model.safetensors") in message
     assert steps(copy) == ["step_000008", "step_000009"]
     for checkpoint in copy.glob("step_*"):
         shutil.rmtree(checkpoint)
     assert main(as_arguments(options, output_dir=copy)) == USAGE
-    assert "holds best and final of a run, but none of its checkpoints" in capsys.readouterr().err
+    assert "holds best and final of a run, but no checkpoint to resume from" in capsys.readouterr().err
 
 
 def test_a_damaged_best_model_is_not_published(options, copy, capsys, caplog):
@@ -478,23 +479,23 @@ def test_a_damaged_best_model_is_not_published(options, copy, capsys, caplog):
     assert f"'{copy / 'best/model.safetensors'}' is damaged" in capsys.readouterr().err
     shutil.rmtree(copy / "best")
     assert main(as_arguments(options, output_dir=copy)) == DONE
-    assert f"'{copy / 'best'}' is gone" in caplog.text
+    assert f"'{copy / 'best'}' is missing" in caplog.text
 
 
 def rewrite_progress(checkpoint, **changes):
     path = checkpoint / "training_state/progress.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     (checkpoint / "checksums.json").unlink()
-    (checkpoint / "checksums.json").write_text(json.dumps(checkpointing._measure(checkpoint)))
+    (checkpoint / "checksums.json").write_text(json.dumps(measure_files(checkpoint)))
 
 
-def test_a_run_goes_on_inexactly_only_if_told(options, copy, capsys, caplog, monkeypatch):
-    """With another number of processes, or where accelerate could not restore the random state and did not say so."""
+def test_a_run_resumes_inexactly_only_on_request(options, copy, capsys, caplog, monkeypatch):
+    """With another number of processes, or if accelerate silently failed to restore the random state."""
     rewrite_progress(copy / "step_000009", num_processes=2)
     assert main(as_arguments(options, output_dir=copy)) == USAGE
     assert "was written by 2 processes, now there are 1: the run would end with other" in capsys.readouterr().err
     assert main(as_arguments(options, output_dir=copy, resume="inexact")) == DONE
-    assert "the run goes on, but not exactly as it would have" in caplog.text
+    assert "the run resumes, but not exactly" in caplog.text
     rewrite_progress(copy / "step_000009", num_processes=1)
 
     def fail(state):
@@ -503,7 +504,7 @@ def test_a_run_goes_on_inexactly_only_if_told(options, copy, capsys, caplog, mon
     monkeypatch.setattr(torch, "set_rng_state", fail)
     assert main(as_arguments(options, output_dir=copy)) == USAGE
     message = capsys.readouterr().err
-    assert f"into the state of '{copy / 'step_000009/training_state/random_states_0.pkl'}'" in message
+    assert f"not be restored from '{copy / 'step_000009/training_state/random_states_0.pkl'}'" in message
     assert "pass `--resume inexact`" in message
 
 
@@ -550,7 +551,7 @@ def test_a_failing_evaluation_does_not_lose_the_epoch(options, whole, tmp_path, 
         raise ValueError("'val0.npy' holds numbers that are not finite.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "predict", fail)
+        patch.setattr(validation, "predict", fail)
         assert main(as_arguments(options, output_dir=tmp_path)) == USAGE
     assert "The evaluation failed: 'val0.npy' holds" in capsys.readouterr().err
     assert steps(tmp_path) == ["step_000002", "step_000003"]

@@ -1,0 +1,1 @@
+"""Pre-training of a small CLIP on single pictures of Moving Shapes."""
