@@ -79,5 +79,5 @@ setup(
         ],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
     },
-    entry_points={"console_scripts": ["r2tuning = r2tuning.commands.main:main"]},
+    entry_points={"console_scripts": ["r2tuning = r2tuning_cli.main:main"]},
 )

@@ -13,11 +13,12 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from transformers import CLIPImageProcessor, CLIPTokenizer
+from transformers import BaseImageProcessor, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.measurement import Function, print_report, time_in_turn
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
+from modeling_r2tuning.processing_r2tuning import make_image_processor
 from r2tuning.features.cache import prepare_folder
 from r2tuning.features.extraction import VideoJob, extract
 from r2tuning.features.store import FeatureStore, feature_settings
@@ -25,7 +26,7 @@ from r2tuning.features.store import FeatureStore, feature_settings
 
 @torch.no_grad()
 def plain_loop(
-    model: R2TuningForVideoGrounding, image_processor: CLIPImageProcessor, videos: list[str], fps: float, folder: Path
+    model: R2TuningForVideoGrounding, image_processor: BaseImageProcessor, videos: list[str], fps: float, folder: Path
 ) -> None:
     """Compute the features of all videos in the most obvious way."""
     for index, video in enumerate(videos):
@@ -71,7 +72,7 @@ def make_store(folder: Path, dtype: str, fps: float) -> FeatureStore:
     torch.manual_seed(0)
     model = R2TuningForVideoGrounding(R2TuningConfig()).eval()
     tokenizer = CLIPTokenizer({"<|startoftext|>": 0, "<|endoftext|>": 1}, [])
-    processor = R2TuningProcessor(CLIPImageProcessor(), tokenizer, fps=fps)
+    processor = R2TuningProcessor(make_image_processor(), tokenizer, fps=fps)
     settings = feature_settings(model, processor, "qvhighlights", fps, dtype, "random")
     prepare_folder(folder, settings)
     model.vision_model.to(getattr(torch, dtype))

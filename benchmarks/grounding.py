@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from transformers import CLIPImageProcessor, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from benchmarks.measurement import print_report
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor, load_video_frames
+from modeling_r2tuning.processing_r2tuning import make_image_processor
 
 
 Result = TypeVar("Result")
@@ -36,7 +37,7 @@ def main() -> None:
     model.vision_model.to(getattr(torch, args.dtype))
     model.text_model.to(getattr(torch, args.dtype))
     tokenizer = CLIPTokenizer({"<|startoftext|>": 0, "<|endoftext|>": 1}, [])  # queries are random tokens
-    processor = R2TuningProcessor(CLIPImageProcessor(), tokenizer, fps=args.fps)
+    processor = R2TuningProcessor(make_image_processor(), tokenizer, fps=args.fps)
     tokens = torch.randint(1, 49000, (args.queries, 12))
 
     seconds = {}

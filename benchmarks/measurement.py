@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from r2tuning.hub.model_card import write_text
+from r2tuning.json_files import write_text
 
 
 Function = Callable[[], Any]

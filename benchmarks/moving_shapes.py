@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoProcessor, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import AutoProcessor, CLIPModel
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.measurement import format_report, write_text
@@ -112,8 +112,7 @@ class RandomMoments:
 def contrast_moments(rows: list[Row], folder: str) -> Iterator[Row]:
     """Answers of a CLIP that was trained on single pictures only."""
     clip = CLIPModel.from_pretrained(folder).eval()
-    image_processor = CLIPImageProcessor.from_pretrained(folder)
-    processor = R2TuningProcessor(image_processor, CLIPTokenizer.from_pretrained(folder), fps=FPS)
+    processor = R2TuningProcessor.from_backbone(folder, fps=FPS)
     videos: dict[str, list[Row]] = {}
     for row in rows:
         videos.setdefault(row["video_id"], []).append(row)
@@ -160,7 +159,7 @@ def answer_by_model(rows: list[Row], checkpoint: str, features: str | None) -> I
     model = R2TuningForVideoGrounding.from_pretrained(checkpoint).eval()
     processor = AutoProcessor.from_pretrained(checkpoint)
     cache = None if features is None else FeatureCache(features, model=model, fps=processor.fps)
-    yield from predict(model, processor, rows, cache)
+    yield from predict(model, processor, rows, cache, benchmark="moving_shapes")
 
 
 def make_parser() -> argparse.ArgumentParser:

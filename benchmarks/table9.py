@@ -29,6 +29,7 @@ from benchmarks.memory import KeptForBackward, extrapolate_peak, read_peak, star
 from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding
 from modeling_r2tuning.files_r2tuning import writing
+from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
 from r2tuning.training.model import layers_read
 
 
@@ -211,7 +212,7 @@ def largest_batch(method: str, settings: dict[str, Any]) -> int:
 
 def train(method: str, args: argparse.Namespace) -> dict[str, Any]:
     """Mean and spread of mAP over the seeds, by split."""
-    plain = R2TuningConfig(method=method, **layers_read(method, R2TuningConfig())).reads_plain_clip
+    plain = METHOD_SPECS[method].reads_plain_layers
     source = {"features": args.features} if plain and args.features else {"video-dir": args.video_dir}
     data = {"data-dir": args.data_dir, "backbone": args.backbone, **source}
     budget = Budget(args.preset, data, tuple(args.splits), args.budget)

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.measurement import print_report
+from modeling_r2tuning.processing_r2tuning import make_image_processor
 from r2tuning.training.config import TrainingConfig, read_preset
 from r2tuning.training.loop import TrainingRun, train_step
 from r2tuning.training.preparation import prepare_run
@@ -61,7 +62,7 @@ def write_clip(folder: Path, clip: CLIPModel) -> None:
     """A CLIP with a tokenizer whose words are numbers."""
     tokens = {f"{number}</w>": number for number in range(510)}
     tokens |= {"<|startoftext|>": 510, "<|endoftext|>": 511}
-    for part in (clip, CLIPTokenizer(tokens, []), CLIPImageProcessor()):
+    for part in (clip, CLIPTokenizer(tokens, []), make_image_processor()):
         part.save_pretrained(folder)
 
 

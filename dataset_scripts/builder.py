@@ -1,21 +1,23 @@
-"""What the builders of all benchmarks share: finding the files, cleaning, videos, and the summary at the end.
+"""The base of the builders: finding the annotation files, cleaning, videos, and the summary in the log.
 
-A builder's own file says where its annotations lie and reads them. Every sibling that is needed is imported in that
-file: datasets below 4 loads the file as a script and carries only what is imported there. Its `load_dataset` also
-caches what it made; `load_vtg_dataset` never does.
+A builder's own file says where its annotations lie and reads them. `load_vtg_dataset` runs the builders without a cache.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import datasets
 
+from .benchmarks import BenchmarkSpec
 from .cleaning import Report, clean_moments, is_too_short_for_training, strip_query
 from .reading import AnnotationError, Record, find_files
 from .videos import VideoFolder
 
 
 __all__ = ["BenchmarkBuilder", "BenchmarkConfig"]
+
+CHOICES = {"missing_videos": ("error", "skip"), "on_error": ("raise", "skip")}
 
 
 @dataclass
@@ -26,7 +28,7 @@ class BenchmarkConfig(datasets.BuilderConfig):
         video_dir: Folder of the videos; `None` = the column `video` is null.
         missing_videos: "error" or "skip", for annotated videos that are not in `video_dir`.
         on_error: "raise" or "skip", for malformed records.
-        split: The only split to load; `None` = all whose files exist.
+        split: The only split to load; `None` = all splits whose files exist.
     """
 
     video_dir: str | None = None
@@ -36,23 +38,23 @@ class BenchmarkConfig(datasets.BuilderConfig):
 
 
 class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
-    """Base of the builders; a builder sets the constants and `read_examples`."""
+    """Base of the builders; a builder sets the constants and defines `read_examples`."""
 
     BUILDER_CONFIG_CLASS = BenchmarkConfig
-    # datasets takes 10 where there is a video column, though ours holds only paths; more of long videos fill the memory
+    # The default of datasets is 10 where there is a video column, but ours holds only paths. Larger batches of examples
+    # of long videos would take much memory.
     DEFAULT_WRITER_BATCH_SIZE = 100
 
-    # Names of the files of each split, relative to `data_dir`, the preferred one first; `.gz` may follow.
-    FILES = {}
-    # What stands between the id of a video and the ending of its file.
-    VIDEO_SUFFIX = ""
-    # Frames per second in training, to which short moments are widened; None = the benchmark has no moments.
-    TRAINING_FPS = None
+    SPEC: ClassVar[BenchmarkSpec]
+    # File names of each split relative to `data_dir`, the preferred name first; each may also end in `.gz`.
+    FILES: ClassVar[dict[str, tuple[str, ...]]]
+    # Part of a video's file name between its id and the file extension.
+    VIDEO_SUFFIX: ClassVar[str] = ""
 
     def read_examples(
         self, path: str, split: str, videos: VideoFolder, report: Report
-    ) -> Iterator[tuple[Record, dict]]:
-        """Yield the examples of a file as they stand there, each after its record, which knows where that is."""
+    ) -> Iterator[tuple[Record, dict[str, Any]]]:
+        """Yield the examples of a file before cleaning, each with the record it was read from."""
         raise NotImplementedError
 
     def find_file(self, split: str) -> str | None:
@@ -68,7 +70,7 @@ class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
         if not any(paths.values()):
             names = "; ".join(f"{split}: {', '.join(self.FILES[split])}" for split in splits)
             raise FileNotFoundError(
-                f"No annotations of {self.name} in '{self.config.data_dir}'. Looked for {names} (also with .gz). "
+                f"No annotations of {self.SPEC.name} in '{self.config.data_dir}'. Looked for {names} (also with .gz). "
                 "Pass a file of another name as `data_files`."
             )
         return [
@@ -79,18 +81,18 @@ class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
 
     def _check_config(self) -> None:
         config = self.config
-        for field, choices in (("missing_videos", ("error", "skip")), ("on_error", ("raise", "skip"))):
+        for field, choices in CHOICES.items():
             if getattr(config, field) not in choices:
                 raise ValueError(f"`{field}` must be one of {list(choices)}, got {getattr(config, field)!r}.")
-        for split in [config.split or next(iter(self.FILES)), *(config.data_files or {})]:
+        splits = [] if config.split is None else [config.split]
+        for split in [*splits, *(config.data_files or {})]:
             if split not in self.FILES:
-                raise ValueError(f"{self.name} has the splits {list(self.FILES)}, got {str(split)!r}.")
+                raise ValueError(f"{self.SPEC.name} has the splits {list(self.FILES)}, got {str(split)!r}.")
         if config.data_dir is None and config.data_files is None:
-            raise ValueError(f"Pass `data_dir`, the folder that holds the annotations of {self.name}.")
+            raise ValueError(f"Pass `data_dir`, the folder that holds the annotations of {self.SPEC.name}.")
 
-    def _generate_examples(self, split: str, path: str) -> Iterator[tuple[int, dict]]:
-        domain = [self.config.name] if self.BUILDER_CONFIGS else []
-        report = Report(" ".join([self.name, *domain, split]), self.config.on_error)
+    def _generate_examples(self, split: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        report = Report(self._title(split), self.config.on_error)
         videos = VideoFolder(self.config.video_dir, self.VIDEO_SUFFIX)
         qids, contents = set(), set()
         num_examples = 0
@@ -109,23 +111,29 @@ class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
                 num_examples += 1
         self._finish(num_examples, path, videos, report)
 
-    def _clean(self, example: dict, split: str, report: Report) -> bool:
-        """Apply the rules of cleaning to an example; whether it is kept."""
+    def _title(self, split: str) -> str:
+        """Benchmark, domain where there are several, and split: the beginning of the line in the log."""
+        if self.BUILDER_CONFIGS:
+            return f"{self.SPEC.name} {self.config.name} {split}"
+        return f"{self.SPEC.name} {split}"
+
+    def _clean(self, example: dict[str, Any], split: str, report: Report) -> bool:
+        """Clean an example in place; whether it is kept."""
         example["query"] = strip_query(example["query"], report)
         if example["moments"] is None:
             return True
         training = split == "train"
         if training and is_too_short_for_training(example["duration_sec"], report):
             return False
-        frame_sec = 1 / self.TRAINING_FPS if training else None
+        frame_sec = 1 / self.SPEC.fps if training else None
         example["moments"] = clean_moments(example["moments"], example["duration_sec"], report, frame_sec)
         return True
 
-    def _add_video(self, example: dict, videos: VideoFolder) -> bool:
+    def _add_video(self, example: dict[str, Any], videos: VideoFolder) -> bool:
         """Set the path of the video; whether the example is kept."""
         example["video"] = videos.find(example["video_id"])
         if videos.missing and self.config.missing_videos == "error":
-            return False  # nothing more is given out; the error at the end counts them all
+            return False  # loading fails at the end, with an error that counts all missing videos
         return example["video"] is not None or self.config.video_dir is None
 
     def _finish(self, num_examples: int, path: str, videos: VideoFolder, report: Report) -> None:

@@ -1,18 +1,14 @@
-"""Cleaning annotations as the released code does, counting every change, and making training targets of them.
+"""Cleaning annotations as the released code does, and counting every change.
 
-The released R2-Tuning code (yeliudev/R2-Tuning, datasets/grounding.py) repairs windows while it trains: it cuts them to
-the video, swaps reversed ones, and widens those shorter than a frame about their centre. It leaves videos below five
-seconds out of training. The same is done here when a dataset is loaded, once per rule and moment; what changes only
-the frame grid (`prepare_moments`, `prepare_saliency`) stays a step of its own.
+The released R2-Tuning code (yeliudev/R2-Tuning, datasets/grounding.py) repairs moments during training: it clips them to
+the video, swaps reversed ones, and widens those shorter than a frame about their centre. It drops videos shorter than
+five seconds. Here this is done once, when a dataset is loaded; `targets.py` puts the cleaned moments on the frames.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import numpy as np
 
 from .reading import AnnotationError
 
@@ -22,10 +18,7 @@ __all__ = [
     "clean_moments",
     "cut_end",
     "cut_start",
-    "frame_rate",
     "is_too_short_for_training",
-    "prepare_moments",
-    "prepare_saliency",
     "raise_to_zero",
     "strip_query",
     "swap_reversed",
@@ -36,37 +29,34 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 MIN_TRAINING_SEC = 5.0
-CLIP_SEC = 2.0  # of QVHighlights, to which its saliency scores belong
-HIGHEST_QVHIGHLIGHTS_SCORE = 4
-LOWEST_TVSUM_SCORE, HIGHEST_TVSUM_SCORE = 1, 5
 
 
 class Report:
-    """Counts what was done to the annotations of one split, and says it in one line at the end.
+    """Counts what was done to the annotations of one split, and reports it in one line at the end.
 
     Args:
-        title: Benchmark and split, the beginning of the line.
-        on_error: "raise" lets an `AnnotationError` pass, "skip" counts it.
+        title: Benchmark and split, with which the line begins.
+        on_error: "raise" an `AnnotationError`, or "skip" and count it.
     """
 
     def __init__(self, title: str, on_error: str = "raise"):
         self.title = title
         self.on_error = on_error
-        self.changes = Counter()
-        self.notes = Counter()
-        self.errors = []
+        self.changes: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
+        self.errors: list[AnnotationError] = []
 
     def change(self, what: str, number: int = 1) -> None:
-        """Count something that was altered or left out."""
+        """Count something that was changed or left out."""
         self.changes[what] += number
 
     def note(self, what: str, number: int = 1) -> None:
-        """Count something worth knowing that was left as it is."""
+        """Count something noteworthy that was left unchanged."""
         self.notes[what] += number
 
     @contextmanager
     def skip_errors(self) -> Iterator[None]:
-        """Around the reading of one record: with `on_error="skip"` a malformed one is counted and passed over."""
+        """Context for reading one record: with `on_error="skip"` a malformed record is counted and skipped."""
         try:
             yield
         except AnnotationError as error:
@@ -75,46 +65,47 @@ class Report:
             self.errors.append(error)
 
     def summary(self, num_examples: int, path: str) -> str:
-        """The line: the examples, what was altered or left out, what is worth knowing."""
+        """The line: the number of examples, then changes, skipped records and notes."""
         parts = [f"{self.title}: {num_examples:,} examples read from {path}"]
         parts += [f"{number:,} {what}" for what, number in self.changes.items() if number]
         if self.errors:
             parts.append(f"{len(self.errors):,} malformed records skipped, the first: {self.errors[0]}")
-        return "; ".join(parts + [f"{number:,} {what}" for what, number in self.notes.items() if number])
+        parts += [f"{number:,} {what}" for what, number in self.notes.items() if number]
+        return "; ".join(parts)
 
     def log(self, num_examples: int, path: str) -> None:
-        """Show the line, as a warning if anything was altered or left out."""
+        """Log the line, as a warning if anything was changed or skipped."""
         level = logging.WARNING if self.changes.total() or self.errors else logging.INFO
         logger.log(level, "%s", self.summary(num_examples, path))
 
 
-# ---- rules for one moment (start, end) in a video of `duration_sec`; they return the moment, changed or not ----
+# ---- rules for a moment (start, end) in a video of `duration_sec`; each returns the moment, changed or not ----
 
 
 def swap_reversed(start: float, end: float, duration_sec: float) -> tuple[float, float]:
-    """An end before the start: the two are swapped, as the released code does. Others drop such moments."""
+    """Swap an end before the start with it, as the released code does. Other code drops such moments."""
     return (end, start) if end < start else (start, end)
 
 
 def raise_to_zero(start: float, end: float, duration_sec: float) -> tuple[float, float]:
-    """Times before the video are set to 0: the lower half of the released clamp."""
+    """Set times before the video to 0: the lower half of the released clamp."""
     return max(start, 0.0), max(end, 0.0)
 
 
 def cut_end(start: float, end: float, duration_sec: float) -> tuple[float, float]:
-    """An end after the video is set to the duration: the upper half of the released clamp."""
+    """Set an end after the video to the duration: the upper half of the released clamp."""
     return start, min(end, duration_sec)
 
 
 def cut_start(start: float, end: float, duration_sec: float) -> tuple[float, float]:
-    """A start after the video is set to the duration, by the same clamp: a moment of no length at the end is left."""
+    """Set a start after the video to the duration, by the same clamp: an empty moment at the end remains."""
     return min(start, duration_sec), end
 
 
 def widen_to_frame(start: float, end: float, duration_sec: float, frame_sec: float) -> tuple[float, float]:
-    """A moment shorter than a frame becomes one frame long about its centre, moved to lie inside the video.
+    """Widen a moment shorter than a frame to one frame about its centre, shifted to lie inside the video.
 
-    For training only: in evaluation a short or empty moment is a ground truth as it stands.
+    For training only: in evaluation a short or empty moment stays as it is annotated.
     """
     if end - start >= frame_sec:
         return start, end
@@ -122,7 +113,7 @@ def widen_to_frame(start: float, end: float, duration_sec: float, frame_sec: flo
     return center - frame_sec / 2, center + frame_sec / 2
 
 
-RULES = {
+RULES: dict[Callable[[float, float, float], tuple[float, float]], str] = {
     swap_reversed: "moments with end before start swapped",
     raise_to_zero: "moments that begin before the video cut to its start",
     cut_end: "ends cut to the duration",
@@ -133,25 +124,26 @@ RULES = {
 def clean_moments(
     moments: list[list[float]], duration_sec: float, report: Report, frame_sec: float | None = None
 ) -> list[list[float]]:
-    """Moments after every rule, in rising order.
+    """Apply every rule to the moments, and sort them.
 
     Args:
         moments: [start, end] pairs in seconds.
         duration_sec: Length of the video.
         report: Counts the applications of each rule.
-        frame_sec: Shortest length of a moment, for training; `None` = short ones stay as they are.
+        frame_sec: Shortest length of a moment, for training; `None` = short moments stay as they are.
     """
     cleaned = []
-    for moment in moments:
-        new = tuple(moment)
+    for start, end in moments:
         for rule, what in RULES.items():
-            old, new = new, rule(*new, duration_sec)
-            report.change(what, new != old)
+            old = start, end
+            start, end = rule(start, end, duration_sec)
+            report.change(what, (start, end) != old)
         if frame_sec is not None:
-            old, new = new, widen_to_frame(*new, duration_sec, frame_sec)
-            report.change(f"moments shorter than {frame_sec:g} s widened", new != old)
-        cleaned.append(list(new))
-    report.change("lists of moments put in order", sorted(cleaned) != cleaned)
+            old = start, end
+            start, end = widen_to_frame(start, end, duration_sec, frame_sec)
+            report.change(f"moments shorter than {frame_sec:g} s widened", (start, end) != old)
+        cleaned.append([start, end])
+    report.change("lists of moments sorted", sorted(cleaned) != cleaned)
     return sorted(cleaned)
 
 
@@ -159,93 +151,21 @@ def clean_moments(
 
 
 def strip_query(query: str, report: Report) -> str:
-    """Blanks around a query are removed; the tokenizer of CLIP, which the released code calls, drops them too."""
-    report.change("queries with blanks around them stripped", query != query.strip())
+    """Strip whitespace around a query, which the CLIP tokenizer of the released code drops too."""
+    report.change("queries stripped of whitespace", query != query.strip())
     return query.strip()
 
 
 def unquote_title(title: str, report: Report) -> str:
-    """Quotes that a table put around a title because it has a comma are removed, as in `tvsum_anno.json`."""
+    """Remove the quotes that a CSV table put around a title with a comma, as `tvsum_anno.json` does."""
     if not (len(title) > 1 and title[0] == title[-1] == '"' and "," in title):
         return title
-    report.change("titles freed from the quotes of a table")
+    report.change("titles stripped of CSV quotes")
     return title[1:-1].replace('""', '"')
 
 
 def is_too_short_for_training(duration_sec: float, report: Report) -> bool:
-    """Videos below 5 s are left out of training (`min_video_len=5` in the released configurations)."""
+    """Whether a video is below 5 s and so left out of training (`min_video_len=5` in the released configurations)."""
     too_short = duration_sec < MIN_TRAINING_SEC
     report.change(f"examples of videos below {MIN_TRAINING_SEC:g} s dropped", too_short)
     return too_short
-
-
-# ---- training targets, in float32 as the released code ----
-
-
-def prepare_moments(moments: list[list[float]], num_frames: int, fps: float) -> np.ndarray:
-    """Moments on the frame grid of a video: cut to num_frames / fps, swapped if reversed, at least a frame long.
-
-    Args:
-        moments: [start, end] pairs in seconds.
-        num_frames: Frames that were sampled from the video.
-        fps: Frames per second at which they were sampled.
-
-    Returns:
-        `np.ndarray` of shape `(num_moments, 2)`, float32 seconds, in the order given.
-    """
-    longest, half = np.float32(num_frames / fps), np.float32(0.5 / fps)
-    boundary = np.clip(np.asarray(moments, np.float32).reshape(-1, 2), 0, longest)
-    boundary.sort(axis=1)
-    short = boundary[:, 1] - boundary[:, 0] < np.float32(1 / fps)
-    center = np.clip(boundary[short].sum(axis=1) / 2, half, np.float32(num_frames / fps - 0.5 / fps))
-    boundary[short] = np.stack([center - half, center + half], axis=1)
-    return boundary
-
-
-def prepare_saliency(row: dict, num_frames: int, fps: float) -> np.ndarray:
-    """Saliency of each sampled frame, from 0 to 1, as the released code trains on.
-
-    QVHighlights: the sum of the three scores / 12 of the clip that a frame lies in, 0 beyond the last clip. TVSum:
-    (the sum of the twenty scores - 20) / 80. YouTube Highlights: (match + 1) / 2, one frame for each annotated clip.
-    Where there are no scores: 1 for frames inside a moment as `prepare_moments` gives it, else 0.
-
-    Args:
-        row: An example in the schema of `features.py`.
-        num_frames: Frames that were sampled from the video.
-        fps: Frames per second at which they were sampled.
-
-    Returns:
-        `np.ndarray` of shape `(num_frames,)`, float32; TVSum: cut to the annotated part of the video.
-    """
-    if row["saliency"] is None:
-        return _inside_moments(row, num_frames, fps)
-    scores = np.asarray(row["saliency"]["scores"], np.float32)
-    if "video_summarization" in row["task"]:
-        levels = (HIGHEST_TVSUM_SCORE - LOWEST_TVSUM_SCORE) * scores.shape[1]
-        return ((scores.sum(axis=1) - LOWEST_TVSUM_SCORE * scores.shape[1]) / levels)[:num_frames]
-    if "moment_retrieval" in row["task"]:
-        clips = (np.arange(num_frames) / fps // CLIP_SEC).astype(int)
-        values = scores.sum(axis=1) / (HIGHEST_QVHIGHLIGHTS_SCORE * scores.shape[1])
-        return np.where(clips < len(values), values[np.minimum(clips, len(values) - 1)], np.float32(0))
-    if len(scores) != num_frames:
-        raise ValueError(
-            f"{row['video_id']}: YouTube Highlights takes one frame for each of its {len(scores)} annotated clips, "
-            f"got `num_frames` {num_frames}; sample at num_clips / duration frames per second."
-        )
-    return (scores[:, 0] + 1) / 2
-
-
-def _inside_moments(row: dict, num_frames: int, fps: float) -> np.ndarray:
-    if row["moments"] is None:
-        raise ValueError(f"qid {row['qid']}: neither `moments` nor `saliency` is annotated; nothing to train on.")
-    saliency = np.zeros(num_frames, np.float32)
-    for start, end in np.ceil(prepare_moments(row["moments"], num_frames, fps) * np.float32(fps)).astype(int):
-        saliency[min(start, end - 1) : end] = 1  # a start just behind 0 leaves a frame's length without a frame
-    return saliency
-
-
-def frame_rate(row: dict[str, Any], default: float) -> float:
-    """Frames per second for a video: on YouTube Highlights one frame for each annotated clip, else the default."""
-    if row["task"] == ["highlight_detection"]:
-        return len(row["saliency"]["scores"]) / row["duration_sec"]
-    return default

@@ -1,23 +1,24 @@
-"""Ego4D natural language queries (Grauman et al., CVPR 2022): questions about clips seen from the head of their wearer.
+"""Ego4D natural language queries (Grauman et al., CVPR 2022): questions about egocentric videos.
 
-What to know of it:
-- A video has clips, of about eight minutes; a clip has annotations, each with a list of queries. The clip is the video
-  here: `video_id` is its clip_uid, times are those relative to it, and the files of the release are named by it.
-- A query is named "{clip_uid}_{annotation_uid}_{index in the list}", as the official code does.
+Notes:
+- A video has cuts ("clips") of about eight minutes; a cut has annotations, each with a list of queries. Here the cut is
+  the video: `video_id` is its clip_uid, times are relative to its start, and the files of the release have its name.
+- A query id is "{clip_uid}_{annotation_uid}_{index in the list}", as in the official code.
 - Some entries have no query, or null (five in v1 train, one in v1 val); they are left out and counted.
-- Many moments have no length (about 14 % of v1 are near zero); some end after the clip.
+- Many moments are empty (about 14 % of v1 are near zero); some end after the cut.
 - The test split has no times.
-- v2 has the same nesting. Its texts may still carry the label of the form that the annotators filled in
-  ("Query Text:Where is ..."), and an `answer`; the label is removed, the answer not used.
+- v2 has the same nesting. Its texts may still start with the label of the annotators' form ("Query Text:Where is ..."),
+  which is removed; its field `answer` is not used.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import datasets
 
+from .benchmarks import BENCHMARKS
 from .builder import BenchmarkBuilder
 from .cleaning import Report
-from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
 from .features import FEATURES
 from .moment_lines import read_moment_lines
 from .reading import Record, is_json_lines, read_json
@@ -33,6 +34,7 @@ FORM_LABEL = "Query Text:"
 class Ego4DNLQ(BenchmarkBuilder):
     """Builder of Ego4D-NLQ from the official files, v1 or v2, or from JSON lines."""
 
+    SPEC = BENCHMARKS["ego4d_nlq"]
     FILES = {
         "train": ("nlq_train.json", "nlq_train_v2.json", "nlq_train.jsonl", "ego4d_nlq_train.jsonl"),
         "val": ("nlq_val.json", "nlq_val_v2.json", "nlq_val.jsonl", "ego4d_nlq_val.jsonl"),
@@ -44,7 +46,6 @@ class Ego4DNLQ(BenchmarkBuilder):
             "ego4d_nlq_test.jsonl",
         ),
     }
-    TRAINING_FPS = 0.5
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
@@ -56,33 +57,35 @@ class Ego4DNLQ(BenchmarkBuilder):
 
     def read_examples(
         self, path: str, split: str, videos: VideoFolder, report: Report
-    ) -> Iterator[tuple[Record, dict]]:
-        """Yield the queries of a file of either form."""
-        pairs = read_moment_lines(path, split, report) if is_json_lines(path) else read_clips(path, split, report)
-        for record, example in pairs:
+    ) -> Iterator[tuple[Record, dict[str, Any]]]:
+        """Yield the queries of a file in either format."""
+        read = read_moment_lines if is_json_lines(path) else read_cuts
+        for record, example in read(path, split, report):
             yield record, {**example, "task": TASK}
 
 
-def read_clips(path: str, split: str, report: Report) -> Iterator[tuple[Record, dict]]:
+def read_cuts(path: str, split: str, report: Report) -> Iterator[tuple[Record, dict[str, Any]]]:
     """Records and examples of an official file."""
     for _, video in _children(Record(read_json(path), path), "videos", report):
-        for _, clip in _children(video, "clips", report):
-            for _, annotation in _children(clip, "annotations", report):
+        for _, cut in _children(video, "clips", report):
+            for _, annotation in _children(cut, "annotations", report):
                 with report.skip_errors():
-                    yield from _read_annotation(clip, annotation, split, report)
+                    yield from _read_annotation(cut, annotation, split, report)
 
 
-def _read_annotation(clip: Record, annotation: Record, split: str, report: Report) -> Iterator[tuple[Record, dict]]:
-    clip_uid, annotation_uid = clip.text("clip_uid"), annotation.text("annotation_uid")
-    duration = _clip_duration(clip)
+def _read_annotation(
+    cut: Record, annotation: Record, split: str, report: Report
+) -> Iterator[tuple[Record, dict[str, Any]]]:
+    cut_uid, annotation_uid = cut.text("clip_uid"), annotation.text("annotation_uid")
+    duration = _cut_duration(cut)
     for index, query in _children(annotation, "language_queries", report):
         with report.skip_errors():
             if not _has_query(query, report):
                 continue
             example = {
-                "qid": f"{clip_uid}_{annotation_uid}_{index}",
+                "qid": f"{cut_uid}_{annotation_uid}_{index}",
                 "query": _remove_label(query.text("query"), report),
-                "video_id": clip_uid,
+                "video_id": cut_uid,
                 "duration_sec": duration,
                 "moments": _read_moments(query, split),
                 "saliency": None,
@@ -99,18 +102,19 @@ def _children(parent: Record, field: str, report: Report) -> Iterator[tuple[int,
                 yield number, Record(fields, f"{parent.place}, {field}[{number}]")
 
 
-def _clip_duration(clip: Record) -> float:
-    """Length of a clip, by its own times, or by those in the video it is cut from."""
-    times = "clip" if clip.has("clip_end_sec") else "video"
-    duration = clip.number(f"{times}_end_sec") - clip.number(f"{times}_start_sec")
+def _cut_duration(cut: Record) -> float:
+    """Length of a cut, from its own times or from its times in the video it was cut from."""
+    times = "clip" if cut.has("clip_end_sec") else "video"
+    duration = cut.number(f"{times}_end_sec") - cut.number(f"{times}_start_sec")
     if duration <= 0:
-        raise clip.error(f"{times}_end_sec", "an end after the start")
-    return clip.duration(duration)
+        raise cut.error(f"{times}_end_sec", "an end after the start")
+    return cut.duration(duration)
 
 
 def _has_query(record: Record, report: Report) -> bool:
     query = record.fields.get("query")
-    missing = query is None or (isinstance(query, str) and not query.removeprefix(FORM_LABEL).strip())
+    is_blank = isinstance(query, str) and not query.removeprefix(FORM_LABEL).strip()
+    missing = query is None or is_blank
     report.change("entries without a query left out", missing)
     return not missing
 

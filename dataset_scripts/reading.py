@@ -1,10 +1,11 @@
-"""Reading files of annotations and predictions that may be broken: every error names file, line or record, and field.
+"""Reading annotation and prediction files that may be broken: every error names the file, the line or record, and the field.
 
-Files are recognised by their content: gzip by its first bytes, JSON lines by their first line. Nothing is unpickled.
-What a file declares is limited before anything of that size is made.
+Formats are detected from a file's contents: gzip by its first bytes, JSON lines by the first line. Nothing is unpickled.
+Sizes are checked before memory is allocated for them.
 """
 
 import gzip
+import io
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import reprlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 
 __all__ = [
@@ -31,13 +32,13 @@ __all__ = [
 
 NEWLINE = b"\n"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# `float` alone would also read "1_000", "nan" and digits of other scripts
+# `float` alone would also accept "1_000", "nan" and digits of other scripts.
 NUMBER = re.compile(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
 RECORD_KEYS = {"qid", "query", "vid", "duration", "relevant_windows"}
-OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # by their byte order marks
-# Limits beyond all that is known: the largest released file has some 100 MB, the longest video some hours, TVSum 20
-# annotators, QVHighlights 25 moments of a query.
-MAX_BYTES = 2**30  # of a file, unpacked
+OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # by byte order mark
+# Limits well above every known file: the largest release has some 100 MB, the longest video some hours, TVSum has 20
+# annotators, QVHighlights up to 25 moments per query.
+MAX_BYTES = 2**30  # of a decompressed file
 PIECE_BYTES = 2**20
 LONGEST_SEC = 24 * 60 * 60
 MAX_ANNOTATORS = 100
@@ -45,20 +46,29 @@ MAX_WINDOWS = 10_000
 
 
 class AnnotationError(ValueError):
-    """A file of annotations or predictions does not hold what it should: where, what was found, what is expected."""
+    """A malformed annotation or prediction file. The message says where, what was found and what was expected."""
 
 
 def find_files(folder: str | os.PathLike, names: tuple[str, ...]) -> list[str]:
-    """Those of `names` that are files below `folder`, as they are or with `.gz` added, in the order of `names`."""
-    paths = [Path(folder) / f"{name}{ending}" for name in names for ending in ("", ".gz")]
-    return [str(path) for path in paths if path.is_file()]
+    """Paths of the files below `folder` that have one of `names`, with or without `.gz`, in the order of `names`."""
+    found = []
+    for name in names:
+        for extension in ("", ".gz"):
+            path = Path(folder) / f"{name}{extension}"
+            if path.is_file():
+                found.append(str(path))
+    return found
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """Content of a file, unpacked if it is gzip, without a byte order mark; an `AnnotationError` if it is blank."""
+    """Contents of a file without a byte order mark, decompressed if it is gzip.
+
+    Raises:
+        AnnotationError: The file is blank, too large, not in UTF-8 or a broken gzip file.
+    """
     with open(path, "rb") as file:
-        packed = file.peek(2).startswith(b"\x1f\x8b")
-        data = _read_limited(gzip.GzipFile(fileobj=file) if packed else file, path)
+        is_gzip = file.peek(2).startswith(b"\x1f\x8b")
+        data = _read_limited(gzip.GzipFile(fileobj=file) if is_gzip else file, path)
     if data[:2] in OTHER_ENCODINGS:
         raise AnnotationError(f"{path}, line 1: found text in {OTHER_ENCODINGS[data[:2]]}, expected text in UTF-8")
     data = data.removeprefix(BYTE_ORDER_MARK)
@@ -67,31 +77,31 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     return data
 
 
-def _read_limited(file: BinaryIO, path: str | os.PathLike) -> bytes:
-    """All of a file, which a few packed bytes or a device may make endless."""
+def _read_limited(file: io.BufferedReader | gzip.GzipFile, path: str | os.PathLike) -> bytes:
+    """All of a file up to the limit: a small gzip file can expand without end, and a device may never end."""
     data = bytearray()
     try:
         while piece := file.read1(PIECE_BYTES):
             data += piece
             if len(data) > MAX_BYTES:
-                raise AnnotationError(f"{path}: found more than {MAX_BYTES:,} bytes, unpacked; expected no more")
+                raise AnnotationError(f"{path}: found more than {MAX_BYTES:,} bytes, decompressed; expected no more")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        found = f"a broken gzip file ({error})"
+        line = data.count(NEWLINE) + 1
         raise AnnotationError(
-            f"{path}, line {data.count(NEWLINE) + 1}: found {found}, expected a whole one"
+            f"{path}, line {line}: found a broken gzip file ({error}), expected a complete one"
         ) from error
     return bytes(data)
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
-    """Number (from 1) and content of every line that is not blank; not decoded, so that one bad line stays one."""
+    """Number (from 1) and bytes of every line that is not blank. Decoding is left to the caller, line by line."""
     for number, line in enumerate(read_bytes(path).split(NEWLINE), 1):
         if line.strip():
             yield number, line.rstrip(b"\r")
 
 
 def decode(data: bytes, place: str) -> str:
-    """Text of UTF-8 bytes; `place` is where they come from, for the error."""
+    """Decode UTF-8 bytes; `place` says in the error where they come from."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -100,7 +110,7 @@ def decode(data: bytes, place: str) -> str:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """Content of a text file."""
+    """Contents of a text file."""
     data = read_bytes(path)
     try:
         return data.decode("utf-8")
@@ -111,12 +121,12 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def parse_json(data: str | bytes, path: str | os.PathLike, line: int | None = None) -> object:
-    """Value of a JSON text; a key that stands twice in one object is an error, as the first one would be lost.
+    """Parse a JSON text. A duplicate key in an object is an error, since its first value would be lost.
 
     Args:
         data: The text, or its UTF-8 bytes.
-        path: File that it comes from.
-        line: Its line in that file; `None` = it is the whole file.
+        path: The file it comes from, for the error.
+        line: Its line in that file; `None` = the text is the whole file.
     """
     place = str(path) if line is None else f"{path}, line {line}"
     text = decode(data, place) if isinstance(data, bytes) else data
@@ -125,7 +135,7 @@ def parse_json(data: str | bytes, path: str | os.PathLike, line: int | None = No
     except json.JSONDecodeError as error:
         where = f"{path}, line {line or error.lineno}, column {error.colno}"
         raise AnnotationError(f"{where}: found broken JSON ({error.msg})") from error
-    except (ValueError, RecursionError) as error:  # a key twice, an integer of thousands of digits, endless nesting
+    except (ValueError, RecursionError) as error:  # duplicate keys, thousands of digits, deep nesting
         raise AnnotationError(f"{place}: found JSON that cannot be used ({error})") from error
 
 
@@ -133,18 +143,18 @@ def _object_of_pairs(pairs: list[tuple[str, object]]) -> dict:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {reprlib.repr(twice)} stands more than once in one object")
+        duplicate = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {reprlib.repr(duplicate)} occurs more than once in an object")
     return fields
 
 
 def read_json(path: str | os.PathLike) -> object:
-    """Value of a file that is one JSON document."""
+    """Parse a file that is one JSON document."""
     return parse_json(read_text(path), path)
 
 
 def is_json_lines(path: str | os.PathLike) -> bool:
-    """Whether a file holds one annotation a line; if not, it is one JSON document, or broken altogether."""
+    """Whether a file holds one annotation per line. Otherwise it is one JSON document, or broken."""
     lines = [line for _, line in read_lines(path)]
     try:
         first = json.loads(lines[0])
@@ -156,27 +166,29 @@ def is_json_lines(path: str | os.PathLike) -> bool:
 
 
 def parse_number(text: object) -> float | None:
-    """The finite number that a text spells, or `None`."""
+    """The finite number written in a text, or `None`."""
     if not isinstance(text, str) or not NUMBER.fullmatch(text):
         return None
     return float(text) if math.isfinite(float(text)) else None
 
 
-def is_number(value: object) -> bool:
-    """Whether a JSON value is a finite number."""
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number; `True` and `False` are not."""
     try:
         return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # an integer beyond what a float can hold
+    except OverflowError:  # an integer too large for a float
         return False
 
 
 class Record:
-    """One annotation as found in a file. The methods give a field in the asked form or raise an `AnnotationError`.
+    """One annotation as found in a file. Its methods return a field in the requested form or raise an `AnnotationError`.
 
     Args:
         fields: The annotation, as found.
         place: Where it was found, such as "FILE, line 7".
     """
+
+    fields: dict[str, Any]
 
     def __init__(self, fields: object, place: str):
         self.place = place
@@ -185,23 +197,23 @@ class Record:
         self.fields = fields
 
     def error(self, field: str, expected: str) -> AnnotationError:
-        """The error that says that `field` is not what was expected."""
+        """An error that says that `field` is not what was expected."""
         known = field in self.fields
         found = f"is {reprlib.repr(self.fields[field])}" if known else "is missing"
         return AnnotationError(f"{self.place}: `{field}` {found}, expected {expected}")
 
     def has(self, field: str) -> bool:
-        """Whether a field is there and not null."""
+        """Whether a field is present and not null."""
         return self.fields.get(field) is not None
 
     def text(self, field: str, expected: str = "a text", blank: bool = False) -> str:
-        """A string, of more than blanks unless `blank`."""
+        """A string; it must not be blank unless `blank`."""
         value = self.fields.get(field)
         if not isinstance(value, str) or not (blank or value.strip()):
             raise self.error(field, f"{expected} that is not empty")
         try:
             value.encode("utf-8")
-        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell and no file can hold
+        except UnicodeEncodeError as error:  # half of a surrogate pair: valid in JSON, but not in UTF-8
             raise self.error(field, f"{expected} of whole characters") from error
         return value
 
@@ -212,7 +224,7 @@ class Record:
 
     def number(self, field: str, above: float | None = None, spelled: bool = False) -> float:
         """A finite number, greater than `above`; with `spelled`, it may also be written as a string."""
-        value = self.fields.get(field)
+        value: Any = self.fields.get(field)
         if spelled and isinstance(value, str):
             value = parse_number(value)
         if not is_number(value) or (above is not None and value <= above):
@@ -220,7 +232,7 @@ class Record:
         return float(value)
 
     def duration(self, seconds: float) -> float:
-        """A length of a video that was found or computed, checked."""
+        """The length of a video, checked."""
         if not 0 < seconds <= LONGEST_SEC:
             expected = f"more than 0 and at most {LONGEST_SEC:,} s, a day"
             raise AnnotationError(f"{self.place}: found a video of {seconds:g} s, expected {expected}")
@@ -234,7 +246,7 @@ class Record:
         return value
 
     def numbers(self, field: str) -> list:
-        """A list of finite numbers, as found."""
+        """A list of finite numbers, unchanged."""
         values = self.items(field, "a list of numbers")
         for number, value in enumerate(values):
             if not is_number(value):
@@ -242,9 +254,9 @@ class Record:
         return values
 
     def windows(self, field: str, form: str = "[start, end] pair") -> list[list[float]]:
-        """A list of [start, end] pairs, or of what `form` says."""
-        expected, length = f"a list of {form}s of numbers", form.count(",") + 1
-        windows = self.items(field, expected)
+        """A list of [start, end] pairs, or of the tuples that `form` describes."""
+        length = form.count(",") + 1
+        windows = self.items(field, f"a list of {form}s of numbers")
         if len(windows) > MAX_WINDOWS:
             raise AnnotationError(
                 f"{self.place}: `{field}` has {len(windows):,} items, expected at most {MAX_WINDOWS:,}"
@@ -255,7 +267,7 @@ class Record:
         return [[float(value) for value in window] for window in windows]
 
     def scores(self, field: str, lowest: float, highest: float) -> list[list[float]]:
-        """A list of rows of equal length, numbers from `lowest` to `highest`."""
+        """A list of rows of equal length, with numbers from `lowest` to `highest`."""
         rows = self.items(field, "a list of lists of scores")
         for number, row in enumerate(rows):
             if not (isinstance(row, list) and row and len(row) == len(rows[0])):
@@ -267,6 +279,6 @@ class Record:
         return [[float(score) for score in row] for row in rows]
 
     def item_error(self, field: str, number: int, expected: str) -> AnnotationError:
-        """The error that says that one item of the list `field` is not what was expected."""
+        """An error that says that one item of the list `field` is not what was expected."""
         found = reprlib.repr(self.fields[field][number])
         return AnnotationError(f"{self.place}: `{field}[{number}]` is {found}, expected {expected}")

@@ -1,7 +1,7 @@
-"""Which videos are for training and which for validation, where the authors' release does not say.
+"""Training and validation videos of the benchmarks whose authors released no split.
 
 The lists are those that UMT, UniVTG, R2-Tuning and FlashVTG share, taken from the FlashVTG repository (MIT licence). A
-file `splits.json` beside the annotations, {domain: {"train": [ids], "val": [ids]}}, replaces them.
+file `splits.json` next to the annotations, {domain: {"train": [ids], "val": [ids]}}, replaces them.
 """
 
 from collections.abc import Iterable
@@ -155,17 +155,24 @@ TVSUM = {
 
 
 def read_splits(data_dir: str | None, published: dict[str, dict[str, str]]) -> dict[str, dict[str, list[str]]]:
-    """Video ids by domain and split: those of `splits.json` in `data_dir`, else the published ones.
+    """Video ids by domain and split: from `splits.json` in `data_dir` if it exists, else the published ones.
 
     Args:
         data_dir: Folder of the annotations, if there is one.
-        published: `YOUTUBE_HIGHLIGHTS` or `TVSUM`; their domains are the ones that may occur.
+        published: `YOUTUBE_HIGHLIGHTS` or `TVSUM`; no other domains may occur.
     """
-    path = next(iter(find_files(data_dir, ("splits.json",))), None) if data_dir is not None else None
-    if path is None:
-        return {domain: {split: ids.split() for split, ids in splits.items()} for domain, splits in published.items()}
+    paths = [] if data_dir is None else find_files(data_dir, ("splits.json",))
+    if paths:
+        return _read_split_file(paths[0], published)
+    splits: dict[str, dict[str, list[str]]] = {}
+    for domain, lists in published.items():
+        splits[domain] = {split: ids.split() for split, ids in lists.items()}
+    return splits
+
+
+def _read_split_file(path: str, published: dict[str, dict[str, str]]) -> dict[str, dict[str, list[str]]]:
     document = Record(read_json(path), path)
-    splits = {}
+    splits: dict[str, dict[str, list[str]]] = {}
     for domain in document.fields:
         if domain not in published:
             raise AnnotationError(f"{path}: found the domain '{domain}', expected one of {list(published)}")
@@ -174,31 +181,45 @@ def read_splits(data_dir: str | None, published: dict[str, dict[str, str]]) -> d
         for split in lists.fields:
             if split not in SPLITS or not all(isinstance(video_id, str) for video_id in lists.items(split)):
                 raise lists.error(split, f"lists of video ids for {' and '.join(SPLITS)}")
-    ids = [video_id for lists in splits.values() for split in SPLITS for video_id in lists[split]]
-    if len(set(ids)) < len(ids):
-        twice = next(video_id for video_id in ids if ids.count(video_id) > 1)
-        raise AnnotationError(f"{path}: found video '{twice}' more than once, expected every video in one split")
+    seen = set()
+    for video_id in _list_videos(splits):
+        if video_id in seen:
+            raise AnnotationError(f"{path}: found video '{video_id}' more than once, expected each video in one split")
+        seen.add(video_id)
     return splits
+
+
+def _list_videos(splits: dict[str, dict[str, list[str]]]) -> list[str]:
+    """Ids of all videos, of every domain and split."""
+    video_ids = []
+    for lists in splits.values():
+        for split in SPLITS:
+            video_ids += lists[split]
+    return video_ids
 
 
 def select_videos(
     splits: dict[str, dict[str, list[str]]], domain: str, split: str, annotated: Iterable[str], report: Report
 ) -> list[tuple[str, str]]:
-    """(domain, video id) of the annotated videos of a split, in the order of the list; the others are counted.
+    """(domain, video id) of the annotated videos of a split, in the order of the list.
 
     Args:
-        splits: As `read_splits` gives them.
+        splits: From `read_splits`.
         domain: The domain to load, or "all".
         split: "train" or "val".
-        annotated: Ids of all videos that have an annotation.
-        report: Counts ids of the split without annotation, and annotated videos in no split of any domain.
+        annotated: Ids of all annotated videos.
+        report: Counts videos of the split without annotation, and annotated videos that are in no split.
     """
     annotated = set(annotated)
-    listed = {video_id for lists in splits.values() for ids in lists.values() for video_id in ids}
-    wanted = [
-        (name, video_id) for name, lists in splits.items() if domain in ("all", name) for video_id in lists[split]
-    ]
-    selected = [(name, video_id) for name, video_id in wanted if video_id in annotated]
-    report.note("videos of the split are not annotated", len(wanted) - len(selected))
-    report.note("annotated videos stand in no split", len(annotated - listed))
+    selected, num_missing = [], 0
+    for name, lists in splits.items():
+        if domain not in ("all", name):
+            continue
+        for video_id in lists[split]:
+            if video_id in annotated:
+                selected.append((name, video_id))
+            else:
+                num_missing += 1
+    report.note("videos of the split are not annotated", num_missing)
+    report.note("annotated videos are in no split", len(annotated.difference(_list_videos(splits))))
     return selected

@@ -1,23 +1,24 @@
 """TACoS (Regneri et al., TACL 2013), the split of 2D-TAN: sentences and their moments in cooking videos of minutes.
 
-What to know of it:
-- The 2D-TAN files name the video ("s34-d28.avi") and give windows in frames; seconds are frame / fps, and the duration is
-  num_frames / fps. A query is named "{video}_{number of the sentence}", as lighthouse does.
-- 43 windows of train end after the last frame; they are cut.
-- Pairs of video and sentence repeat (1,703 in train), and whole records do (1,201 in train): several people described
-  the same moment. They are kept, and counted.
-- Sentences may begin or end with blanks; the longest has 64 words, more than CLIP's 77 tokens.
+Notes:
+- The 2D-TAN files name the video ("s34-d28.avi") and give moments in frames; seconds are frame / fps, and the duration
+  is num_frames / fps. A query id is "{video}_{number of the sentence}", as in lighthouse.
+- 43 moments of train end after the last frame; their ends are set to the duration.
+- Pairs of video and sentence repeat (1,703 in train), and so do whole records (1,201 in train): several people described
+  the same moment. They are kept and counted.
+- Sentences may begin or end with whitespace; the longest has 64 words, more than CLIP's 77 tokens.
 - Video files are named "{video}-cam-002".
 - R2-Tuning validates on test.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import datasets
 
+from .benchmarks import BENCHMARKS
 from .builder import BenchmarkBuilder
 from .cleaning import Report
-from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
 from .features import FEATURES
 from .moment_lines import read_moment_lines
 from .reading import AnnotationError, Record, is_json_lines, read_json
@@ -30,14 +31,14 @@ TASK = ["moment_retrieval"]
 
 
 class TACoS(BenchmarkBuilder):
-    """Builder of TACoS from the files of 2D-TAN or from JSON lines."""
+    """Builder of TACoS, from the files of 2D-TAN or from JSON lines."""
 
+    SPEC = BENCHMARKS["tacos"]
     FILES = {
         split: (f"{split}.json", f"{split}.jsonl", f"tacos_{split}.jsonl", f"tacos_{split}_release.jsonl")
         for split in ("train", "val", "test")
     }
     VIDEO_SUFFIX = "-cam-002"
-    TRAINING_FPS = 0.5
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
@@ -49,14 +50,14 @@ class TACoS(BenchmarkBuilder):
 
     def read_examples(
         self, path: str, split: str, videos: VideoFolder, report: Report
-    ) -> Iterator[tuple[Record, dict]]:
-        """Yield the sentences of a file of either form."""
+    ) -> Iterator[tuple[Record, dict[str, Any]]]:
+        """Yield the sentences of a file in either format."""
         pairs = read_moment_lines(path, split, report) if is_json_lines(path) else read_frames(path, report)
         for record, example in pairs:
             yield record, {**example, "task": TASK}
 
 
-def read_frames(path: str, report: Report) -> Iterator[tuple[Record, dict]]:
+def read_frames(path: str, report: Report) -> Iterator[tuple[Record, dict[str, Any]]]:
     """Records and examples of a 2D-TAN file, {video: {"timestamps", "sentences", "fps", "num_frames"}}."""
     for name, content in Record(read_json(path), path).fields.items():
         with report.skip_errors():
@@ -66,7 +67,7 @@ def read_frames(path: str, report: Report) -> Iterator[tuple[Record, dict]]:
             if len(windows) != len(sentences):
                 raise AnnotationError(
                     f"{video.place}: found {len(windows)} `timestamps` and {len(sentences)} `sentences`, expected "
-                    "one sentence for each window"
+                    "one sentence for each of `timestamps`"
                 )
             fps, num_frames = video.number("fps", above=0), video.number("num_frames", above=0)
             duration = video.duration(num_frames / fps)
@@ -78,12 +79,12 @@ def read_frames(path: str, report: Report) -> Iterator[tuple[Record, dict]]:
 
 
 def _stem(name: str) -> str:
-    """The name of a video file without its ending."""
-    stem, _, ending = name.rpartition(".")
-    return stem if stem and ending.lower() in CONTAINERS else name
+    """The name of a video file without its extension."""
+    stem, _, extension = name.rpartition(".")
+    return stem if stem and extension.lower() in CONTAINERS else name
 
 
-def _read_sentence(record: Record, qid: str, video_id: str, fps: float, duration: float) -> dict:
+def _read_sentence(record: Record, qid: str, video_id: str, fps: float, duration: float) -> dict[str, Any]:
     return {
         "qid": qid,
         "query": record.text("sentence", "a sentence"),

@@ -1,32 +1,33 @@
-"""TVSum (Song et al., CVPR 2015): how important 20 people found every two seconds of 50 YouTube videos.
+"""TVSum (Song et al., CVPR 2015): twenty people rated how important every two seconds of 50 YouTube videos are.
 
-What to know of it:
-- There is no query: the title of the video serves as one.
-- The authors give a score from 1 to 5 for every frame, constant over shots of two seconds, as MATLAB v7.3
-  (`ydata-tvsum50.mat`) or as two tables; `tvsum_anno.json` gives the shots. Here a row is a shot: the score in the middle
-  of its two seconds, for floor(duration / 2) shots. The rest of the video, below two seconds, has no row.
-- The .mat gives lengths of the container, some hundredths of a second more than the pictures last, and the tables whole
-  seconds. The rate is found among the usual ones by the times at which the scores change, and the duration is the number
-  of frames by that rate. Against `tvsum_anno.json`, WG0MBPpPC6I and Se3oxnaPsz0 are then a frame shorter.
-- Titles with a comma stand in quotes in the .mat; two are the bytes of UTF-8 in place of characters. Both are mended.
+Notes:
+- There are no queries: the title of the video serves as the query.
+- The release has a score from 1 to 5 for every frame, constant over shots of two seconds, in MATLAB v7.3
+  (`ydata-tvsum50.mat`) or in two tables; `tvsum_anno.json` has the shots. Here a row is a shot: the score in the middle
+  of its two seconds, for floor(duration / 2) shots. The rest of the video, less than two seconds, has no row.
+- The .mat holds lengths of the container, some hundredths of a second longer than the video stream, and the tables whole
+  seconds. The frame rate is found among the usual ones from the times at which the scores change; the duration is the
+  number of frames divided by it. WG0MBPpPC6I and Se3oxnaPsz0 are then one frame shorter than in `tvsum_anno.json`.
+- Titles with a comma are quoted in the .mat, and two titles hold bytes of UTF-8 in place of characters. Both are repaired.
 - lighthouse's lines, `tvsum_{split}_release.jsonl`, hold the videos of one split each, with the shots as `label`. Where
-  `duration` counts shots, as in the files that these go back to, it is doubled.
-- The published split has 4 videos for training and 1 for validation in each of the ten domains.
+  `duration` counts shots, as in the files that they derive from, it is doubled.
+- The published split has 4 training videos and 1 validation video in each of the ten domains.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import datasets
 
+from .benchmarks import BENCHMARKS, UNIT_SEC
 from .builder import BenchmarkBuilder, BenchmarkConfig
-from .cleaning import HIGHEST_TVSUM_SCORE, LOWEST_TVSUM_SCORE, Report, unquote_title
-from .containers import MAX_PIXELS  # noqa: F401 (datasets 3 copies the files that are named here)
+from .cleaning import Report, unquote_title
 from .features import FEATURES
 from .moment_lines import read_lighthouse_lines
 from .reading import Record, is_json_lines, read_json, read_lines
 from .splits import TVSUM, read_splits, select_videos
-from .tvsum_release import SHOT_SEC, is_mat_file, read_mat, read_tables
+from .tvsum_release import is_mat_file, read_mat, read_tables
 from .videos import VideoFolder
 
 
@@ -38,9 +39,10 @@ MAT_FILE = "ydata-tvsum50.mat"
 
 
 class TVSum(BenchmarkBuilder):
-    """Builder of TVSum from the release, `tvsum_anno.json` or lighthouse's lines; a domain or all."""
+    """Builder of TVSum, from the release, `tvsum_anno.json` or lighthouse's lines; one domain or all."""
 
-    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in ("all", *TVSUM)]
+    SPEC = BENCHMARKS["tvsum"]
+    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in ("all", *SPEC.domains)]
     DEFAULT_CONFIG_NAME = "all"
     FILES = {
         split: (
@@ -64,7 +66,7 @@ class TVSum(BenchmarkBuilder):
 
     def read_examples(
         self, path: str, split: str, videos: VideoFolder, report: Report
-    ) -> Iterator[tuple[Record, dict]]:
+    ) -> Iterator[tuple[Record, dict[str, Any]]]:
         """Yield the annotated videos of a split."""
         if not is_mat_file(path) and is_json_lines(path):
             yield from read_lighthouse_lines(path, self.config.name, read_line, TVSUM, report)
@@ -77,8 +79,8 @@ class TVSum(BenchmarkBuilder):
                 yield record, read_video(record, video_id, domain, report)
 
 
-def read_annotations(path: str, report: Report) -> dict[str, object]:
-    """Annotations of all videos by id, in the shape of `tvsum_anno.json`, from any form but lines."""
+def read_annotations(path: str, report: Report) -> Mapping[str, Any]:
+    """Annotations of all videos by id, in the layout of `tvsum_anno.json`, from any format but JSON lines."""
     if is_mat_file(path):
         return read_mat(path)
     _, first = next(read_lines(path))
@@ -87,28 +89,29 @@ def read_annotations(path: str, report: Report) -> dict[str, object]:
     return read_tables(path, report)
 
 
-def read_video(record: Record, video_id: str, domain: str, report: Report) -> dict:
+def read_video(record: Record, video_id: str, domain: str, report: Report) -> dict[str, Any]:
     """The example of one video."""
     fps, num_frames = record.number("fps", above=0), record.number("frames", above=0, spelled=True)
     if record.text("domain") != domain:
         raise record.error("domain", f"'{domain}', as in the split")
     duration = record.duration(num_frames / fps)
-    scores = _read_scores(record, "anno", math.ceil(duration / SHOT_SEC))
+    scores = _read_scores(record, "anno", math.ceil(duration / UNIT_SEC))
     return _make_example(video_id, record.text("title", blank=True), duration, scores, domain, report)
 
 
-def read_line(record: Record, video_id: str, domain: str, report: Report) -> dict:
+def read_line(record: Record, video_id: str, domain: str, report: Report) -> dict[str, Any]:
     """The example of one of lighthouse's lines."""
     duration, scores = record.number("duration", above=0), record.items("label")
     counts_shots = duration == len(scores)
-    report.change("durations in shots turned into seconds", counts_shots)
-    duration = record.duration(SHOT_SEC * duration if counts_shots else duration)
-    scores = _read_scores(record, "label", math.ceil(duration / SHOT_SEC))
+    report.change("durations converted from shots to seconds", counts_shots)
+    duration = record.duration(UNIT_SEC * duration if counts_shots else duration)
+    scores = _read_scores(record, "label", math.ceil(duration / UNIT_SEC))
     return _make_example(video_id, record.text("query", "a title"), duration, scores, domain, report)
 
 
 def _read_scores(record: Record, field: str, num_shots: int) -> list[list[float]]:
-    scores = record.scores(field, LOWEST_TVSUM_SCORE, HIGHEST_TVSUM_SCORE)
+    scale = TVSum.SPEC.saliency
+    scores = record.scores(field, scale.lowest, scale.highest)
     if not 0 < len(scores) <= num_shots or len(scores[0]) != NUM_ANNOTATORS:
         raise record.error(field, f"{NUM_ANNOTATORS} scores for each of at most {num_shots} shots")
     return scores
@@ -116,7 +119,7 @@ def _read_scores(record: Record, field: str, num_shots: int) -> list[list[float]
 
 def _make_example(
     video_id: str, title: str, duration: float, scores: list[list[float]], domain: str, report: Report
-) -> dict:
+) -> dict[str, Any]:
     report.note("videos have a blank title", not title.strip())
     return {
         "qid": video_id,
@@ -125,7 +128,7 @@ def _make_example(
         "duration_sec": duration,
         "moments": None,
         "saliency": {
-            "times_sec": [[SHOT_SEC * shot, SHOT_SEC * (shot + 1)] for shot in range(len(scores))],
+            "times_sec": [[UNIT_SEC * shot, UNIT_SEC * (shot + 1)] for shot in range(len(scores))],
             "scores": scores,
         },
         "domain": domain,

@@ -1,9 +1,10 @@
-"""Finding the video file of an id in a folder, and reading a video's length without decoding it."""
+"""Finding the video file of an id, and reading a video's length without decoding it."""
 
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .containers import VideoSource, open_stream
 from .reading import AnnotationError
@@ -11,16 +12,16 @@ from .reading import AnnotationError
 
 __all__ = ["CONTAINERS", "VideoFacts", "VideoFolder", "index_videos", "probe_video"]
 
-# Where an id has several files, the container that stands first here is taken.
+# Where an id has several files, the container that comes first here is used.
 CONTAINERS = ("mp4", "mkv", "webm", "avi", "mov", "m4v", "flv", "wmv", "mpg", "mpeg", "ts", "3gp")
-NUM_EXAMPLES = 3  # of missing videos, in the error
+NUM_EXAMPLES = 3  # missing videos that the error names
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a video file says of itself.
+    """Length and frame rate of a video file.
 
-    Args:
+    Attributes:
         duration_sec: Length of the video stream.
         fps: Mean number of frames per second.
         num_frames: Number of frames.
@@ -32,26 +33,27 @@ class VideoFacts:
 
 
 def index_videos(folder: str | os.PathLike) -> dict[str, str]:
-    """Paths of all videos in a folder and the folders below it, by file name without its ending.
+    """Paths of all videos in a folder and its subfolders, by file name without extension.
 
-    Two files of the same name: the container earlier in `CONTAINERS` wins, then the one in fewer folders, then the
-    first by alphabet. The ending may be written in capitals; links to folders are followed, each folder once.
+    Of two files with the same name, the container earlier in `CONTAINERS` is taken, then the path with fewer folders,
+    then the first in alphabetical order. Extensions may be in capitals. Links to folders are followed, and each folder
+    is visited once.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"`video_dir` '{folder}' is not a folder.")
     found, visited = [], set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(os.fspath(folder), followlinks=True):
         real = os.path.realpath(root)
         if real in visited:
             folders.clear()
             continue
         visited.add(real)
         for file in files:
-            stem, _, ending = file.rpartition(".")
-            if stem and ending.lower() in CONTAINERS:
+            stem, _, extension = file.rpartition(".")
+            if stem and extension.lower() in CONTAINERS:
                 path = os.path.join(root, file)
-                found.append((CONTAINERS.index(ending.lower()), path.count(os.sep), path, stem))
-    index = {}
+                found.append((CONTAINERS.index(extension.lower()), path.count(os.sep), path, stem))
+    index: dict[str, str] = {}
     for _, _, path, stem in sorted(found):
         index.setdefault(stem, path)
     return index
@@ -61,36 +63,39 @@ class VideoFolder:
     """The videos of one benchmark.
 
     Args:
-        folder: Where they lie; `None` = the user gave none, then no video is looked for.
-        suffix: What stands after the id in a file name, before the ending; a file without it is found too.
+        folder: Folder of the videos; `None` = no video is looked for.
+        suffix: Part of a file name between the id and the extension; a file without it is found too.
     """
 
     def __init__(self, folder: str | os.PathLike | None, suffix: str = ""):
         self.folder = None if folder is None else os.path.abspath(folder)
         self.suffix = suffix
-        self.missing = Counter()  # examples for each video id that has no file
-        self._index = None
-        self._facts = {}
+        self.missing: Counter[str] = Counter()  # number of examples for each video id without a file
+        self._index: dict[str, str] | None = None
+        self._facts: dict[str, VideoFacts] = {}
 
     def find(self, video_id: str) -> str | None:
-        """Absolute path of a video; `None` if there is no folder, or no such file in it, which is counted."""
+        """Absolute path of a video; `None` without a folder, or if the file is missing, which is counted."""
         if self.folder is None:
             return None
         if self._index is None:
             self._index = index_videos(self.folder)
         path = self._index.get(f"{video_id}{self.suffix}") or self._index.get(video_id)
-        self.missing.update([video_id] if path is None else [])
+        if path is None:
+            self.missing[video_id] += 1
         return path
 
     def facts(self, video_id: str) -> VideoFacts | None:
-        """Length and rate of a video, read once; `None` as for `find`."""
+        """Length and frame rate of a video, read once; `None` as for `find`."""
         path = self.find(video_id)
-        if path is not None and path not in self._facts:
+        if path is None:
+            return None
+        if path not in self._facts:
             self._facts[path] = probe_video(path)
-        return self._facts.get(path)
+        return self._facts[path]
 
     def missing_error(self) -> FileNotFoundError:
-        """The error that says how many videos are missing, and names some."""
+        """An error that says how many videos are missing, and names some."""
         examples = ", ".join(f"'{video_id}{self.suffix}'" for video_id in list(self.missing)[:NUM_EXAMPLES])
         return FileNotFoundError(
             f"{len(self.missing):,} annotated videos have no file in '{self.folder}', such as {examples}; looked for "
@@ -99,7 +104,7 @@ class VideoFolder:
 
 
 def probe_video(path: str) -> VideoFacts:
-    """Length, rate and number of frames of a video, from its headers; from its timestamps where it has none."""
+    """Length, frame rate and number of frames of a video, from its headers, or else from its timestamps."""
     if not os.path.isfile(path):
         raise AnnotationError(f"{path}: found no file, expected a video")
     try:
@@ -114,13 +119,15 @@ def probe_video(path: str) -> VideoFacts:
     return VideoFacts(duration, fps, num_frames)
 
 
-def _stream_duration(container, stream) -> float:
-    """The stream's own length, else the container's, else the time of the last packet."""
+def _stream_duration(container: Any, stream: Any) -> float:
+    """The stream's own length, or the container's, or the time from the first to the last packet."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if container.duration:
         return container.duration / 1e6  # the container counts in microseconds
-    packets = [packet for packet in container.demux(stream) if packet.pts is not None]
-    first = min((packet.pts for packet in packets), default=0)
-    last = max((packet.pts + (packet.duration or 0) for packet in packets), default=0)
-    return float((last - first) * stream.time_base)
+    starts, ends = [], []
+    for packet in container.demux(stream):
+        if packet.pts is not None:
+            starts.append(packet.pts)
+            ends.append(packet.pts + (packet.duration or 0))
+    return float((max(ends, default=0) - min(starts, default=0)) * stream.time_base)

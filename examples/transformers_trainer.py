@@ -38,7 +38,9 @@ def train(config: TrainingConfig, **arguments) -> Trainer:
             remove_unused_columns=False,  # the collator makes the model's arguments of what the dataset gives
             **{"num_train_epochs": config.epochs * config.repeat_factor, "report_to": "none", **arguments},
         ),
-        train_dataset=GroundingData(list(rows), processor, FeatureCache(config.features, model=model)),
+        train_dataset=GroundingData(
+            list(rows), processor, FeatureCache(config.features, model=model), benchmark=config.benchmark
+        ),
         data_collator=GroundingCollator(config.seed, model.config.positive_saliency),
     )
     trainer.train()

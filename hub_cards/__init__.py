@@ -1,1 +1,1 @@
-"""Templates and facts of the cards on the Hub; in an installed package this folder is `r2tuning.hub_cards`."""
+"""Templates of the cards on the Hub and the facts in them; installed as the package `r2tuning.hub_cards`."""

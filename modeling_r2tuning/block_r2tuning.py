@@ -1,4 +1,4 @@
-"""The R2 block: recurrent refinement of frame features over CLIP's last K layers.
+"""The R2 block: recurrent refinement of frame features over the last K layers of the frozen encoders.
 
 Reading order: time codes, small layers, temporal layer, recurrent step, block. Dimensions are always in the order
 batch, num_frames, num_layers, num_tokens (CLS first), hidden.
@@ -7,6 +7,7 @@ batch, num_frames, num_layers, num_tokens (CLS first), hidden.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +17,16 @@ from transformers import initialization as init
 from .configuration_r2tuning import R2TuningConfig
 
 
-# When several threads make a process's first call of MKL's vector math together, exp, sin and cos can be wrong by 1e-4
+# If several threads make a process's first call of MKL's vector math at once, exp, sin and cos can be wrong by 1e-4
 # (torch 2.13: 3 of 200 processes under load, none of 200 after one call from a single thread).
 torch.ones(1).exp()
 
-FRAMES_AT_ONCE = 32  # on 2 cores, the block runs 1.4 to 1.7 times as fast on 300 frames as with one piece
+FRAMES_AT_ONCE = 32  # 1.4 to 1.7 times as fast on 300 frames and 2 cores as all frames at once
 
 
 @dataclass
 class R2BlockOutput:
-    """Output of `R2Block`; the lists have one entry for each recurrent step, in the order they are run.
+    """Output of `R2Block`; the lists have one entry for each recurrent step, in the order in which they run.
 
     Attributes:
         video_features: `(batch, num_frames, hidden)`, output of the last step.
@@ -41,22 +42,32 @@ class R2BlockOutput:
 
 
 def temporal_endpoints(num_frames: torch.Tensor, length: int) -> torch.Tensor:
-    """Relative start and end of each frame (TEF), `(batch, length, 2)`; `num_frames (batch,)` is each video's own."""
+    """Relative start and end of each frame (TEF), `(batch, length, 2)`.
+
+    Frame t of T has t / T and (t + 1) / T.
+
+    Args:
+        num_frames: `(batch,)`, each video's own number of frames T.
+        length: Number of frames of the padded videos.
+    """
     time = torch.arange(length, device=num_frames.device, dtype=torch.float32)
     return torch.stack([time, time + 1], dim=-1) / num_frames[:, None, None]
 
 
 def time_code(num_frames: torch.Tensor, length: int, hidden: int) -> torch.Tensor:
-    """Sine and cosine code of relative time, `(batch, length, hidden)`: one period of the lowest frequency a video."""
+    """Sine and cosine code of relative time, `(batch, length, hidden)`; its highest frequency has one period per video.
+
+    Channels 2i and 2i + 1 of frame t of T are sin and cos of 2 pi (t + 1) / T / 10000^(2i / hidden).
+    """
     time = torch.arange(1, length + 1, device=num_frames.device, dtype=torch.float32)
-    angle = time / (num_frames[:, None] + 1e-6) * (2 * math.pi)
+    angle = time / (num_frames[:, None] + 1e-6) * (2 * math.pi)  # (batch, length)
     exponent = torch.arange(0, hidden, 2, device=num_frames.device, dtype=torch.float32) / hidden
     angle = angle[..., None] / 10000**exponent  # (batch, length, hidden / 2)
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)  # (batch, length, hidden)
 
 
 class DropPath(nn.Module):
-    """Drop a residual branch for whole samples while training; kept ones are scaled up."""
+    """Stochastic depth: in training, drop a residual branch for whole samples and scale up the others."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -65,13 +76,13 @@ class DropPath(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if not self.training or self.rate == 0:
             return hidden_states
-        shape = (len(hidden_states), *[1] * (hidden_states.dim() - 1))
+        shape = [len(hidden_states)] + [1] * (hidden_states.dim() - 1)
         kept = torch.rand(shape, device=hidden_states.device) >= self.rate
         return hidden_states * kept.to(hidden_states.dtype) / (1 - self.rate)
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that draws 16 random bits an element on CPU, where the built-in one takes five times as long.
+    """`nn.Dropout` that draws 16 random bits for each element on CPU, where the built-in one takes five times as long.
 
     The rate is exact to 1/65536.
     """
@@ -82,31 +93,36 @@ class Dropout(nn.Dropout):
         return hidden_states * self.keep(hidden_states).div_(1 - self.p)
 
     def keep(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Random 0 and 1, unscaled, shaped like `hidden_states`."""
+        """Random zeros and ones of the shape of `hidden_states`, not yet scaled by 1 / (1 - p)."""
         if hidden_states.device.type != "cpu":
             return torch.empty_like(hidden_states).bernoulli_(1 - self.p)
         count = hidden_states.numel()
-        bits = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),)).view(torch.int16)[:count]
-        return (bits >= round(self.p * 2**16) - 2**15).view(hidden_states.shape).to(hidden_states.dtype)
+        num_draws = -(-count // 4)  # one draw of 64 bits serves four elements
+        bits = torch.randint(-(2**63), 2**63 - 1, (num_draws,)).view(torch.int16)[:count]  # (count,)
+        kept = bits >= round(self.p * 2**16) - 2**15
+        return kept.view(hidden_states.shape).to(hidden_states.dtype)
 
 
 def cast_for_linear(states: torch.Tensor) -> torch.Tensor:
-    """Cast to autocast's precision, where it is on, as the next linear layer would; what comes before it costs less."""
+    """Cast to autocast's precision, if it is on, as the next linear layer would; the operations in between cost less."""
     kind = states.device.type
     return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
 
 
 class ZeroLinear(nn.Linear):
-    """A linear layer that begins as zero: the way up of an adapter, which so changes nothing at first."""
+    """Zero-initialised up-projection, so that the adapter starts as the identity."""
 
     def reset_parameters(self) -> None:
-        """All zero."""
+        """Set weight and bias to zero."""
         init.zeros_(self.weight)
         init.zeros_(self.bias)
 
 
 class InputProjection(nn.Module):
-    """From CLIP's width to the side block's: LayerNorm, Linear, ReLU, LayerNorm, Linear, dropout before each Linear."""
+    """From an encoder's width to the side block's: LayerNorm, Linear, ReLU, LayerNorm, Linear.
+
+    Dropout precedes each Linear.
+    """
 
     def __init__(self, in_features: int, config: R2TuningConfig):
         super().__init__()
@@ -128,6 +144,10 @@ class InputProjection(nn.Module):
 class VideoProjection(InputProjection):
     """`InputProjection` of `[features, endpoints]` that never builds that concatenation over all tokens.
 
+    With the same weights it computes (up to rounding)
+
+        InputProjection.forward(cat([features, endpoints of the frame for each token], dim=-1))
+
     The two endpoint channels are the same for all tokens of a frame, so the statistics of the LayerNorm follow from
     those of the features, and the first Linear splits into a part for the features and one for the endpoints.
     """
@@ -135,8 +155,8 @@ class VideoProjection(InputProjection):
     def __init__(self, in_features: int, config: R2TuningConfig):
         super().__init__(in_features + 2, config)
 
-    def forward(self, features: torch.Tensor, endpoints: torch.Tensor) -> torch.Tensor:
-        """Project one layer's states.
+    def forward(self, features: torch.Tensor, endpoints: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Project the hidden states of one layer.
 
         Args:
             features: `(batch, num_frames, num_tokens, in_features)`.
@@ -145,28 +165,36 @@ class VideoProjection(InputProjection):
         Returns:
             `torch.Tensor` of shape `(batch, num_frames, num_tokens, hidden)`.
         """
+        # With x = [features, endpoints], the gain g and bias b of the norm, and the weight W and bias c of the linear
+        # layer, the plain formula is W dropout((x - mean) * rstd * g + b) + c. With d = dropout's mask / (1 - p), taken
+        # apart over the channels it is
+        #     rstd * ((x - mean) * d) (W g)' + d (W b)' + c
+        # of the features plus the same of the endpoints.
         width, count = features.shape[-1], features.shape[-1] + 2
         endpoints = endpoints[:, :, None]  # (batch, num_frames, 1, 2)
         total = features.sum(-1, keepdim=True, dtype=endpoints.dtype) + endpoints.sum(-1, keepdim=True)
-        mean = total / count
-        # Features cached in half precision are cast by this difference, without a copy of their own.
+        mean = total / count  # (batch, num_frames, num_tokens, 1)
+        # This difference casts features cached in half precision, without a copy of their own.
         centred = cast_for_linear((features - mean).to(mean.dtype))
-        parts = [(centred, slice(width)), (endpoints - mean, slice(width, None))]
-        norms = [torch.linalg.vector_norm(part, dim=-1, keepdim=True, dtype=mean.dtype) for part, _ in parts]
-        rstd = ((norms[0].square() + norms[1].square()) / count + self.input_norm.eps).rsqrt()
+        centred_ends = endpoints - mean  # (batch, num_frames, num_tokens, 2)
+        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True, dtype=mean.dtype)
+        norm_of_ends = torch.linalg.vector_norm(centred_ends, dim=-1, keepdim=True, dtype=mean.dtype)
+        variance = (norm.square() + norm_of_ends.square()) / count
+        rstd = (variance + self.input_norm.eps).rsqrt()  # (batch, num_frames, num_tokens, 1)
 
-        (hidden, shift), (ends, end_shift) = (self._project_part(part, channels) for part, channels in parts)
+        hidden, shift = self._project_part(centred, slice(width))  # (batch, num_frames, num_tokens, hidden)
+        ends, shift_of_ends = self._project_part(centred_ends, slice(width, None))
         hidden += ends
-        return self._finish(torch.addcmul(shift + (end_shift + self.input_linear.bias), hidden, rstd))
+        return self._finish(torch.addcmul(shift + (shift_of_ends + self.input_linear.bias), hidden, rstd))
 
     def _project_part(self, part: torch.Tensor, channels: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Products of one part: of its centred values with gains and weights, and of the norm's bias with weights.
+        """The products (x - mean) d (W g)' and d (W b)' of some channels; without dropout the second one is W b.
 
-        The gains are multiplied into the weights and the deviation is divided by after the product. So neither the
-        normalised values nor a gradient of the features' size is ever computed; each token's dropped channels cost
-        a second product instead.
+        The gains are multiplied into the weights, and the deviation is applied after the product. So neither the
+        normalised values nor a gradient of the features' size is ever computed; the dropped channels, which differ
+        between tokens, cost a second product instead.
         """
-        weight = self.input_linear.weight[:, channels]
+        weight = self.input_linear.weight[:, channels]  # (hidden, channels)
         gain, bias = self.input_norm.weight[channels], self.input_norm.bias[channels]
         if not self.training or self.dropout.p == 0:
             return F.linear(part, weight * gain), F.linear(bias, weight)
@@ -189,16 +217,18 @@ class TemporalAttention(nn.Module):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, key_mask: torch.Tensor
     ) -> torch.Tensor:
         """Attend from `query (batch, n, hidden)` to `key` and `value (batch, m, hidden)`; `key_mask (batch, m)`."""
-        heads = [
-            projection(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch, heads, length, head_dim)
-            for projection, states in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
-        ]
-        attended = self._attend(*heads, key_mask[:, None, None])
-        return self.out_proj(attended.transpose(1, 2).flatten(-2))
+        query = self._split_heads(self.q_proj(query))  # (batch, heads, n, head_dim)
+        key = self._split_heads(self.k_proj(key))  # (batch, heads, m, head_dim)
+        value = self._split_heads(self.v_proj(value))  # (batch, heads, m, head_dim)
+        attended = self._attend(query, key, value, key_mask[:, None, None])  # (batch, heads, n, head_dim)
+        return self.out_proj(attended.transpose(1, 2).flatten(-2))  # (batch, n, hidden)
 
-    def _attend(self, query, key, value, mask):
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         if query.device.type == "cpu" and query.element_size() == 2 and torch.is_grad_enabled():
-            # In half precision torch's backward of it takes up to 20 times as long as in float32 (torch 2.13).
+            # On a CPU the backward pass in half precision takes up to 20 times as long as in float32 (torch 2.13).
             with torch.autocast("cpu", enabled=False):
                 return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask).to(value.dtype)
         return F.scaled_dot_product_attention(query, key, value, mask)
@@ -239,7 +269,15 @@ class TemporalLayer(nn.Module):
         frame_mask: torch.Tensor,
         text_mask: torch.Tensor,
     ) -> torch.Tensor:
-        """Refine `frames (batch, num_frames, hidden)` with `text (batch, text_length, hidden)`; `code` as `frames`."""
+        """Refine the frames.
+
+        Args:
+            frames: `(batch, num_frames, hidden)`.
+            text: `(batch, text_length, hidden)`.
+            code: `(batch, num_frames, hidden)`, from `time_code`.
+            frame_mask: `(batch, num_frames)`, `True` = real.
+            text_mask: `(batch, text_length)`, `True` = real.
+        """
         if self.cross_first:
             frames = self._attend_text(frames, text, code, text_mask)
             frames = self._attend_frames(frames, code, frame_mask)
@@ -248,11 +286,13 @@ class TemporalLayer(nn.Module):
             frames = self._attend_text(frames, text, code, text_mask)
         return self.feed_forward_norm(frames + self.drop_path(self.feed_forward(frames)))
 
-    def _attend_text(self, frames, text, code, text_mask):
+    def _attend_text(
+        self, frames: torch.Tensor, text: torch.Tensor, code: torch.Tensor, text_mask: torch.Tensor
+    ) -> torch.Tensor:
         attended = self.cross_attention(frames + code, text, text, text_mask)
         return self.cross_attention_norm(frames + self.drop_path(attended))
 
-    def _attend_frames(self, frames, code, frame_mask):
+    def _attend_frames(self, frames: torch.Tensor, code: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         coded = frames + code
         attended = self.self_attention(coded, coded, frames, frame_mask)
         return self.self_attention_norm(frames + self.drop_path(attended))
@@ -264,16 +304,19 @@ class RecurrentStep(nn.Module):
     def __init__(self, config: R2TuningConfig):
         super().__init__()
         hidden = config.hidden_size
-        video_projection = VideoProjection if config.use_temporal_endpoints else InputProjection
-        self.video_projection = video_projection(config.vision_config.hidden_size, config)
+        self.video_projection: InputProjection
+        if config.use_temporal_endpoints:
+            self.video_projection = VideoProjection(config.vision_config.hidden_size, config)
+        else:
+            self.video_projection = InputProjection(config.vision_config.hidden_size, config)
         self.text_projection = InputProjection(config.text_config.hidden_size, config)
-        if config.method == "r2_tuning":
+        if config.method_spec.place == "recurrence":
             self.video_key = nn.Linear(hidden, hidden)
             self.text_query = nn.Linear(hidden, hidden)
         self.temporal_layers = nn.ModuleList(TemporalLayer(config) for _ in range(config.num_temporal_layers))
 
     def pool_patches(self, video: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
-        """Pool each frame's tokens under control of each word, then take the strongest word, Eq. 4-5.
+        """Pool each frame's tokens with query-guided attention for each word, then take the strongest word, Eq. 4-5.
 
         Args:
             video: `(num_videos, num_frames, num_tokens, hidden)`; each video serves `batch / num_videos`
@@ -284,112 +327,127 @@ class RecurrentStep(nn.Module):
         Returns:
             `torch.Tensor` of shape `(batch, num_frames, hidden)`.
         """
-        per_video, text_length = len(text) // len(video), text.shape[1]
-        pooled = torch.matmul(self.attend_patches(video, text).mT, video)  # (num_videos, num_frames, words, hidden)
-        pooled = pooled.unflatten(2, (per_video, text_length))
-        text = text.masked_fill(~text_mask[..., None], float("-inf")).unflatten(0, (len(video), 1, per_video))
-        pooled = pooled + text
-        # The index of the maximum is all that a backward pass needs; without one, amax is several times faster.
+        # For a frame with tokens V and a query with words w:
+        #     max over w of (softmax(w W_q W_k' V' / sqrt(hidden)) V + w)
+        num_videos, per_video, text_length = len(video), len(text) // len(video), text.shape[1]
+        attention = self.attend_patches(video, text).mT  # (num_videos, num_frames, words, num_tokens)
+        pooled = torch.matmul(attention, video)  # (num_videos, num_frames, words, hidden)
+        pooled = pooled.unflatten(
+            2, (per_video, text_length)
+        )  # (num_videos, num_frames, queries, text_length, hidden)
+        text = text.masked_fill(~text_mask[..., None], float("-inf"))  # padding is never the strongest word
+        pooled = pooled + text.unflatten(0, (num_videos, 1, per_video))
+        # `max` keeps the indices that a backward pass needs; without one, `amax` is several times faster.
         strongest = pooled.max(dim=3).values if pooled.requires_grad else pooled.amax(dim=3)
         return strongest.transpose(1, 2).flatten(0, 1)  # (batch, num_frames, hidden)
 
     def attend_patches(self, video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """How much each word looks at each token of a frame, Eq. 4.
+        """Attention of each word to each token of a frame, Eq. 4.
 
         Arguments are those of `pool_patches`.
 
         Returns:
-            `torch.Tensor` of shape `(num_videos, num_frames, num_tokens, words)`, 1 in sum over the tokens; the words
-            are those of the first query of a video, then those of the next.
+            `torch.Tensor` of shape `(num_videos, num_frames, num_tokens, words)`, which sums to 1 over the tokens; the
+            words of a video's first query come first, then those of the next.
         """
         num_videos, num_frames, num_tokens, hidden = video.shape
         # The key projection is folded into the query; its bias is the same for all tokens and drops out.
         query = F.linear(self.text_query(text) / math.sqrt(hidden), self.video_key.weight.T)
-        query = query.reshape(num_videos, -1, hidden)
+        query = query.reshape(num_videos, -1, hidden)  # (num_videos, words, hidden)
         scores = torch.matmul(video.flatten(1, 2), query.mT)  # (num_videos, num_frames * num_tokens, words)
-        return scores.unflatten(1, (num_frames, num_tokens)).softmax(dim=2)
+        scores = scores.unflatten(1, (num_frames, num_tokens))  # (num_videos, num_frames, num_tokens, words)
+        return scores.softmax(dim=2)
 
 
 class R2Block(nn.Module):
-    """Recurrent refinement over the last K layers of CLIP, Eq. 3-8; by default from the deepest to the shallowest.
+    """Recurrent refinement over the last K layers of the encoders, Eq. 3-8; by default from deep to shallow.
 
-    With `activation_checkpointing_enable()` of the model, projection and spatial pooling are computed a second time in the
-    backward pass: of their work on patches only CLIP's states and the projected patches are kept.
+    With `activation_checkpointing_enable()` of the model, projection and spatial pooling are recomputed in the backward
+    pass: of their activations for patches only the hidden states and the projected patches are kept.
     """
 
-    gradient_checkpointing = False  # the name that transformers looks for
-    _gradient_checkpointing_func = None
+    gradient_checkpointing = False  # transformers sets both attributes by these names
+    _gradient_checkpointing_func: Callable[..., torch.Tensor]
 
     def __init__(self, config: R2TuningConfig):
         super().__init__()
         self.config = config
-        self.steps = nn.ModuleList(
-            RecurrentStep(config) for _ in range(1 if config.shared_block else config.num_steps)
-        )
+        num_blocks = 1 if config.shared_block else config.num_steps
+        self.steps = nn.ModuleList(RecurrentStep(config) for _ in range(num_blocks))
         self.scale = nn.Parameter(torch.zeros(config.num_steps))  # of the spatial pooling, before tanh
         self.gate = nn.Parameter(torch.zeros(config.num_steps - 1))  # g_k in the paper, before the sigmoid
 
     @property
     def pools_patches(self) -> bool:
-        """Whether a frame is more than its CLS token."""
-        return self.config.method == "r2_tuning"
+        """Whether patch tokens are used."""
+        return self.config.method_spec.place == "recurrence"
 
     @property
     def layer_order(self) -> list[int]:
-        """Layers in the order they are visited; 0 is the shallowest."""
+        """Layers in the order in which the steps visit them; 0 is the shallowest."""
         layers = range(self.config.num_steps)
         return list(layers if self.config.layer_fusion == "forward" else reversed(layers))
 
     def _step(self, layer: int) -> RecurrentStep:
-        return self.steps[0 if self.config.shared_block else layer]
+        return cast("RecurrentStep", self.steps[0 if self.config.shared_block else layer])
 
-    def _select_layers(self, hidden_states: torch.Tensor, dim: int) -> tuple[torch.Tensor, ...]:
-        """Each step's CLIP states, in visiting order."""
+    def _select_layers(self, hidden_states: torch.Tensor) -> list[torch.Tensor]:
+        """Hidden states of each step, in visiting order; the layers are axis 2 of `hidden_states`."""
         if self.config.layer_fusion == "single":
-            return (hidden_states.select(dim, 0),)
+            return [hidden_states.select(2, 0)]
         if self.config.layer_fusion == "mean":
-            return (hidden_states.mean(dim),)
-        return tuple(hidden_states.select(dim, layer) for layer in self.layer_order)
+            return [hidden_states.mean(2)]
+        return [hidden_states.select(2, layer) for layer in self.layer_order]
 
     def project_video(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Project CLIP's states of each step, lazily: only one step's need be in memory.
+        """Project the hidden states of each step lazily, so that only one step's need be in memory.
 
         Args:
             hidden_states: `(batch, num_frames, num_layers, num_tokens, vision_hidden)`.
             frame_mask: `(batch, num_frames)`, `True` = real.
 
         Yields:
-            `(batch, num_frames, num_tokens, hidden)`, in visiting order; one token where patches are not pooled.
+            `(batch, num_frames, num_tokens, hidden)`, in visiting order; one token if patches are not pooled.
         """
         if not self.pools_patches:
-            hidden_states = hidden_states[:, :, :, :1]
+            hidden_states = hidden_states[:, :, :, :1]  # (batch, num_frames, num_layers, 1, vision_hidden)
         endpoints = temporal_endpoints(frame_mask.sum(dim=1), frame_mask.shape[1]).to(self.scale.dtype)
-        for layer, states in zip(self.layer_order, self._select_layers(hidden_states, dim=2), strict=True):
+        for layer, states in zip(self.layer_order, self._select_layers(hidden_states), strict=True):
             inputs = (states, endpoints) if self.config.use_temporal_endpoints else (states,)
             yield self._project_frames(self._step(layer).video_projection, *inputs)
 
     def _project_frames(self, project: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
-        """Project all frames; some at a time where nothing in between is kept for backward, it then stays in cache."""
-        whole = torch.is_grad_enabled() and not self._recomputes
-        if whole or inputs[0].shape[1] <= FRAMES_AT_ONCE:
+        """Project all frames, in chunks when no activations are kept, to stay in the CPU's cache."""
+        keeps_activations = torch.is_grad_enabled() and not self._recomputes
+        if keeps_activations or inputs[0].shape[1] <= FRAMES_AT_ONCE:
             return self._run(project, *inputs)
-        pieces = zip(*(each.split(FRAMES_AT_ONCE, dim=1) for each in inputs), strict=True)
-        return torch.cat([self._run(project, *piece) for piece in pieces], dim=1)
+        chunks = [each.split(FRAMES_AT_ONCE, dim=1) for each in inputs]
+        projected = [self._run(project, *chunk) for chunk in zip(*chunks, strict=True)]
+        return torch.cat(projected, dim=1)  # (batch, num_frames, num_tokens, hidden)
 
     @property
     def _recomputes(self) -> bool:
         return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
 
     def _run(self, function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-        """Call a function; in training with activation checkpointing keep nothing but its inputs for backward."""
-        return self._gradient_checkpointing_func(function, *inputs) if self._recomputes else function(*inputs)
+        """Call a function; with activation checkpointing keep only its inputs for the backward pass."""
+        if self._recomputes:
+            return self._gradient_checkpointing_func(function, *inputs)
+        return function(*inputs)
 
     def project_text(self, hidden_states: torch.Tensor) -> list[torch.Tensor]:
-        """Project text states `(batch, text_length, num_layers, text_hidden)` of each step, in visiting order."""
-        layers = self._select_layers(hidden_states, dim=2)
-        return [
-            self._step(layer).text_projection(states) for layer, states in zip(self.layer_order, layers, strict=True)
-        ]
+        """Project the texts' hidden states for each step, in visiting order.
+
+        Args:
+            hidden_states: `(batch, text_length, num_layers, text_hidden)`.
+
+        Returns:
+            One `(batch, text_length, hidden)` for each step.
+        """
+        projected = []
+        for layer, states in zip(self.layer_order, self._select_layers(hidden_states), strict=True):
+            projected.append(self._step(layer).text_projection(states))
+        return projected
 
     def forward(
         self,
@@ -407,23 +465,40 @@ class R2Block(nn.Module):
             text_mask: `(batch, text_length)`, `True` = real.
         """
         code = time_code(frame_mask.sum(dim=1), frame_mask.shape[1], self.config.hidden_size).to(self.scale.dtype)
-        frames, frame_embeds, hidden_states, previous = None, [], [], None
+        frame_embeds: list[torch.Tensor] = []
+        hidden_states: list[torch.Tensor] = []
+        previous = self.layer_order[0]
         for layer, tokens, words in zip(self.layer_order, video, text, strict=True):
             step = self._step(layer)
-            cls = tokens[:, :, 0].repeat_interleave(len(words) // len(tokens), dim=0)
-            new = cls
+            cls = tokens[:, :, 0].repeat_interleave(len(words) // len(tokens), dim=0)  # (batch, num_frames, hidden)
+            frames = cls
             if self.pools_patches:
                 pooled = self._run(step.pool_patches, tokens, words, text_mask)
-                new = cls + self.scale[layer].tanh() * pooled  # Eq. 6
-            if previous is not None:  # Eq. 7; the first step has no gate, as in the released code
+                frames = cls + self.scale[layer].tanh() * pooled  # Eq. 6
+            if hidden_states:  # Eq. 7; the first step has no gate, as in the released code
                 gate = self.gate[min(layer, previous)].sigmoid()
-                new = gate * new + (1 - gate) * frames
-            frames, previous = new, layer
+                frames = gate * frames + (1 - gate) * hidden_states[-1]
             for temporal_layer in step.temporal_layers:  # Eq. 8
                 frames = temporal_layer(frames, words, code, frame_mask, text_mask)
             frame_embeds.append(cls)
             hidden_states.append(frames)
-        return R2BlockOutput(frames, frame_embeds, text, hidden_states)
+            previous = layer
+        return R2BlockOutput(hidden_states[-1], frame_embeds, text, hidden_states)
+
+    def maybe_unused_parameters(self) -> list[nn.Parameter]:
+        """Parameters that may have no part in a loss, such as the key's bias, which the softmax cancels."""
+        unused = [self.scale, self.gate]
+        if self.pools_patches:
+            for step in self.steps:
+                unused.append(cast("RecurrentStep", step).video_key.bias)
+        return unused
+
+    def video_projection_weights(self) -> list[torch.Tensor]:
+        """All weights of the video projections."""
+        weights: list[torch.Tensor] = []
+        for step in self.steps:
+            weights += cast("RecurrentStep", step).video_projection.state_dict().values()
+        return weights
 
 
 __all__ = [

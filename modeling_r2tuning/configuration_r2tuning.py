@@ -1,14 +1,16 @@
 """Configuration of R2-Tuning for video temporal grounding."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
+from .method_specs_r2tuning import METHOD_SPECS, Method, MethodSpec
 
-Method = Literal["r2_tuning", "none", "full", "lora", "vpt", "vop", "st_adapter", "e3va", "losa", "lst"]
-IN_CLIP = ("full", "lora", "vpt", "vop", "st_adapter")  # change what CLIP computes
-BESIDE_CLIP = ("e3va", "losa", "lst")  # side networks that read what the frozen CLIP computes
+
+ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
+# Fields of earlier versions, by which stored checkpoints may still name their backbone.
+RENAMED_FIELDS = {"clip_model_name_or_path": "backbone_name_or_path", "clip_revision": "backbone_revision"}
 
 
 @strict
@@ -87,8 +89,12 @@ class R2TuningConfig(PreTrainedConfig):
     model_type = "r2tuning"
     sub_configs = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}  # noqa: RUF012 (class attribute of the base)
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    if TYPE_CHECKING:  # the types after construction, which replaces dicts and `None`
+        vision_config: CLIPVisionConfig = CLIPVisionConfig()
+        text_config: CLIPTextConfig = CLIPTextConfig()
+    else:
+        vision_config: dict | PreTrainedConfig | None = None
+        text_config: dict | PreTrainedConfig | None = None
     backbone_name_or_path: str | None = "openai/clip-vit-base-patch32"
     backbone_revision: str | None = None
     save_backbone: bool = False
@@ -114,54 +120,49 @@ class R2TuningConfig(PreTrainedConfig):
     fps: float | int = 0.5
     window_sec: float | int | None = 150.0
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         self.vision_config = _as_config(self.vision_config, CLIPVisionConfig)
         self.text_config = _as_config(self.text_config, CLIPTextConfig)
-        self.strides = list(self.strides)  # JSON knows no tuples
-        self.save_backbone = self.save_backbone or self.method == "full"
+        self.strides = list(self.strides)  # JSON has no tuples
+        self.save_backbone = self.save_backbone or self.method_spec.trains_encoders
         if not __name__.startswith("transformers_modules."):
             # With the package installed the task is registered: the Hub's copy of the pipeline is not needed.
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "R2TuningConfig":
+        """Make a configuration from the contents of a `config.json`, also one that an earlier version has written."""
+        renamed = {RENAMED_FIELDS.get(name, name): value for name, value in config_dict.items()}
+        return super().from_dict(renamed, **kwargs)
+
+    @property
+    def method_spec(self) -> MethodSpec:
+        """Properties of the transfer method."""
+        return METHOD_SPECS[self.method]
+
     @property
     def num_steps(self) -> int:
-        """Number of recurrent steps that are run: K, or 1 where a single or a mean layer or another method is used."""
-        recurrent = self.method == "r2_tuning" and self.layer_fusion in ("reversed", "forward")
+        """Number of recurrent steps: K, or 1 where one state of the encoders reaches the block."""
+        recurrent = self.method_spec.place == "recurrence" and self.layer_fusion in ("reversed", "forward")
         return self.num_recurrent_steps if recurrent else 1
 
     @property
     def layers_read(self) -> slice:
-        """Which of an encoder's layers are read: the last K, by LST every second of them, the last one included."""
-        step = 2 if self.method == "lst" else 1
-        return slice((self.num_recurrent_steps - 1) % step - self.num_recurrent_steps, None, step)
+        """Layers of each encoder that are read."""
+        return self.method_spec.layers_read(self.num_recurrent_steps)
 
     @property
     def num_text_states(self) -> int:
-        """Number of states of a word that are read."""
-        return len(range(self.num_recurrent_steps)[self.layers_read])
+        """Number of hidden states of a token of text."""
+        return self.method_spec.num_text_states(self.num_recurrent_steps)
 
     @property
     def num_video_states(self) -> int:
-        """Number of states of a frame that are read; by E3VA also both branches of each layer."""
-        return 2 * self.num_recurrent_steps + 1 if self.method == "e3va" else self.num_text_states
+        """Number of hidden states of each token of a frame."""
+        return self.method_spec.num_video_states(self.num_recurrent_steps)
 
-    @property
-    def tokens_read(self) -> slice:
-        """Which tokens of a frame are read: all, or CLS alone where nothing asks for the others."""
-        return slice(None) if self.method in ("r2_tuning", "losa", "lst") else slice(1)
-
-    @property
-    def mixes_frames(self) -> bool:
-        """Whether frames see each other inside CLIP, so that a video must be encoded as a whole."""
-        return self.method in ("vop", "st_adapter")
-
-    @property
-    def reads_plain_clip(self) -> bool:
-        """Whether the outputs of the layers of an untouched CLIP are all that is read, as a feature cache has them."""
-        return self.method not in (*IN_CLIP, "e3va")
-
-    def validate_sizes(self):
+    def validate_sizes(self) -> None:
         """Counts are positive, the width divides into heads, K layers exist in both encoders."""
         for name in ("hidden_size", "num_attention_heads", "num_recurrent_steps", "num_temporal_layers"):
             if getattr(self, name) < 1:
@@ -178,15 +179,15 @@ class R2TuningConfig(PreTrainedConfig):
                 f"got {self.num_recurrent_steps}."
             )
 
-    def validate_method(self):
-        """Without a block or side network beside CLIP only the last layer is read."""
-        if self.method in ("none", *IN_CLIP) and self.num_recurrent_steps != 1:
+    def validate_method(self) -> None:
+        """Without recurrence or side network only the last layer is read."""
+        if self.method_spec.reads_last_layer_only and self.num_recurrent_steps != 1:
             raise ValueError(
                 f"`num_recurrent_steps` must be 1 with `method` '{self.method}', which reads the last layer only, got "
                 f"{self.num_recurrent_steps}."
             )
 
-    def validate_strides(self):
+    def validate_strides(self) -> None:
         """Strides are rising powers of two, the first one 1; the only one where points are frames."""
         strides = list(self.strides)
         powers = all(stride > 0 and stride & (stride - 1) == 0 for stride in strides)
@@ -195,7 +196,7 @@ class R2TuningConfig(PreTrainedConfig):
         if not self.use_moment_head and strides != [1]:
             raise ValueError(f"`strides` must be [1] without moment head, where points are frames, got {strides}.")
 
-    def validate_rates(self):
+    def validate_rates(self) -> None:
         """Dropout rates are in [0, 1), weights not negative, times positive."""
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
@@ -210,8 +211,8 @@ class R2TuningConfig(PreTrainedConfig):
             raise ValueError(f"`window_sec` must be positive and finite, or None, got {self.window_sec}.")
 
 
-def _as_config(value: dict | PreTrainedConfig | None, kind: type[PreTrainedConfig]) -> PreTrainedConfig:
-    return value if isinstance(value, PreTrainedConfig) else kind(**(value or {}))
+def _as_config(value: dict | ConfigT | None, kind: type[ConfigT]) -> ConfigT:
+    return kind(**(value or {})) if value is None or isinstance(value, dict) else value
 
 
-__all__ = ["BESIDE_CLIP", "IN_CLIP", "Method", "R2TuningConfig"]
+__all__ = ["R2TuningConfig"]

@@ -1,4 +1,4 @@
-"""From raw predictions to moments, saliency, highlights and a summary: tensors in, tensors or plain numbers out."""
+"""Decoding raw predictions to moments, saliency, highlights and a summary: tensors in, tensors or numbers out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +14,10 @@ def temporal_iou(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(..., n, m)` in [0, 1]; 0 where both moments are empty.
     """
-    first, second = first[..., :, None, :], second[..., None, :, :]
+    # IoU = overlap / union, with overlap = max(0, min(ends) - max(starts)) and union = both lengths - overlap
+    first, second = first[..., :, None, :], second[..., None, :, :]  # (..., n, 1, 2) and (..., 1, m, 2)
     overlap = torch.minimum(first[..., 1], second[..., 1]) - torch.maximum(first[..., 0], second[..., 0])
-    overlap = overlap.clamp(min=0)
+    overlap = overlap.clamp(min=0)  # (..., n, m)
     union = (first[..., 1] - first[..., 0]) + (second[..., 1] - second[..., 0]) - overlap
     return torch.where(union > 0, overlap / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
 
@@ -24,10 +25,10 @@ def temporal_iou(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 def temporal_nms(
     moments: torch.Tensor, scores: torch.Tensor, method: str, threshold: float = 0.7, sigma: float = 0.5
 ) -> torch.Tensor:
-    """Lower the scores of moments that overlap better ones; nothing is removed.
+    """Lower the scores of moments that overlap better ones; no moment is removed.
 
-    Moment after moment, the best remaining one is taken and the scores of those left are multiplied: by 0 where the
-    overlap reaches `threshold` (`"hard"`), by `1 - IoU` (`"linear"`), or by `exp(-IoU^2 / sigma)` (`"gaussian"`).
+    Repeatedly, the best remaining moment is taken and the scores of the others that remain are multiplied: by 0 where
+    the overlap reaches `threshold` (`"hard"`), by `1 - IoU` (`"linear"`), or by `exp(-IoU^2 / sigma)` (`"gaussian"`).
 
     Args:
         moments: `(batch, num_moments, 2)`, start and end.
@@ -39,11 +40,16 @@ def temporal_nms(
     Returns:
         New scores, in the same order.
     """
-    iou = temporal_iou(moments, moments)
+    # while moments remain:  best = argmax of their scores; remove it from those that remain;
+    #                        score_j = score_j * factor(IoU(best, j)) for each j that remains
+    # In the batch every video takes as many rounds as the longest; a video without remaining moments is unchanged.
+    iou = temporal_iou(moments, moments)  # (batch, num_moments, num_moments)
     if method == "hard":
         factors = (iou < threshold).to(scores.dtype)
+    elif method == "linear":
+        factors = 1 - iou
     else:
-        factors = 1 - iou if method == "linear" else torch.exp(-iou.square() / sigma)
+        factors = torch.exp(-iou.square() / sigma)
     remaining = scores >= 0
     for _ in range(scores.shape[1]):
         best = scores.masked_fill(~remaining, -1.0).argmax(dim=1, keepdim=True)  # (batch, 1)
@@ -53,8 +59,10 @@ def temporal_nms(
     return scores
 
 
-def sort_by_score(moments: torch.Tensor, scores: torch.Tensor, count: int | None = None):
-    """The best `count` moments (default all), best first; equal scores keep their order."""
+def sort_by_score(
+    moments: torch.Tensor, scores: torch.Tensor, count: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best `count` moments (default all) and their scores, best first; equal scores keep their order."""
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     return moments.take_along_dim(order[..., None], dim=1)[:, :count], scores[:, :count]
 
@@ -67,20 +75,20 @@ def refine_moments(
     nms_threshold: float = 0.7,
     round_to: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The released evaluation's steps, in its order: clamp, round, suppress and sort.
+    """Clamp, round, suppress and sort, in the order of the released evaluation.
 
-    Only moments that ended before the video did are rounded, half to even. Without suppression the order is kept.
+    Only moments that end before the video does are rounded, half to even. Without suppression the order is unchanged.
 
     Args:
         moments: `(batch, num_moments, 2)`, in seconds.
         scores: `(batch, num_moments)`, negative where padded.
         duration_sec: `(batch,)`.
-        nms: Method of `temporal_nms`; `None` = none.
+        nms: Method of `temporal_nms`; `None` = no suppression.
         nms_threshold: For hard suppression.
         round_to: Unit in seconds; `None` = no rounding.
     """
-    longest = duration_sec[:, None, None]
-    free = moments[..., 1:] < longest
+    longest = duration_sec[:, None, None]  # (batch, 1, 1)
+    free = moments[..., 1:] < longest  # (batch, num_moments, 1)
     moments = torch.minimum(moments.clamp(min=0), longest)
     if round_to is not None:
         moments = torch.where(free, (moments / round_to).round() * round_to, moments)
@@ -97,10 +105,10 @@ def decode_saliency(
     frame_mask: torch.Tensor,
     merge: bool,
 ) -> torch.Tensor:
-    """Saliency of each frame: the best level's class score, times the cosine with the text if `merge`.
+    """Saliency of each frame: the highest class score of any level there, times the cosine with the text if `merge`.
 
-    A level of n points repeats each score `T // n` times and fills up to T with the last one, T being the video's own
-    number of frames.
+    A level of n points repeats each score `T // n` times and fills the rest up to T with the last one, where T is the
+    video's own number of frames.
 
     Args:
         logits: `(batch, num_points)`.
@@ -108,40 +116,43 @@ def decode_saliency(
         points: `(num_points, 4)`.
         point_mask: `(batch, num_points)`, `True` = real.
         frame_mask: `(batch, num_frames)`, `True` = real.
-        merge: Multiply by `similarity`; models without moment head do not.
+        merge: Multiply by `similarity`, as models with a moment head do.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_frames)`; 0 where padded.
     """
+    # In a video of T frames, on a level of n points with scores p, frame t takes the score of point
+    #     i(t) = min(t // (T // n), n - 1)
+    # and its saliency is (max of p[i(t)] over the levels) * cosine[t].
     scores = logits.sigmoid()
     num_frames = frame_mask.sum(dim=1, keepdim=True)  # (batch, 1)
-    time = torch.arange(frame_mask.shape[1], device=logits.device)
+    time = torch.arange(frame_mask.shape[1], device=logits.device)  # (num_frames,)
     best = torch.full_like(similarity, float("-inf"))
     for stride in points[:, 3].unique():
-        on_level = points[:, 3] == stride
-        count = point_mask[:, on_level].sum(dim=1, keepdim=True)
+        on_level = points[:, 3] == stride  # (num_points,)
+        count = point_mask[:, on_level].sum(dim=1, keepdim=True)  # (batch, 1), 0 if the video is too short
         repeat = num_frames // count.clamp(min=1)
         nearest = torch.minimum(time // repeat, (count - 1).clamp(min=0))  # (batch, num_frames)
-        level = scores[:, on_level].gather(1, nearest)
+        level = scores[:, on_level].gather(1, nearest)  # (batch, num_frames)
         best = torch.maximum(best, level.masked_fill(count == 0, float("-inf")))
     saliency = best * similarity if merge else best
     return saliency.masked_fill(~frame_mask, 0.0)
 
 
 def owned_frames(frame_mask: torch.Tensor, window_starts: torch.Tensor) -> torch.Tensor:
-    """Which frames each window answers for: of two overlapping windows, each its side of the middle of the overlap.
+    """Frames that each window owns: two overlapping windows meet in the middle of their overlap.
 
-    Together the windows own every frame of the video exactly once.
+    Every frame of the video belongs to exactly one window.
 
     Args:
         frame_mask: `(num_windows, window_frames)`, `True` = real.
         window_starts: `(num_windows,)`, first frame of each window, rising.
 
     Returns:
-        `(num_windows, 2)`, first owned frame and first frame no longer owned, counted from the window's start.
+        `(num_windows, 2)`, first owned frame and end (exclusive), counted from the window's start.
     """
-    ends = window_starts + frame_mask.sum(dim=1)
-    borders = (window_starts[1:] + ends[:-1]) // 2
+    ends = window_starts + frame_mask.sum(dim=1)  # (num_windows,)
+    borders = (window_starts[1:] + ends[:-1]) // 2  # (num_windows - 1,)
     first = torch.cat([window_starts[:1], borders])
     last = torch.cat([borders, ends[-1:]])
     return torch.stack([first, last], dim=1) - window_starts[:, None]
@@ -149,10 +160,10 @@ def owned_frames(frame_mask: torch.Tensor, window_starts: torch.Tensor) -> torch
 
 @dataclass
 class DecodedVideos:
-    """Predictions for each query over the whole of its video.
+    """Predictions for each query over its whole video.
 
     Attributes:
-        moments: `(num_queries, num_points, 2)`, in frames, not clamped; no points without a moment head.
+        moments: `(num_queries, num_points, 2)`, in frames, not clamped; no points if there is no moment head.
         scores: `(num_queries, num_points)`, in [0, 1]; -1 marks padding.
         saliency: `(num_queries, num_frames)`; 0 where padded.
         num_frames: `(num_queries,)`, each video's own length.
@@ -165,36 +176,53 @@ class DecodedVideos:
 
 
 def decode_outputs(outputs: Mapping[str, torch.Tensor]) -> DecodedVideos:
-    """Decode the points and frames of a `VideoGroundingOutput`; merge the windows of a long video.
-
-    Each window keeps the points and frames that it owns, so every one of them is answered for exactly once.
-    """
-    logits, points, frame_mask = outputs["logits"], outputs["points"], outputs["frame_mask"]
+    """Decode the points and frames of a `VideoGroundingOutput`; merge the windows of a long video."""
+    logits, points, point_mask = outputs["logits"].float(), outputs["points"], outputs["point_mask"]
+    frame_mask, similarity = outputs["frame_mask"], outputs["saliency_scores"].float()
     offsets = outputs.get("boundary_offsets")
-    merge = offsets is not None
-    saliency = decode_saliency(
-        logits.float(), outputs["saliency_scores"].float(), points, outputs["point_mask"], frame_mask, merge
-    )
-    if merge:
-        moments = offsets_to_moments(points, offsets.float())
-        scores = logits.float().sigmoid().masked_fill(~outputs["point_mask"], -1.0)
+    saliency = decode_saliency(logits, similarity, points, point_mask, frame_mask, merge=offsets is not None)
+    if offsets is not None:
+        moments = offsets_to_moments(points, offsets.float())  # (batch, num_points, 2)
+        scores = logits.sigmoid().masked_fill(~point_mask, -1.0)  # (batch, num_points)
     else:
-        points, moments, scores = points[:0], logits.new_zeros(len(logits), 0, 2), logits.new_zeros(len(logits), 0)
+        points = points[:0]
+        moments = outputs["logits"].new_zeros(len(logits), 0, 2)
+        scores = outputs["logits"].new_zeros(len(logits), 0)
+    decoded = DecodedVideos(moments, scores, saliency, frame_mask.sum(dim=1))
     starts = outputs.get("window_starts")
     if starts is None:
-        return DecodedVideos(moments, scores, saliency, frame_mask.sum(dim=1))
+        return decoded
+    return _merge_windows(decoded, points, frame_mask, starts, num_queries=int(outputs["query_index"].max()) + 1)
 
-    num_queries = int(outputs["query_index"].max()) + 1
+
+def _merge_windows(
+    decoded: DecodedVideos, points: torch.Tensor, frame_mask: torch.Tensor, starts: torch.Tensor, num_queries: int
+) -> DecodedVideos:
+    """Merge the windows of a video: each contributes the points and frames that it owns.
+
+    Args:
+        decoded: One row for each query and window, all windows of the first query first.
+        points: `(num_points, 4)`, those of a window.
+        frame_mask: `(num_queries * num_windows, window_frames)`, `True` = real.
+        starts: `(num_queries * num_windows,)`, first frame of each window.
+        num_queries: Number of queries.
+    """
     num_windows = len(starts) // num_queries
-    owned = owned_frames(frame_mask[:num_windows], starts[:num_windows])
+    owned = owned_frames(frame_mask[:num_windows], starts[:num_windows])  # (num_windows, 2)
     position = points[:, 0]
     owns = (owned[:, :1] <= position) & (position < owned[:, 1:])  # (num_windows, num_points)
-    moments = (moments + starts[:, None, None]).reshape(num_queries, -1, 2)
-    scores = scores.masked_fill(~owns.repeat(num_queries, 1), -1.0).reshape(num_queries, -1)
-    curves = saliency.unflatten(0, (num_queries, num_windows)).unbind(1)
-    saliency = torch.cat([curve[:, a:b] for curve, (a, b) in zip(curves, owned.tolist(), strict=True)], dim=1)
+    moments = decoded.moments + starts[:, None, None]  # in frames of the video
+    scores = decoded.scores.masked_fill(~owns.repeat(num_queries, 1), -1.0)
+    curves = decoded.saliency.unflatten(0, (num_queries, num_windows))  # (num_queries, num_windows, window_frames)
+    pieces = []
+    for window, (first, end) in enumerate(owned.tolist()):
+        pieces.append(curves[:, window, first:end])
+    saliency = torch.cat(pieces, dim=1)  # (num_queries, num_frames)
     return DecodedVideos(
-        moments, scores, saliency, torch.full_like(outputs["query_index"][:num_queries], saliency.shape[1])
+        moments=moments.reshape(num_queries, -1, 2),  # (num_queries, num_windows * num_points, 2)
+        scores=scores.reshape(num_queries, -1),  # (num_queries, num_windows * num_points)
+        saliency=saliency,
+        num_frames=torch.full_like(starts[:num_queries], saliency.shape[1]),
     )
 
 
@@ -206,17 +234,17 @@ def select_highlights(saliency: torch.Tensor, count: int) -> list[int]:
 def select_summary(
     saliency: torch.Tensor, fps: float, duration_sec: float, share: float = 0.15, unit_sec: float = 2.0
 ) -> list[tuple[float, float]]:
-    """Spans of the most salient units that together fill about a share of the video.
+    """Select the most salient units that together fill about a share of the video.
 
     Args:
         saliency: `(num_frames,)`.
         fps: Frames per second.
         duration_sec: Length of the video.
-        share: Part of the video to fill, in (0, 1]; at least one unit is chosen.
-        unit_sec: Length of a unit; never shorter than a frame.
+        share: Share of the video to fill, in (0, 1]; at least one unit is selected.
+        unit_sec: Length of a unit; a unit has at least one frame.
 
     Returns:
-        Start and end in seconds, in order of time; neighbouring units are joined.
+        Spans (start, end) in seconds, in order of time; adjacent units are joined.
     """
     frames_per_unit = max(1, round(unit_sec * fps))
     units = torch.stack([unit.mean() for unit in saliency.split(frames_per_unit)])

@@ -1,8 +1,8 @@
-"""One batch spread over processes: sums and rows of all of them, so that losses are those of the whole batch.
+"""One batch distributed over processes: sums and rows of all of them, so that a loss is that of the whole batch.
 
-What comes from other processes carries no gradient: each process differentiates the loss of the whole batch by its own
-rows, and the sum over processes is the gradient. Distributed training averages instead, which `undo_averaging` makes
-up for. All of it does nothing in a single process, and where no gradient is wanted.
+Values from other processes carry no gradient: each process differentiates the loss of the whole batch with respect to
+its own rows, and the sum over processes is the gradient. Distributed training averages instead of summing, which
+`undo_averaging` compensates. In a single process, or without gradients, these functions change nothing.
 """
 
 import torch
@@ -10,14 +10,14 @@ import torch.distributed as dist
 
 
 def num_processes() -> int:
-    """Processes that share the batch; 1 where no gradient is wanted, as processes then work on their own."""
+    """Number of processes that share the batch; 1 without gradients, as each process then works on its own."""
     if torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
     return 1
 
 
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor of the same shape over all processes; the gradient is that of the own one."""
+    """Sum of a tensor of the same shape over all processes; only this process's own value has a gradient."""
     if num_processes() == 1:
         return value
     total = value.detach().clone()
@@ -26,10 +26,10 @@ def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
 
 
 def gather_rows(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Rows of all processes behind each other, in the order of processes; the own ones keep their gradient.
+    """Rows of all processes, concatenated in the order of the processes; a process's own rows keep their gradient.
 
     Args:
-        tensors: `(batch, ...)`; any size may differ between processes. Other sizes than the batch are padded to the
+        tensors: `(batch, ...)`; all sizes may differ between processes. Sizes other than the batch are padded to the
             largest with zeros (`False`).
     """
     if num_processes() == 1:
@@ -41,18 +41,24 @@ def _gather(own: torch.Tensor) -> torch.Tensor:
     shape = torch.tensor(own.shape, device=own.device)
     shapes = [torch.empty_like(shape) for _ in range(num_processes())]
     dist.all_gather(shapes, shape)
+    # All processes must send the same shape: pad to the largest, then cut each piece to its own number of rows.
     padded = own.new_zeros(torch.stack(shapes).amax(dim=0).tolist())
     padded[tuple(slice(size) for size in own.shape)] = own
     pieces = [torch.empty_like(padded, requires_grad=False) for _ in shapes]
     dist.all_gather(pieces, padded.detach())
     pieces[dist.get_rank()] = padded
-    return torch.cat([piece[: int(shape[0])] for piece, shape in zip(pieces, shapes, strict=True)])
+    rows = []
+    for piece, its_shape in zip(pieces, shapes, strict=True):
+        rows.append(piece[: int(its_shape[0])])
+    return torch.cat(rows)
 
 
 def undo_averaging(loss: torch.Tensor) -> torch.Tensor:
-    """The same value, its gradient multiplied by the number of processes that will average it."""
+    """The same value, with its gradient multiplied by the number of processes over which it will be averaged."""
     count = num_processes()
-    return loss if count == 1 else loss.detach() + count * (loss - loss.detach())
+    if count == 1:
+        return loss
+    return loss.detach() + count * (loss - loss.detach())
 
 
 __all__ = ["gather_rows", "num_processes", "sum_over_processes", "undo_averaging"]

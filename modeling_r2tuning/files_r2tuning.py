@@ -1,9 +1,11 @@
-"""Files and folders that appear whole or not at all, and folders that one process at a time may write.
+"""Write files and folders atomically, and lock folders that only one process at a time may write to.
 
-What is written grows in a hidden folder beside its place, under a name that nobody can guess, and is renamed once it is
-complete and on the disk. A process that is killed leaves its hidden folder behind, but not the lock on it: whoever
-writes there next removes it. Only the standard library is used, as this file is part of every checkpoint's code, and
-`dataset_scripts/files.py` is a copy of it.
+An unfinished file is written to a hidden folder next to its destination, with a random name, and renamed once it is
+complete and on the disk. A process that is killed leaves its hidden folder behind, but the operating system releases
+its lock, so the next process that writes there knows that it can remove the folder.
+
+This file travels with every checkpoint and `dataset_scripts/files.py` is an equal copy of it, so it uses only the
+standard library.
 """
 
 import os
@@ -18,17 +20,18 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: folders cannot be locked, so nothing is cleaned up and nothing is refused there
-    fcntl = None
+except ImportError:  # Windows has no such locks: leftovers are not removed and concurrent runs not refused
+    fcntl = None  # type: ignore[assignment]
 
 PREFIX, SUFFIX = ".r2tuning-", ".partial"  # of hidden folders
-LOCK = ".r2tuning-lock"  # a file, as network file systems share locks of files between machines, but not of folders
-RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # all that safetensors and tokenizers tell of a full disk
+# A file, because network file systems share locks on files between machines, but not on folders.
+LOCK = ".r2tuning-lock"
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers report an error number
 
 
 @contextmanager
 def writing(path: str | os.PathLike, *, temporary_in: str | os.PathLike | None = None) -> Iterator[Path]:
-    """Write a file that appears under its name only when the block ends without an error.
+    """Write a file that appears at its path only when the block ends without an error.
 
     ```python
     with writing("answers.json") as partial:
@@ -36,25 +39,25 @@ def writing(path: str | os.PathLike, *, temporary_in: str | os.PathLike | None =
     ```
 
     Args:
-        path: File to write; a regular file of that name is replaced.
+        path: File to write; an existing regular file is replaced.
         temporary_in: Folder on the same file system for the unfinished file; default: the folder of `path`.
 
     Yields:
-        Path of an empty file of the same name.
+        Path of an empty file with the same name.
 
     Raises:
-        FileExistsError: `path` is something else than a regular file: a folder, link, pipe or device.
+        FileExistsError: `path` is not a regular file, but a folder, link, pipe or device.
         FileNotFoundError: The folder of `path` does not exist.
-        PermissionError: The folder of `path` may not be written.
+        PermissionError: The folder of `path` is not writable.
     """
     path = Path(path)
     check_replaceable(path)
     with _naming(path), _hidden_folder(path.parent if temporary_in is None else Path(temporary_in)) as hidden:
         partial = hidden / path.name
         partial.touch()
-        mode = stat.S_IMODE(partial.stat().st_mode)  # as the umask says
+        mode = stat.S_IMODE(partial.stat().st_mode)  # follows the umask
         yield partial
-        partial.chmod(mode)  # see `make_readable`
+        partial.chmod(mode)  # the block may have replaced the file, see `make_readable`
         _flush(partial)
         check_replaceable(path)
         os.replace(partial, path)
@@ -63,18 +66,18 @@ def writing(path: str | os.PathLike, *, temporary_in: str | os.PathLike | None =
 
 @contextmanager
 def writing_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a folder that appears under its name only when the block ends without an error.
+    """Write a folder that appears at its path only when the block ends without an error.
 
     Args:
-        path: Folder to write; it must not exist, or be empty.
+        path: Folder to write; it must not exist or must be empty.
 
     Yields:
-        Path of an empty folder of the same name.
+        Path of an empty folder with the same name.
 
     Raises:
         FileExistsError: `path` is a file, a link or a folder that is not empty.
-        FileNotFoundError: The folder that is to hold `path` does not exist.
-        PermissionError: The folder that is to hold `path` may not be written.
+        FileNotFoundError: The parent folder does not exist.
+        PermissionError: The parent folder is not writable.
     """
     path = Path(path).absolute()
     check_new_folder(path)
@@ -82,7 +85,7 @@ def writing_folder(path: str | os.PathLike) -> Iterator[Path]:
     with _naming(path), _hidden_folder(path.parent) as hidden:
         partial = hidden / path.name
         partial.mkdir()
-        mode = stat.S_IMODE(partial.stat().st_mode) & 0o666  # as the umask says of files
+        mode = stat.S_IMODE(partial.stat().st_mode) & 0o666  # mode of a new file under this umask
         yield partial
         for folder, _, names in os.walk(partial):
             for name in names:
@@ -95,24 +98,24 @@ def writing_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def check_replaceable(path: str | os.PathLike, *inputs: str | os.PathLike) -> None:
-    """Refuse a file that `writing` could not or must not write.
+    """Refuse a file that `writing` cannot or must not write.
 
     Args:
         path: File to write.
-        inputs: Files that are still needed.
+        inputs: Files that are still needed and must not be replaced.
 
     Raises:
-        FileExistsError: `path` is something else than a regular file, or one of `inputs`.
+        FileExistsError: `path` is not a regular file, or is one of `inputs`.
         FileNotFoundError: Its folder does not exist.
-        PermissionError: Its folder may not be written.
+        PermissionError: Its folder is not writable.
     """
     path = Path(path)
     _check_parent(path)
     if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
-        raise FileExistsError(f"'{path}' cannot be written: it exists and is not a regular file; name another file.")
+        raise FileExistsError(f"'{path}' cannot be written: it exists and is not a regular file; choose another name.")
     for needed in inputs:
         if path.exists() and os.path.exists(needed) and os.path.samefile(path, needed):
-            raise FileExistsError(f"'{path}' cannot be written: it is an input of this command; name another file.")
+            raise FileExistsError(f"'{path}' cannot be written: it is an input of this command; choose another name.")
 
 
 def check_new_folder(path: str | os.PathLike) -> None:
@@ -123,13 +126,13 @@ def check_new_folder(path: str | os.PathLike) -> None:
     """
     path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise FileExistsError(f"'{path}' is a file or a link; name a new folder.")
+        raise FileExistsError(f"'{path}' is a file or a link; choose a new folder.")
     if path.is_dir() and any(path.iterdir()):
-        raise FileExistsError(f"The folder '{path}' is not empty; name a new one or empty it.")
+        raise FileExistsError(f"The folder '{path}' is not empty; choose a new one or empty it.")
 
 
 def make_readable(folder: str | os.PathLike) -> None:
-    """Give the safetensors files of a folder the mode of any new file; the library lets only their owner read them."""
+    """Give the safetensors files of a folder the mode of any new file; the library makes them readable for their owner."""
     with _hidden_folder(Path(folder)) as hidden:
         mode = stat.S_IMODE((hidden / LOCK).stat().st_mode)
         for weights in Path(folder).glob("*.safetensors"):
@@ -138,7 +141,7 @@ def make_readable(folder: str | os.PathLike) -> None:
 
 @contextmanager
 def claiming(folder: str | os.PathLike) -> Iterator[None]:
-    """Keep other processes that ask for it out of an existing folder until the block ends.
+    """Claim an existing folder until the block ends; meanwhile other claims of it fail.
 
     Raises:
         FileExistsError: Another process has claimed the folder.
@@ -148,15 +151,16 @@ def claiming(folder: str | os.PathLike) -> Iterator[None]:
         held = [_take_lock(path)]
     except BlockingIOError as error:
         raise FileExistsError(
-            f"Another run is writing to '{folder}'; wait for its end or name another folder."
+            f"Another run is writing to '{folder}'; wait until it ends or choose another folder."
         ) from error
-    if hasattr(os, "register_at_fork"):  # a worker that outlives a killed run must not keep its claim
+    # A forked worker inherits the lock. If the run is killed, a worker that lives on must not hold the claim.
+    if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: _close(held))
     try:
         yield
     finally:
         if held:
-            with suppress(OSError):  # Windows removes no open file
+            with suppress(OSError):  # Windows cannot remove an open file
                 path.unlink()
             _close(held)
 
@@ -167,21 +171,22 @@ def _close(descriptors: list[int]) -> None:
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove from a folder what killed processes left unfinished; `writing` does so by itself."""
+    """Remove the hidden folders that killed processes left in a folder; `writing` calls this, too."""
     if fcntl is None:
         return
     for hidden in Path(folder).glob(f"{PREFIX}*{SUFFIX}"):
-        with suppress(OSError):  # it is in use, gone, or on a file system without locks
+        with suppress(OSError):  # in use, already removed, or on a file system without locks
             found = hidden.lstat()
             if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
                 lock = _take_lock(hidden / LOCK, required=True)
                 shutil.rmtree(hidden, ignore_errors=True)
                 os.close(lock)
-                hidden.rmdir()  # only a network file system, which keeps open files, has left it
+                hidden.rmdir()  # network file systems keep a removed file, and its folder, until it is closed
 
 
 @contextmanager
 def _hidden_folder(beside: Path) -> Iterator[Path]:
+    """Make a locked hidden folder in the folder `beside` and remove it when the block ends."""
     remove_leftovers(beside)
     hidden, lock = _make_hidden_folder(beside)
     try:
@@ -197,22 +202,26 @@ def _make_hidden_folder(beside: Path) -> tuple[Path, int]:
         try:
             return hidden, _take_lock(hidden / LOCK)
         except (BlockingIOError, FileNotFoundError):
-            continue  # another process took it for a leftover in the meantime
+            continue  # before it was locked, another process took it for a leftover
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
             raise
 
 
 def _take_lock(path: Path, *, required: bool = False) -> int:
-    """Descriptor of a file, made if need be, that is locked until it is closed.
+    """Open a file, create it if it does not exist, and lock it until it is closed.
 
     Args:
         path: The file.
-        required: Refuse file systems without locks too.
+        required: Raise an error on file systems without locks; otherwise the file is opened without a lock there.
+
+    Returns:
+        Descriptor of the file.
 
     Raises:
         BlockingIOError: Another process holds the lock.
-        FileNotFoundError: The folder is gone.
+        FileNotFoundError: The folder does not exist.
+        OSError: The file system has no locks, if `required`.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -226,12 +235,12 @@ def _take_lock(path: Path, *, required: bool = False) -> int:
                 raise
         if os.fstat(descriptor).st_nlink:
             return descriptor
-        os.close(descriptor)  # its last holder has just removed the file
+        os.close(descriptor)  # the last holder removed the file before we got the lock; create it again
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors about the unfinished file name the file that was asked for."""
+    """Make errors about the unfinished file name `path` instead."""
     try:
         yield
     except OSError as error:
@@ -247,7 +256,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _public_name(name: str | bytes | int | None, path: Path) -> str | None:
-    """What a file in the hidden folder of `path` will be called; `None` if it is another one."""
+    """Final name of a file in the hidden folder of `path`; `None` for a file elsewhere."""
     if name is None:
         return str(path)
     parts = Path(name).parts if isinstance(name, str) else ()
@@ -255,18 +264,20 @@ def _public_name(name: str | bytes | int | None, path: Path) -> str | None:
     if not hidden:
         return None
     inside = parts[hidden[-1] + 1 :]
-    return str(path.parent.joinpath(*inside) if inside[:1] == (path.name,) else path)
+    if inside[:1] != (path.name,):  # the lock or a helper file of a library
+        return str(path)
+    return str(path.parent.joinpath(*inside))
 
 
 def _check_parent(path: Path) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"'{path}' cannot be written: there is no folder '{path.parent}'.")
     if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"'{path}' cannot be written: the folder '{path.parent}' is read-only for you.")
+        raise PermissionError(f"'{path}' cannot be written: you may not write to the folder '{path.parent}'.")
 
 
 def _flush(path: Path) -> None:
-    """Have a file written to the disk, so that a power cut cannot halve it."""
+    """Wait until a file is on the disk, so that a power cut cannot leave half of it."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -275,7 +286,7 @@ def _flush(path: Path) -> None:
 
 
 def _flush_folder(path: Path) -> None:
-    """Have the names in a folder written to the disk, where the system can do that."""
+    """Wait until the names in a folder are on the disk, where the system supports that."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:

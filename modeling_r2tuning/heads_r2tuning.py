@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from .points_r2tuning import level_lengths, make_point_mask, make_points
 
 @dataclass
 class VideoGroundingOutput(ModelOutput):
-    """What `R2TuningForVideoGrounding` returns.
+    """Output of `R2TuningForVideoGrounding`.
 
     Attributes:
         loss: Scalar, the sum of `loss_parts`; only with labels.
@@ -28,10 +29,10 @@ class VideoGroundingOutput(ModelOutput):
         points: `(num_points, 4)`, position, lower, upper and stride in frames.
         point_mask: `(batch, num_points)`, `True` = real.
         frame_mask: `(batch, num_frames)`, `True` = real.
-        fps: `(batch,)`, frames per second, where given.
-        duration_sec: `(batch,)`, length of the video in seconds, where given.
-        query_index: `(batch,)`, for a windowed video: which query a row answers.
-        window_starts: `(batch,)`, for a windowed video: the row's first frame.
+        fps: `(batch,)`, frames per second, if given.
+        duration_sec: `(batch,)`, length of the video in seconds, if given.
+        query_index: `(batch,)`, for a windowed video: index of the query that a row answers.
+        window_starts: `(batch,)`, for a windowed video: first frame of the row's window.
         hidden_states: One `(batch, num_frames, hidden)` for each recurrent step, first step first; on request.
     """
 
@@ -63,18 +64,21 @@ class Downsample(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """From `(batch, length, hidden)` to `(batch, length // 2, hidden)`; an odd last frame is left out."""
         # Frames do not overlap, so the convolution is a linear layer over pairs of frames.
-        pairs = features[:, : features.shape[1] // 2 * 2].unflatten(1, (-1, 2)).flatten(-2)
+        even = features[:, : features.shape[1] // 2 * 2]
+        pairs = even.unflatten(1, (-1, 2)).flatten(-2)  # (batch, length // 2, 2 * hidden)
         weight = self.conv.weight.transpose(1, 2).flatten(1)  # (hidden, 2 * hidden)
         return self.norm(F.linear(pairs, weight, self.conv.bias)).relu()
 
 
 class TemporalFeaturePyramid(nn.Module):
-    """One sequence of features for each temporal stride, each from the frames by convolutions of its own."""
+    """One sequence of features for each temporal stride; each level has convolutions of its own from the frames up."""
 
     def __init__(self, config: R2TuningConfig):
         super().__init__()
-        halvings = [int(math.log2(stride)) for stride in config.strides]
-        self.levels = nn.ModuleList(nn.ModuleList(Downsample(config) for _ in range(count)) for count in halvings)
+        self.levels = nn.ModuleList()
+        for stride in config.strides:
+            num_halvings = int(math.log2(stride))
+            self.levels.append(nn.ModuleList(Downsample(config) for _ in range(num_halvings)))
 
     def forward(self, features: torch.Tensor, num_frames: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Build the levels that have a point.
@@ -87,19 +91,21 @@ class TemporalFeaturePyramid(nn.Module):
             For each level the features, `(batch, num_points_of_level, hidden)`, 0 where padded, and their mask.
         """
         levels = []
-        for blocks in self.levels:
-            if features.shape[1] >> len(blocks) == 0:
+        for module in self.levels:
+            blocks = cast("nn.ModuleList", module)
+            if features.shape[1] >> len(blocks) == 0:  # the video is shorter than the stride
                 continue
-            level, length = features, num_frames
-            level, mask = _zero_padding(level, length)
+            length = num_frames
+            level, mask = _zero_padding(features, length)
             for block in blocks:
                 length = length // 2
-                level, mask = _zero_padding(block(level), length)
+                level, mask = _zero_padding(block(level), length)  # (batch, half the points, hidden)
             levels.append((level, mask))
         return levels
 
 
 def _zero_padding(features: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features with zeros beyond each video's own length, and their mask."""
     mask = torch.arange(features.shape[1], device=features.device) < length[:, None]
     return features.masked_fill(~mask[..., None], 0.0), mask
 
@@ -115,7 +121,7 @@ class ConvHead(nn.Module):
     def forward(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """From `(batch, hidden, length)`, 0 where `mask (batch, 1, length)` is `False`, to `(batch, length, outputs)`."""
         hidden = self.conv1(features).relu().masked_fill(~mask, 0.0)
-        return self.conv2(hidden).transpose(1, 2)
+        return self.conv2(hidden).transpose(1, 2)  # (batch, length, outputs)
 
 
 class TextPooling(nn.Module):
@@ -127,8 +133,9 @@ class TextPooling(nn.Module):
 
     def forward(self, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
         """From `(batch, text_length, hidden)` to `(batch, hidden)`."""
-        scores = self.score(text).squeeze(-1).masked_fill(~text_mask, float("-inf"))
-        return torch.einsum("bl,blc->bc", scores.softmax(dim=1), text)
+        # sum_l softmax(w . text_l) text_l, over the real tokens l
+        scores = self.score(text).squeeze(-1).masked_fill(~text_mask, float("-inf"))  # (batch, text_length)
+        return torch.einsum("bl,blc->bc", scores.softmax(dim=1), text)  # (batch, hidden)
 
 
 class GroundingHead(nn.Module):
@@ -151,16 +158,16 @@ class GroundingHead(nn.Module):
         text_mask: torch.Tensor,
     ) -> VideoGroundingOutput:
         """Predict from the R2 block's `video_features` and its last step's `text_embeds`."""
-        num_frames = frame_mask.sum(dim=1)
+        num_frames, longest = frame_mask.sum(dim=1), frame_mask.shape[1]
         frames = video_features.relu()
         text_features = self.text_pooling(text_embeds, text_mask)
-        cosine = F.cosine_similarity(frames, text_features[:, None], dim=-1)
+        cosine = F.cosine_similarity(frames, text_features[:, None], dim=-1)  # (batch, num_frames)
         levels, mask = self._join_levels(self.pyramid(frames, num_frames))
-        points = make_points(frame_mask.shape[1], self.strides, frame_mask.device)
-        kept = self._point_columns(frame_mask.shape[1], frame_mask.device)
+        points = make_points(longest, self.strides, frame_mask.device)
+        kept = self._point_columns(longest, frame_mask.device)
         return VideoGroundingOutput(
             logits=self.classification_head(levels, mask)[:, kept, 0],
-            boundary_offsets=self._boundary_offsets(levels, mask, kept, frame_mask.shape[1]),
+            boundary_offsets=self._boundary_offsets(levels, mask, kept, longest),
             saliency_scores=cosine.masked_fill(~frame_mask, 0.0),
             video_features=video_features.masked_fill(~frame_mask[..., None], 0.0),
             text_features=text_features,
@@ -170,25 +177,41 @@ class GroundingHead(nn.Module):
         )
 
     def _join_levels(self, levels: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put all levels behind each other with one zero between them: each convolution runs once, not per level."""
-        features = torch.cat([F.pad(level, (0, 0, 0, 1)) for level, _ in levels], dim=1)
-        mask = torch.cat([F.pad(mask, (0, 1)) for _, mask in levels], dim=1)
+        """Concatenate all levels, so that each convolution of the heads runs once instead of once for each level.
+
+        One zero after each level keeps the convolutions, of kernel 3, from mixing neighbouring levels.
+
+        Returns:
+            Features `(batch, hidden, length)` and their mask `(batch, 1, length)`, where length counts the zeros too.
+        """
+        features = torch.cat([F.pad(level, (0, 0, 0, 1)) for level, _ in levels], dim=1)  # (batch, length, hidden)
+        mask = torch.cat([F.pad(mask, (0, 1)) for _, mask in levels], dim=1)  # (batch, length)
         return features.transpose(1, 2), mask[:, None]
 
     def _point_columns(self, num_frames: int, device: torch.device) -> torch.Tensor:
-        """Where the points are among the joined levels."""
+        """Indices of the points, `(num_points,)`, in the concatenated levels: all but the zeros between them."""
         lengths = [length for length in level_lengths(num_frames, self.strides) if length]
-        gaps = torch.arange(len(lengths), device=device).repeat_interleave(torch.tensor(lengths, device=device))
+        levels = torch.arange(len(lengths), device=device)
+        gaps = levels.repeat_interleave(torch.tensor(lengths, device=device))  # zeros before each point
         return torch.arange(sum(lengths), device=device) + gaps
 
     def _boundary_offsets(
         self, levels: torch.Tensor, mask: torch.Tensor, kept: torch.Tensor, num_frames: int
     ) -> torch.Tensor | None:
+        """Distances from each point to start and end in strides: exp(head) times a learned scale of the level."""
         if self.boundary_head is None:
             return None
         lengths = torch.tensor(level_lengths(num_frames, self.strides), device=levels.device)
-        scale = self.level_scale.repeat_interleave(lengths)
-        return self.boundary_head(levels, mask)[:, kept].exp() * scale[:, None]
+        scale = self.level_scale.repeat_interleave(lengths)  # (num_points,)
+        return self.boundary_head(levels, mask)[:, kept].exp() * scale[:, None]  # (batch, num_points, 2)
+
+    def maybe_unused_parameters(self, num_frames: int) -> list[nn.Parameter]:
+        """Parameters that may have no part in the loss of videos of `num_frames` frames."""
+        unused = [self.level_scale]
+        for stride, level in zip(self.strides, self.pyramid.levels, strict=True):
+            if stride > num_frames:
+                unused += level.parameters()
+        return unused
 
 
 __all__ = ["GroundingHead", "TemporalFeaturePyramid", "VideoGroundingOutput"]

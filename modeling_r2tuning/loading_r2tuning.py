@@ -1,4 +1,8 @@
-"""What is wrong with a checkpoint that cannot be loaded, told in one line: which one, which file, and what to do."""
+"""Explain in one line why a checkpoint cannot be loaded: which checkpoint, which file, and what to do.
+
+transformers reports the same cause in many ways (an offline Hub, a damaged file and a missing file often look alike),
+and some causes not at all. `loading` wraps its calls and finds the cause by looking at the checkpoint's files itself.
+"""
 
 import json
 import os
@@ -23,7 +27,7 @@ from transformers.utils import cached_file
 
 
 PLACE_ARGUMENTS = ("revision", "subfolder")
-HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download", "proxies")  # serve CLIP as well
+HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download", "proxies")  # also used for the backbone
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -37,7 +41,7 @@ BACKBONE_ADVICE = (
     "`save_backbone=True`."
 )
 LFS_POINTER = b"version https://git-lfs"
-# Where the weights of a CLIP are in safetensors, if its main branch has them as a pickle only.
+# Revisions that hold a backbone's weights in safetensors, for those whose main branch has only a pickle.
 SAFETENSORS_REVISIONS = {"openai/clip-vit-base-patch32": "refs/pr/15"}
 
 
@@ -45,100 +49,113 @@ SAFETENSORS_REVISIONS = {"openai/clip-vit-base-patch32": "refs/pr/15"}
 def loading(
     name: str | os.PathLike | None, files: Sequence[str], what: str = "The checkpoint", advice: str = "", **hub: Any
 ) -> Iterator[None]:
-    """Turn whatever goes wrong while a checkpoint is loaded into one error that names it and the file.
+    """Turn any error while a checkpoint is loaded into one that names the checkpoint and the file.
 
     Args:
-        name: Its folder, or its repository on the Hub.
-        files: What is read of it, in this order.
-        what: What it is, at the start of the message.
-        advice: Added to the message.
-        hub: Where in the repository and how: `revision`, `subfolder`, `cache_dir`, `local_files_only` ...
+        name: The checkpoint's folder, or its repository on the Hub.
+        files: The files that are read, in the order in which they are checked.
+        what: What is loaded, at the start of the message.
+        advice: Text to append to the message.
+        hub: Hub arguments of the call: `revision`, `subfolder`, `cache_dir`, `local_files_only` ...
 
     Raises:
         OSError: There is no such checkpoint, or it cannot be fetched.
-        ValueError: A file is damaged, or the checkpoint is another kind of thing.
+        ValueError: A file is damaged, or the checkpoint is of another kind.
     """
-    name = "" if name is None else os.fspath(name)  # weights may be given in place of a checkpoint
+    name = "" if name is None else os.fspath(name)  # `from_pretrained(None, state_dict=...)` has no checkpoint
     _check_name(name, advice)
     try:
         yield
-    except (ImportError, torch.OutOfMemoryError):  # not to be mended in the checkpoint
+    except (ImportError, torch.OutOfMemoryError):  # not the checkpoint's fault
         raise
-    except Exception as error:  # noqa: BLE001 (what is in a file decides where its reader fails, and with which error)
+    except Exception as error:  # noqa: BLE001 (a damaged file makes its reader fail anywhere, with any error)
         explained = _explain(error, name, files, what, hub)
         raise type(explained)(f"{explained} {advice}".rstrip()) from error
 
 
 def loading_backbone(name: str, **hub: Any) -> AbstractContextManager[None]:
-    """`loading` for the CLIP that a checkpoint refers to."""
+    """`loading` for the backbone that a checkpoint refers to."""
     return loading(name, MODEL_FILES, "CLIP", BACKBONE_ADVICE, **hub)
 
 
 def read_backbone_config(name: str, **hub: Any) -> CLIPConfig:
-    """Configuration of a CLIP on the Hub or in a folder.
+    """Read the configuration of a CLIP on the Hub or in a folder.
 
     Raises:
-        OSError: There is none, or it cannot be fetched.
+        OSError: There is no such model, or it cannot be fetched.
         ValueError: It is another kind of model, or its configuration is damaged.
     """
     with loading(name, (CONFIG,), "CLIP", BACKBONE_ADVICE, **hub):
         found, _ = CLIPConfig.get_config_dict(name, **hub)
+        # `from_dict` would build a CLIPConfig of defaults from any other model's settings.
         if found.get("model_type") != "clip":
-            raise ValueError(f"'{name}' is no CLIP: its `model_type` is {found.get('model_type')!r}.")
+            raise ValueError(f"'{name}' is not a CLIP model: its `model_type` is {found.get('model_type')!r}.")
         return CLIPConfig.from_dict(found)
 
 
 def check_weights(checkpoint: str | os.PathLike, info: dict[str, Any], reshape: bool) -> None:
-    """Refuse weights that do not fit the model: they would have no effect, and what is missing would stay random.
+    """Refuse weights that do not fit the model; transformers would ignore them and leave missing ones random.
 
     Args:
-        checkpoint: Where they come from.
-        info: What `from_pretrained` found.
-        reshape: Weights of other shapes were allowed.
+        checkpoint: Folder or repository of the weights.
+        info: The loading info of `from_pretrained`.
+        reshape: Whether weights of other shapes are allowed.
 
     Raises:
-        ValueError: Some are missing, unknown or of other shapes.
+        ValueError: Some weights are missing, unknown or of other shapes.
     """
-    misshaped = [] if reshape else sorted(info["mismatched_keys"])
-    problems = {
-        "lacks": sorted(info["missing_keys"]),
-        "has unknown": sorted(info["unexpected_keys"]),
-        "has misshaped": [f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in misshaped],
-    }
-    told = [f"{label} weights ({len(names)}, such as {names[:3]})" for label, names in problems.items() if names]
-    if told:
+    misshaped = []
+    if not reshape:
+        for name, found, expected in sorted(info["mismatched_keys"]):
+            misshaped.append(f"{name} {tuple(found)} instead of {tuple(expected)}")
+    problems = []
+    for label, names in (
+        ("lacks", sorted(info["missing_keys"])),
+        ("has unknown", sorted(info["unexpected_keys"])),
+        ("has misshaped", misshaped),
+    ):
+        if names:
+            problems.append(f"{label} weights ({len(names)}, such as {names[:3]})")
+    if problems:
         raise ValueError(
-            f"The weights of the checkpoint '{checkpoint}' do not fit its {CONFIG}: it {' and '.join(told)}. Save it "
-            "again, with `config.save_backbone` set only if CLIP is in it."
+            f"The weights of the checkpoint '{checkpoint}' do not fit its {CONFIG}: it {' and '.join(problems)}. Save it "
+            "again, with `config.save_backbone` set only if the checkpoint contains CLIP."
         )
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike) -> None:
-    """Refuse a tokenizer that transformers made without a file, which takes all words for the same.
+    """Refuse a tokenizer without a vocabulary, to which all words are alike.
+
+    transformers makes such a tokenizer if the file is missing.
 
     Raises:
-        FileNotFoundError: It has no vocabulary.
+        FileNotFoundError: The tokenizer has no vocabulary.
     """
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
         raise FileNotFoundError(f"'{os.fspath(name)}' has no {TOKENIZER}, or one without a vocabulary.")
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    """Refuse a tokenizer whose tokens the model does not all know.
+    """Refuse a tokenizer with more tokens than the model has embeddings for.
 
     Raises:
-        ValueError: It belongs to another model.
+        ValueError: The tokenizer belongs to another model.
     """
     known = model.config.text_config.vocab_size
     if len(tokenizer) > known:
         raise ValueError(
             f"The tokenizer of '{tokenizer.name_or_path}' has {len(tokenizer)} tokens, the model '{model.name_or_path}' "
-            f"knows {known}: take the {TOKENIZER} that was saved with the model."
+            f"knows {known}: use the {TOKENIZER} that was saved with the model."
         )
 
 
 def safe_weights(name: str, hub: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `from_pretrained` by which a CLIP's weights come from safetensors, never from a pickle."""
+    """Return arguments of `from_pretrained` with which a backbone is loaded from safetensors, never from a pickle.
+
+    Args:
+        name: Folder or repository of the backbone.
+        hub: Hub arguments of the call.
+    """
     if hub.get("revision") is None and name in SAFETENSORS_REVISIONS and not os.path.isdir(name):
         found = cached_file(
             name,
@@ -147,13 +164,14 @@ def safe_weights(name: str, hub: dict[str, Any]) -> dict[str, Any]:
             _raise_exceptions_for_connection_errors=False,
             **{key: value for key, value in hub.items() if value is not None},
         )
+        # The main branch may get the file one day; until then it is in another revision.
         if found is None:
             hub = {**hub, "revision": SAFETENSORS_REVISIONS[name]}
     return {**hub, "use_safetensors": True}
 
 
 def is_repository_name(name: str) -> bool:
-    """Whether a name has the form `organisation/name`; then only the Hub can tell whether there is such a repository."""
+    """Return whether a name has the form `organisation/name`, so that only the Hub knows whether it exists."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -162,7 +180,7 @@ def is_repository_name(name: str) -> bool:
 
 
 def _check_name(name: str, advice: str) -> None:
-    """Refuse at once what can be no repository, without asking the Hub."""
+    """Refuse a name that cannot be a repository without asking the Hub."""
     if name and not os.path.exists(name) and not is_repository_name(name):
         raise FileNotFoundError(
             f"'{name}' is neither a folder that exists nor a name on the Hub, 'organisation/name'. {advice}".rstrip()
@@ -170,28 +188,36 @@ def _check_name(name: str, advice: str) -> None:
 
 
 def _explain(error: Exception, name: str, files: Sequence[str], what: str, hub: dict[str, Any]) -> Exception:
-    places = {file: _locate(name, file, hub) for file in files}
-    unfetched = _unfetched(error, name, places, hub)
+    """Make the error to raise instead of `error`: the most specific cause that the files show, else its own text."""
+    paths = {file: _locate(name, file, hub) for file in files}
+    unfetched = _find_unfetched(error, name, paths, hub)
     if unfetched is not None:
         return OSError(_offline_message(name, unfetched, what, hub))
-    for place in [*places.values(), *_shards(places.get(INDEX), name, hub)]:
-        damage = place and find_damage(place)
-        if damage:
+    found = [path for path in paths.values() if path is not None]
+    for path in found + _shards(paths.get(INDEX), name, hub):
+        damage = find_damage(path)
+        if damage is not None:
             again = "Save or copy" if os.path.isdir(name) else f"`hf download {name} --force-download` fetches"
-            return ValueError(f"{what} '{name}' cannot be loaded: '{place}' {damage}. {again} it again.")
-    if WEIGHTS in files and places[CONFIG] and not (places[WEIGHTS] or places[INDEX]):
+            return ValueError(f"{what} '{name}' cannot be loaded: '{path}' {damage}. {again} it again.")
+    if WEIGHTS in files and paths[CONFIG] and not (paths[WEIGHTS] or paths[INDEX]):
         return OSError(f"{what} '{name}' cannot be loaded: {_no_weights(name)}")
-    kinds = (FileNotFoundError, PermissionError, OSError)
-    kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
     reason = _reason(error)
-    return kind(reason if name in reason else f"{what} '{name}' cannot be loaded: {reason}")
+    message = reason if name in reason else f"{what} '{name}' cannot be loaded: {reason}"
+    # Subclasses such as HfHubHTTPError need more arguments than a message, so a plain kind is raised.
+    for kind in (FileNotFoundError, PermissionError, OSError):
+        if isinstance(error, kind):
+            return kind(message)
+    return ValueError(message)
 
 
 def _reason(error: Exception) -> str:
+    """The text of an error in one line, in words that mean something to a user."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, StrictDataclassError):
-        return f"its {CONFIG} does not hold what it should: {reason}"
-    if "ignore_mismatched_sizes" in reason:  # transformers logs which ones, and names an option that hides it
+        return f"its {CONFIG} does not hold valid settings: {reason}"
+    if (
+        "ignore_mismatched_sizes" in reason
+    ):  # transformers logs the weights and advises an option that hides the problem
         return f"the weights in {WEIGHTS} have other shapes than {CONFIG} says"
     return reason if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {reason}"
 
@@ -200,14 +226,14 @@ def _reason(error: Exception) -> str:
 
 
 def _locate(name: str, file: str, hub: dict[str, Any]) -> str | None:
-    """Path of a file of the checkpoint on this machine."""
+    """Path of a checkpoint's file on this machine, `None` if it is not there."""
     file = "/".join(part for part in (hub.get("subfolder"), file) if part)
     path = os.path.join(name, file) if os.path.isdir(name) else _cached(name, file, hub)
     return path if isinstance(path, str) and os.path.isfile(path) else None
 
 
 def _cached(name: str, file: str, hub: dict[str, Any]) -> Any:
-    """Path in the cache, `None` if the Hub was not asked for it, something else if it has no such file."""
+    """Path in the cache; `None` if the Hub was never asked for the file, another object if the Hub does not have it."""
     found = None
     for revision in _revisions(name, file, hub):
         try:
@@ -220,23 +246,33 @@ def _cached(name: str, file: str, hub: dict[str, Any]) -> Any:
 
 
 def _revisions(name: str, file: str, hub: dict[str, Any]) -> list[str | None]:
-    """Where a file may be."""
+    """Revisions in which a file may be; `None` = the main branch."""
     if file == WEIGHTS and hub.get("revision") is None and name in SAFETENSORS_REVISIONS:
         return [None, SAFETENSORS_REVISIONS[name]]
     return [hub.get("revision")]
 
 
 def _shards(index: str | None, name: str, hub: dict[str, Any]) -> list[str]:
+    """Paths of the weight files that an index names, whether they exist or not."""
     if index is None or find_damage(index):
         return []
-    files = json.loads(Path(index).read_text(encoding="utf-8")).get("weight_map")
-    names = {file for file in files.values() if isinstance(file, str)} if isinstance(files, dict) else set()
-    places = {shard: _locate(name, shard, hub) for shard in sorted(names)}
-    return [place or os.path.join(os.path.dirname(index), shard) for shard, place in places.items()]
+    weight_map = json.loads(Path(index).read_text(encoding="utf-8")).get("weight_map")
+    if not isinstance(weight_map, dict):
+        return []
+    names = {file for file in weight_map.values() if isinstance(file, str)}
+    paths = []
+    for shard in sorted(names):
+        missing = os.path.join(os.path.dirname(index), shard)
+        paths.append(_locate(name, shard, hub) or missing)
+    return paths
 
 
 def find_damage(path: str) -> str | None:
-    """What is wrong with a file by itself."""
+    """Check a file by itself.
+
+    Returns:
+        What is wrong with it, as the end of a sentence; `None` if it is undamaged.
+    """
     if not os.path.isfile(path):
         return "is missing"
     if os.path.getsize(path) == 0:
@@ -245,19 +281,19 @@ def find_damage(path: str) -> str | None:
         return _find_damage_of_json(Path(path))
     with open(path, "rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            return "is a pointer of Git LFS in place of the weights (`git lfs pull` fetches them)"
+            return "is a Git LFS pointer instead of the weights (`git lfs pull` fetches them)"
     try:
-        with safe_open(path, "pt"):
+        with safe_open(path, "pt"):  # checks the header against the size of the file
             return None
     except (SafetensorError, OSError) as error:
-        return f"is no complete safetensors file ({error})"
+        return f"is not a complete safetensors file ({error})"
 
 
 def _find_damage_of_json(path: Path) -> str | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        return f"is no JSON ({error})"
+        return f"is not valid JSON ({error})"
     if not isinstance(content, dict):
         return "holds no JSON object"
     if path.name == TOKENIZER:
@@ -265,38 +301,46 @@ def _find_damage_of_json(path: Path) -> str | None:
 
         try:
             Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001 (raised as a bare Exception)
-            return f"is no tokenizer ({error})"
+        except Exception as error:  # noqa: BLE001 (tokenizers raises a bare Exception)
+            return f"is not a tokenizer ({error})"
     return None
 
 
 # ---- messages ------------------------------------------------------------------------------------------------------
 
 
-def _unfetched(
-    error: BaseException | None, name: str, places: dict[str, str | None], hub: dict[str, Any]
-) -> str | None:
-    """A file that is needed and not in the cache, if the Hub could not be asked for it."""
-    needed = [file for file in places if file not in OPTIONAL and not (file == WEIGHTS and places[INDEX])]
-    missing = next((file for file in needed if places[file] is None), None)
+def _find_unfetched(error: Exception, name: str, paths: dict[str, str | None], hub: dict[str, Any]) -> str | None:
+    """Find the file that is missing because the Hub could not be asked for it; `None` if that is not the cause."""
+    missing = _first_missing(paths)
     if os.path.isdir(name) or missing is None:
         return None
-    while error is not None:
-        if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
             return missing
-        if isinstance(error, HfHubHTTPError):
-            return None
-        error = error.__cause__ or error.__context__
-    # transformers hides that the Hub was not reached when it looks for weights; the cache knows of what the Hub lacks
-    hidden = missing == WEIGHTS and _cached(name, WEIGHTS, hub) is None
-    return missing if constants.HF_HUB_OFFLINE or hidden else None
+        if isinstance(cause, HfHubHTTPError):
+            return None  # the Hub answered
+        cause = cause.__cause__ or cause.__context__
+    # When transformers looks for weights, it hides that the Hub was not reached. The cache, however, records which
+    # files the Hub lacks: if it knows nothing of the weights, nobody could be asked.
+    is_hidden = missing == WEIGHTS and _cached(name, WEIGHTS, hub) is None
+    return missing if constants.HF_HUB_OFFLINE or is_hidden else None
+
+
+def _first_missing(paths: dict[str, str | None]) -> str | None:
+    """The first required file without a path; an index of shards replaces the single file of weights."""
+    for file, path in paths.items():
+        is_replaced = file == WEIGHTS and paths[INDEX] is not None
+        if path is None and file not in OPTIONAL and not is_replaced:
+            return file
+    return None
 
 
 def _offline_message(name: str, file: str, what: str, hub: dict[str, Any]) -> str:
     if constants.HF_HUB_OFFLINE:
-        reason = "HF_HUB_OFFLINE forbids to fetch it: unset it, or"
+        reason = "HF_HUB_OFFLINE forbids fetching it: unset it, or"
     elif hub.get("local_files_only"):
-        reason = "`local_files_only` forbids to fetch it: leave it out, or"
+        reason = "`local_files_only` forbids fetching it: leave it out, or"
     else:
         reason = "the Hub cannot be reached:"
     revision = _revisions(name, file, hub)[-1]
@@ -311,8 +355,8 @@ def _no_weights(name: str) -> str:
     if os.path.isdir(name) and not any(os.path.exists(os.path.join(name, file)) for file in PICKLES):
         return f"it has no {WEIGHTS}. Save or copy it again."
     return (
-        f"it has no {WEIGHTS}, and {PICKLES[0]} is a pickle, which can run code and is never loaded. Convert it where you "
-        f"trust it: `safetensors.torch.save_file(torch.load('{PICKLES[0]}', weights_only=True), '{WEIGHTS}', "
+        f"it has no {WEIGHTS}, and {PICKLES[0]} is a pickle, which can run code and is never loaded. If you trust it, "
+        f"convert it: `safetensors.torch.save_file(torch.load('{PICKLES[0]}', weights_only=True), '{WEIGHTS}', "
         "metadata={'format': 'pt'})`."
     )
 

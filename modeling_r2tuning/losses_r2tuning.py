@@ -1,16 +1,18 @@
 """Losses of R2-Tuning: pure functions of tensors, computed in float32.
 
-Two recipes: "released" is what the authors' code does and what made the published checkpoints, "paper" is the
-formulas as printed (arXiv 2404.00801, Eq. 9-15). `RECIPES` holds every number in which they differ.
+There are two recipes: "released" reproduces the authors' code, which trained the published checkpoints, and "paper"
+follows the formulas as printed (arXiv 2404.00801, Eq. 9-15). `RECIPES` holds every number in which they differ.
 
-In distributed training `video_grounding_loss` is the loss of the batch of all processes, on each of them.
+In distributed training each process computes `video_grounding_loss` of the batch of all processes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from .configuration_r2tuning import R2TuningConfig
 from .distributed_r2tuning import gather_rows, sum_over_processes, undo_averaging
 from .points_r2tuning import assign_targets
 
@@ -20,25 +22,37 @@ TEMPERATURE = 0.07  # of all contrastive losses; fixed in the released code
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """What differs between the released code and the paper."""
+    """Differences between the released code and the paper.
 
-    focal_alpha: float | None  # weight of positive points, 1 - alpha that of negative ones
+    Attributes:
+        focal_alpha: Weight of positive points, with 1 - alpha for negative ones; `None` = no weights.
+        boundary_weight: Weight of the boundary loss.
+        saliency_weight: Weight of the saliency loss; `None` = that of the configuration.
+        average_positives: Calibrate the mean of all positive frames instead of one of them.
+        strict_negatives: Negatives are only frames of lower saliency of the same video, as in Eq. 15.
+    """
+
+    focal_alpha: float | None
     boundary_weight: float
-    saliency_weight: float | None  # None: the configuration's
-    average_positives: bool  # calibration over the mean of all positive frames, not over one of them
-    strict_negatives: bool  # Eq. 15: only frames of lower saliency are negatives, and only of the same video
+    saliency_weight: float | None
+    average_positives: bool
+    strict_negatives: bool
 
 
 RECIPES = {
-    "released": LossRecipe(None, 0.2, None, average_positives=False, strict_negatives=False),
-    "paper": LossRecipe(0.9, 0.1, 0.1, average_positives=True, strict_negatives=True),
+    "released": LossRecipe(
+        focal_alpha=None, boundary_weight=0.2, saliency_weight=None, average_positives=False, strict_negatives=False
+    ),
+    "paper": LossRecipe(
+        focal_alpha=0.9, boundary_weight=0.1, saliency_weight=0.1, average_positives=True, strict_negatives=True
+    ),
 }
 CALIBRATION_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)
 class GroundingLabels:
-    """What a batch is trained on.
+    """Labels of a batch.
 
     Attributes:
         saliency: `(batch, num_frames)`, annotated saliency in [0, 1].
@@ -56,7 +70,15 @@ class GroundingLabels:
 def pad_moments(
     moments: torch.Tensor | list, mask: torch.Tensor | None, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Moments `(batch, num_moments, 2)` and their mask from a list of `(n, 2)`, or from one padded tensor and a mask.
+    """Pad a list of moments, or check moments that are padded.
+
+    Args:
+        moments: For each query `(n, 2)`, or one padded tensor `(batch, num_moments, 2)`.
+        mask: `(batch, num_moments)`, `True` = real; only with one padded tensor.
+        device: Device of the result.
+
+    Returns:
+        Moments `(batch, num_moments, 2)`, 0 where padded, and their mask `(batch, num_moments)`.
 
     Raises:
         ValueError: A wrong shape, or a mask with a list.
@@ -64,13 +86,7 @@ def pad_moments(
     if not isinstance(moments, torch.Tensor):
         if mask is not None:
             raise ValueError("`moment_mask` belongs to one padded tensor of `moments`, got a list.")
-        each = [torch.as_tensor(some, dtype=torch.float32, device=device) for some in moments]
-        if any(some.numel() and some.shape[1:] != (2,) for some in each):
-            raise ValueError(f"`moments` must hold tensors (n, 2), got {[tuple(some.shape) for some in each]}.")
-        lengths = torch.tensor([len(some) for some in each], device=device)
-        longest = max([len(some) for some in each], default=0) or 1
-        moments = torch.stack([F.pad(some.reshape(-1, 2), (0, 0, 0, longest - len(some))) for some in each])
-        mask = torch.arange(longest, device=device) < lengths[:, None]
+        moments, mask = _pad_list(moments, device)
     elif mask is None:
         mask = torch.ones(moments.shape[:2], dtype=torch.bool)
     if moments.dim() != 3 or moments.shape[2] != 2:
@@ -81,8 +97,21 @@ def pad_moments(
     return moments.to(device, torch.float32).masked_fill(~mask[..., None], 0.0), mask
 
 
+def _pad_list(moments: list, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    each = [torch.as_tensor(some, dtype=torch.float32, device=device) for some in moments]
+    if any(some.numel() and some.shape[1:] != (2,) for some in each):
+        raise ValueError(f"`moments` must hold tensors (n, 2), got {[tuple(some.shape) for some in each]}.")
+    counts = [len(some) for some in each]
+    longest = max(counts, default=0) or 1
+    padded = []
+    for some in each:
+        padded.append(F.pad(some.reshape(-1, 2), (0, 0, 0, longest - len(some))))  # (longest, 2)
+    mask = torch.arange(longest, device=device) < torch.tensor(counts, device=device)[:, None]
+    return torch.stack(padded), mask
+
+
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of `values` where `mask` is `True`, in all processes; 0 (with a zero gradient) where nothing is."""
+    """Mean of `values` where `mask` is `True`, over all processes; 0, with a zero gradient, if it never is."""
     sums = torch.stack([values.masked_fill(~mask, 0.0).sum(), mask.sum().to(values.dtype)])
     total, count = sum_over_processes(sums)
     return total / count.clamp(min=1)
@@ -100,6 +129,7 @@ def focal_loss(
         alpha: Weight of positive points, with `1 - alpha` for negative ones; `None` = no weights.
         gamma: Exponent of the modulating factor.
     """
+    # -alpha (1 - p)^gamma log(p) at positive points, -(1 - alpha) p^gamma log(1 - p) at negative ones
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
     probability = logits.sigmoid()
     wrong = torch.where(targets, 1 - probability, probability)
@@ -128,29 +158,37 @@ def saliency_loss(
     strict_negatives: bool,
     over_batch: bool,
 ) -> torch.Tensor:
-    """Contrast one positive frame of each video with its less salient frames, Eq. 15.
+    """Contrast one positive frame of each video with the less salient frames of the video, Eq. 15.
+
+    For the similarity s of frames and text, the positive frame i and the negative frames j of the same video it is
+    -log(exp(s_i / tau) / (exp(s_i / tau) + sum_j exp(s_j / tau))), averaged over the videos.
 
     Args:
         similarity: `(batch, num_frames)`, cosine of frame and text.
         saliency: `(batch, num_frames)`, annotated saliency.
         frame_mask: `(batch, num_frames)`, `True` = real.
         positive_frame: `(batch,)`, index of the positive frame.
-        strict_negatives: Leave frames of equal saliency out, as the paper does.
-        over_batch: Also contrast with the other videos' frames at the same index, each against its own text.
+        strict_negatives: Exclude frames of equal saliency, as the paper does.
+        over_batch: Add the contrast with the other videos' frames at the same index, each compared with its own text.
     """
     logits = similarity / TEMPERATURE
-    here = positive_frame[:, None]
-    kept = saliency < saliency.gather(1, here) if strict_negatives else saliency <= saliency.gather(1, here)
+    here = positive_frame[:, None]  # (batch, 1)
+    positive_saliency = saliency.gather(1, here)
+    kept = saliency < positive_saliency if strict_negatives else saliency <= positive_saliency
     logits = logits.masked_fill(~(kept & frame_mask).scatter(1, here, True), float("-inf"))
     loss = -logits.log_softmax(dim=1).gather(1, here).mean()
     if over_batch:
-        # Rows are chosen before the softmax: no column is ever without a finite entry.
-        loss = loss - logits[:, positive_frame].log_softmax(dim=0).diagonal().mean()
+        # Columns are chosen before the softmax over the batch, so that each has a finite entry: its own video's.
+        columns = logits[:, positive_frame]  # (batch, batch), column i at the positive frame of video i
+        loss = loss - columns.log_softmax(dim=0).diagonal().mean()
     return loss
 
 
 def calibration_loss(video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Symmetric contrastive loss inside each group, Eq. 9-11.
+    """Symmetric contrastive loss within each group, Eq. 9-11.
+
+    With the cosine c_ij of frame i and text j it is the mean over i of
+    -(log softmax_j(c_ij / tau) + log softmax_j(c_ji / tau)) / 2 at j = i.
 
     Args:
         video: `(groups, n, hidden)`, frame embeddings.
@@ -163,14 +201,14 @@ def calibration_loss(video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
 
 
 def positive_frame_mask(labels: GroundingLabels, frame_mask: torch.Tensor, rule: str) -> torch.Tensor:
-    """All positive frames of each video, `(batch, num_frames)`; never empty, as `positive_frame` always is one.
+    """All positive frames of each video, boolean `(batch, num_frames)`; if there are none, its `positive_frame`.
 
     With moments, a frame t is positive if start <= t < end; without, `rule` decides: `"above_median"` (the lower
     median of the valid frames) or `"above_half"`.
     """
     saliency = labels.saliency
-    if labels.moments is not None:
-        time = torch.arange(saliency.shape[1], device=saliency.device)[:, None]
+    if labels.moments is not None and labels.moment_mask is not None:
+        time = torch.arange(saliency.shape[1], device=saliency.device)[:, None]  # (num_frames, 1)
         start, end = labels.moments[:, None].unbind(-1)  # each (batch, 1, num_moments)
         positive = ((start <= time) & (time < end) & labels.moment_mask[:, None]).any(dim=-1)
     elif rule == "above_median":
@@ -197,50 +235,70 @@ def pool_positive_frames(frame_embeds: torch.Tensor, positive: torch.Tensor) -> 
     return torch.einsum("bt,sbtc->sbc", weights, frame_embeds.float())
 
 
-def video_grounding_loss(outputs, frame_embeds, text_embeds, labels, config) -> tuple[torch.Tensor, dict]:
-    """Sum of all losses and its parts by name, weights included.
+def video_grounding_loss(
+    outputs: Mapping[str, torch.Tensor],
+    frame_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    labels: GroundingLabels,
+    config: R2TuningConfig,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Sum of all losses, and its parts by name, weights included.
 
     Args:
         outputs: The model's output: `logits`, `boundary_offsets`, `saliency_scores`, `points` and the masks.
         frame_embeds: `(num_steps, batch, num_frames, hidden)`, projected CLS tokens.
         text_embeds: `(num_steps, batch, hidden)`, pooled text.
-        labels: `GroundingLabels`.
-        config: `R2TuningConfig`.
+        labels: Labels.
+        config: Configuration.
 
     Returns:
         `loss`, a scalar, and `parts`, a dict of scalars: "classification", "boundary", "saliency",
-        "video_calibration", "layer_calibration", as far as the configuration has them.
+        "video_calibration", "layer_calibration", those that the configuration enables.
     """
+    # loss = classification + w_b boundary + w_s saliency + w_c (video calibration + layer calibration)
     recipe = RECIPES[config.loss_recipe]
+    frame_mask = outputs["frame_mask"]
     parts = _point_losses(outputs, labels, recipe)
+    similarity, saliency, mask, positive_frame = gather_rows(
+        outputs["saliency_scores"], labels.saliency, frame_mask, labels.positive_frame
+    )
     weight = config.saliency_loss_weight if recipe.saliency_weight is None else recipe.saliency_weight
     parts["saliency"] = weight * saliency_loss(
-        *gather_rows(outputs.saliency_scores, labels.saliency, outputs.frame_mask, labels.positive_frame),
+        similarity,
+        saliency,
+        mask,
+        positive_frame,
         strict_negatives=recipe.strict_negatives,
         over_batch=config.use_moment_head and not recipe.strict_negatives,
     )
     if recipe.average_positives:
-        positive = positive_frame_mask(labels, outputs.frame_mask, config.positive_saliency)
+        positive = positive_frame_mask(labels, frame_mask, config.positive_saliency)
     else:
-        positive = F.one_hot(labels.positive_frame, outputs.frame_mask.shape[1]).bool()
-    frames = pool_positive_frames(frame_embeds, positive)
-    pairs = gather_rows(frames.transpose(0, 1), text_embeds.transpose(0, 1))  # each (batch, num_steps, hidden)
-    if config.use_video_calibration:
-        parts["video_calibration"] = CALIBRATION_WEIGHT * calibration_loss(*(rows.transpose(0, 1) for rows in pairs))
-    if config.use_layer_calibration:
-        parts["layer_calibration"] = CALIBRATION_WEIGHT * calibration_loss(*pairs)
-    return undo_averaging(sum(parts.values())), parts
+        positive = F.one_hot(labels.positive_frame, frame_mask.shape[1]).bool()  # (batch, num_frames)
+    pooled = pool_positive_frames(frame_embeds, positive)  # (num_steps, batch, hidden)
+    # The rows of all processes, batch first as `gather_rows` expects: each (batch, num_steps, hidden).
+    frames, texts = gather_rows(pooled.transpose(0, 1), text_embeds.transpose(0, 1))
+    if config.use_video_calibration:  # a group is a step: the videos of a batch are contrasted
+        contrast = calibration_loss(frames.transpose(0, 1), texts.transpose(0, 1))
+        parts["video_calibration"] = CALIBRATION_WEIGHT * contrast
+    if config.use_layer_calibration:  # a group is a video: its steps are contrasted
+        parts["layer_calibration"] = CALIBRATION_WEIGHT * calibration_loss(frames, texts)
+    return undo_averaging(sum(parts.values(), start=torch.zeros_like(parts["saliency"]))), parts
 
 
-def _point_losses(outputs, labels: GroundingLabels, recipe: LossRecipe) -> dict[str, torch.Tensor]:
-    """Losses of the heads: of the points with moments, of the frames' class scores without."""
-    if labels.moments is None:
-        errors = F.binary_cross_entropy_with_logits(outputs.logits, labels.saliency, reduction="none")
-        return {"classification": masked_mean(errors, outputs.frame_mask)}
-    positive, offsets = assign_targets(outputs.points, outputs.point_mask, labels.moments, labels.moment_mask)
+def _point_losses(
+    outputs: Mapping[str, torch.Tensor], labels: GroundingLabels, recipe: LossRecipe
+) -> dict[str, torch.Tensor]:
+    """Losses of the heads: at the points if there are moments, otherwise of the frames' class scores."""
+    logits = outputs["logits"]
+    if labels.moments is None or labels.moment_mask is None:
+        errors = F.binary_cross_entropy_with_logits(logits, labels.saliency, reduction="none")
+        return {"classification": masked_mean(errors, outputs["frame_mask"])}
+    point_mask = outputs["point_mask"]
+    positive, offsets = assign_targets(outputs["points"], point_mask, labels.moments, labels.moment_mask)
     return {
-        "classification": focal_loss(outputs.logits, positive, outputs.point_mask, alpha=recipe.focal_alpha),
-        "boundary": recipe.boundary_weight * boundary_loss(outputs.boundary_offsets, offsets, positive),
+        "classification": focal_loss(logits, positive, point_mask, alpha=recipe.focal_alpha),
+        "boundary": recipe.boundary_weight * boundary_loss(outputs["boundary_offsets"], offsets, positive),
     }
 
 

@@ -1,13 +1,13 @@
 """E3VA (arXiv 2306.09729): adapters on a highway beside CLIP, so that no gradient passes through it.
 
-After its Figure 2: each layer of the frozen image encoder has two adapters, one reads what attention adds to the
-residual stream there, one what the MLP adds. Adapters are parallel, not stacked: their outputs are summed up along the
-highway, and its sum joins the encoder's last output through a learned norm. An adapter is a bottleneck whose two
-matrices have a low rank themselves (the paper's dual low-rank structure).
+Each layer of the frozen image encoder has two adapters (its Figure 2): one reads the output of the attention branch,
+one that of the MLP branch. The adapters are parallel, not stacked: the highway is the sum of their outputs, and it
+joins the encoder's last output through a learned norm. An adapter is a bottleneck whose two matrices have a low rank
+themselves (the paper's dual low-rank structure).
 
-The R2-Tuning paper tells the rank, 16; the bottleneck of 64 and that the text encoder has no highway are chosen here,
-and fit the number of parameters in its Table 9. A frame is its CLS token and adapters look at single tokens, so CLS is
-all that the highway carries. The way up begins as zero: at first a frame is what it was, normalised.
+The R2-Tuning paper uses rank 16. The bottleneck of 64 and a text encoder without a highway are chosen here; they fit
+the number of parameters in its Table 9. A frame is represented by its CLS token and adapters work on single tokens, so
+the highway carries CLS alone. The up-projections are zero-initialised, so a frame starts as its normalised CLS token.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,24 +20,26 @@ from torch import nn
 
 from .block_r2tuning import ZeroLinear
 from .configuration_r2tuning import R2TuningConfig
+from .method_base_r2tuning import TransferMethod
+from .towers_r2tuning import branches_of
 
 
 RANK = 16
 BOTTLENECK = 64
 
 
-# Receives the outputs of the branches. Each thread has its own value, so calls do not see each other's.
+# Receives the outputs of the branches. Each thread has a value of its own, so concurrent calls do not interfere.
 _reader: ContextVar[Callable[[torch.Tensor], None] | None] = ContextVar("reader", default=None)
 
 
-def _show(_: nn.Module, arguments: tuple, output: torch.Tensor | tuple) -> None:
+def _pass_to_reader(_: nn.Module, arguments: tuple, output: torch.Tensor | tuple) -> None:
     read = _reader.get()
     if read is not None:
         read(output[0] if isinstance(output, tuple) else output)
 
 
 class LowRankAdapter(nn.Module):
-    """Down to the bottleneck, GELU, and up, each by two matrices of low rank."""
+    """Down-projection to the bottleneck, GELU and up-projection, each factored into two matrices of low rank."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -49,7 +51,7 @@ class LowRankAdapter(nn.Module):
         return self.up(F.gelu(self.down(states)))
 
 
-class AdapterHighway(nn.Module):
+class AdapterHighway(TransferMethod):
     """E3VA for the image encoder."""
 
     def __init__(self, config: R2TuningConfig):
@@ -58,17 +60,15 @@ class AdapterHighway(nn.Module):
         self.adapters = nn.ModuleList(LowRankAdapter(width) for _ in range(2 * config.num_recurrent_steps))
         self.norm = nn.LayerNorm(width)
 
-    @staticmethod
-    def watch(layers: nn.ModuleList) -> None:
-        """Hook both branches of layers, once for all calls; the hooks do nothing outside of `reading_branches`."""
+    def watch(self, layers: nn.ModuleList) -> None:
+        """Hook both branches of the layers, once for all calls; the hooks do nothing outside `reading_branches`."""
         for layer in layers:
-            layer.self_attn.register_forward_hook(_show)
-            layer.mlp.register_forward_hook(_show)
+            for branch in branches_of(layer):
+                branch.register_forward_hook(_pass_to_reader)
 
-    @staticmethod
     @contextmanager
-    def reading_branches(read: Callable[[torch.Tensor], None]) -> Iterator[None]:
-        """Call `read` with what each branch adds, `(num_frames, num_tokens, width)`, in this thread only."""
+    def reading_branches(self, read: Callable[[torch.Tensor], None]) -> Iterator[None]:
+        """Call `read` with the output of each branch, `(num_frames, num_tokens, width)`, in this thread only."""
         token = _reader.set(read)
         try:
             yield
@@ -77,12 +77,15 @@ class AdapterHighway(nn.Module):
 
     def refine_video(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """From `(batch, num_frames, num_states, num_tokens, width)` to the same with one state."""
+        # norm(h_L + sum_i adapter_i(branch_i)), two branches i of each layer, h_L the output of the last one
         *branches, last = hidden_states.to(self.norm.weight.dtype).unbind(dim=2)
-        highway = sum(adapter(branch) for adapter, branch in zip(self.adapters, branches, strict=True))
+        highway: torch.Tensor | int = 0
+        for adapter, branch in zip(self.adapters, branches, strict=True):
+            highway = highway + adapter(branch)
         return self.norm(last + highway)[:, :, None]
 
     def refine_text(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """From `(batch, text_length, num_states, width)` to the last state alone."""
+        """From `(batch, text_length, num_states, width)` to the last state."""
         return hidden_states[:, :, -1:]
 
 

@@ -1,17 +1,18 @@
-"""LoRA (arXiv 2106.09685) through peft: low-rank changes of attention's projections in both encoders.
+"""LoRA (arXiv 2106.09685) with peft: low-rank updates of the attention projections in both encoders.
 
-A projection W x becomes W x + (alpha / rank) B A x (its Equation 3), where only A and B are learned and B begins as 0.
+A projection W x becomes W x + (alpha / rank) B A x (its Equation 3); only A and B are learned, B is zero-initialised.
 
-The R2-Tuning paper tells the rank, 16. All four projections of each attention, q, k, v and out, are adapted in both
-encoders: that is the choice whose number of parameters is the one in its Table 9. alpha equals the rank, so that the
-change is not scaled; there is no dropout, as CLIP is in eval mode throughout, where it would never act.
+The R2-Tuning paper uses rank 16. All four projections of each attention layer (q, k, v, out) are adapted in both
+encoders, which gives the number of parameters in its Table 9. alpha equals the rank, so the update is not scaled.
+There is no dropout: the encoders stay in eval mode, where it would have no effect.
 
-A checkpoint holds the adapter as peft writes it, in the folder `lora` beside the model's own files: at the top of a
-repository transformers would take the whole of it for an adapter, and look for a base model elsewhere.
+A checkpoint holds the adapters as peft writes them, in the folder `lora` beside the model's own files. At the top of
+a repository transformers would take the whole repository for an adapter and look for a base model elsewhere.
 """
 
 import os
 from pathlib import Path
+from typing import Any, cast
 
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -19,17 +20,17 @@ from transformers.utils import cached_file
 
 from .files_r2tuning import writing
 from .loading_r2tuning import loading
+from .towers_r2tuning import ATTENTION_PROJECTIONS
 
 
 RANK = 16
-TARGETS = r"(vision_model|text_model)\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj"
 FOLDER = "lora"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every weight in peft's files
 
 
 def add_lora(model: nn.Module) -> None:
-    """Put new adapters into a model; all of its other parameters are frozen thereby.
+    """Insert new adapters into a model; this freezes all of its other parameters.
 
     Raises:
         ImportError: peft is not installed.
@@ -38,7 +39,8 @@ def add_lora(model: nn.Module) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ImportError('The method "lora" needs peft: pip install "peft>=0.21"') from error
-    inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=TARGETS), model)
+    settings = LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=ATTENTION_PROJECTIONS)
+    inject_adapter_in_model(settings, model)
 
 
 def is_lora(name: str) -> bool:
@@ -51,21 +53,23 @@ def save_lora(model: nn.Module, folder: str | os.PathLike) -> None:
     from peft import get_peft_model_state_dict
 
     target = Path(folder) / FOLDER
-    weights = get_peft_model_state_dict(model)
-    model.peft_config["default"].save_pretrained(target)
-    weights = {f"{PREFIX}{name}": value.detach().cpu().contiguous() for name, value in weights.items()}
+    weights = {}
+    for name, value in get_peft_model_state_dict(model).items():
+        weights[f"{PREFIX}{name}"] = value.detach().cpu().contiguous()
+    settings = cast("dict[str, Any]", model.peft_config)
+    settings["default"].save_pretrained(target)
     with writing(target / WEIGHTS) as partial:
         save_file(weights, partial, metadata={"format": "pt"})
 
 
-def load_lora(model: nn.Module, checkpoint: str | os.PathLike, subfolder: str = "", **hub) -> None:
-    """Fill the adapters from peft's file; they are in float32, whatever CLIP is.
+def load_lora(model: nn.Module, checkpoint: str | os.PathLike, subfolder: str = "", **hub: Any) -> None:
+    """Load the adapters from peft's file; they are in float32 whatever the precision of the encoders.
 
     Args:
         model: Has adapters.
         checkpoint: Folder, or repository on the Hub.
-        subfolder: Where in there the checkpoint is.
-        hub: What else `from_pretrained` was told about the Hub.
+        subfolder: Folder of the checkpoint in there.
+        hub: Hub arguments (`token`, `cache_dir`, ...).
 
     Raises:
         OSError: There is no such file.
@@ -75,12 +79,12 @@ def load_lora(model: nn.Module, checkpoint: str | os.PathLike, subfolder: str = 
 
     subfolder = os.path.join(subfolder, FOLDER)
     with loading(checkpoint, (WEIGHTS,), "The LoRA adapters of", subfolder=subfolder, **hub):
-        path = cached_file(os.fspath(checkpoint), WEIGHTS, subfolder=subfolder, **hub)
+        path = cast("str", cached_file(os.fspath(checkpoint), WEIGHTS, subfolder=subfolder, **hub))
         weights = {name.removeprefix(PREFIX): value for name, value in load_file(path).items()}
     for name, parameter in model.named_parameters():
         if is_lora(name):
             parameter.data = parameter.data.float()
-    result = set_peft_model_state_dict(model, weights)
+    result: Any = set_peft_model_state_dict(model, weights)
     lacking = [name for name in result.missing_keys if is_lora(name)]
     if lacking or result.unexpected_keys:
         raise ValueError(

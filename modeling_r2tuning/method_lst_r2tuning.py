@@ -1,23 +1,26 @@
-"""Ladder side-tuning (LST, arXiv 2206.06522): a small transformer that climbs beside the frozen CLIP.
+"""Ladder side-tuning (LST, arXiv 2206.06522): a small transformer beside each frozen encoder.
 
-A side layer is a CLIP layer of a quarter of the width. Its input is mu * W h + (1 - mu) * s, where h is CLIP's output
-at that height, W a linear "ladder" down to the side's width, s the output of the side layer below, and mu the sigmoid
-of a learned scalar, zero at first. The last side layer's output, brought back to CLIP's width, is the result. No
-gradient passes through CLIP.
+A side layer is a CLIP layer of a quarter of the width. Its input is mu * W h + (1 - mu) * s, where h is the encoder's
+output at that depth, W a linear "ladder" down to the side network's width, s the output of the previous side layer,
+and mu the sigmoid of a learned scalar, initially zero. The result is the last side layer's output, projected up to the
+encoder's width. No gradient passes through the encoder.
 
-As LST may drop side layers at equal distances, every second one is left out. The R2-Tuning paper tells neither the
-reduction nor what is dropped nor whether the text encoder has a ladder; with a quarter, a half and both encoders the
-number of parameters is near that of its Table 9. The side network begins with the first ladder, not with CLIP's
-embeddings, and from random weights, not from CLIP's pruned ones.
+LST may drop side layers at equal distances; here every second one is left out. The R2-Tuning paper gives neither the
+reduction nor the dropped layers, nor does it say whether the text encoder has a ladder. A quarter of the width, half
+of the layers and both encoders come near the number of parameters in its Table 9. The side network starts from the
+first ladder, not from CLIP's embeddings, and with random weights, not with CLIP's pruned ones.
 """
+
+from typing import cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import CLIPTextConfig, CLIPVisionConfig
 from transformers import initialization as init
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from .configuration_r2tuning import R2TuningConfig
+from .method_base_r2tuning import TransferMethod
 
 
 REDUCTION = 4
@@ -27,14 +30,17 @@ class Ladder(nn.Module):
     """A side network of one encoder.
 
     Args:
-        encoder_config: Of the encoder, `CLIPVisionConfig` or `CLIPTextConfig`.
-        num_layers: Side layers, one for each state that is read.
+        encoder_config: Configuration of the encoder.
+        num_layers: Number of side layers, one for each hidden state that is read.
     """
 
-    def __init__(self, encoder_config: PreTrainedConfig, num_layers: int):
+    def __init__(self, encoder_config: CLIPVisionConfig | CLIPTextConfig, num_layers: int):
         super().__init__()
-        sizes = {name: getattr(encoder_config, name) // REDUCTION for name in ("hidden_size", "intermediate_size")}
-        side_config = type(encoder_config)(**{**encoder_config.to_dict(), **sizes}, attn_implementation="sdpa")
+        fields = encoder_config.to_dict()
+        fields["hidden_size"] //= REDUCTION
+        fields["intermediate_size"] //= REDUCTION
+        fields["attn_implementation"] = "sdpa"
+        side_config = type(encoder_config)(**fields)
         self.encoder_config, self.side_config = encoder_config, side_config
         self.ladders = nn.ModuleList(
             nn.Linear(encoder_config.hidden_size, side_config.hidden_size) for _ in range(num_layers)
@@ -45,22 +51,23 @@ class Ladder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Ladder and layer below count the same."""
+        """The ladder and the previous side layer have equal weights."""
         init.zeros_(self.gate)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """From `(batch, num_states, num_tokens, width)` to `(batch, num_tokens, width)`; `mask` is added to the scores."""
         if self.encoder_config._attn_implementation == "eager":
             self.side_config._attn_implementation = "eager"
-        side = 0.0  # there is nothing below the first layer
-        for index, (ladder, layer) in enumerate(zip(self.ladders, self.layers, strict=True)):
+        side: torch.Tensor | float = 0.0  # the first side layer has no previous one
+        for index, layer in enumerate(self.layers):
+            ladder = cast("nn.Linear", self.ladders[index])
             gate = self.gate[index].sigmoid()
             step = ladder(states[:, index].to(ladder.weight.dtype))
-            side = layer(gate * step + (1 - gate) * side, mask)
+            side = layer(gate * step + (1 - gate) * side, mask)  # mu * W h + (1 - mu) * s
         return self.output_linear(side)
 
 
-class LadderSideNetworks(nn.Module):
+class LadderSideNetworks(TransferMethod):
     """LST for both encoders."""
 
     def __init__(self, config: R2TuningConfig):
@@ -74,7 +81,7 @@ class LadderSideNetworks(nn.Module):
         return refined.unflatten(0, hidden_states.shape[:2])[:, :, None]
 
     def refine_text(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """From `(batch, text_length, num_states, width)` to the same with one state; a word sees those before it."""
+        """From `(batch, text_length, num_states, width)` to the same with one state; attention is causal."""
         length = hidden_states.shape[1]
         mask = torch.full((length, length), float("-inf"), device=hidden_states.device).triu(1)
         return self.text(hidden_states.transpose(1, 2), mask[None, None])[:, :, None]

@@ -1,4 +1,4 @@
-"""What the options of a call may be: one rule for each, for the processor, the pipeline and the command."""
+"""The allowed values of each option, in one place for the processor, the pipeline and the command line."""
 
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 
 
 NMS_METHODS = ("hard", "linear", "gaussian", None)
-SMALLEST, LARGEST = 1e-6, 1e6  # of rates and seconds, so that every time that follows is finite in float32
+SMALLEST, LARGEST = 1e-6, 1e6  # for rates and seconds, so that every time derived from them is finite in float32
 
 
 class Rule(NamedTuple):
-    """What an option may be.
+    """Allowed values of an option.
 
     Attributes:
-        words: What is allowed, as a message says it; "None" is in it where `None` is a choice of its own.
-        allows: Whether a value is allowed.
-        kind: Makes a value of the command line's text.
-        defaults: What stands for the default and is always allowed.
+        words: The allowed values, as an error message names them; includes "None" if `None` has a meaning of its own.
+        allows: Returns whether a value is allowed.
+        kind: Converts the text of the command line to a value.
+        defaults: Values that stand for the default and are always allowed.
     """
 
     words: str
@@ -26,10 +26,10 @@ class Rule(NamedTuple):
 
 
 def check_options(**options: Any) -> None:
-    """Refuse values that are not allowed.
+    """Check the values of options.
 
     Raises:
-        ValueError: The message names the option, the value and what is allowed.
+        ValueError: A value is not allowed.
     """
     for name, value in options.items():
         rule = RULES[name]
@@ -51,12 +51,20 @@ def _is_positive_or_none(value: Any) -> bool:
     return value is None or _is_positive(value)
 
 
+def _is_at_least(value: Any, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 0
+    return _is_at_least(value, 0)
 
 
 def _is_count(value: Any) -> bool:
-    return _is_whole(value) and value >= 1
+    return _is_at_least(value, 1)
+
+
+def _is_zero(value: Any) -> bool:
+    return value == 0
 
 
 def _is_share(value: Any) -> bool:
@@ -78,12 +86,12 @@ RULES = {
     "fps": Rule(POSITIVE, _is_positive, defaults=(None,)),
     "max_frames": Rule(COUNT, _is_count, int),
     "max_pixels": Rule(COUNT, _is_count, int),
-    "progress": Rule("a function of the frames read and to read", callable, defaults=(None,)),
+    "progress": Rule("a function of the number of frames read and the number to read", callable, defaults=(None,)),
     "window_sec": Rule(f"{POSITIVE} or None", _is_positive_or_none, defaults=("config",)),
     "chunk_size": Rule(COUNT, _is_count, int),
     "batch_size": Rule(COUNT, _is_count, int, (None,)),
-    # Another process could not hand over a video that is read piece by piece.
-    "num_workers": Rule("0 (videos are read while they are encoded)", lambda value: value == 0, int, (None,)),
+    # Videos are decoded lazily while the model encodes them; such a generator cannot come from another process.
+    "num_workers": Rule("0 (videos are read while they are encoded)", _is_zero, int, (None,)),
     "nms": Rule(f"one of {', '.join(map(str, NMS_METHODS))}", _is_nms_method, str, ("default",)),
     "nms_threshold": Rule(SHARE, _is_share, defaults=(None,)),
     "round_to": Rule(f"{POSITIVE} or None", _is_positive_or_none, defaults=("default",)),

@@ -1,54 +1,253 @@
-"""Running the frozen encoders layer by layer.
+"""The frozen encoders: loading, freezing, and reading the hidden states of their layers.
 
 Threads share the encoders, so a call changes nothing in them: it neither registers hooks nor swaps weights.
+
+All that is specific to CLIP stands in the first section. Encoders of another kind need the same there, and their
+configurations in `R2TuningConfig.sub_configs`.
 """
 
 import copy
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPTextModel, CLIPVisionModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionModel
 from transformers.masking_utils import create_causal_mask
+
+from .configuration_r2tuning import R2TuningConfig
+from .loading_r2tuning import BACKBONE_ADVICE, loading_backbone, read_backbone_config, safe_weights
+from .method_base_r2tuning import TransferMethod
 
 
 SAMPLES = 64  # values of a weight that are compared, as changes through `.data` bypass its version counter
+ENCODERS = ("vision_model.", "text_model.")  # prefixes of the encoders' parameters in the model
+
+# ---- CLIP ----------------------------------------------------------------------------------------------------------
+
+UNUSED_NORMS = ("vision_model.post_layernorm.", "text_model.final_layer_norm.")  # follow the last state that is read
+ATTENTION_PROJECTIONS = r"(vision_model|text_model)\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj"
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
+VISION_SIZES = (*SIZES, "patch_size", "image_size", "num_channels")
+TEXT_SIZES = (*SIZES, "vocab_size", "max_position_embeddings")
 
 
-Embedded = tuple[torch.Tensor, torch.Tensor | None, dict[str, Any]]  # tokens, mask and options for the layers
+def make_encoders(config: R2TuningConfig) -> tuple[CLIPVisionModel, CLIPTextModel]:
+    """Image and text encoder with random weights."""
+    return CLIPVisionModel._from_config(config.vision_config), CLIPTextModel._from_config(config.text_config)
 
 
-def embed_frames(vision_model: CLIPVisionModel, pixels: torch.Tensor) -> Embedded:
+def layers_of(encoder: CLIPVisionModel | CLIPTextModel) -> nn.ModuleList:
+    """The layers of an encoder, the first one first."""
+    return encoder.encoder.layers
+
+
+def branches_of(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The two modules of a layer whose outputs are added to the residual stream: attention and MLP."""
+    return cast("nn.Module", layer.self_attn), cast("nn.Module", layer.mlp)
+
+
+def embed_frames(vision_model: CLIPVisionModel, pixels: torch.Tensor) -> torch.Tensor:
     """Input of the first layer, `(num_frames, num_tokens, vision_hidden)`, from `(num_frames, 3, height, width)`."""
-    return vision_model.pre_layrnorm(vision_model.embeddings(pixels)), None, {}
+    return vision_model.pre_layrnorm(vision_model.embeddings(pixels))
 
 
-def embed_text(text_model: CLIPTextModel, input_ids: torch.Tensor) -> Embedded:
-    """Input of the first layer, `(batch, text_length, text_hidden)`, from `(batch, text_length)`; attention is causal."""
+def embed_text(text_model: CLIPTextModel, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Input of the first layer, `(batch, text_length, text_hidden)`, and the causal mask of attention."""
     tokens = text_model.embeddings(input_ids=input_ids)
     mask = create_causal_mask(
         config=text_model.config, inputs_embeds=tokens, attention_mask=None, past_key_values=None
     )
-    return tokens, mask, {"is_causal": True}
+    return tokens, cast("torch.Tensor | None", mask)
 
 
-def run_layer(
-    index: int, layer: nn.Module, tokens: torch.Tensor, mask: torch.Tensor | None, **options
-) -> torch.Tensor:
-    """Run a layer unchanged; transfer methods that work in CLIP replace this function.
+# ---- loading and freezing ------------------------------------------------------------------------------------------
+
+
+def load_backbone(config: R2TuningConfig, checkpoint: str | os.PathLike, **hub: Any) -> CLIPModel:
+    """Load the encoders named by `config.backbone_name_or_path`.
 
     Args:
-        index: Number of the layer, from the first.
-        layer: A `CLIPEncoderLayer`.
-        tokens: `(batch, num_tokens, width)`.
-        mask: Added to the scores of attention, or `True` = seen.
-        options: For attention.
+        config: Configuration of the checkpoint.
+        checkpoint: Name of the checkpoint, for messages.
+        hub: Hub arguments (`token`, `cache_dir`, ...).
+
+    Raises:
+        OSError: They cannot be found or fetched.
+        ValueError: The configuration names none, or they are damaged, incomplete or of other sizes.
+    """
+    name = config.backbone_name_or_path
+    if name is None:
+        raise ValueError(
+            f"The checkpoint '{checkpoint}' holds no CLIP and its configuration names none. {BACKBONE_ADVICE}"
+        )
+    hub["revision"] = config.backbone_revision
+    found = read_backbone_config(name, **hub)
+    _check_sizes(name, config, found)
+    with loading_backbone(name, **hub):
+        loaded = CLIPModel.from_pretrained(name, config=found, output_loading_info=True, **safe_weights(name, hub))
+        clip, info = cast("tuple[CLIPModel, dict[str, Any]]", loaded)
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(ENCODERS))
+    if missing:
+        raise ValueError(f"CLIP '{name}' is incomplete: it lacks {len(missing)} weights, such as {missing[:3]}.")
+    return clip
+
+
+def _check_sizes(name: str, config: R2TuningConfig, found: CLIPConfig) -> None:
+    """Refuse encoders whose sizes are not those of the checkpoint."""
+    for part, fields in (("vision_config", VISION_SIZES), ("text_config", TEXT_SIZES)):
+        wrong = []
+        for field in fields:
+            needed, got = getattr(getattr(config, part), field), getattr(getattr(found, part), field)
+            if needed != got:
+                wrong.append(f"{field}={got} where {needed} is needed")
+        if wrong:
+            raise ValueError(f"CLIP '{name}' does not fit this checkpoint: its {part} has {', '.join(wrong)}.")
+
+
+@torch.no_grad()
+def copy_weights(source: nn.Module, encoder: nn.Module) -> None:
+    """Fill an encoder with the weights of another one of the same shapes."""
+    ours = {}
+    for name, value in encoder.state_dict().items():
+        ours[name.replace(".base_layer.", ".")] = value  # peft renames the layers that it adapts
+    for name, value in source.state_dict().items():
+        ours[name].copy_(value)
+
+
+def freeze(model: nn.Module, is_learned: Callable[[str], bool]) -> None:
+    """Freeze all parameters of a model but those that are learned, by name."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_learned(name))
+
+
+# ---- hidden states -------------------------------------------------------------------------------------------------
+
+
+def read_video(
+    vision_model: CLIPVisionModel,
+    layers: nn.ModuleList,
+    pixels: torch.Tensor,
+    frame_mask: torch.Tensor | None,
+    chunk_size: int | None,
+    config: R2TuningConfig,
+    method: TransferMethod,
+) -> torch.Tensor:
+    """Hidden states of a batch of videos.
+
+    Args:
+        vision_model: Image encoder.
+        layers: Its layers, possibly with other weights.
+        pixels: `(batch, num_frames, 3, height, width)`.
+        frame_mask: `(batch, num_frames)`, `True` = real; `None` = all. It matters only where frames are mixed.
+        chunk_size: Frames that are encoded at once; `None` = all. Where frames are mixed it is a whole video.
+        config: Configuration.
+        method: Module of the transfer method.
 
     Returns:
-        `(batch, num_tokens, width)`.
+        `(batch, num_frames, num_layers, num_tokens, vision_hidden)`, last layer last. In memory the layers are
+        outermost, so that a single layer is contiguous.
     """
-    return layer(tokens, mask, **options)
+    if config.method_spec.mixes_frames:
+        chunks, missing = _whole_videos(pixels, frame_mask)
+    else:
+        chunks = list(pixels.flatten(0, 1).split(chunk_size or pixels.shape[:2].numel()))
+        missing = [0] * len(chunks)
+    pieces = []
+    for chunk, count in zip(chunks, missing, strict=True):
+        states = _read_frames(vision_model, layers, chunk, config, method)
+        pieces.append(torch.stack([_pad_frames(state, count) for state in states]))
+    joined = torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0]  # (num_layers, all frames, num_tokens, hidden)
+    return joined.unflatten(1, pixels.shape[:2]).movedim(0, 2)  # (batch, num_frames, num_layers, num_tokens, hidden)
+
+
+def read_text(
+    text_model: CLIPTextModel, input_ids: torch.Tensor, config: R2TuningConfig, method: TransferMethod
+) -> torch.Tensor:
+    """Hidden states of a batch of texts, `(batch, text_length, num_layers, text_hidden)`, last layer last."""
+    layers = layers_of(text_model)
+    layers_read = range(len(layers))[config.layers_read]
+    learned = _is_trained(text_model, config)
+    states = _States(slice(None), input_ids.device.type, learned)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and learned):
+        tokens, mask = embed_text(text_model, input_ids)
+        for index, layer in enumerate(layers):
+            tokens = method.run_text_layer(index, layer, tokens, mask, is_causal=True)
+            if index in layers_read:
+                states.read(tokens)
+    return torch.stack(states.kept, dim=2)
+
+
+def _read_frames(
+    vision_model: CLIPVisionModel,
+    layers: nn.ModuleList,
+    pixels: torch.Tensor,
+    config: R2TuningConfig,
+    method: TransferMethod,
+) -> list[torch.Tensor]:
+    """Hidden states of `pixels (num_frames, 3, height, width)`, each `(num_frames, num_tokens, vision_hidden)`."""
+    layers_read = range(len(layers))[config.layers_read]
+    learned = _is_trained(vision_model, config)
+    states = _States(config.method_spec.tokens_read, pixels.device.type, learned)
+    branches: AbstractContextManager[None] = nullcontext()
+    if config.method_spec.reads_branches:
+        branches, layers_read = method.reading_branches(states.read), layers_read[-1:]
+    with torch.set_grad_enabled(torch.is_grad_enabled() and learned), branches:
+        tokens = embed_frames(vision_model, pixels)
+        for index, layer in enumerate(layers):
+            tokens = method.run_vision_layer(index, layer, tokens, None)
+            if index in layers_read:
+                states.read(tokens)
+    return states.kept
+
+
+def _is_trained(encoder: nn.Module, config: R2TuningConfig) -> bool:
+    """Whether gradients pass through an encoder; otherwise nothing in it is kept for the backward pass."""
+    if config.method_spec.place == "inside":
+        return True
+    return any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+class _States:
+    """Collects hidden states, before any final norm; those of a frozen encoder are in autocast's precision.
+
+    Args:
+        tokens: Tokens to keep.
+        device_type: Where the states are.
+        learned: Whether gradients pass through the encoder.
+    """
+
+    def __init__(self, tokens: slice, device_type: str, learned: bool):
+        self.kept: list[torch.Tensor] = []
+        self._tokens = tokens
+        halved = torch.is_autocast_enabled(device_type) and not learned
+        self._dtype = torch.get_autocast_dtype(device_type) if halved else None
+
+    def read(self, output: torch.Tensor) -> None:
+        """Keep the output of a layer or branch, `(batch, num_tokens, hidden)`."""
+        # A copy instead of a view, so that the tokens that are not kept are freed.
+        partial = self._tokens != slice(None)
+        self.kept.append(output[:, self._tokens].to(self._dtype or output.dtype, copy=partial))
+
+
+def _whole_videos(pixels: torch.Tensor, frame_mask: torch.Tensor | None) -> tuple[list[torch.Tensor], list[int]]:
+    """Each video without its padding, and the number of its padded frames."""
+    num_frames = pixels.shape[1]
+    lengths = [num_frames] * len(pixels) if frame_mask is None else frame_mask.sum(dim=1).tolist()
+    videos = [video[:length] for video, length in zip(pixels, lengths, strict=True)]
+    return videos, [num_frames - length for length in lengths]
+
+
+def _pad_frames(states: torch.Tensor, count: int) -> torch.Tensor:
+    """Append `count` frames of zeros to states `(num_frames, num_tokens, hidden)`."""
+    return F.pad(states, (0, 0, 0, 0, 0, count)) if count else states
+
+
+# ---- frozen weights in autocast's precision ------------------------------------------------------------------------
 
 
 class FrozenCopies:
@@ -59,16 +258,15 @@ class FrozenCopies:
     call to call. In training they are freed before the side block runs, where a step's memory peaks.
     """
 
-    def __init__(self):
-        self._kept = None
+    def __init__(self) -> None:
+        self._kept: tuple[_Stamp, dict[str, torch.Tensor]] | None = None
 
     def get(self, layers: nn.ModuleList, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Copies of the frozen float32 weights of linear layers, by name; made again when a weight has changed."""
-        weights = {
-            f"{name}.weight": part.weight
-            for name, part in layers.named_modules()
-            if type(part) is nn.Linear and _is_frozen_float32(part.weight)
-        }
+        weights: dict[str, torch.Tensor] = {}
+        for name, part in layers.named_modules():
+            if type(part) is nn.Linear and _is_frozen_float32(part.weight):
+                weights[f"{name}.weight"] = part.weight
         if not weights:
             return {}
         stamp = _Stamp.of(weights, dtype)
@@ -82,8 +280,8 @@ class FrozenCopies:
         """Forget the copies."""
         self._kept = None
 
-    def __reduce__(self):
-        return FrozenCopies, ()  # a copy of the model, in another process or not, makes its own
+    def __reduce__(self) -> tuple[type["FrozenCopies"], tuple[()]]:
+        return FrozenCopies, ()  # a copy of the model, also one in another process, makes its own
 
 
 @dataclass(frozen=True)
@@ -95,14 +293,16 @@ class _Stamp:
 
     @classmethod
     def of(cls, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> "_Stamp":
-        places = [
-            (name, dtype, weight.device, weight.data_ptr(), None if weight.is_inference() else weight._version)
-            for name, weight in weights.items()
-        ]
-        samples = [weight.detach().flatten()[:: max(weight.numel() // SAMPLES, 1)] for weight in weights.values()]
+        """Stamp of weights that are to be copied as `dtype`."""
+        places, samples = [], []
+        for name, weight in weights.items():
+            version = None if weight.is_inference() else weight._version
+            places.append((name, dtype, weight.device, weight.data_ptr(), version))
+            samples.append(weight.detach().flatten()[:: max(weight.numel() // SAMPLES, 1)])
         return cls(places, torch.cat(samples))
 
     def equals(self, other: "_Stamp") -> bool:
+        """Whether both stand for the same weights."""
         return self.places == other.places and torch.equal(self.samples, other.samples)
 
 
@@ -131,10 +331,28 @@ def with_weights(module: nn.Module, weights: dict[str, torch.Tensor], prefix: st
     if not any(name.startswith(prefix) for name in weights):
         return module
     twin = copy.copy(module)
-    own = {name: weights[f"{prefix}{name}"] for name in module._parameters if f"{prefix}{name}" in weights}
-    twin._parameters = {**module._parameters, **own}
-    twin._modules = {name: with_weights(part, weights, f"{prefix}{name}.") for name, part in module._modules.items()}
+    twin._parameters = dict(module._parameters)
+    for name in module._parameters:
+        if f"{prefix}{name}" in weights:
+            twin._parameters[name] = cast("nn.Parameter", weights[f"{prefix}{name}"])
+    twin._modules = {}
+    for name, part in module._modules.items():
+        twin._modules[name] = None if part is None else with_weights(part, weights, f"{prefix}{name}.")
     return twin
 
 
-__all__ = ["FrozenCopies", "embed_frames", "embed_text", "run_layer", "with_weights"]
+__all__ = [
+    "ATTENTION_PROJECTIONS",
+    "ENCODERS",
+    "UNUSED_NORMS",
+    "FrozenCopies",
+    "branches_of",
+    "copy_weights",
+    "freeze",
+    "layers_of",
+    "load_backbone",
+    "make_encoders",
+    "read_text",
+    "read_video",
+    "with_weights",
+]

@@ -1,4 +1,8 @@
-"""Videos as a user names them: path, bytes, file object, pipe or address. Addresses and pipes are copied once."""
+"""Turn what a user passes as a video into something that PyAV opens.
+
+A video is a path, bytes, a binary file object, or an http(s) address. Addresses, pipes and other streams can be read
+only once, but a video is read several times (its timestamps first), so they are copied to a temporary file.
+"""
 
 import base64
 import errno
@@ -26,26 +30,30 @@ __all__ = ["MAX_DOWNLOAD_BYTES", "LocalCopy", "VideoInput", "display_name", "fil
 VideoInput = str | os.PathLike | bytes | BinaryIO
 
 MAX_DOWNLOAD_BYTES = 20 * 10**9
-TIMEOUT_SEC = 30.0  # without an answer
-MIN_BYTES_PER_SEC = 1000  # on average, once that time is over
+TIMEOUT_SEC = 30.0  # for an answer of the server
+MIN_BYTES_PER_SEC = (
+    1000  # average speed after the first `TIMEOUT_SEC`, so that a server cannot keep us waiting forever
+)
 MAX_REDIRECTS = 10
+REDIRECTS = (301, 302, 303, 307, 308)  # HTTP status codes
 CHUNK_BYTES = 2**20
-ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # but not the letter of a drive
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # at least two letters, so that "C:" is no scheme
 HOST = re.compile(r"(\[[^]]*\]|[^:/?#]+)(:\d*)?([/?#]|$)")
+# Values of query parameters that may grant access, such as those of signed addresses.
 SECRET = re.compile(
     r"([?&][^=&#]*(?:token|key|sig|pass|pwd|auth|secret|cred|jwt|hash|hmac|md5|policy)[^=&#]*=)[^&#]*", re.IGNORECASE
 )
 
 
 class LocalCopy(io.BufferedRandom):
-    """Copy of a video that could be read only once, in a temporary file that is gone when it is closed.
+    """Copy of a video that can be read only once, in a temporary file that is deleted when it is closed.
 
     Args:
-        origin: Where it is from, as it may be shown.
+        origin: Where the copy comes from, in a form that may be shown.
     """
 
     def __init__(self, origin: str):
-        super().__init__(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - closed with this
+        super().__init__(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 (closed with this object)
         self.origin = origin
 
     def __repr__(self) -> str:
@@ -53,20 +61,21 @@ class LocalCopy(io.BufferedRandom):
 
 
 def make_source(video: VideoInput, max_pixels: int = MAX_PIXELS) -> VideoSource:
-    """Check a video as a user names it and say what to open; what can be read only once is copied.
+    """Check a video and return what PyAV opens; a video that can be read only once is copied.
 
     Raises:
         FileNotFoundError: The path does not exist.
         ConnectionError: The address cannot be fetched.
         TypeError: `video` is of the wrong kind.
-        ValueError: It is empty, too large, a folder or a device.
+        ValueError: The video is empty, too large, a folder or a device.
     """
-    video = _copied(video)
+    video = _copy_if_needed(video, MAX_DOWNLOAD_BYTES, None)
     name = f"`video` {video!r}"
+    target: str | BinaryIO
     if isinstance(video, str | os.PathLike):
         path = os.fsdecode(video)
         name, size = f"`video` {path!r}", os.path.getsize(path)
-        target = f"file:{path}"  # without "file:", FFmpeg takes "a:b.mp4" for a protocol
+        target = f"file:{path}"  # without "file:", FFmpeg would take the "a" of "a:b.mp4" for a protocol
     elif isinstance(video, bytes | bytearray | memoryview):
         name, size, target = f"`video` ({len(video)} bytes)", len(video), io.BytesIO(video)
     else:
@@ -81,7 +90,7 @@ def local_copy(
     max_bytes: int = MAX_DOWNLOAD_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> AbstractContextManager[VideoInput]:
-    """A video that may be read several times: `video` itself, or a copy if it is an address, a pipe or another stream.
+    """Make a video readable several times, for as long as the `with` block lasts.
 
     ```python
     with local_copy("https://example.org/talk.mp4", max_bytes=10**9) as video:
@@ -91,42 +100,47 @@ def local_copy(
     Args:
         video: Path, bytes, binary file object or http(s) address.
         max_bytes: Largest size of a copy.
-        progress: Called with the number of bytes copied so far and of all, 0 if that is unknown.
+        progress: Called with the number of bytes copied so far and the total number, 0 if that is unknown.
+
+    Returns:
+        Context manager that yields `video` itself or, for an address, a pipe or another stream, a copy.
 
     Raises:
         FileNotFoundError: The path does not exist.
         ConnectionError: The address cannot be fetched.
         TypeError: `video` is of the wrong kind.
-        ValueError: There are more than `max_bytes`, or it is a folder or a device.
+        ValueError: The video has more than `max_bytes`, or is a folder or a device.
     """
-    copied = _copied(video, max_bytes, progress)
-    return nullcontext(copied) if copied is video else copied
+    copied = _copy_if_needed(video, max_bytes, progress)
+    if isinstance(copied, LocalCopy) and copied is not video:
+        return copied
+    return nullcontext(copied)
 
 
 def display_name(video: str | os.PathLike | LocalCopy) -> str:
-    """How a video may be shown and written: without passwords and keys of an address, and in letters alone."""
+    """Return the name of a video for display: without the passwords and keys of an address, and valid Unicode."""
     name = video.origin if isinstance(video, LocalCopy) else str(video)
     if ADDRESS.match(name):
         scheme, _, rest = name.partition("://")
         rest = re.sub(r"^[^/?#]*@", "", rest)
         if not HOST.match(rest):
-            rest = rest.rpartition("@")[2]  # a password may hold a slash
+            rest = rest.rpartition("@")[2]  # a password that is not quoted may contain a slash
         name = SECRET.sub(r"\1...", f"{scheme}://{rest}")
-    return re.sub("[\ud800-\udfff]", "\ufffd", name)  # bytes of a name that is not UTF-8
+    return re.sub("[\ud800-\udfff]", "\ufffd", name)  # surrogates stand for bytes of a name that is not UTF-8
 
 
 def file_stem(video: str | os.PathLike | LocalCopy) -> str:
-    """Begin of the names of files that are made of a video."""
+    """Return the start of the names of files that are derived from a video."""
     name = display_name(video)
     if ADDRESS.match(name):
         name = PurePosixPath(unquote(re.split("[?#]", name)[0])).name
     return re.sub(r"[\x00-\x1f\x7f\\]", "_", PurePath(name).stem) or "video"
 
 
-def _copied(
-    video: VideoInput, max_bytes: int = MAX_DOWNLOAD_BYTES, progress: Callable[[int, int], None] | None = None
-) -> VideoInput:
-    """What `local_copy` promises, checked."""
+def _copy_if_needed(
+    video: VideoInput, max_bytes: int, progress: Callable[[int, int], None] | None
+) -> VideoInput | LocalCopy:
+    """Check a video; return it, or a copy if it can be read only once."""
     if isinstance(video, str) and ADDRESS.match(video) and not os.path.exists(video):
         return _write_copy(_fetch(video), display_name(video), max_bytes, progress)
     if isinstance(video, str | os.PathLike):
@@ -148,7 +162,7 @@ def _copied(
 
 
 def _is_pipe(path: str) -> bool:
-    """Whether a path is that of a pipe, and not that of a file; nothing else is read."""
+    """Return whether a path is a pipe rather than a file; refuse everything else."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"`video` {path!r} does not exist; pass the path of a video file.")
     mode = os.stat(path).st_mode
@@ -169,7 +183,14 @@ def _write_copy(
     max_bytes: int,
     progress: Callable[[int, int], None] | None,
 ) -> LocalCopy:
-    """Copy of pieces of data that come with the size of the whole, 0 if that is unknown."""
+    """Copy a stream to a temporary file.
+
+    Args:
+        chunks: Pieces of the stream, each with the size of the whole, 0 if that is unknown.
+        origin: Where the stream comes from.
+        max_bytes: Largest size.
+        progress: As for `local_copy`.
+    """
     copy = LocalCopy(origin)
     try:
         done = 0
@@ -182,7 +203,7 @@ def _write_copy(
             if progress is not None:
                 progress(done, total)
         copy.seek(0)
-    except BaseException as error:
+    except BaseException as error:  # an interrupt too must not leave the temporary file open
         with suppress(OSError):
             copy.close()
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -192,7 +213,7 @@ def _write_copy(
 
 
 def _fetch(address: str) -> Iterator[tuple[bytes, int]]:
-    """What is behind an address, piece by piece, each with the size of the whole."""
+    """Download an address piece by piece, each with the size of the whole, 0 if that is unknown."""
     try:
         with _request(address) as response:
             total, received, start = response.length or 0, 0, time.monotonic()
@@ -202,7 +223,7 @@ def _fetch(address: str) -> Iterator[tuple[bytes, int]]:
                 if received < MIN_BYTES_PER_SEC * (time.monotonic() - start - TIMEOUT_SEC):
                     raise TimeoutError(f"fewer than {MIN_BYTES_PER_SEC:,} bytes a second")
             if received < total:
-                raise ConnectionError(f"it broke off after {received:,} of {total:,} bytes")
+                raise ConnectionError(f"the connection broke after {received:,} of {total:,} bytes")
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = _reason(error)
         raise ConnectionError(
@@ -211,7 +232,11 @@ def _fetch(address: str) -> Iterator[tuple[bytes, int]]:
 
 
 def _request(address: str) -> Any:
-    """The open response. Redirects are followed to http(s) alone; a password is given to its own server alone."""
+    """Request an address and return the open response.
+
+    Redirects are followed only to http and https, and a password is sent only to the server that it was given for.
+    """
+    # Not `build_opener`: its handlers also open file:, ftp: and data: addresses.
     opener = urllib.request.OpenerDirector()
     for handler in ("ProxyHandler", "HTTPHandler", "HTTPSHandler", "HTTPErrorProcessor", "HTTPDefaultErrorHandler"):
         opener.add_handler(getattr(urllib.request, handler)())
@@ -220,39 +245,43 @@ def _request(address: str) -> Any:
             return opener.open(_make_request(address), timeout=TIMEOUT_SEC)
         except HTTPError as error:
             location = error.headers.get("Location")
-            if error.code not in (301, 302, 303, 307, 308) or location is None:
+            if error.code not in REDIRECTS or location is None:
                 raise
             error.close()
-            old, new = urlsplit(address), urlsplit(urljoin(address, quote(location, string.punctuation, "latin-1")))
+            old = urlsplit(address)
+            new = urlsplit(urljoin(address, quote(location, string.punctuation, "latin-1")))
             if (old.scheme, old.hostname, old.port) == (new.scheme, new.hostname, new.port):
-                new = new._replace(netloc=old.netloc)
+                new = new._replace(netloc=old.netloc)  # which may hold a user name and password
             address = urlunsplit(new)
     raise ConnectionError(f"more than {MAX_REDIRECTS} redirects")
 
 
 def _make_request(address: str) -> urllib.request.Request:
-    """An address in the letters that are allowed in one, with its password in a header."""
+    """Make the request for an address: quote what an address may not contain, move the password to a header."""
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https"):
-        raise ConnectionError(f"only http and https are read, not {parts.scheme}")
+        raise ConnectionError(f"only http and https are supported, not {parts.scheme}")
     host = (parts.hostname or "").encode("idna").decode()
-    host = f"[{host}]" if ":" in host else host
+    if ":" in host:  # IPv6
+        host = f"[{host}]"
     netloc = host if parts.port is None else f"{host}:{parts.port}"
-    path, query = (quote(part, string.punctuation, errors="surrogateescape") for part in (parts.path, parts.query))
+    path = quote(parts.path, string.punctuation, errors="surrogateescape")
+    query = quote(parts.query, string.punctuation, errors="surrogateescape")
     url = urlunsplit((parts.scheme, netloc, path, query, ""))
     request = urllib.request.Request(url, headers={"User-Agent": "r2tuning"})  # some servers refuse Python's own
     if parts.username is not None:
-        login = b":".join(unquote_to_bytes(part or "") for part in (parts.username, parts.password))
+        login = unquote_to_bytes(parts.username) + b":" + unquote_to_bytes(parts.password or "")
         request.add_header("Authorization", f"Basic {base64.b64encode(login).decode()}")
     return request
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in words that hold no part of the address and nothing that a server chose."""
+    """Describe an error without any part of the address and without any text that a server chose."""
     if isinstance(error, HTTPError):
         return f"HTTP Error {error.code}: {http.client.responses.get(error.code, 'unknown')}"
     if isinstance(error, http.client.HTTPException):
-        return f"no proper answer: {type(error).__name__}"
+        return f"invalid answer: {type(error).__name__}"
     if isinstance(error, ValueError):
-        return "it is no valid address"
-    return str(error.reason if isinstance(error, URLError) else error) or type(error).__name__
+        return "the address is not valid"
+    cause = error.reason if isinstance(error, URLError) else error
+    return str(cause) or type(error).__name__

@@ -1,4 +1,27 @@
-"""Video temporal grounding with R2-Tuning. Importing this package registers configuration, model, processor and task."""
+"""Video temporal grounding with R2-Tuning: find the moments of a video that a sentence describes.
+
+Importing this package registers the model with transformers, so that `AutoModel`, `AutoProcessor` and
+`pipeline("video-grounding")` load it without `trust_remote_code`:
+
+    import r2tuning
+    from transformers import pipeline
+
+    grounder = pipeline("video-grounding")
+    answer = grounder("video.mp4", query="the red circle is at the left")
+
+The public names:
+
+- Model: `R2TuningForVideoGrounding`, its configuration `R2TuningConfig`, its output `VideoGroundingOutput`, and
+  `EncodedVideo`, a video encoded once for many queries
+- Pre- and post-processing: `R2TuningProcessor`, `VideoGroundingPipeline`
+- Videos: `load_video_frames` samples frames, `cut_clip` cuts out a moment
+- Checkpoints: `save_checkpoint` writes one, `convert_original_checkpoint` converts one of the authors'
+- Figures: `plot_grounding` draws answers on the time axis of the video
+
+The rest of the package is imported by its full name: `r2tuning.training`, `r2tuning.evaluation`, `r2tuning.features`
+(extraction and cache), `r2tuning.hub` (publishing), `r2tuning.released` (the authors' checkpoints),
+`r2tuning.visualization` and `r2tuning.commands` (the command line).
+"""
 
 from modeling_r2tuning import (
     EncodedVideo,
@@ -12,9 +35,8 @@ from modeling_r2tuning import (
     save_checkpoint,
 )
 from modeling_r2tuning.video_io_r2tuning import cut_clip
-
-from .released.convert import convert_original_checkpoint
-from .visualization.timeline import plot_grounding
+from r2tuning.released.convert import convert_original_checkpoint
+from r2tuning.visualization.timeline import plot_grounding
 
 
 __all__ = [

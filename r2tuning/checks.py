@@ -1,21 +1,18 @@
-"""Options of the commands, checked before work begins."""
+"""Checks of folders and model names, made before work begins."""
 
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedConfig
 
 from modeling_r2tuning.loading_r2tuning import CONFIG, is_repository_name, loading
-
-
-DEFAULT_BACKBONE = "openai/clip-vit-base-patch32"  # of all published files
+from r2tuning_cli.defaults import DEFAULT_BACKBONE
 
 
 def check_folders(**folders: Path | str | None) -> None:
-    """Refuse folders that do not exist; the names are those of the options.
+    """Refuse folders that do not exist; the keywords are the names of the options.
 
     Raises:
-        FileNotFoundError: One does not.
+        FileNotFoundError: A folder does not exist.
     """
     for name, folder in folders.items():
         if folder is not None and not Path(folder).expanduser().is_dir():
@@ -23,7 +20,9 @@ def check_folders(**folders: Path | str | None) -> None:
 
 
 def check_model_name(option: str, name: str) -> None:
-    """Refuse a model that can be neither a folder nor on the Hub, where a missing folder would be looked for.
+    """Refuse a name that is neither a folder nor of the form of a Hub repository.
+
+    Otherwise a missing folder would be looked for on the Hub.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -45,22 +44,7 @@ def check_model_type(name: str, expected: str) -> None:
         found = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     if found != expected:
         holds = "no model" if found is None else f"a model of type '{found}'"
-        raise ValueError(f"'{name}' holds {holds}; needed is one of type '{expected}'.")
+        raise ValueError(f"'{name}' holds {holds}, expected a model of type '{expected}'.")
 
 
-def check_device(name: str) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        ValueError: PyTorch cannot use it.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"`device` '{name}' is none that PyTorch knows: {str(error).splitlines()[0]}") from error
-    number = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= number:
-        raise ValueError(f"`device` '{name}' cannot be used: PyTorch finds {number or 'no'} GPUs here.")
-
-
-__all__ = ["DEFAULT_BACKBONE", "check_device", "check_folders", "check_model_name", "check_model_type"]
+__all__ = ["check_folders", "check_model_name", "check_model_type"]

@@ -1,1 +1,1 @@
-"""The command `r2tuning`: its entry point and its arguments. Nothing here imports torch until a command runs."""
+"""The command `r2tuning`: what it is called with. Standard library alone, so that help and errors of usage are instant."""

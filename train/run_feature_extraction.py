@@ -2,8 +2,8 @@
 
 import sys
 
-from r2tuning.features.run import main
+from checkout import run_main
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main("r2tuning.features.run"))

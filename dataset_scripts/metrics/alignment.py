@@ -1,4 +1,4 @@
-"""Predictions and references brought together by query, and turned into arrays; what cannot be scored is refused."""
+"""Matching predictions with references by query, and converting them to arrays; invalid input is refused."""
 
 from collections.abc import Iterable, Mapping
 from itertools import chain
@@ -7,17 +7,17 @@ from typing import NamedTuple
 import numpy as np
 
 
-NAMED_AT_MOST = 5  # queries that an error lists before it only counts them
-SHOWN_AT_MOST = 100  # characters of a wrong value in an error
+MAX_NAMES = 5  # queries that an error lists; the others are only counted
+MAX_CHARACTERS = 100  # of an invalid value in an error
 
 
 class Query(NamedTuple):
-    """What is known about one query.
+    """The records of one query.
 
     Attributes:
-        qid: Its id, as a string.
-        predictions: Its records among the predictions, in their order; usually one, none where nothing was predicted.
-        references: Its records among the references; usually one.
+        qid: The query's id, as a string.
+        predictions: Its predictions in their order; usually one, empty if there is no prediction.
+        references: Its references; usually one.
     """
 
     qid: str
@@ -26,44 +26,46 @@ class Query(NamedTuple):
 
     @property
     def scores(self) -> list[float]:
-        """Predicted saliency in the last record, one score a clip; empty where nothing was predicted."""
+        """Predicted saliency of the last prediction, one score per unit; empty if there is no prediction."""
         return predicted_list(self.predictions[-1], "pred_saliency_scores") if self.predictions else []
 
     @property
     def annotation(self) -> list[list[float]]:
-        """Annotated saliency in the last record, a row a clip, a score an annotator; empty where not annotated."""
-        return (self.references[-1].get("saliency") or {}).get("scores") or []
+        """Annotated saliency of the last reference, one row per unit with one score per annotator; may be empty."""
+        saliency = self.references[-1].get("saliency") or {}
+        return saliency.get("scores") or []
 
 
 def query_id(record: Mapping) -> str | None:
-    """The `qid` of a record, or its `vid` where it has none."""
-    qid = record.get("qid")
-    qid = record.get("vid") if qid is None else qid
-    return None if qid is None else str(qid)
+    """The `qid` of a record, or else its `vid`, as a string."""
+    for key in ("qid", "vid"):
+        if record.get(key) is not None:
+            return str(record[key])
+    return None
 
 
 def predicted_list(record: Mapping, key: str) -> list:
-    """A list in a prediction; empty where it is missing.
+    """A list field of a prediction; empty if it is missing.
 
     Raises:
-        ValueError: There is something else.
+        ValueError: The field is not a list.
     """
     value = record.get(key)
     if isinstance(value, np.ndarray):
         return value.tolist()
     if not isinstance(value, list | tuple | None):
-        raise ValueError(f"`{key}` of query '{query_id(record)}' must be a list, got {str(value)[:SHOWN_AT_MOST]}.")
+        raise ValueError(f"`{key}` of query '{query_id(record)}' must be a list, got {str(value)[:MAX_CHARACTERS]}.")
     return list(value or [])
 
 
 def name_queries(qids: list[str]) -> str:
-    """Some ids for an error message."""
-    names = ", ".join(f"'{qid}'" for qid in qids[:NAMED_AT_MOST])
-    return names if len(qids) <= NAMED_AT_MOST else f"{names} and {len(qids) - NAMED_AT_MOST} more"
+    """The first ids, and how many more there are, for an error message."""
+    names = ", ".join(f"'{qid}'" for qid in qids[:MAX_NAMES])
+    return names if len(qids) <= MAX_NAMES else f"{names} and {len(qids) - MAX_NAMES} more"
 
 
 def group_by_query(records: Iterable[Mapping], name: str) -> dict[str, list[Mapping]]:
-    """Records of each query, queries in order of appearance.
+    """Records by query, in order of first appearance.
 
     Raises:
         ValueError: A record without an id.
@@ -72,7 +74,7 @@ def group_by_query(records: Iterable[Mapping], name: str) -> dict[str, list[Mapp
     for index, record in enumerate(records):
         qid = query_id(record)
         if qid is None:
-            raise ValueError(f"Each of the `{name}` needs a `qid`, number {index} has the keys {sorted(record)}.")
+            raise ValueError(f"Each of the `{name}` needs a `qid`; number {index} has the keys {sorted(record)}.")
         groups.setdefault(qid, []).append(record)
     return groups
 
@@ -87,13 +89,13 @@ def align(
     """The queries to score: in the order of the predictions, then those without a prediction.
 
     Args:
-        predictions: Records with a `qid` each.
-        references: The same; ids of both sides are compared as strings.
+        predictions: Records with a `qid`.
+        references: Records with a `qid`; ids are compared as strings.
         match_reference_code: Refuse queries without a prediction.
-        match_number: Refuse predictions for unknown queries; `False` = only the queries that both sides know.
+        match_number: Refuse predictions for unknown queries; `False` = score only the queries that both sides have.
 
     Raises:
-        ValueError: The two sides do not belong together.
+        ValueError: The two sides do not match.
     """
     predicted = group_by_query(predictions, "predictions")
     wanted = group_by_query(references, "references")
@@ -104,14 +106,24 @@ def align(
         raise ValueError(f"`predictions` holds queries that `references` lacks: {name_queries(unknown)}. {remedy}")
     if match_number and match_reference_code and missing:
         raise ValueError(f"`predictions` lacks queries of `references`: {name_queries(missing)}. {remedy}")
-    qids = [qid for qid in predicted if qid in wanted] + (missing if match_number else [])
+    qids = [qid for qid in predicted if qid in wanted]
+    if match_number:
+        qids += missing
     if not qids:
         raise ValueError(f"`predictions` ({len(predicted)}) and `references` ({len(wanted)}) have no query in common.")
     return [Query(qid, predicted.get(qid, []), wanted[qid]) for qid in qids]
 
 
-def require(key: str, values: Iterable[tuple[str, object]]):
-    """Raise where the public evaluators stop: one of the values, each with its query's id, is empty."""
+def require(key: str, values: Iterable[tuple[str, object]]) -> None:
+    """Refuse empty values, on which the public evaluators fail.
+
+    Args:
+        key: The field that the values come from.
+        values: (qid, value) pairs.
+
+    Raises:
+        ValueError: A value is empty; the queries are named.
+    """
     empty = list(dict.fromkeys(qid for qid, value in values if not value))
     if empty:
         raise ValueError(
@@ -123,10 +135,10 @@ def require(key: str, values: Iterable[tuple[str, object]]):
 def align_saliency(
     predictions: Iterable[Mapping], references: Iterable[Mapping], *, match_reference_code: bool, match_number: bool
 ) -> list[Query]:
-    """`align`, for the queries with annotated saliency.
+    """`align` the queries with annotated saliency.
 
     Raises:
-        ValueError: There is none, or, with `match_reference_code`, some lack predicted or annotated saliency.
+        ValueError: No query has any, or, with `match_reference_code`, some lack predicted or annotated saliency.
     """
     queries = align(predictions, references, match_reference_code=match_reference_code, match_number=match_number)
     if match_reference_code:
@@ -139,7 +151,7 @@ def align_saliency(
 
 
 def read_numbers(items: Iterable, width: int | None) -> np.ndarray | None:
-    """Items as `(num_items,)`, or as `(num_items, width)`; `None` if they are not that or not finite."""
+    """Items as an array `(num_items,)` or `(num_items, width)`; `None` if they are malformed or not finite."""
     try:
         items = list(items)
         if width is None:
@@ -156,62 +168,66 @@ def read_numbers(items: Iterable, width: int | None) -> np.ndarray | None:
 def pad_rows(
     rows: list[list], qids: list[str], name: str, width: int | None = None, fill: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of different lengths as one array.
+    """Rows of different lengths, padded to one array.
 
     Args:
-        rows: One list a query, of numbers or of lists of `width` numbers.
-        qids: Whose they are.
-        name: What they are, for the error.
-        width: Numbers of an item; `None` = the items are numbers.
+        rows: One list per query, of numbers or of lists of `width` numbers.
+        qids: The query of each row, for the error.
+        name: Name of the field, for the error.
+        width: Length of an item; `None` = the items are numbers.
         fill: Value of the padding.
 
     Returns:
-        `(queries, longest)` or `(queries, longest, width)`, and how long each row is; `longest` is at least 1.
+        An array `(num_queries, longest)` or `(num_queries, longest, width)`, and the length of each row; `longest` is at
+        least 1.
 
     Raises:
-        ValueError: A row holds something else, or a value that is not finite.
+        ValueError: A row is malformed, or a value is not finite.
     """
     values = read_numbers(chain.from_iterable(rows), width)
     if values is None:
         bad = next(index for index, row in enumerate(rows) if read_numbers(row, width) is None)
         form = "a list of finite numbers" if width is None else f"a list of lists of {width} finite numbers"
-        raise ValueError(f"`{name}` of query '{qids[bad]}' must be {form}, got {str(rows[bad])[:SHOWN_AT_MOST]}.")
+        raise ValueError(f"`{name}` of query '{qids[bad]}' must be {form}, got {str(rows[bad])[:MAX_CHARACTERS]}.")
     counts = np.array([len(row) for row in rows])
-    real = np.arange(max(1, counts.max())) < counts[:, None]  # (queries, longest)
+    real = np.arange(max(1, counts.max())) < counts[:, None]  # (num_queries, longest)
     padded = np.full((*real.shape, *values.shape[1:]), fill)
     padded[real] = values
     return padded, counts
 
 
 def group_by_size(sizes: Iterable[tuple[int, ...]]) -> list[list[int]]:
-    """Positions of items of like size: padded together they take no multiple of what they hold.
+    """Positions of items grouped by similar size, equal in the bit length of every number.
 
-    A single long item would otherwise make all others as long.
+    A group is padded to its longest item, which less than doubles each dimension; padded all together, a single long item
+    would make every other as long.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, size in enumerate(sizes):
-        groups.setdefault(tuple(number.bit_length() for number in size), []).append(index)
+        key = tuple(number.bit_length() for number in size)
+        groups.setdefault(key, []).append(index)
     return list(groups.values())
 
 
 def read_saliency(queries: list[Query], num_annotators: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Predicted and annotated saliency of queries that have the latter.
+    """Predicted and annotated saliency of queries with annotated saliency.
 
     Args:
-        queries: Of like size, as all are padded to the longest.
-        num_annotators: Scores of each annotated clip.
+        queries: Queries of similar size, since all are padded to the longest.
+        num_annotators: Number of scores of each annotated unit.
 
     Returns:
-        Predicted scores `(queries, longest)`, 0 where padded; how many there are; annotated scores
-        `(queries, clips, annotators)`, -inf where padded; how many clips there are.
+        Predicted scores `(num_queries, longest)`, 0 where padded; their numbers `(num_queries,)`; annotated scores
+        `(num_queries, num_units, num_annotators)`, -inf where padded; the numbers of units `(num_queries,)`.
 
     Raises:
-        ValueError: Scores are not finite numbers, or not from `num_annotators` everywhere.
+        ValueError: Scores are not finite numbers, or a unit has another number of annotators.
     """
-    qids, truth = [query.qid for query in queries], [query.annotation for query in queries]
+    qids = [query.qid for query in queries]
     predicted, num_scores = pad_rows([query.scores for query in queries], qids, "pred_saliency_scores")
-    annotated, num_clips = pad_rows(truth, qids, "saliency", num_annotators, fill=-np.inf)
-    return predicted, num_scores, annotated, num_clips
+    truth = [query.annotation for query in queries]
+    annotated, num_units = pad_rows(truth, qids, "saliency", num_annotators, fill=-np.inf)
+    return predicted, num_scores, annotated, num_units
 
 
 __all__ = [

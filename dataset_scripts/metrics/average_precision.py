@@ -1,4 +1,4 @@
-"""What the average precisions of the three tasks share."""
+"""Functions that the average precisions of the three tasks share."""
 
 from collections.abc import Callable
 
@@ -8,34 +8,37 @@ from .alignment import Query, read_saliency
 
 
 def percent(value: float) -> float:
-    """A fraction as the public evaluators print it."""
+    """A fraction in percent, rounded as the public evaluators print it."""
     return float(f"{100 * value:.2f}")
 
 
 def sum_rows(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Sum of the chosen values of each row `(..., length)`, added in the order in which `np.sum` adds them alone.
+    """Sum of the chosen values of each row of `(..., length)`, equal to `np.sum(row[chosen])` in every bit.
 
-    Zeros in the place of the others would change that order and, with the last bit, now and then the last printed digit.
+    Setting the other values to zero would change the order of additions, and with it the last bit and sometimes the last
+    printed digit.
     """
+    # A leading zero that is always chosen, since `reduceat` cannot sum an empty row.
     start = [(0, 0)] * (values.ndim - 1) + [(1, 0)]
     values, chosen = np.pad(values, start), np.pad(chosen, start, constant_values=True)
     counts = np.count_nonzero(chosen, axis=-1).ravel()
-    return np.add.reduceat(values[chosen], np.cumsum(counts) - counts).reshape(values.shape[:-1])
+    first = np.cumsum(counts) - counts  # where each row begins among the chosen values
+    return np.add.reduceat(values[chosen], first).reshape(values.shape[:-1])
 
 
 def rank(scores: np.ndarray) -> np.ndarray:
-    """Indices by falling score; of equal scores the first comes first."""
+    """Indices in order of descending score; equal scores keep their order."""
     return np.argsort(-np.asarray(scores), kind="stable")
 
 
 def trapezoid_average_precision(labels: np.ndarray) -> np.ndarray:
-    """Area under precision over recall by trapezoids, starting from precision 1.
+    """Area under the precision-recall curve by the trapezoidal rule, starting from precision 1.
 
     Args:
-        labels: `(..., num_ranks)` of 0 and 1, best rank first. Recall counts the positives among these.
+        labels: Array of 0 and 1 `(..., num_ranks)`, best rank first. Recall counts the positives among these.
 
     Returns:
-        `(...)` in [0, 1]; 0 without a positive.
+        Array `(...)` in [0, 1]; 0 without a positive.
     """
     hits = np.cumsum(labels, axis=-1)
     precision = hits / np.arange(1, hits.shape[-1] + 1)
@@ -44,15 +47,15 @@ def trapezoid_average_precision(labels: np.ndarray) -> np.ndarray:
 
 
 def score_domains(queries: list[Query], measure: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, float]:
-    """Mean over the videos of each domain, and over the domains.
+    """Mean score of the videos of each domain, and mean over the domains.
 
     Args:
-        queries: One a video, with annotated saliency.
-        measure: Score in [0, 1] of a video from its predicted scores `(num_scores,)` and annotated scores
-            `(clips, annotators)`.
+        queries: One query per video, with annotated saliency.
+        measure: Computes the score in [0, 1] of a video from its predicted scores `(num_scores,)` and annotated scores
+            `(num_units, num_annotators)`.
 
     Returns:
-        `mAP-{domain}` and `mAP-average`, percentages rounded to two decimals. A video without prediction counts 0.
+        `mAP-{domain}` and `mAP-average`, percentages rounded to two decimals. A video without a prediction scores 0.
 
     Raises:
         ValueError: A video has no domain, or scores are not finite numbers.
@@ -60,11 +63,11 @@ def score_domains(queries: list[Query], measure: Callable[[np.ndarray, np.ndarra
     domains: dict[str, list[float]] = {}
     num_annotators = len(queries[0].annotation[0])
     for query in queries:
-        [scores], [num_scores], [truth], [num_clips] = read_saliency([query], num_annotators)
+        [scores], [num_scores], [truth], [num_units] = read_saliency([query], num_annotators)
         domain = query.references[-1].get("domain")
         if domain is None:
             raise ValueError(f"The reference of video '{query.qid}' needs a `domain`.")
-        value = measure(scores[:num_scores], truth[:num_clips]) if num_scores else 0.0
+        value = measure(scores[:num_scores], truth[:num_units]) if num_scores else 0.0
         domains.setdefault(domain, []).append(value)
     means = {f"mAP-{domain}": float(np.mean(domains[domain])) for domain in sorted(domains)}
     means["mAP-average"] = float(np.mean(list(means.values())))

@@ -1,4 +1,6 @@
-"""Highlight detection as a module for `evaluate.load`; the figures come from `highlights.py`."""
+"""Highlight detection as a module for `evaluate.load`; `highlights.py` computes the scores."""
+
+from typing import Any
 
 import datasets
 import evaluate
@@ -9,7 +11,7 @@ from .highlights import score_highlights, score_youtube_highlights
 from .schema_metric import SchemaMetric
 
 
-# `evaluate.load` copies the files that this one names, not those that they name in turn.
+# `evaluate.load` copies only the files that this file imports, so it must import all that they import.
 NEEDED = (align, percent)
 CITATION = """\
 @inproceedings{lei2021detecting,
@@ -33,12 +35,12 @@ class HighlightDetection(SchemaMetric):
     The configuration "youtube_highlights" (second argument of `evaluate.load`) scores by domain.
 
     Args:
-        predictions: Records with `qid` and `pred_saliency_scores`, one score a clip; one for each reference. Other keys
-            are allowed and left out.
-        references: Rows with `qid` and `saliency`, whose `scores` hold one row a clip; for YouTube Highlights also
+        predictions: Records with `qid` and `pred_saliency_scores`, one score per unit; one record for each reference.
+            Other keys are ignored.
+        references: Rows with `qid` and `saliency`, whose `scores` hold one row per unit; for YouTube Highlights also
             `domain`.
-        match_reference_code: Behave as the public evaluators in every corner.
-        match_number: Both sides must hold the same queries; `False` = score those that they share.
+        match_reference_code: Reproduce the public evaluators in every corner case.
+        match_number: Both sides must hold the same queries; `False` = score the queries that both sides have.
 
     Returns:
         Percentages: `HL-mAP` and `HL-Hit1` for "HL-min-Fair", "HL-min-Good" and "HL-min-VeryGood"; for YouTube
@@ -72,7 +74,9 @@ class HighlightDetection(SchemaMetric):
             reference["domain"] = text
         return self.describe(CITATION, {"qid": text, "pred_saliency_scores": [number]}, reference)
 
-    def _compute(self, predictions: list[dict], references: list[dict], **options: bool) -> dict:
+    def _compute(
+        self, predictions: list[dict[str, Any]], references: list[dict[str, Any]], **options: bool
+    ) -> dict[str, Any]:
         score = score_youtube_highlights if self.config_name == "youtube_highlights" else score_highlights
         return score(predictions, references, **options)
 

@@ -1,4 +1,6 @@
-"""Moment retrieval as a module for `evaluate.load`; the figures come from `moments.py`."""
+"""Moment retrieval as a module for `evaluate.load`; `moments.py` computes the scores."""
+
+from typing import Any
 
 import datasets
 import evaluate
@@ -9,7 +11,7 @@ from .moments import score_moments
 from .schema_metric import SchemaMetric
 
 
-# `evaluate.load` copies the files that this one names, not those that they name in turn.
+# `evaluate.load` copies only the files that this file imports, so it must import all that they import.
 NEEDED = (align, percent)
 CITATION = """\
 @inproceedings{lei2021detecting,
@@ -22,18 +24,18 @@ CITATION = """\
 
 
 class MomentRetrieval(SchemaMetric):
-    """Moment retrieval: mAP, R1, R5 and mIoU of predicted windows.
+    """Moment retrieval: mAP, R1, R5 and mIoU of predicted moments.
 
     Args:
-        predictions: Records with `qid` and `pred_relevant_windows`, `[[start_sec, end_sec, score], ...]`; one for each
-            reference. Other keys are allowed and left out.
+        predictions: Records with `qid` and `pred_relevant_windows`, `[[start_sec, end_sec, score], ...]`; one record
+            for each reference. Other keys are ignored.
         references: Rows with `qid`, `query` and `moments`, `[[start_sec, end_sec], ...]`.
-        match_reference_code: Behave as the public evaluator of R2-Tuning in every corner.
-        match_number: Both sides must hold the same queries; `False` = score those that they share.
+        match_reference_code: Reproduce the public evaluator of R2-Tuning in every corner case.
+        match_number: Both sides must hold the same queries; `False` = score the queries that both sides have.
 
     Returns:
         Percentages: `MR-mAP`, `MR-R1` and `MR-R5` by threshold and `MR-mIoU`, for the ranges "full", "long" (above
-        30 s), "middle" (above 10 s) and "short"; the mAP by number of words of the query in "by_query_length".
+        30 s), "middle" (above 10 s) and "short"; and in "by_query_length" the mAP by the number of words of the query.
 
     Examples:
         >>> import evaluate
@@ -59,7 +61,9 @@ class MomentRetrieval(SchemaMetric):
             {"qid": text, "query": text, "moments": [[number]]},
         )
 
-    def _compute(self, predictions: list[dict], references: list[dict], **options: bool) -> dict[str, dict]:
+    def _compute(
+        self, predictions: list[dict[str, Any]], references: list[dict[str, Any]], **options: bool
+    ) -> dict[str, Any]:
         return score_moments(predictions, references, **options)
 
 

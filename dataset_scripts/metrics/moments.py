@@ -2,20 +2,23 @@
 
 As in the public evaluator of R2-Tuning and UniVTG, to the last printed digit:
 
-- mAP takes the first ten windows of a record (not the ten best), best score first. Each window takes the moment with the
-  highest IoU among those that are free and reach the threshold; of equal ones the later. Precision is made monotone, the
-  area under its steps is the query's average precision.
-- R1 and mIoU look at the first window of the list, R5 at the first five; the pair of window and moment with the highest
-  IoU counts. Scores play no part.
-- mAP divides the overlap by the union, and two windows without length always match (0 / 0). R1, R5 and mIoU divide by the
-  span from the first start to the last end, and such a pair has an IoU of 0.
-- A query is in a range if it has a moment of that length. Its other moments are dropped, its predictions all kept.
-- Where an id occurs twice, mAP takes the windows of both records (ten of each), the others those of the last.
+- mAP considers the first ten predictions of a record (not the ten best), in order of descending score. Each prediction
+  takes the moment with the highest IoU among those that are still free and reach the threshold; of equal ones the later.
+  Precision is made monotone, and the area under its steps is the query's average precision.
+- R1 and mIoU consider the first prediction of the list, R5 the first five; the pair of prediction and moment with the
+  highest IoU counts. Scores are ignored.
+- mAP divides the overlap by the union, and two empty intervals always match (0 / 0). R1, R5 and mIoU divide by the span
+  from the first start to the last end, and such a pair has an IoU of 0.
+- A query is in a range if it has a moment of that length. Its other moments are dropped, and all predictions are kept.
+- If an id occurs twice, mAP considers the predictions of both records (ten of each), the other figures those of the last.
+
+In this file a "window" is a predicted interval, as in `pred_relevant_windows`, and a "moment" an annotated one.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -26,16 +29,26 @@ from .average_precision import percent, sum_rows
 MAX_WINDOWS = 10  # of a record, for mAP
 AP_THRESHOLDS = np.array([step / 100 for step in range(50, 100, 5)])
 RECALL_THRESHOLDS = np.array([step / 100 for step in range(30, 100, 5)])
-# Length of a moment in seconds: above the first number, up to the second. Moments without length are in "full" alone.
+# Length of a moment in seconds: above the first number, up to the second. Empty moments are only in "full".
 RANGES = {"full": (-np.inf, np.inf), "long": (30, np.inf), "middle": (10, 30), "short": (0, 10)}
-QUERY_BINS = {"1-10": 0, "11-20": 11, "21-30": 21, "31-40": 31, ">=41": 41}  # words, from (R2-Tuning, Table 6)
+QUERY_BINS = {
+    "1-10": 0,
+    "11-20": 11,
+    "21-30": 21,
+    "31-40": 31,
+    ">=41": 41,
+}  # smallest number of words (R2-Tuning, Table 6)
 
 
 def pairwise_iou(windows: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Overlap over union of each window `(queries, num_windows, 2)` with each moment `(queries, num_moments, 2)`.
+    """Intersection over union of each window with each moment.
+
+    Args:
+        windows: Array `(num_queries, num_windows, 2)`.
+        moments: Array `(num_queries, num_moments, 2)`.
 
     Returns:
-        `(queries, num_windows, num_moments)`; NaN where both have no length.
+        Array `(num_queries, num_windows, num_moments)`; NaN where both are empty.
     """
     windows, moments = windows[:, :, None], moments[:, None]
     overlap = np.minimum(windows[..., 1], moments[..., 1]) - np.maximum(windows[..., 0], moments[..., 0])
@@ -46,7 +59,7 @@ def pairwise_iou(windows: np.ndarray, moments: np.ndarray) -> np.ndarray:
 
 
 def hull_iou(windows: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Overlap over the common span of `windows (n, 2)` and `moments (n, 2)`, pair by pair; 0 where that is 0."""
+    """Overlap of `windows (n, 2)` and `moments (n, 2)` over their common span, pair by pair; 0 where the span is 0."""
     overlap = np.minimum(windows[:, 1], moments[:, 1]) - np.maximum(windows[:, 0], moments[:, 0])
     overlap = np.maximum(overlap, 0)
     hull = np.maximum(windows[:, 1], moments[:, 1]) - np.minimum(windows[:, 0], moments[:, 0])
@@ -55,15 +68,16 @@ def hull_iou(windows: np.ndarray, moments: np.ndarray) -> np.ndarray:
 
 @dataclass
 class MomentArrays:
-    """Windows and moments of all queries, padded to the same number.
+    """Windows and moments of several queries, padded to the same number.
 
     Attributes:
-        windows: `(queries, num_windows, 2)`, in the order of the list.
-        rank: `(queries, num_windows)`, place of the window by falling score; equal scores keep their order.
-        place: `(queries, num_windows)`, place of the window in the query's last record; negative = elsewhere or padding.
-        moments: `(queries, num_moments, 2)`.
-        record: `(queries, num_moments)`, which of the query's references the moment is from; -1 = padding.
-        iou: `(queries, num_windows, num_moments)`; NaN where both have no length, -1 where either is padding.
+        windows: `(num_queries, num_windows, 2)`, in the order of the list.
+        rank: `(num_queries, num_windows)`, rank of the window by descending score; equal scores keep their order.
+        place: `(num_queries, num_windows)`, index of the window in the query's last record; negative for windows of other
+            records and for padding.
+        moments: `(num_queries, num_moments, 2)`.
+        record: `(num_queries, num_moments)`, index of the reference that the moment is from; -1 = padding.
+        iou: `(num_queries, num_windows, num_moments)`; NaN where both are empty, -1 where either is padding.
     """
 
     windows: np.ndarray
@@ -74,7 +88,7 @@ class MomentArrays:
     iou: np.ndarray
 
 
-def first_windows(query: Query) -> list[list]:
+def first_windows(query: Query) -> list[list[Any]]:
     """The first ten windows of each of a query's predictions."""
     return [predicted_list(record, "pred_relevant_windows")[:MAX_WINDOWS] for record in query.predictions]
 
@@ -85,44 +99,68 @@ def count_moments(query: Query) -> int:
 
 
 def read_arrays(queries: list[Query]) -> MomentArrays:
-    """The first ten windows of each prediction and the moments of each reference, of queries of like size."""
-    qids = [query.qid for query in queries]
-    lists = [first_windows(query) for query in queries]
-    rows, counts = pad_rows([list(chain(*row)) for row in lists], qids, "pred_relevant_windows", 3)
-    windows, column = rows[..., :2], np.arange(rows.shape[1])
-    is_window = column < counts[:, None]
-    by_score = np.argsort(np.where(is_window, -rows[..., 2], np.inf), axis=1, kind="stable")
-    in_last = np.array([len(row[-1]) if row else 0 for row in lists])
-    place = np.where(is_window, column - (counts - in_last)[:, None], -1)
-
-    lists = [[reference.get("moments") or [] for reference in query.references] for query in queries]
-    moments, counts = pad_rows([list(chain(*row)) for row in lists], qids, "moments", 2)
-    is_moment = np.arange(moments.shape[1]) < counts[:, None]
-    record = np.full(is_moment.shape, -1)
-    record[is_moment] = [index for row in lists for index, moments in enumerate(row) for _ in moments]
+    """The first ten windows of each prediction and the moments of each reference, of queries of similar size."""
+    windows, is_window, rank, place = _read_windows(queries)
+    moments, record = _read_moments(queries)
+    is_moment = record >= 0
     iou = np.where(is_window[:, :, None] & is_moment[:, None], pairwise_iou(windows, moments), -1.0)
-    return MomentArrays(windows, by_score.argsort(axis=1), place, moments, record, iou)
+    return MomentArrays(windows, rank, place, moments, record, iou)
+
+
+def _read_windows(queries: list[Query]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Windows, whether each is real, their ranks and their places; see `MomentArrays`."""
+    lists = [first_windows(query) for query in queries]
+    rows = [list(chain.from_iterable(of_query)) for of_query in lists]
+    padded, counts = pad_rows(rows, [query.qid for query in queries], "pred_relevant_windows", 3)
+    index = np.arange(padded.shape[1])
+    is_window = index < counts[:, None]
+    order = np.argsort(np.where(is_window, -padded[..., 2], np.inf), axis=1, kind="stable")
+    num_in_last = np.array([len(of_query[-1]) if of_query else 0 for of_query in lists])
+    place = np.where(is_window, index - (counts - num_in_last)[:, None], -1)
+    return padded[..., :2], is_window, order.argsort(axis=1), place
+
+
+def _read_moments(queries: list[Query]) -> tuple[np.ndarray, np.ndarray]:
+    """Moments and the reference of each; see `MomentArrays`."""
+    rows, sources = [], []
+    for query in queries:
+        row: list[Any] = []
+        for index, reference in enumerate(query.references):
+            moments = reference.get("moments") or []
+            row += moments
+            sources += [index] * len(moments)
+        rows.append(row)
+    padded, counts = pad_rows(rows, [query.qid for query in queries], "moments", 2)
+    is_moment = np.arange(padded.shape[1]) < counts[:, None]
+    record = np.full(is_moment.shape, -1)
+    record[is_moment] = sources
+    return padded, record
 
 
 def select_moments(arrays: MomentArrays) -> dict[str, np.ndarray]:
-    """The moments `(queries, num_moments)` of each range."""
+    """Masks `(num_queries, num_moments)` of the moments in each range."""
     length = arrays.moments[..., 1] - arrays.moments[..., 0]
-    real = arrays.record >= 0
-    return {name: real & (above < length) & (length <= up_to) for name, (above, up_to) in RANGES.items()}
+    is_moment = arrays.record >= 0
+    return {name: is_moment & (above < length) & (length <= up_to) for name, (above, up_to) in RANGES.items()}
 
 
 def best_iou(arrays: MomentArrays, first: int, wanted: np.ndarray) -> np.ndarray:
-    """IoU over the span of the best pair of the `first` windows and the `wanted (queries, num_moments)` moments.
+    """IoU over the span, for the pair of window and moment with the highest IoU.
 
-    Only the last record with windows, and the last with wanted moments, take part.
+    Only the last record with windows and the last record with wanted moments are considered.
+
+    Args:
+        arrays: The queries.
+        first: Number of windows to consider.
+        wanted: Mask `(num_queries, num_moments)` of the moments to consider.
 
     Returns:
-        `(queries,)`; 0 without a window.
+        Array `(num_queries,)`; 0 without a window.
     """
-    usable = (arrays.place >= 0) & (arrays.place < first)  # (queries, num_windows)
-    usable = usable[:, : 1 + np.flatnonzero(usable.any(axis=0)).max(initial=0)]
+    usable = (arrays.place >= 0) & (arrays.place < first)  # (num_queries, num_windows)
+    usable = usable[:, : 1 + np.flatnonzero(usable.any(axis=0)).max(initial=0)]  # without columns that nobody uses
     record = np.where(wanted, arrays.record, -1)
-    newest = wanted & (record == record.max(axis=1, keepdims=True))  # (queries, num_moments)
+    newest = wanted & (record == record.max(axis=1, keepdims=True))  # (num_queries, num_moments)
     pairs = usable[:, :, None] & newest[:, None]
     iou = np.where(pairs, np.nan_to_num(arrays.iou[:, : usable.shape[1]]), -1.0)
     query = np.arange(len(iou))
@@ -132,30 +170,32 @@ def best_iou(arrays: MomentArrays, first: int, wanted: np.ndarray) -> np.ndarray
 
 
 def match(arrays: MomentArrays, wanted: np.ndarray) -> np.ndarray:
-    """Which predictions find a moment of their own.
+    """Which windows are matched to a moment, each moment at most once.
 
     Args:
         arrays: The queries.
-        wanted: `(queries, num_moments, num_ranges)`, the moments of each range.
+        wanted: Masks `(num_queries, num_moments, num_ranges)` of the moments in each range.
 
     Returns:
-        `(queries, num_windows, num_ranges, num_thresholds)`, predictions by falling score.
+        Mask `(num_queries, num_windows, num_ranges, num_thresholds)`, windows by descending score.
     """
+    # All pairs that can match at some threshold, by rank, query and descending IoU; of equal IoUs the later moment first.
     query, window, moment = np.nonzero(~(arrays.iou < AP_THRESHOLDS[0]))
     rank, iou = arrays.rank[query, window], np.nan_to_num(arrays.iou[query, window, moment], nan=np.inf)
     order = np.lexsort((-moment, -iou, query, rank))
     query, moment, rank, iou = query[order], moment[order], rank[order], iou[order]
-    first = np.ones(len(rank), dtype=bool)  # of the pairs of one prediction
-    first[1:] = (rank[1:] != rank[:-1]) | (query[1:] != query[:-1])
+    # `turn` numbers the pairs of one window: it tries its best moment first.
+    is_first = np.ones(len(rank), dtype=bool)
+    is_first[1:] = (rank[1:] != rank[:-1]) | (query[1:] != query[:-1])
     index = np.arange(len(rank))
-    turn = index - np.maximum.accumulate(np.where(first, index, 0))
+    turn = index - np.maximum.accumulate(np.where(is_first, index, 0))
 
     fits = wanted[query, moment][..., None] & (iou[:, None, None] >= AP_THRESHOLDS)  # (pairs, ranges, thresholds)
     taken = np.zeros((*wanted.shape, len(AP_THRESHOLDS)), dtype=bool)
     found = np.zeros((*arrays.rank.shape, *fits.shape[1:]), dtype=bool)
-    steps = rank * (turn.max(initial=0) + 1) + turn
-    for step in np.unique(steps):  # in a step each query tries one moment for one prediction
-        now = steps == step
+    rounds = rank * (turn.max(initial=0) + 1) + turn
+    for number in np.unique(rounds):  # in each round every query tries one moment for one window
+        now = rounds == number
         q, r, m = query[now], rank[now], moment[now]
         hit = fits[now] & ~taken[q, m] & ~found[q, r]
         taken[q, m] |= hit
@@ -164,17 +204,17 @@ def match(arrays: MomentArrays, wanted: np.ndarray) -> np.ndarray:
 
 
 def average_precision(found: np.ndarray, num_moments: np.ndarray) -> np.ndarray:
-    """Average precision `(queries, num_thresholds)`.
+    """Average precision `(num_queries, num_thresholds)`.
 
     Args:
-        found: `(queries, num_windows, num_thresholds)`, by falling score.
-        num_moments: `(queries,)`, at least 1.
+        found: Mask `(num_queries, num_windows, num_thresholds)` of matched windows, by descending score.
+        num_moments: Array `(num_queries,)`, at least 1.
     """
-    hits = np.cumsum(found.swapaxes(1, 2), axis=-1)  # (queries, num_thresholds, num_windows)
+    hits = np.cumsum(found.swapaxes(1, 2), axis=-1)  # (num_queries, num_thresholds, num_windows)
     recall = hits / num_moments[:, None, None]
     precision = hits / np.arange(1, hits.shape[-1] + 1)
     precision = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
-    # The curve ends at recall 1 and precision 0: a term of 0 that has its place in the order of addition.
+    # The curve ends at recall 1 and precision 0: a term of 0, kept because it affects the order of additions.
     end = [(0, 0), (0, 0), (0, 1)]
     gain = np.diff(np.pad(recall, end, constant_values=1.0), axis=-1, prepend=0.0)
     return sum_rows(gain * np.pad(precision, end), gain != 0)
@@ -187,13 +227,13 @@ def label(thresholds: np.ndarray, values: Iterable[float]) -> dict[str, float]:
 
 @dataclass
 class Measures:
-    """What is measured of the queries in one range.
+    """The measures of every query in one range.
 
     Attributes:
-        inside: `(queries,)`, whether the query is in the range; elsewhere the others are 0.
-        ap: `(queries, num_thresholds)`, average precision.
-        first: `(queries,)`, IoU of the first window.
-        five: `(queries,)`, best IoU of the first five.
+        inside: `(num_queries,)`, whether the query is in the range; the other measures are 0 where it is not.
+        ap: `(num_queries, num_thresholds)`, average precision.
+        first: `(num_queries,)`, IoU of the first window.
+        five: `(num_queries,)`, best IoU of the first five windows.
     """
 
     inside: np.ndarray
@@ -203,15 +243,20 @@ class Measures:
 
     @classmethod
     def empty(cls, num_queries: int) -> "Measures":
-        """Of queries that are all outside."""
+        """Measures of queries that are all outside the range."""
         inside, ap = np.zeros(num_queries, bool), np.zeros((num_queries, len(AP_THRESHOLDS)))
         return cls(inside, ap, np.zeros(num_queries), np.zeros(num_queries))
 
 
 def measure_queries(queries: list[Query], fill_empty: bool) -> dict[str, Measures]:
-    """Measures of each range; with `fill_empty` a range without any moment takes all."""
-    sizes = ((sum(map(len, first_windows(query))), count_moments(query)) for query in queries)
-    groups = [(group, read_arrays([queries[index] for index in group])) for group in group_by_size(sizes)]
+    """The measures of each range; with `fill_empty` a range without a moment has those of "full"."""
+    sizes = []
+    for query in queries:
+        num_windows = sum(map(len, first_windows(query)))
+        sizes.append((num_windows, count_moments(query)))
+    groups = []
+    for group in group_by_size(sizes):
+        groups.append((group, read_arrays([queries[index] for index in group])))
     selections = [select_moments(arrays) for _, arrays in groups]
     measures = {name: Measures.empty(len(queries)) for name in RANGES}
     for name in RANGES:
@@ -228,20 +273,34 @@ def measure_queries(queries: list[Query], fill_empty: bool) -> dict[str, Measure
 def measure_range(
     measures: Measures, group: np.ndarray, arrays: MomentArrays, moments: np.ndarray, found: np.ndarray
 ) -> None:
-    """Set the measures of a group of queries, whose places are in `group`, for the moments of a range."""
+    """Set the measures of a group of queries in one range.
+
+    Args:
+        measures: The measures of all queries in the range, changed in place.
+        group: Indices of the group's queries among all queries.
+        arrays: The group's queries.
+        moments: Mask `(num_queries, num_moments)` of the moments in the range.
+        found: Mask `(num_queries, num_windows, num_thresholds)` of matched windows.
+    """
     inside = moments.any(axis=1)
-    places = group[inside]
-    measures.inside[places] = True
-    measures.ap[places] = average_precision(found[inside], moments[inside].sum(axis=1))
-    measures.first[places] = best_iou(arrays, 1, moments)[inside]
-    measures.five[places] = best_iou(arrays, 5, moments)[inside]
+    index = group[inside]
+    measures.inside[index] = True
+    measures.ap[index] = average_precision(found[inside], moments[inside].sum(axis=1))
+    measures.first[index] = best_iou(arrays, 1, moments)[inside]
+    measures.five[index] = best_iou(arrays, 5, moments)[inside]
 
 
-def score_range(measures: Measures) -> dict:
-    """Figures of one range; `None` in place of every figure if it holds no query."""
+def score_range(measures: Measures) -> dict[str, Any]:
+    """The figures of one range; all are `None` if no query is in it."""
     if not measures.inside.any():
-        ap, recall = dict.fromkeys(map(str, AP_THRESHOLDS)), dict.fromkeys(map(str, RECALL_THRESHOLDS))
-        return {"MR-mIoU": None, "MR-mAP": {**ap, "average": None}, "MR-R1": recall, "MR-R5": dict(recall)}
+        no_ap = dict.fromkeys(map(str, AP_THRESHOLDS))
+        no_recall = dict.fromkeys(map(str, RECALL_THRESHOLDS))
+        return {
+            "MR-mIoU": None,
+            "MR-mAP": {**no_ap, "average": None},
+            "MR-R1": no_recall,
+            "MR-R5": dict(no_recall),
+        }
     first, five = measures.first[measures.inside], measures.five[measures.inside]
     ap = measures.ap[measures.inside].mean(axis=0)
     return {
@@ -252,7 +311,7 @@ def score_range(measures: Measures) -> dict:
     }
 
 
-def score_query_lengths(ap: np.ndarray, queries: list[Query]) -> dict[str, dict]:
+def score_query_lengths(ap: np.ndarray, queries: list[Query]) -> dict[str, dict[str, Any]]:
     """Number of queries and mAP by number of words; the mAP of a bin without queries is `None`."""
     words = [len(query.references[-1]["query"].split()) for query in queries]
     bins = np.digitize(words, list(QUERY_BINS.values())[1:])
@@ -270,27 +329,32 @@ def score_moments(
     *,
     match_reference_code: bool = False,
     match_number: bool = True,
-) -> dict[str, dict]:
-    """Score predicted windows.
+) -> dict[str, dict[str, Any]]:
+    """Score predicted moments.
 
     Args:
         predictions: Records with `qid` and `pred_relevant_windows`, `[[start_sec, end_sec, score], ...]`.
         references: Rows with `qid`, `query` and `moments`, `[[start_sec, end_sec], ...]`.
-        match_reference_code: Behave as the public evaluator in every corner (table in the package's docstring).
-        match_number: Both sides must hold the same queries; `False` = score those that they share.
+        match_reference_code: Reproduce the public evaluator in every corner case (table in the package's docstring).
+        match_number: Both sides must hold the same queries; `False` = score the queries that both sides have.
 
     Returns:
         `MR-mAP`, `MR-R1`, `MR-R5` (each by threshold) and `MR-mIoU` of each range ("full", "long", "middle", "short"), and
         "by_query_length"; percentages rounded to two decimals.
 
     Raises:
-        ValueError: The two sides do not belong together, a window or moment is no list of finite numbers, no reference
-            has moments, or, with `match_reference_code`, the public evaluator has no answer.
+        ValueError: The two sides do not match, a window or moment is not a list of finite numbers, no reference has
+            moments, or, with `match_reference_code`, the public evaluator has no answer.
     """
     queries = align(predictions, references, match_reference_code=match_reference_code, match_number=match_number)
     if match_reference_code:
-        for key, side in (("pred_relevant_windows", "predictions"), ("moments", "references")):
-            require(key, [(query.qid, record.get(key)) for query in queries for record in getattr(query, side)])
+        windows: list[tuple[str, object]] = []
+        moments: list[tuple[str, object]] = []
+        for query in queries:
+            windows += [(query.qid, record.get("pred_relevant_windows")) for record in query.predictions]
+            moments += [(query.qid, record.get("moments")) for record in query.references]
+        require("pred_relevant_windows", windows)
+        require("moments", moments)
     queries = [query for query in queries if any(reference.get("moments") for reference in query.references)]
     if not queries:
         raise ValueError("None of the `references` has `moments`: there is nothing to score windows against.")

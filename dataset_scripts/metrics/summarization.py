@@ -1,4 +1,6 @@
-"""Video summarization as a module for `evaluate.load`; the figures come from `summaries.py`."""
+"""Video summarization as a module for `evaluate.load`; `summaries.py` computes the scores."""
+
+from typing import Any
 
 import datasets
 import evaluate
@@ -9,7 +11,7 @@ from .schema_metric import SchemaMetric
 from .summaries import score_summaries
 
 
-# `evaluate.load` copies the files that this one names, not those that they name in turn.
+# `evaluate.load` copies only the files that this file imports, so it must import all that they import.
 NEEDED = (align, percent)
 CITATION = """\
 @inproceedings{song2015tvsum,
@@ -25,11 +27,11 @@ class Summarization(SchemaMetric):
     """Video summarization: top-5 mAP of TVSum.
 
     Args:
-        predictions: Records with `qid` and `pred_saliency_scores`, one score a shot; one for each reference. Other keys
-            are allowed and left out.
-        references: Rows with `qid`, `domain` and `saliency`, whose `scores` hold one row a shot.
-        match_reference_code: Refuse videos without a prediction instead of counting them as 0.
-        match_number: Both sides must hold the same videos; `False` = score those that they share.
+        predictions: Records with `qid` and `pred_saliency_scores`, one score per shot; one record for each reference.
+            Other keys are ignored.
+        references: Rows with `qid`, `domain` and `saliency`, whose `scores` hold one row per shot.
+        match_reference_code: Refuse videos without a prediction instead of scoring them 0.
+        match_number: Both sides must hold the same videos; `False` = score the videos that both sides have.
 
     Returns:
         `mAP-{domain}` for each domain and `mAP-average` over the domains, percentages.
@@ -52,7 +54,9 @@ class Summarization(SchemaMetric):
             {"qid": text, "domain": text, "saliency": {"scores": [[number]]}},
         )
 
-    def _compute(self, predictions: list[dict], references: list[dict], **options: bool) -> dict[str, float]:
+    def _compute(
+        self, predictions: list[dict[str, Any]], references: list[dict[str, Any]], **options: bool
+    ) -> dict[str, Any]:
         return score_summaries(predictions, references, **options)
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import datasets
 
+from dataset_scripts.benchmarks import BENCHMARKS, UNIT_SEC
 from dataset_scripts.builder import BenchmarkBuilder, BenchmarkConfig
-from dataset_scripts.cleaning import CLIP_SEC, HIGHEST_TVSUM_SCORE, LOWEST_TVSUM_SCORE, Report
+from dataset_scripts.cleaning import Report
 from dataset_scripts.features import FEATURES
 from dataset_scripts.moment_lines import read_moment_lines, read_records
 from dataset_scripts.reading import Record
@@ -30,10 +31,10 @@ PARTS |= {family: (family,) for family in QUERIES_PER_VIDEO}
 class MovingShapes(BenchmarkBuilder):
     """Builder of the queries of Moving Shapes; a family, the main or the hard part, or all."""
 
+    SPEC = BENCHMARKS["moving_shapes"]
     BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in PARTS]
     DEFAULT_CONFIG_NAME = "all"
     FILES = {split: (f"moving_shapes_{split}.jsonl",) for split in SPLITS}
-    TRAINING_FPS = 1
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
@@ -53,6 +54,7 @@ class MovingShapes(BenchmarkBuilder):
 class MovingShapesSummary(BenchmarkBuilder):
     """Builder of the titles and shot importances of Moving Shapes."""
 
+    SPEC = BENCHMARKS["moving_shapes_summary"]
     FILES = {split: (f"moving_shapes_summary_{split}.jsonl",) for split in SPLITS}
 
     def _info(self) -> datasets.DatasetInfo:
@@ -70,7 +72,8 @@ class MovingShapesSummary(BenchmarkBuilder):
 
 
 def _read_summary(record: Record) -> dict:
-    scores = record.scores("shot_scores", LOWEST_TVSUM_SCORE, HIGHEST_TVSUM_SCORE)
+    scale = MovingShapesSummary.SPEC.saliency
+    scores = record.scores("shot_scores", scale.lowest, scale.highest)
     video_id = record.text("vid")
     return {
         "qid": video_id,
@@ -79,7 +82,7 @@ def _read_summary(record: Record) -> dict:
         "duration_sec": record.duration(record.number("duration", above=0)),
         "moments": None,
         "saliency": {
-            "times_sec": [[CLIP_SEC * shot, CLIP_SEC * (shot + 1)] for shot in range(len(scores))],
+            "times_sec": [[UNIT_SEC * shot, UNIT_SEC * (shot + 1)] for shot in range(len(scores))],
             "scores": scores,
         },
         "domain": "moving_shapes",

@@ -1,1 +1,1 @@
-"""What each command does; `r2tuning_cli` reads their arguments."""
+"""What the commands do that belong to no other folder; `r2tuning_cli` holds their arguments."""

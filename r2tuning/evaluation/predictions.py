@@ -11,21 +11,21 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from dataset_scripts.cleaning import frame_rate
+from dataset_scripts.benchmarks import BENCHMARKS, UNIT_SEC, BenchmarkSpec
 from dataset_scripts.reading import Record, parse_json, read_lines
+from dataset_scripts.targets import frame_rate
 from modeling_r2tuning import EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.containers_r2tuning import open_stream
 from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.video_source_r2tuning import make_source
 from r2tuning.features.cache import FeatureCache
+from r2tuning_cli.defaults import SUBMISSION_SPLITS
 
 
 logger = logging.getLogger(__name__)
 
-CLIP_SEC = 2.0  # the unit of saliency where nothing is annotated
 LEAVE_OUT = "Replace the file, or pass `--missing-videos skip` to leave out what cannot be read."
 SUBMISSION_FILE = "hl_{split}_submission.jsonl"  # names that the QVHighlights server asks for
-SUBMISSION_SPLITS = ("val", "test")
 
 
 def read_predictions(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -108,6 +108,7 @@ def predict(
     rows: Iterable[dict[str, Any]],
     cache: FeatureCache | None = None,
     *,
+    benchmark: str,
     missing_videos: Literal["error", "skip"] = "error",
 ) -> Iterator[dict[str, Any]]:
     """Predict every query of a dataset; each video is encoded once, whatever the number of its queries.
@@ -117,6 +118,7 @@ def predict(
         processor: The model's.
         rows: In the schema of `dataset_scripts.features`; `video` is needed unless there is a cache.
         cache: Cached CLIP features instead of videos.
+        benchmark: Name of the benchmark that the rows belong to.
         missing_videos: For a video or features that cannot be read: "error", or "skip" to give no prediction for the
             queries about it, which are logged.
 
@@ -126,13 +128,14 @@ def predict(
     Raises:
         ValueError: A video or its features cannot be read.
     """
+    spec = BENCHMARKS[benchmark]
     videos: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         videos.setdefault(row["video_id"], []).append(row)
     failed = 0
     for queries in tqdm(videos.values(), desc="videos", unit=" videos", leave=False):
         try:
-            encoded = _encode_video(model, processor, queries[0], cache)
+            encoded = _encode_video(model, processor, queries[0], cache, spec)
             texts = _encode_queries(model, processor, queries, cache)
         except (OSError, ValueError) as error:
             if missing_videos == "error":
@@ -142,7 +145,8 @@ def predict(
             continue
         outputs = model.ground(encoded, **texts)
         answers = processor.post_process_video_grounding(outputs)
-        yield from map(_to_prediction, queries, answers)
+        for row, answer in zip(queries, answers, strict=True):
+            yield _to_prediction(row, answer, spec)
     if failed:
         logger.warning(f"{failed} queries have no prediction, as their video could not be read.")
 
@@ -202,9 +206,13 @@ def leave_out(
 
 
 def _encode_video(
-    model: R2TuningForVideoGrounding, processor: R2TuningProcessor, row: dict[str, Any], cache: FeatureCache | None
+    model: R2TuningForVideoGrounding,
+    processor: R2TuningProcessor,
+    row: dict[str, Any],
+    cache: FeatureCache | None,
+    spec: BenchmarkSpec,
 ) -> EncodedVideo:
-    fps = frame_rate(row, processor.fps)
+    fps = frame_rate(row, spec, processor.fps)
     if cache is not None:
         states = cache.video(row["video_id"])
         return model.encode_video(video_hidden_states=states, fps=fps, duration_sec=row["duration_sec"])
@@ -230,24 +238,25 @@ def _encode_queries(
     return {"text_hidden_states": padded, "attention_mask": mask.to(model.device)}
 
 
-def _to_prediction(row: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+def _to_prediction(row: dict[str, Any], answer: dict[str, Any], spec: BenchmarkSpec) -> dict[str, Any]:
     prediction = {"qid": row["qid"], "query": row["query"], "vid": row["video_id"]}
     if "moment_retrieval" in row["task"]:
         prediction["pred_relevant_windows"] = [[m["start"], m["end"], m["score"]] for m in answer["moments"]]
     if row["task"] != ["moment_retrieval"]:
-        prediction["pred_saliency_scores"] = _saliency_of_clips(row, answer)
+        prediction["pred_saliency_scores"] = _saliency_of_units(row, answer, spec)
     return prediction
 
 
-def _saliency_of_clips(row: dict[str, Any], answer: dict[str, Any]) -> list[float]:
-    """Saliency of the frame in the middle of each annotated clip, of each 2-second clip where none is annotated."""
+def _saliency_of_units(row: dict[str, Any], answer: dict[str, Any], spec: BenchmarkSpec) -> list[float]:
+    """Saliency of the frame in the middle of each annotated unit; of each 2-second unit where none is annotated."""
     if row["saliency"] is not None:
         middles = [(start + end) / 2 for start, end in row["saliency"]["times_sec"]]
     else:
-        middles = [(clip + 0.5) * CLIP_SEC for clip in range(int(row["duration_sec"] / CLIP_SEC))]
+        num_units = int(row["duration_sec"] / UNIT_SEC)
+        middles = [(unit + 0.5) * UNIT_SEC for unit in range(num_units)]
     scores, times = answer["saliency"], answer["frame_times"]
-    if row["task"] == ["highlight_detection"] and len(scores) == len(middles):
-        return scores  # one frame was sampled for each clip
+    if spec.saliency.frames == "one_per_unit" and len(scores) == len(middles):
+        return scores
     fps = len(times) / (times[-1] + times[1]) if len(times) > 1 else 1.0
     return [scores[min(int(middle * fps), len(scores) - 1)] for middle in middles]
 

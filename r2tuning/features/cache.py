@@ -76,7 +76,7 @@ class FeatureCache:
         self.settings = read_settings(self.folder)
         self._config = None if model is None else model.config
         self._checked = set()
-        if model is not None and not model.config.reads_plain_clip:
+        if model is not None and not model.config.method_spec.reads_plain_layers:
             raise ValueError(
                 f"`method` '{model.config.method}' {NOT_IN_CACHE.get(model.config.method, CHANGED)}, which no feature "
                 "cache holds. Pass the videos instead (`--video-dir`)."

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
-from dataset_scripts.cleaning import frame_rate
+from dataset_scripts.targets import units_per_second
 from r2tuning.features.cache import ONE_PER_CLIP
 
 
@@ -142,7 +142,7 @@ def plan_jobs(rows: Iterable[dict[str, Any]], fps: float | str, with_queries: bo
 
 def _plan_video(row: dict[str, Any], fps: float | str) -> VideoJob:
     per_clip = fps == ONE_PER_CLIP
-    rate = frame_rate(row, 0.0) if per_clip else fps
+    rate = units_per_second(row) if per_clip else fps
     num_frames = max(round(rate * row["duration_sec"]), 1)
     return VideoJob(row["video_id"], row["video"]["path"], rate, num_frames, per_clip)
 

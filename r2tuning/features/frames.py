@@ -21,7 +21,7 @@ import av
 import numpy as np
 
 from modeling_r2tuning import R2TuningProcessor
-from modeling_r2tuning.video_io_r2tuning import iter_video_frames
+from modeling_r2tuning.video_io_r2tuning import MAX_DENOMINATOR, iter_video_frames
 from r2tuning.features.cache import FORMAT, replacing, settings_digest, video_path, write_json
 from r2tuning.features.extraction import VideoJob
 from r2tuning.features.store import CHUNK_SIZE, SAMPLING, fit_length, image_settings, video_record
@@ -29,7 +29,6 @@ from r2tuning.features.store import CHUNK_SIZE, SAMPLING, fit_length, image_sett
 
 # Of the lossless presets the largest by a seventh, but read in a third of the time, each epoch anew.
 ENCODER = {"qp": "0", "preset": "ultrafast"}
-MAX_DENOMINATOR = 1_000_000  # of a frame rate, as where videos are read
 PIXELS_ONLY = ("image.do_rescale", "image.rescale_factor", "image.do_normalize", "image.image_mean", "image.image_std")
 
 

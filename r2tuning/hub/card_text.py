@@ -1,9 +1,12 @@
-"""Cards on the Hub that people edit: what we generate is made anew, what others wrote is kept.
+"""Refresh cards that people edit: the generated parts and the metadata are replaced, everything else is kept.
 
-Generated parts of a text stand between two comments, a line each:
+Each generated part of a card stands between two markers, comments on lines of their own that readers do not see:
 
     <!-- r2tuning: begin results -->
     <!-- r2tuning: end results -->
+
+Only text between an intact pair of markers is ever replaced. That is what protects the words of the people who edit a
+card, so a damaged pair counts as no pair: its text is kept, and the part is added again where the rules ask for it.
 """
 
 import logging
@@ -16,34 +19,41 @@ from typing import Any
 import yaml
 
 
-CARDS = resources.files("r2tuning.hub_cards")  # the folder `hub_cards`
-MARK = re.compile(r"^[ \t]*<!-- r2tuning: (begin|end) (\w+) -->[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
-FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?(?:\n|\Z)", re.MULTILINE | re.DOTALL)
-KEY = re.compile(r"""^(?:"([^"]+)"|'([^']+)'|([\w.-]+))[ \t]*:(?=\s|$)""")
-BOOL = "tag:yaml.org,2002:bool"
+logger = logging.getLogger(__name__)
+
+CARDS = resources.files("r2tuning.hub_cards")  # the folder `hub_cards` of the sources
+MARKER = re.compile(r"^[ \t]*<!-- r2tuning: (begin|end) (\w+) -->[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
+FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?(?:\n|\Z)", re.MULTILINE | re.DOTALL)
+TOP_LEVEL_KEY = re.compile(r"""^(?:"([^"]+)"|'([^']+)'|([\w.-]+))[ \t]*:(?=\s|$)""")
+BOOL_TAG = "tag:yaml.org,2002:bool"
+BYTE_ORDER_MARK = "\ufeff"
+
+
+def _without_bool(resolvers: list[tuple[str, re.Pattern[str]]]) -> list[tuple[str, re.Pattern[str]]]:
+    return [(tag, pattern) for tag, pattern in resolvers if tag != BOOL_TAG]
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `no` as a word, as the Hub does: the language Norwegian."""
+    """Reads the booleans of YAML 1.2, as the Hub does: `no` is a word (the language Norwegian), not `False`."""
 
     yaml_implicit_resolvers = {
-        letter: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL]
-        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        letter: _without_bool(resolvers) for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
-_Loader.add_implicit_resolver(BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(BOOL_TAG, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 @dataclass(frozen=True)
 class CardRules:
-    """How a card that exists is refreshed.
+    """How an existing card is refreshed.
 
     Attributes:
-        always: Parts that a card without them gets at its end; others that were removed stay away.
-        kept: Keys of the metadata that are filled in only where the card lacks them.
-        words: Entries of lists in the metadata that are ours alone: they go where they no longer apply.
-        task: Results in the metadata under this name of a task are ours.
+        always: Generated parts that are appended where the card lacks them; other parts that somebody removed stay
+            away.
+        kept: Metadata keys that are only filled in where the card lacks them.
+        words: Entries of lists in the metadata that only we write; they are removed where they no longer apply.
+        task: Name of the task of our evaluation results in the metadata; `None` if we write no results.
     """
 
     always: tuple[str, ...]
@@ -52,48 +62,53 @@ class CardRules:
     task: str | None = None
 
 
-def refresh_card(text: str, fresh: str, rules: CardRules, logger: logging.Logger) -> str:
-    """A card with its generated parts and metadata as in a new one.
+def refresh_card(text: str, fresh: str, rules: CardRules) -> str:
+    """Return a card with the generated parts and the metadata of a new one.
 
-    Nothing that stands outside of the generated parts is lost. Where the comments around a part are damaged, all of
-    the text is kept, and the part is treated as missing.
+    Nothing outside the generated parts is lost.
 
     Args:
-        text: The card, perhaps edited, or not ours at all.
-        fresh: As we would write it where there is none.
-        rules: How the two are brought together.
-        logger: Is told of anything odd.
+        text: The existing card; it may have been edited, or written by somebody else altogether.
+        fresh: The card as we would write it from scratch.
+        rules: How the two are merged.
     """
-    fresh_front, fresh_body = _split(fresh)
-    text = text.removeprefix("\ufeff")
-    front, body = _split(text)
-    metadata = _merge_metadata(front, fresh_front, rules)
+    fresh_metadata, fresh_body = _split(fresh)
+    text = text.removeprefix(BYTE_ORDER_MARK)
+    old_metadata, body = _split(text)
+    metadata = _merge_metadata(old_metadata, fresh_metadata, rules)
     if metadata is None:
-        logger.warning("the metadata of the card is no YAML: it is kept as text below the new metadata")
-        metadata, body = fresh_front, f"\n{text}"
-    return f"---\n{metadata}---\n{_refresh_body(body, fresh_body, rules, logger)}"
+        logger.warning("the metadata of the card is not valid YAML; it is kept as text below the new metadata")
+        metadata, body = fresh_metadata, f"\n{text}"
+    return f"---\n{metadata}---\n{_refresh_body(body, fresh_body, rules)}"
 
 
 def _split(card: str) -> tuple[str, str]:
-    """Metadata, as YAML, and text."""
-    found = FRONT.match(card)
-    return ("", f"\n{card.lstrip()}") if found is None else (found[1], card[found.end() :])
+    """Split a card into its metadata (YAML, without the dashes) and its body."""
+    front_matter = FRONT_MATTER.match(card)
+    if front_matter is None:
+        return "", f"\n{card.lstrip()}"
+    return front_matter[1], card[front_matter.end() :]
 
 
-# ---- text ----------------------------------------------------------------------------------------------------------
+# ---- body ----------------------------------------------------------------------------------------------------------
 
 
-def _refresh_body(body: str, fresh: str, rules: CardRules, logger: logging.Logger) -> str:
-    new = {name: fresh[start:end] for name, (start, end) in _parts(fresh).items()}
-    old = _parts(body)
-    changes = [(start, end, new[name]) for name, (start, end) in old.items() if name in new]
-    inside = {position for start, end, _ in changes for position in (start, end)}
-    stray = [mark for mark in MARK.finditer(body) if mark[2] in new and not inside & {mark.start(), mark.end()}]
+def _refresh_body(body: str, fresh: str, rules: CardRules) -> str:
+    """Replace the intact generated parts of a body, remove stray markers, append the parts that are missing."""
+    new = {name: fresh[start:end] for name, (start, end) in _find_parts(fresh).items()}
+    old = _find_parts(body)
+    replacements = []
+    for name, (start, end) in old.items():
+        if name in new:
+            replacements.append((start, end, new[name]))
+    stray = _find_stray_markers(body, new, replacements)
     if stray:
-        names = sorted({mark[2] for mark in stray})
-        logger.warning(f"the marks around {names} in the card are damaged: the text there is kept as yours")
-    changes += [(mark.start(), mark.end(), "") for mark in stray]
-    for start, end, replacement in sorted(changes, reverse=True):
+        names = sorted({marker[2] for marker in stray})
+        logger.warning(f"the markers around {names} in the card are damaged; the text there is kept")
+    for marker in stray:
+        replacements.append((marker.start(), marker.end(), ""))
+    # From the end backwards: the positions before a replacement stay valid.
+    for start, end, replacement in sorted(replacements, reverse=True):
         body = body[:start] + replacement + body[end:]
     for name in rules.always:
         if name not in old:
@@ -101,68 +116,105 @@ def _refresh_body(body: str, fresh: str, rules: CardRules, logger: logging.Logge
     return body
 
 
-def _parts(body: str) -> dict[str, tuple[int, int]]:
-    """From where to where the marked parts go, marks included; of damaged ones none."""
-    marks = list(MARK.finditer(body))
-    counts = Counter((mark[1], mark[2]) for mark in marks)
-    return {
-        first[2]: (first.start(), second.end())
-        for first, second in zip(marks, marks[1:], strict=False)
-        if (first[1], second[1]) == ("begin", "end") and first[2] == second[2]
-        if counts["begin", first[2]] == counts["end", first[2]] == 1
-    }
+def _find_parts(body: str) -> dict[str, tuple[int, int]]:
+    """Find start and end of each generated part, markers included; parts with damaged markers are left out."""
+    markers = list(MARKER.finditer(body))
+    counts = Counter(marker.groups() for marker in markers)
+    parts = {}
+    for first, second in zip(markers, markers[1:], strict=False):
+        name = first[2]
+        is_pair = first.groups() == ("begin", name) and second.groups() == ("end", name)
+        is_unique = counts["begin", name] == 1 and counts["end", name] == 1
+        if is_pair and is_unique:
+            parts[name] = (first.start(), second.end())
+    return parts
+
+
+def _find_stray_markers(
+    body: str, new: dict[str, str], replacements: list[tuple[int, int, str]]
+) -> list[re.Match[str]]:
+    """Find the markers of known parts that do not belong to a part that is replaced."""
+    paired = set()
+    for start, end, _ in replacements:
+        paired |= {start, end}
+    stray = []
+    for marker in MARKER.finditer(body):
+        is_paired = marker.start() in paired or marker.end() in paired
+        if marker[2] in new and not is_paired:
+            stray.append(marker)
+    return stray
 
 
 # ---- metadata ------------------------------------------------------------------------------------------------------
 
 
 def _merge_metadata(theirs: str, ours: str, rules: CardRules) -> str | None:
-    """YAML of both; lines of keys that do not change are left as they are. `None` where `theirs` is none."""
-    try:
-        old = yaml.load(theirs, _Loader) or {}
-    except (yaml.YAMLError, ValueError):  # the latter of dates
-        return None
+    """Merge two YAML texts; `None` if `theirs` is not a YAML mapping.
+
+    The lines of keys whose values do not change are kept as they are, comments and quotes included.
+    """
+    old = _load_yaml(theirs)
     if not isinstance(old, dict):
         return None
     new = _merge_values(old, yaml.load(ours, _Loader) or {}, rules)
-    lines = {key: text for key, text in _lines_by_key(theirs).items() if key is None or key in new}
-    lines |= {
-        key: _dump({key: value})
-        for key, value in new.items()
-        if key not in lines or key not in old or old[key] != value
-    }
-    text = "".join(lines.values())
+    lines = {}
+    for key, text in _lines_by_key(theirs).items():
+        if key is None or key in new:
+            lines[key] = text
+    for key, value in new.items():
+        is_unchanged = key in lines and key in old and old[key] == value
+        if not is_unchanged:
+            lines[key] = _dump({key: value})
+    merged = "".join(lines.values())
+    # Flow style, anchors or keys over several lines cannot be edited line by line; then all of it is written afresh.
+    return merged if _load_yaml(merged) == new else _dump(new)
+
+
+def _load_yaml(text: str) -> Any:
+    """Parse YAML, an empty text as a mapping; `None` if it is not valid."""
     try:
-        is_right = (yaml.load(text, _Loader) or {}) == new
-    except (yaml.YAMLError, ValueError):
-        is_right = False
-    return text if is_right else _dump(new)
+        return yaml.load(text, _Loader) or {}
+    except (yaml.YAMLError, ValueError):  # `ValueError`: a date such as 2024-13-45
+        return None
 
 
 def _merge_values(old: dict[str, Any], new: dict[str, Any], rules: CardRules) -> dict[str, Any]:
+    """Merge two mappings of metadata: keys of `old` that `new` lacks are kept."""
     merged = dict(old)
     for key, value in new.items():
         if key in rules.kept and old.get(key) is not None:
             continue
         if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
-            others = old.get(key) or []
-            others = others if isinstance(others, list) else [others]
-            value = value + [entry for entry in others if entry not in value and entry not in rules.words]
+            value = _merge_words(old.get(key), value, rules)
         merged[key] = value
     if rules.task is not None:
-        results = _merge_results(old.get("model-index"), new.get("model-index") or [], rules.task)
         merged.pop("model-index", None)
-        merged |= {"model-index": results} if results else {}
+        results = _merge_results(old.get("model-index"), new.get("model-index") or [], rules.task)
+        if results:
+            merged["model-index"] = results
     return merged
 
 
+def _merge_words(theirs: Any, ours: list[str], rules: CardRules) -> list[Any]:
+    """Our words, then those of others; words of ours that no longer apply are dropped."""
+    others = theirs or []
+    if not isinstance(others, list):
+        others = [others]  # the Hub also takes a single word for a list
+    known = [*ours, *rules.words]  # a list, as what others wrote may not be hashable
+    return ours + [word for word in others if word not in known]
+
+
 def _merge_results(theirs: Any, ours: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
-    """Our results, and those of others that are in the card."""
-    merged = [{**entry, "results": list(entry["results"])} for entry in ours]
-    by_name = {entry["name"]: entry for entry in merged}
+    """Our results, and the results of others on other tasks that the card holds."""
+    merged = []
+    by_name = {}
+    for entry in ours:
+        copied = {**entry, "results": list(entry["results"])}
+        merged.append(copied)
+        by_name[entry["name"]] = copied
     for entry in theirs if isinstance(theirs, list) else []:
         if not isinstance(entry, dict) or not isinstance(entry.get("results"), list):
-            continue  # nothing that the Hub would take for results
+            continue  # the Hub would not take it for results either
         others = [result for result in entry["results"] if not _is_of_task(result, task)]
         if others and entry.get("name") in by_name:
             by_name[entry["name"]]["results"] += others
@@ -172,15 +224,16 @@ def _merge_results(theirs: Any, ours: list[dict[str, Any]], task: str) -> list[d
 
 
 def _is_of_task(result: Any, task: str) -> bool:
-    of = result.get("task") if isinstance(result, dict) else None
-    return isinstance(of, dict) and of.get("name") == task
+    described = result.get("task") if isinstance(result, dict) else None
+    return isinstance(described, dict) and described.get("name") == task
 
 
 def _lines_by_key(text: str) -> dict[str | None, str]:
-    """The lines of each key at the top level; before the first key under `None`."""
-    lines, key = {}, None
+    """Group YAML lines by their top-level key; lines before the first key stand under `None`."""
+    lines: dict[str | None, str] = {}
+    key = None
     for line in text.splitlines(keepends=True):
-        found = KEY.match(line)
+        found = TOP_LEVEL_KEY.match(line)
         if found:
             key = found[1] or found[2] or found[3]
         lines[key] = lines.get(key, "") + line
@@ -191,4 +244,4 @@ def _dump(values: dict[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-__all__ = ["CardRules", "refresh_card"]
+__all__ = ["CARDS", "CardRules", "refresh_card"]

@@ -3,13 +3,11 @@
 r2tuning export-dataset qvhighlights OUT --data-dir ANNOTATIONS [--push org/qvhighlights]
 """
 
-import argparse
 import contextlib
 import json
 import logging
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -19,14 +17,11 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import HTTPError  # httpx's, by whatever name it is installed
 
-from dataset_scripts import BUILDERS, load_vtg_dataset
-from dataset_scripts.advice import spell_options
+from dataset_scripts import load_vtg_dataset
 from dataset_scripts.files import check_new_folder, writing_folder
 from r2tuning.hub.card_text import CARDS, CardRules, refresh_card
-from r2tuning.hub.publishing import CARD, Repository, publish, reason, with_patience
+from r2tuning.hub.repository import CARD, Repository, describe_error, publish, retry
 
-
-logger = logging.getLogger(__name__)
 
 CARD_RULES = CardRules(always=("counts", "making"), kept=frozenset({"language", "license", "pretty_name"}))
 # Upper bounds of the Hub's size categories, in rows of all splits.
@@ -104,27 +99,23 @@ def push_dataset(
         raise FileNotFoundError(f"'{folder}' holds no exported dataset: there is no {CARD}.")
     fresh = files.pop(CARD).read_text(encoding="utf-8")
     try:
-        address = with_patience(
-            lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True), logger
-        )
+        address = retry(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
         is_private = api.repo_info(repo_id, repo_type="dataset").private
         check_licence(name, repo_id, is_private or publish_anyway)  # it may have existed, and be public
-        with_patience(
+        retry(
             lambda: publish(
                 Repository(repo_id, "dataset"),
                 files,
-                lambda on_hub: fresh if on_hub is None else refresh_card(on_hub, fresh, CARD_RULES, logger),
+                lambda on_hub: fresh if on_hub is None else refresh_card(on_hub, fresh, CARD_RULES),
                 message=f"Add {name} as Parquet",
-                logger=logger,
-            ),
-            logger,
+            )
         )
     except PermissionError:
         raise
     except (HTTPError, OSError, RuntimeError) as error:
         command = _push_command(name, folder, repo_id, private=private, publish_anyway=publish_anyway)
         raise RuntimeError(
-            f"Uploading to '{repo_id}' failed: {reason(error)}. The dataset is complete in '{folder}'; upload it with "
+            f"Uploading to '{repo_id}' failed: {describe_error(error)}. The dataset is complete in '{folder}'; upload it with "
             f"`{command}`."
         ) from error
     return str(address)
@@ -247,58 +238,6 @@ def _version() -> str:
         return metadata.version("r2tuning")
     except metadata.PackageNotFoundError:
         return "of a source checkout"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    args = _make_parser().parse_args(argv)
-    logging.basicConfig(format="%(message)s")
-    for name in ("dataset_scripts", "r2tuning"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    try:
-        if args.push:
-            check_licence(args.name, args.push, args.private or args.publish_anyway)
-        folder = export_dataset(
-            args.name, args.output, data_dir=args.data_dir, on_error=args.on_error, repo_id=args.push
-        )
-        sys.stdout.write(f"{folder}\n")
-        if args.push:
-            address = push_dataset(
-                args.name, folder, args.push, private=args.private, publish_anyway=args.publish_anyway
-            )
-            sys.stdout.write(f"{address}\n")
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        sys.stderr.write(f"export: error: {spell_options(error, vars(args))}\n")
-        return 2
-    return 0
-
-
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="r2tuning export-dataset",
-        description="Write a benchmark as a Parquet dataset with its card, which plain load_dataset reads.",
-    )
-    parser.add_argument("name", choices=BUILDERS, help="benchmark")
-    parser.add_argument("output", type=Path, metavar="OUT", help="folder to make")
-    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
-    parser.add_argument(
-        "--on-error",
-        choices=("raise", "skip"),
-        default="raise",
-        help="malformed annotations: stop, or leave them out and count them (default: raise)",
-    )
-    parser.add_argument("--push", metavar="ORG/NAME", help="upload to this dataset repository on the Hub")
-    parser.add_argument("--private", action="store_true", help="make the repository private")
-    parser.add_argument(
-        "--publish-anyway",
-        action="store_true",
-        help="allow a public repository though the licence of the annotations does not provide for it",
-    )
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
 
 
 __all__ = ["check_licence", "export_dataset", "push_dataset", "read_facts"]

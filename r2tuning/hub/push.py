@@ -1,73 +1,70 @@
-"""Checkpoints to the Hub: model, processor, code, card and results in one commit."""
+"""Push a checkpoint to the Hub: model, processor, code, card and results in one commit."""
 
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter is httpx's, by whatever name it is installed
+from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter is httpx's, whatever its installed name
 from huggingface_hub.utils import validate_repo_id
-from transformers.utils import logging
 
 from modeling_r2tuning.loading_r2tuning import find_damage
 from r2tuning.checks import check_model_type
-from r2tuning.hub.publishing import CARD, Repository, publish, reason, with_patience
+from r2tuning.hub.model_card import make_model_card, refresh_model_card
+from r2tuning.hub.repository import CARD, Repository, describe_error, publish, retry
+from r2tuning.json_files import read_json, read_text
 
-from .model_card import make_model_card, read_json, read_text, refresh_model_card
-
-
-logger = logging.get_logger(__name__)
 
 CODE = tuple(f"{part}_r2tuning.py" for part in ("configuration", "modeling", "processing", "pipeline"))
 REQUIRED = ("config.json", "processor_config.json", "tokenizer.json", *CODE)
 WEIGHTS = "model*.safetensors"
-# Of a folder nothing else is published: no state of the optimizer, no videos, no answers.
+# A folder may hold more: the state of the optimizer, videos, answers. Only files that match a pattern are published.
 PUBLISHED = (
     *(WEIGHTS, "model.safetensors.index.json", "config.json", "processor_config.json", "preprocessor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*_r2tuning.py"),
     *("LICENSE", "results.json", "metrics.json", "curves.png"),
     *("lora/adapter_config.json", "lora/adapter_model.safetensors"),
 )
-# In a repository with our code, but without a list of what we wrote, these are ours.
+# In a repository that holds our code but no record of what we wrote, files that match these patterns are ours.
 OURS = (WEIGHTS, "model.safetensors.index.json", "*_r2tuning.py", "lora/adapter_*")
 
 
 def push_checkpoint(
     folder: str | os.PathLike, repo_id: str, *, private: bool = False, backbone: str | None = None
 ) -> str:
-    """Publish a checkpoint on the Hub, in a new repository or as the next commit of one that exists.
+    """Publish a checkpoint on the Hub, in a new repository or as the next commit of an existing one.
 
-    Everything goes in one commit, so that nothing half-published is ever seen. What an earlier push has written and
-    this one does not is removed; files that others added stay. The card is made of the folder's settings and
-    `results.json`. Where it was edited, on the Hub or else in the folder, only its marked parts and its metadata are
-    made anew. A LICENSE that was written or edited on the Hub is kept. The folder itself is left as it is.
+    Everything goes into one commit, so that a half-published checkpoint is never visible. Files that an earlier push
+    wrote and this push does not are removed; files that others added are kept. The card is made from the settings and
+    the `results.json` in the folder. If the card was edited, on the Hub or else in the folder, only its marked parts
+    and its metadata are replaced. A LICENSE that was written or edited on the Hub is kept. The folder is not changed.
 
     Args:
-        folder: As `save_checkpoint` writes it.
-        repo_id: `organisation/name`, or your user's name for the organisation.
-        private: Make the repository private; one that exists must be.
-        backbone: Name on the Hub of the CLIP that the checkpoint refers to, where it refers to a local folder.
+        folder: Checkpoint as written by `save_checkpoint`.
+        repo_id: `organisation/name`; your user name also counts as an organisation.
+        private: Make the repository private; an existing repository must already be private.
+        backbone: Name on the Hub of the CLIP that the checkpoint was trained on; needed if the checkpoint refers to a
+            local folder.
 
     Returns:
         Address of the repository.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It holds no complete checkpoint of R2-Tuning, or one that nobody else could load; or a name without
-            organisation.
-        PermissionError: No token, or one that may not write there; or the repository is public and should be private.
-        ConnectionError: The upload failed, though it was tried several times. The message has the command to finish.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The folder does not hold a complete checkpoint of R2-Tuning, or one that nobody else could load; or
+            `repo_id` has no organisation.
+        PermissionError: There is no token, or it may not write to the repository; or the repository is public and
+            `private` was asked for.
+        ConnectionError: The upload failed after several attempts. The message has the command that repeats it.
     """
     check_destination(repo_id)
     folder = Path(folder)
     config = _published_config(folder, backbone)
-    paths = {path.relative_to(folder).as_posix(): path for path in [*folder.iterdir(), *folder.glob("lora/*")]}
-    files = {name: path for name, path in sorted(paths.items()) if path.is_file() and _belongs(name)}
-    files["config.json"] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+    files = _collect_files(folder, config)
     fresh = str(make_model_card(folder, repo_id, config))
     in_folder = read_text(folder / CARD) if (folder / CARD).exists() else None
 
@@ -76,17 +73,17 @@ def push_checkpoint(
         return fresh if edited is None else refresh_model_card(edited, fresh)
 
     try:
-        address = with_patience(lambda: _create(HfApi(), repo_id, private), logger)
-        with_patience(lambda: _publish(repo_id, files, make_card), logger)
+        address = retry(lambda: _create(HfApi(), repo_id, private))
+        retry(lambda: _publish(repo_id, files, make_card))
     except (HTTPError, OSError, RuntimeError) as error:
-        options = [*(["--private"] if private else []), *(["--backbone", backbone] if backbone is not None else [])]
-        command = shlex.join(["r2tuning", "push", os.path.abspath(folder), repo_id, *options])
-        raise _explain(error, f"The checkpoint in '{folder}' is unharmed; finish with `{command}`.") from error
+        command = _push_command(folder, repo_id, private, backbone)
+        advice = f"The checkpoint in '{folder}' is unharmed; finish with `{command}`."
+        raise _explain(error, advice) from error
     return address
 
 
 def check_destination(repo_id: str) -> None:
-    """Refuse at once, without asking the Hub, what could not be pushed in the end.
+    """Check, without asking the Hub, that a checkpoint can be pushed to a repository.
 
     Raises:
         PermissionError: There is no token.
@@ -105,83 +102,107 @@ def check_destination(repo_id: str) -> None:
 # ---- what is published ---------------------------------------------------------------------------------------------
 
 
-def _belongs(name: str) -> bool:
+def _collect_files(folder: Path, config: dict[str, Any]) -> dict[str, Path | bytes]:
+    """Path on disk or content of each file to publish, by path in the repository; without the card."""
+    files: dict[str, Path | bytes] = {}
+    for path in [*folder.iterdir(), *folder.glob("lora/*")]:
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and _is_published(name):
+            files[name] = path
+    files["config.json"] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+    return files
+
+
+def _is_published(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in PUBLISHED)
 
 
 def _published_config(folder: Path, backbone: str | None) -> dict[str, Any]:
-    """The checkpoint's `config.json` with a CLIP that others can fetch."""
+    """Read the checkpoint's `config.json` and make it refer to a CLIP that others can fetch."""
     _check_complete(folder)
     config = read_json(folder / "config.json")
-    if backbone is not None and config["save_backbone"]:
-        raise ValueError(f"`backbone` must be left out: the checkpoint in '{folder}' holds its own CLIP.")
     if backbone is not None:
+        if config["save_backbone"]:
+            raise ValueError(f"`backbone` must be left out: the checkpoint in '{folder}' holds its own CLIP.")
         config |= {"backbone_name_or_path": backbone, "backbone_revision": None}
     name = config["backbone_name_or_path"]
-    if name is not None and not os.path.isabs(name) and not os.path.isdir(name):
+    is_local = name is None or os.path.isabs(name) or os.path.isdir(name)
+    if not is_local:
         return config
     if config["save_backbone"]:
         return {**config, "backbone_name_or_path": None}
     raise ValueError(
-        f"The checkpoint in '{folder}' fetches CLIP from '{name}', where nobody else finds it. Name the same CLIP on the "
-        "Hub (`backbone`, `--backbone`), or save the checkpoint with `model.config.save_backbone = True`."
+        f"The checkpoint in '{folder}' fetches CLIP from '{name}', where nobody else can find it. Name the same CLIP "
+        "on the Hub (`backbone`, `--backbone`), or save the checkpoint with `model.config.save_backbone = True`."
     )
 
 
 def _check_complete(folder: Path) -> None:
+    """Refuse a folder that is not a complete and undamaged checkpoint of R2-Tuning."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder '{folder}'.")
     if (folder / "best/config.json").exists() and not (folder / "config.json").exists():
         raise ValueError(f"'{folder}' is a training run; push one of its models, such as '{folder / 'best'}'.")
     check_model_type(str(folder), "r2tuning")
-    lacking = [name for name in REQUIRED if not (folder / name).exists()]
+    missing = [name for name in REQUIRED if not (folder / name).exists()]
     if not any(folder.glob(WEIGHTS)):
-        lacking.append("model.safetensors")
+        missing.append("model.safetensors")
     if not read_json(folder / "config.json").get("custom_pipelines"):
-        lacking.append("`custom_pipelines` in config.json")
-    if lacking:
+        missing.append("`custom_pipelines` in config.json")
+    if missing:
         raise ValueError(
-            f"The checkpoint in '{folder}' lacks {', '.join(lacking)}. Write it with "
+            f"The checkpoint in '{folder}' lacks {', '.join(missing)}. Write it with "
             "`modeling_r2tuning.save_checkpoint(model, processor, folder)`."
         )
     for path in sorted([*folder.glob("*.json"), *folder.glob(WEIGHTS), *folder.glob("lora/adapter_*")]):
-        damage = find_damage(str(path)) if _belongs(path.relative_to(folder).as_posix()) else None
+        if not _is_published(path.relative_to(folder).as_posix()):
+            continue
+        damage = find_damage(str(path))
         if damage:
-            raise ValueError(f"'{path}' {damage}. Save or copy the checkpoint again before it is published.")
+            raise ValueError(f"'{path}' {damage}. Save or copy the checkpoint again before you publish it.")
 
 
 # ---- the Hub -------------------------------------------------------------------------------------------------------
 
 
 def _create(api: HfApi, repo_id: str, private: bool) -> str:
-    """Make the repository if there is none; its address."""
+    """Create the repository if it does not exist; return its address."""
     address = api.create_repo(repo_id, private=private, exist_ok=True)
     if private and not api.model_info(repo_id).private:
         raise PermissionError(f"'{repo_id}' exists and is public: make it private on the Hub first, or name another.")
     return str(address)
 
 
-def _publish(repo_id: str, files: dict[str, Path | bytes], make_card: Callable[[str | None], str]) -> None:
+def _publish(repo_id: str, files: Mapping[str, Path | bytes], make_card: Callable[[str | None], str]) -> None:
+    """Commit to the repository as it is now; run again by `retry` if somebody else commits at the same time."""
     repository = Repository(repo_id, "model")
     has_code = any(fnmatch(name, "*_r2tuning.py") for name in repository.files)
-    publish(
-        repository,
-        files,
-        make_card,
-        ours=lambda name: has_code and any(fnmatch(name, pattern) for pattern in OURS),
-        message="Publish an R2-Tuning checkpoint",
-        logger=logger,
-    )
+
+    def is_ours(name: str) -> bool:
+        return has_code and any(fnmatch(name, pattern) for pattern in OURS)
+
+    publish(repository, files, make_card, is_ours=is_ours, message="Publish an R2-Tuning checkpoint")
+
+
+def _push_command(folder: Path, repo_id: str, private: bool, backbone: str | None) -> str:
+    """Return the command line that pushes the checkpoint again."""
+    words = ["r2tuning", "push", os.path.abspath(folder), repo_id]
+    if private:
+        words.append("--private")
+    if backbone is not None:
+        words += ["--backbone", backbone]
+    return shlex.join(words)
 
 
 def _explain(error: Exception, advice: str) -> OSError:
-    """An error that says what went wrong and how to go on."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if status in (401, 403):
-        kind, hint = PermissionError, "The token may not write there: `hf auth login` with one that may. "
-    else:
-        kind, hint = (PermissionError if isinstance(error, PermissionError) else ConnectionError), ""
-    return kind(f"Publishing failed: {reason(error).rstrip('.')}. {hint}{advice}")
+    """Make an error that says what went wrong and how to finish."""
+    message = f"Publishing failed: {describe_error(error).rstrip('.')}."
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        hint = "The token may not write there: log in with one that may (`hf auth login`)."
+        return PermissionError(f"{message} {hint} {advice}")
+    if isinstance(error, PermissionError):
+        return PermissionError(f"{message} {advice}")
+    return ConnectionError(f"{message} {advice}")
 
 
 __all__ = ["check_destination", "push_checkpoint"]

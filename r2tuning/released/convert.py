@@ -1,94 +1,28 @@
 """From the authors' released checkpoints (yeliudev/R2-Tuning) to ours.
 
-The only file that knows the released code's names. `BENCHMARKS` holds what a checkpoint file does not say about
-itself: how it was trained and how its predictions are post-processed.
+The only file that knows the released code's names. The settings that a checkpoint file does not hold, those of training
+and post-processing, come from `dataset_scripts.benchmarks`.
 """
 
 import math
 import os
 import re
-from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from transformers.utils import logging
 
+from dataset_scripts.benchmarks import BenchmarkSpec, released_benchmarks
 from modeling_r2tuning.configuration_r2tuning import R2TuningConfig
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 
 
 logger = logging.get_logger(__name__)
 
-ORIGINAL_REPOSITORY = "yeliudev/R2-Tuning"
 HEAD_SIZE = 64  # of every CLIP ViT
 
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Settings of a benchmark in the released configurations.
-
-    Attributes:
-        files: Published checkpoint file by domain (`None` = the only one), below `checkpoints/`.
-        fps: Frames per second; for YouTube Highlights (one frame an annotated clip) the median over its videos.
-        dropout: Of the input projections.
-        window_sec: Longest training video, rounded up: longer videos are grounded in windows.
-        saliency_loss_weight: In the released recipe.
-        nms: Non-maximum suppression of the evaluation.
-        round_to: Unit in seconds to which the evaluation rounds moments.
-        positive_saliency: Rule for positive frames; `None` for benchmarks with moments.
-    """
-
-    files: dict[str | None, str]
-    fps: float = 0.5
-    dropout: float = 0.5
-    window_sec: float = 150.0
-    saliency_loss_weight: float = 0.1
-    nms: str | None = "linear"
-    round_to: float | None = None
-    positive_saliency: str | None = None
-
-
-BENCHMARKS = {
-    "qvhighlights": Benchmark({None: "qvhighlights-ed516355"}, nms="hard", round_to=2.0),
-    "ego4d_nlq": Benchmark({None: "ego4d-6a6f5754"}, dropout=0.3, window_sec=1200.0),
-    "charades_sta": Benchmark(
-        {None: "charades-1de02112"}, fps=1.0, dropout=0.35, window_sec=195.0, saliency_loss_weight=0.01, round_to=0.1
-    ),
-    "tacos": Benchmark({None: "tacos-81759b55"}, window_sec=1410.0, saliency_loss_weight=0.05),
-    "youtube_highlights": Benchmark(
-        {
-            "dog": "youtube_dog-702bd293",
-            "gymnastics": "youtube_gym-ff68b1b3",
-            "parkour": "youtube_par-27442af0",
-            "skating": "youtube_ska-dad28398",
-            "skiing": "youtube_ski-df2edc4c",
-            "surfing": "youtube_sur-d384d8b2",
-        },
-        fps=0.59,
-        window_sec=1490.0,
-        nms=None,
-        positive_saliency="above_half",
-    ),
-    "tvsum": Benchmark(
-        {
-            "BK": "tvsum_bk-45b59440",
-            "BT": "tvsum_bt-13683fdf",
-            "DS": "tvsum_ds-d11b33d3",
-            "FM": "tvsum_fm-2c8c119d",
-            "GA": "tvsum_ga-58e79858",
-            "MS": "tvsum_ms-d9b4f8fa",
-            "PK": "tvsum_pk-1830ce03",
-            "PR": "tvsum_pr-51d78fc9",
-            "VT": "tvsum_vt-0069d8d3",
-            "VU": "tvsum_vu-6f8ebb4b",
-        },
-        window_sec=650.0,
-        nms=None,
-        positive_saliency="above_median",
-    ),
-}
-
-# Released name -> ours; the first rule that fits counts.
+# Released name -> ours; the first rule that matches the whole name applies. `_rename` fills in the parts in braces.
 RULES = [
     (r"adapter\.(scale|gate)", r"r2_block.\1"),
     (r"adapter\.video_map\.(\d)\.(.+)", r"r2_block.steps.0.video_projection.{\1}.\2"),
@@ -109,6 +43,7 @@ RULES = [
     (r"coord_head\.module\.3\.(.+)", r"grounding_head.boundary_head.conv2.\1"),
     (r"coef", "grounding_head.level_scale"),
 ]
+# openai/CLIP's name -> that of transformers; the first rule that matches the whole name applies.
 CLIP_RULES = [
     (r"visual\.class_embedding", "vision_model.embeddings.class_embedding"),
     (r"visual\.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
@@ -121,9 +56,20 @@ CLIP_RULES = [
     (r"visual\.transformer\.resblocks\.(.+)", r"vision_model.encoder.layers.\1"),
     (r"transformer\.resblocks\.(.+)", r"text_model.encoder.layers.\1"),
 ]
-BLOCK_RULES = [("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"), ("attn.", "self_attn.")]  # fmt: skip
-UNUSED_CLIP = {"visual.proj", "text_projection", "logit_scale"}  # the towers are used without their projections
+# Replaced inside the names of a residual block.
+BLOCK_RULES = [
+    ("ln_1", "layer_norm1"),
+    ("ln_2", "layer_norm2"),
+    ("mlp.c_fc", "mlp.fc1"),
+    ("mlp.c_proj", "mlp.fc2"),
+    ("attn.", "self_attn."),
+]
+UNUSED_CLIP = {"visual.proj", "text_projection", "logit_scale"}  # the encoders are used without their projections
+# Positions in the released code's `nn.Sequential`s; those in between hold no weights (activation, dropout).
 PROJECTION_PARTS = {"0": "input_norm", "2": "input_linear", "4": "hidden_norm", "6": "output_linear"}
+PYRAMID_PARTS = {1: "conv", 3: "norm"}
+PYRAMID_PERIOD = 5  # one repetition of a level: permute, conv, permute, norm, activation
+TRAINED = ("r2_block.", "grounding_head.")  # our weights besides the encoders'
 
 
 def convert_original_checkpoint(
@@ -132,110 +78,128 @@ def convert_original_checkpoint(
     benchmark: str,
     domain: str | None = None,
     backbone_config: CLIPConfig | None = None,
-    **config_overrides,
+    **config_overrides: Any,
 ) -> R2TuningForVideoGrounding:
-    """Build our model from a checkpoint of the released code.
+    """Convert a checkpoint of the authors' released code to our model.
 
-    Sizes (K, width, strides) are read off the weights. CLIP's weights are taken from the checkpoint where it has
-    `clip.*` keys; otherwise the encoders are random until the model is saved and loaded with a CLIP.
+    Sizes (number of recurrent steps, widths, strides) follow from the shapes of the weights. If the checkpoint holds
+    CLIP (keys that begin with `clip.`), its weights are converted too. If it does not, the encoders are random until the
+    model is saved and loaded again, which fetches CLIP.
 
     Args:
-        state_dict_or_path: The weights by released name, or a `.pth` file, which is read with `weights_only=True`.
-        benchmark: One of `BENCHMARKS`.
-        domain: For YouTube Highlights and TVSum; only checked, as their models share all settings.
-        backbone_config: CLIP's configuration; default: as the weights say, else ViT-B/32.
+        state_dict_or_path: Weights by their released names, or a `.pth` file with them. A file is read with
+            `weights_only=True`, so code in it is not run.
+        benchmark: One of `released_benchmarks()`.
+        domain: For YouTube Highlights and TVSum; only checked, as the models of all domains share their settings.
+        backbone_config: Configuration of CLIP; default: that of the CLIP in the checkpoint, else that of ViT-B/32.
         config_overrides: Fields of `R2TuningConfig` that differ from the released configuration, such as
-            `num_attention_heads`, which no weight tells.
+            `num_attention_heads`, which does not follow from the weights.
 
     Returns:
-        The model in eval mode.
+        The model in evaluation mode.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: Unknown benchmark or domain; not a checkpoint; unknown, missing or misshaped weights (listed).
+        FileNotFoundError: The file does not exist.
+        ValueError: The benchmark or domain is unknown; the file is not a checkpoint of R2-Tuning; or weights are unknown,
+            missing or of the wrong shape (the message lists them).
     """
     settings = get_benchmark(benchmark, domain)
-    weights = _read(state_dict_or_path)
-    clip_weights = {k.removeprefix("clip."): v for k, v in weights.items() if k.startswith("clip.")}
-    weights = {k: v for k, v in weights.items() if not k.startswith(("clip.", "loss."))}
+    clip_weights, weights = {}, {}
+    for name, value in _read(state_dict_or_path).items():
+        if name.startswith("clip."):
+            clip_weights[name.removeprefix("clip.")] = value
+        elif not name.startswith("loss."):  # a temperature that the released code never trains; ours is a constant
+            weights[name] = value
     if backbone_config is None:
         backbone_config = _clip_config(clip_weights) if clip_weights else CLIPConfig()
     config = _config(weights, settings, backbone_config, save_backbone=bool(clip_weights), **config_overrides)
     model = R2TuningForVideoGrounding(config)
 
     converted, unknown = _rename(weights)
-    for name, value in _convert_clip(clip_weights).items():
-        converted[name] = value
-    expected = {
-        k: v for k, v in model.state_dict().items() if clip_weights or k.startswith(("r2_block.", "grounding_head."))
-    }
-    _check(converted, unknown, expected)
+    converted |= _convert_clip(clip_weights)
+    expected = model.state_dict()
+    if not clip_weights:
+        expected = {name: value for name, value in expected.items() if name.startswith(TRAINED)}
+    _check_fit(converted, unknown, expected)
     model.load_state_dict(converted, strict=False)
     return model.eval()
 
 
-def get_benchmark(name: str, domain: str | None = None) -> Benchmark:
-    """Settings of a benchmark; checks the domain if one is given."""
-    if name not in BENCHMARKS:
-        raise ValueError(f"`benchmark` must be one of {sorted(BENCHMARKS)}, got {name!r}.")
-    domains = BENCHMARKS[name].files
+def get_benchmark(name: str, domain: str | None = None) -> BenchmarkSpec:
+    """Settings of a benchmark with released checkpoints; checks the domain if one is given."""
+    benchmarks = released_benchmarks()
+    if name not in benchmarks:
+        raise ValueError(f"`benchmark` must be one of {sorted(benchmarks)}, got {name!r}.")
+    domains = benchmarks[name].released_checkpoints
     if domain is not None and domain not in domains:
         if None in domains:
             raise ValueError(f"`domain` of {name} must be left out, as it has none, got {domain!r}.")
         raise ValueError(f"`domain` of {name} must be one of {sorted(domains)}, got {domain!r}.")
-    return BENCHMARKS[name]
+    return benchmarks[name]
 
 
 def original_filename(benchmark: str, domain: str | None = None) -> str:
     """Path of a published checkpoint in `ORIGINAL_REPOSITORY`."""
-    files = get_benchmark(benchmark, domain).files
+    files = get_benchmark(benchmark, domain).released_checkpoints
     if domain not in files:
         raise ValueError(f"{benchmark} has one model for each domain: give one of {sorted(files)}.")
     return f"checkpoints/r2_tuning_{files[domain]}.pth"
 
 
 def _read(source: dict[str, torch.Tensor] | str | os.PathLike) -> dict[str, torch.Tensor]:
-    if not isinstance(source, dict):
-        if not os.path.isfile(source):
-            raise FileNotFoundError(f"No checkpoint at '{os.fspath(source)}'.")
-        try:
-            source = torch.load(source, map_location="cpu", weights_only=True)
-        except Exception as error:  # noqa: BLE001 (torch.load raises many types; all mean an unusable file)
-            raise ValueError(
-                f"'{os.fspath(source)}' is not a PyTorch checkpoint that is safe to load: it must hold plain weights only."
-            ) from error
-    weights = source.get("state_dict", source) if isinstance(source, dict) else source
+    """Return the weights in float32, by name and without the prefix of distributed training."""
+    content = source if isinstance(source, dict) else _load_file(source)
+    weights = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ValueError("The checkpoint holds no dictionary of weights, neither by itself nor under 'state_dict'.")
     return {name.removeprefix("module."): value.float() for name, value in weights.items()}
 
 
+def _load_file(path: str | os.PathLike) -> Any:
+    """Load a `.pth` file without running code that it may contain."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"No checkpoint at '{os.fspath(path)}'.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 (torch.load raises many types; all mean an unusable file)
+        raise ValueError(
+            f"'{os.fspath(path)}' is not a PyTorch checkpoint that is safe to load: it must hold plain weights only."
+        ) from error
+
+
 def _config(
     weights: dict[str, torch.Tensor],
-    settings: Benchmark,
+    settings: BenchmarkSpec,
     backbone_config: CLIPConfig,
     save_backbone: bool,
-    **overrides,
+    **overrides: Any,
 ) -> R2TuningConfig:
+    """Make the configuration from the shapes of the weights, the benchmark's settings and the overrides."""
     try:
-        num_steps, num_levels = len(weights["adapter.scale"]), len(weights["coef"])
+        num_steps = len(weights["adapter.scale"])
+        num_levels = len(weights["coef"])
         hidden_size = len(weights["adapter.v_map.weight"])
-        width = len(weights["adapter.video_map.0.weight"])
+        video_width = len(weights["adapter.video_map.0.weight"])
         text_width = len(weights["adapter.query_map.0.weight"])
     except KeyError as error:
-        raise ValueError(f"This is no checkpoint of R2-Tuning: it lacks {error}.") from error
-    vision, text = backbone_config.vision_config, backbone_config.text_config
-    if width not in (vision.hidden_size, vision.hidden_size + 2) or text_width != text.hidden_size:
+        raise ValueError(f"This is not a checkpoint of R2-Tuning: it lacks {error}.") from error
+    # `CLIPConfig` accepts dictionaries but always holds configurations.
+    vision = cast(CLIPVisionConfig, backbone_config.vision_config)
+    text = cast(CLIPTextConfig, backbone_config.text_config)
+    # On benchmarks with moments, the start and end time of a frame are two more channels.
+    use_temporal_endpoints = video_width == vision.hidden_size + 2
+    video_fits = use_temporal_endpoints or video_width == vision.hidden_size
+    if not video_fits or text_width != text.hidden_size:
         raise ValueError(
-            f"The checkpoint was trained on another CLIP: its projections read {width} video channels (two of them "
-            f"may be frame times) and {text_width} text channels, `backbone_config` has {vision.hidden_size} and "
+            f"The checkpoint was trained on another CLIP: its projections read {video_width} video channels (two of "
+            f"them may be frame times) and {text_width} text channels, `backbone_config` has {vision.hidden_size} and "
             f"{text.hidden_size}. Name that CLIP."
         )
-    fields = {
+    fields: dict[str, Any] = {
         "num_recurrent_steps": num_steps,
         "hidden_size": hidden_size,
         "strides": [2**level for level in range(num_levels)],
-        "use_temporal_endpoints": width == vision.hidden_size + 2,
+        "use_temporal_endpoints": use_temporal_endpoints,
         "use_moment_head": settings.positive_saliency is None,
         "positive_saliency": settings.positive_saliency or "above_median",
         "fps": settings.fps,
@@ -243,42 +207,52 @@ def _config(
         "window_sec": settings.window_sec,
         "saliency_loss_weight": settings.saliency_loss_weight,
     }
-    return R2TuningConfig(
-        vision_config=vision, text_config=text, save_backbone=save_backbone, **{**fields, **overrides}
-    )
+    fields |= overrides
+    return R2TuningConfig(vision_config=vision, text_config=text, save_backbone=save_backbone, **fields)
+
+
+def _translate(name: str, rules: list[tuple[str, str]]) -> str | None:
+    """Apply the first rule that matches the whole name; `None` if there is none."""
+    for pattern, replacement in rules:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return None
 
 
 def _rename(weights: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Weights under our names, and the names that no rule knows."""
+    """Return the weights under our names, and the names that no rule matches."""
     converted, unknown = {}, []
     for name, value in weights.items():
-        target = next((re.sub(rule, new, name) for rule, new in RULES if re.fullmatch(rule, name)), None)
+        target = _translate(name, RULES)
         if target is None:
             unknown.append(name)
             continue
         target = re.sub(r"\{conv(\d+)\}", _pyramid_part, target)
-        converted[re.sub(r"\{(\d)\}", lambda match: PROJECTION_PARTS.get(match[1], match[0]), target)] = value
+        target = re.sub(r"\{(\d)\}", _projection_part, target)
+        converted[target] = value
     return converted, unknown
 
 
 def _pyramid_part(match: re.Match) -> str:
-    """A level repeats permute, conv (1), permute, norm (3), activation."""
-    repetition, part = divmod(int(match[1]), 5)
-    return f"{repetition}.{ {1: 'conv', 3: 'norm'}.get(part, part) }"
+    repetition, part = divmod(int(match[1]), PYRAMID_PERIOD)
+    return f"{repetition}.{PYRAMID_PARTS.get(part, part)}"
+
+
+def _projection_part(match: re.Match) -> str:
+    return PROJECTION_PARTS.get(match[1], match[0])
 
 
 def _convert_clip(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """openai/CLIP's names -> those of transformers; the joint attention projection is split in three."""
+    """Return the weights of openai/CLIP under the names of transformers; unknown ones keep theirs."""
     converted = {}
     for name, value in weights.items():
         if name in UNUSED_CLIP:
             continue
-        target = next(
-            (re.sub(rule, new, name) for rule, new in CLIP_RULES if re.fullmatch(rule, name)), f"clip.{name}"
-        )
+        target = _translate(name, CLIP_RULES) or f"clip.{name}"
         for old, new in BLOCK_RULES:
             target = target.replace(f".{old}", f".{new}")
         if ".in_proj_" in target:
+            # openai/CLIP stacks the projections of query, key and value in one matrix.
             for part, piece in zip("qkv", value.chunk(3), strict=True):
                 converted[target.replace("in_proj_", f"{part}_proj.")] = piece
         else:
@@ -287,23 +261,19 @@ def _convert_clip(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _clip_config(weights: dict[str, torch.Tensor]) -> CLIPConfig:
-    """Architecture of openai/CLIP weights, read off their shapes."""
+    """Make CLIP's configuration from the shapes of openai/CLIP's weights."""
     try:
         vision_width, _, patch_size, _ = weights["visual.conv1.weight"].shape
         vocab_size, text_width = weights["token_embedding.weight"].shape
-        grid = math.isqrt(len(weights["visual.positional_embedding"]) - 1)
+        grid = math.isqrt(len(weights["visual.positional_embedding"]) - 1)  # patches per side; the 1 is the CLS token
         projection_dim = weights["visual.proj"].shape[1]
         text_length = len(weights["positional_embedding"])
     except KeyError as error:
-        raise ValueError(f"The checkpoint's CLIP is incomplete: it lacks 'clip.{error.args[0]}'.") from error
-    depths = {
-        prefix: len({k.split("resblocks.")[1].split(".")[0] for k in weights if k.startswith(f"{prefix}transformer.")})
-        for prefix in ("", "visual.")
-    }
+        raise ValueError(f"The CLIP in the checkpoint is incomplete: it lacks 'clip.{error.args[0]}'.") from error
     vision = CLIPVisionConfig(
         hidden_size=vision_width,
         intermediate_size=4 * vision_width,
-        num_hidden_layers=depths["visual."],
+        num_hidden_layers=_count_blocks(weights, "visual.transformer."),
         num_attention_heads=max(1, vision_width // HEAD_SIZE),
         patch_size=patch_size,
         image_size=grid * patch_size,
@@ -312,38 +282,43 @@ def _clip_config(weights: dict[str, torch.Tensor]) -> CLIPConfig:
     text = CLIPTextConfig(
         hidden_size=text_width,
         intermediate_size=4 * text_width,
-        num_hidden_layers=depths[""],
+        num_hidden_layers=_count_blocks(weights, "transformer."),
         num_attention_heads=max(1, text_width // HEAD_SIZE),
         vocab_size=vocab_size,
         max_position_embeddings=text_length,
         projection_dim=projection_dim,
-        bos_token_id=vocab_size - 2,
+        bos_token_id=vocab_size - 2,  # the last two words of openai/CLIP's vocabulary
         eos_token_id=vocab_size - 1,
     )
     return CLIPConfig(vision_config=vision.to_dict(), text_config=text.to_dict(), projection_dim=projection_dim)
 
 
-def _check(converted: dict[str, torch.Tensor], unknown: list[str], expected: dict[str, torch.Tensor]):
-    unknown = sorted([*unknown, *(converted.keys() - expected.keys())])
-    missing = sorted(expected.keys() - converted.keys())
-    misshaped = [
-        f"{name}: {tuple(converted[name].shape)} where {tuple(value.shape)} is needed"
-        for name, value in expected.items()
-        if name in converted and converted[name].shape != value.shape
-    ]
-    problems = [
-        f"{label} {names}"
-        for label, names in (("unknown", unknown), ("missing", missing), ("misshaped", misshaped))
-        if names
-    ]
+def _count_blocks(weights: dict[str, torch.Tensor], prefix: str) -> int:
+    """Count the residual blocks of a tower: the different numbers in "transformer.resblocks.NUMBER.(...)"."""
+    numbers = set()
+    for name in weights:
+        if name.startswith(prefix):
+            numbers.add(name.split("resblocks.")[1].split(".")[0])
+    return len(numbers)
+
+
+def _check_fit(converted: dict[str, torch.Tensor], unknown: list[str], expected: dict[str, torch.Tensor]) -> None:
+    """Refuse weights that are not exactly those of the model, and list all that differ."""
+    misshaped = []
+    for name, value in expected.items():
+        if name in converted and converted[name].shape != value.shape:
+            misshaped.append(f"{name}: {tuple(converted[name].shape)} where {tuple(value.shape)} is needed")
+    found = {
+        "unknown": sorted([*unknown, *(converted.keys() - expected.keys())]),
+        "missing": sorted(expected.keys() - converted.keys()),
+        "misshaped": misshaped,
+    }
+    problems = [f"{label} {names}" for label, names in found.items() if names]
     if problems:
         raise ValueError(f"The checkpoint does not fit: {'; '.join(problems)}.")
 
 
 __all__ = [
-    "BENCHMARKS",
-    "ORIGINAL_REPOSITORY",
-    "Benchmark",
     "convert_original_checkpoint",
     "get_benchmark",
     "original_filename",

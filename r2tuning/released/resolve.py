@@ -1,4 +1,4 @@
-"""Folders that `from_pretrained` reads, made of the authors' released files: where told, or in a cache."""
+"""Convert the authors' released files to folders for `from_pretrained`: to a given folder, or once into a cache."""
 
 import hashlib
 import json
@@ -9,19 +9,13 @@ from huggingface_hub import constants, hf_hub_download
 from transformers.utils import logging
 
 import modeling_r2tuning
+from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY, released_benchmarks
 from modeling_r2tuning.files_r2tuning import check_new_folder, writing_folder
 from modeling_r2tuning.loading_r2tuning import loading, read_backbone_config
 from modeling_r2tuning.pipeline_r2tuning import save_checkpoint
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
-from r2tuning.checks import DEFAULT_BACKBONE
-
-from .convert import (
-    BENCHMARKS,
-    ORIGINAL_REPOSITORY,
-    convert_original_checkpoint,
-    get_benchmark,
-    original_filename,
-)
+from r2tuning.released.convert import convert_original_checkpoint, get_benchmark, original_filename
+from r2tuning_cli.defaults import DEFAULT_BACKBONE
 
 
 logger = logging.get_logger(__name__)
@@ -37,21 +31,21 @@ def convert_to_directory(
 ) -> None:
     """Convert a checkpoint of the released code to a folder for `AutoModel`, `AutoProcessor` and `pipeline`.
 
-    The folder appears when it is whole.
+    The folder is written atomically: it appears complete or not at all.
 
     Args:
         source: The `.pth` file.
         output: Folder to write; must be new or empty.
-        benchmark: What the checkpoint was trained on, one of `BENCHMARKS`.
+        benchmark: What the checkpoint was trained on, one of `released_benchmarks()`.
         domain: For YouTube Highlights and TVSum.
-        backbone: The CLIP that the checkpoint was trained on, a name on the Hub or a folder; default: ViT-B/32. Its
-            tokenizer and image settings are copied, its weights are not: the checkpoint refers to it.
+        backbone: Name on the Hub, or folder, of the CLIP that the checkpoint was trained on; default: ViT-B/32. Its
+            tokenizer and image settings are copied into `output`. Its weights are not: the checkpoint refers to them.
 
     Raises:
         FileExistsError: `output` is a file, or a folder that is not empty.
-        FileNotFoundError: There is no `source`.
-        OSError: CLIP is not found.
-        ValueError: Unknown benchmark or domain, or a checkpoint that does not fit CLIP or is none.
+        FileNotFoundError: `source` does not exist.
+        OSError: CLIP cannot be found.
+        ValueError: The benchmark or domain is unknown; or `source` is not a checkpoint, or does not fit that CLIP.
     """
     settings = get_benchmark(benchmark, domain)
     output = Path(output).resolve()
@@ -75,13 +69,13 @@ def convert_to_directory(
 def resolve_checkpoint(
     model: str | os.PathLike, *, benchmark: str | None = None, domain: str | None = None, backbone: str | None = None
 ) -> str:
-    """What to give to `from_pretrained`: `model` itself, or the converted copy of a released file.
+    """Return what `from_pretrained` takes: `model` itself, or the converted copy of a released file.
 
     A released file is downloaded and converted once; the copy is kept in the folder `r2tuning` of `HF_HOME`.
 
     Args:
         model: A folder, a name on the Hub, or an original: `"yeliudev/R2-Tuning"` or a `.pth` file.
-        benchmark: For an original only, and needed there: one of `BENCHMARKS`.
+        benchmark: Required for an original, and only allowed there: one of `released_benchmarks()`.
         domain: For an original of YouTube Highlights or TVSum.
         backbone: As for `convert_to_directory`.
 
@@ -90,11 +84,11 @@ def resolve_checkpoint(
 
     Raises:
         OSError: A file cannot be found or downloaded.
-        ValueError: `benchmark` or `domain` is missing, unknown or given in vain; or the file is no checkpoint.
+        ValueError: `benchmark` or `domain` is missing, unknown or not applicable; or the file is not a checkpoint.
     """
     check_original(model, benchmark, domain)
     name = os.fspath(model)
-    if not is_original(name):
+    if benchmark is None:  # `check_original` requires a benchmark for every original
         return name
     if name == ORIGINAL_REPOSITORY:
         name = fetch_original(original_filename(benchmark, domain))
@@ -102,66 +96,75 @@ def resolve_checkpoint(
 
 
 def check_original(model: str | os.PathLike, benchmark: str | None, domain: str | None) -> None:
-    """Refuse before anything is fetched what `resolve_checkpoint` cannot resolve.
+    """Check the arguments of `resolve_checkpoint` before anything is fetched.
 
     Raises:
-        FileNotFoundError: There is no such `.pth` file.
-        ValueError: `benchmark` or `domain` is missing, unknown or given in vain.
+        FileNotFoundError: The `.pth` file does not exist.
+        ValueError: `benchmark` or `domain` is missing, unknown or not applicable.
     """
     name = os.fspath(model)
     if not is_original(name):
         if benchmark is not None or domain is not None:
             raise ValueError(
                 f"`benchmark` and `domain` are for original checkpoints ('{ORIGINAL_REPOSITORY}' or a .pth file); "
-                f"'{name}' is none, leave them out."
+                f"leave them out for '{name}'."
             )
         return
     if benchmark is None:
-        raise ValueError(f"The original checkpoint '{name}' needs a `benchmark`, one of {list(BENCHMARKS)}.")
+        raise ValueError(
+            f"The original checkpoint '{name}' needs a `benchmark`, one of {list(released_benchmarks())}."
+        )
     get_benchmark(benchmark, domain)
     if name != ORIGINAL_REPOSITORY and not os.path.isfile(name):
         raise FileNotFoundError(f"No checkpoint at '{name}'.")
 
 
 def fetch_original(filename: str) -> str:
-    """Path in the Hub's cache of a file of the authors' repository.
+    """Download a file of the authors' repository; return its path in the Hub's cache.
 
     Raises:
-        OSError: It cannot be fetched.
+        OSError: The file cannot be fetched.
     """
     with loading(ORIGINAL_REPOSITORY, (filename,), "The authors' repository"):
         return hf_hub_download(ORIGINAL_REPOSITORY, filename)
 
 
 def is_original(model: str | os.PathLike) -> bool:
-    """Whether `model` names checkpoints of the released code, which say nothing of their benchmark themselves."""
+    """Whether `model` names a checkpoint of the released code, which does not say which benchmark it belongs to."""
     name = os.fspath(model)
     return not os.path.isdir(name) and (name == ORIGINAL_REPOSITORY or name.endswith(".pth"))
 
 
 def _convert_once(source: Path, benchmark: str, domain: str | None, backbone: str) -> str:
-    """The folder of the converted file in the cache."""
+    """Convert a file into the cache unless it is there already; return the folder."""
     folder = Path(constants.HF_HOME) / "r2tuning" / _cache_key(source, benchmark, domain, backbone)
     if not folder.is_dir():
         logger.info("converting '%s' to '%s'", source, folder)
         try:
             convert_to_directory(source, folder, benchmark=benchmark, domain=domain, backbone=backbone)
         except OSError:
-            if not folder.is_dir():  # else another process was faster
+            if not folder.is_dir():  # otherwise another process converted the same file at the same time
                 raise
     return str(folder)
 
 
 def _cache_key(source: Path, benchmark: str, domain: str | None, backbone: str) -> str:
+    """Name the cached folder by everything that changes its content."""
     version = modeling_r2tuning.__version__
     content = hashlib.sha256(source.read_bytes()).hexdigest()
-    digest = hashlib.sha256(json.dumps([benchmark, domain, content, backbone, version]).encode()).hexdigest()
-    return "-".join([benchmark, *([domain] if domain else []), version, digest[:16]])
+    settings = json.dumps([benchmark, domain, content, backbone, version])
+    digest = hashlib.sha256(settings.encode()).hexdigest()
+    label = benchmark if domain is None else f"{benchmark}-{domain}"
+    return f"{label}-{version}-{digest[:16]}"
 
 
 def _backbone_name(backbone: str | None) -> str:
-    """Name on the Hub, or the absolute path of a folder: the checkpoint may be loaded from elsewhere."""
-    backbone = DEFAULT_BACKBONE if backbone is None else os.fspath(backbone)
+    """Return a name on the Hub, or the absolute path of a folder.
+
+    The name is stored in the checkpoint, which may be loaded from another working directory.
+    """
+    if backbone is None:
+        return DEFAULT_BACKBONE
     return os.path.abspath(backbone) if os.path.isdir(backbone) else backbone
 
 

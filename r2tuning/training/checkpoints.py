@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, save_checkpoint
 from modeling_r2tuning.files_r2tuning import remove_leftovers, writing, writing_folder
+from modeling_r2tuning.loading_r2tuning import WEIGHTS
 from modeling_r2tuning.method_lora_r2tuning import is_lora, load_lora
 
 
@@ -37,7 +38,6 @@ logger = get_logger(__name__)
 
 STATE = "training_state"
 PROGRESS = f"{STATE}/progress.json"
-WEIGHTS = "model.safetensors"
 CHECKSUMS = "checksums.json"
 NEW, OLD = ".new", ".old"  # endings of hidden folders: whole, but not yet under its name; of no more use
 BLOCK = 1 << 20  # bytes read at once

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dataset_scripts.cleaning import frame_rate, prepare_moments, prepare_saliency
+from dataset_scripts.benchmarks import BENCHMARKS
+from dataset_scripts.targets import frame_rate, prepare_moments, prepare_saliency
 from modeling_r2tuning import R2TuningProcessor
 from r2tuning.features.cache import FeatureCache
 from r2tuning.features.store import fit_length
@@ -40,10 +41,19 @@ class GroundingData(Dataset):
         rows: In the schema of `dataset_scripts.features`.
         processor: Reads videos and texts where there is no cache.
         cache: CLIP features instead.
+        benchmark: Name of the benchmark that the rows belong to.
     """
 
-    def __init__(self, rows: list[dict[str, Any]], processor: R2TuningProcessor, cache: FeatureCache | None = None):
+    def __init__(
+        self,
+        rows: list[dict[str, Any]],
+        processor: R2TuningProcessor,
+        cache: FeatureCache | None = None,
+        *,
+        benchmark: str,
+    ):
         self.rows = rows
+        self.spec = BENCHMARKS[benchmark]
         self.processor = processor
         self.cache = cache
 
@@ -72,9 +82,9 @@ class GroundingData(Dataset):
         """Name of the model's argument, and its value for one video."""
         if self.cache is not None:
             return "video_hidden_states", self.cache.video(row["video_id"])
-        fps = frame_rate(row, self.processor.fps)
+        fps = frame_rate(row, self.spec, self.processor.fps)
         pieces = self.processor.stream_video(row["video"]["path"], fps=fps)
-        if row["task"] == ["highlight_detection"]:
+        if self.spec.saliency.frames == "one_per_unit":
             pieces = fit_length(pieces, len(row["saliency"]["scores"]))
         return "pixel_values_videos", torch.cat(list(pieces))
 
@@ -86,8 +96,8 @@ class GroundingData(Dataset):
     def _label(self, row: dict[str, Any], video: tuple[str, torch.Tensor]) -> dict[str, Any]:
         """Targets on the frames of the video, and the video cut to its annotated part (TVSum)."""
         name, frames = video
-        fps = frame_rate(row, self.processor.fps)
-        saliency = prepare_saliency(row, len(frames), fps)
+        fps = frame_rate(row, self.spec, self.processor.fps)
+        saliency = prepare_saliency(row, len(frames), fps, self.spec)
         example = {
             "video_id": row["video_id"],
             name: frames[: len(saliency)],

@@ -16,8 +16,9 @@ from accelerate.logging import get_logger
 
 import modeling_r2tuning
 from modeling_r2tuning.files_r2tuning import writing
-from r2tuning.hub.model_card import Results, read_json, write_model_card
+from r2tuning.hub.model_card import Results, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
+from r2tuning.json_files import read_json
 from r2tuning.training.checkpoints import PROGRESS, find_steps
 from r2tuning.training.config import TrainingConfig
 

@@ -345,7 +345,12 @@ def _predict_share(
     model.eval()
     try:
         for prediction in predict(
-            model, run.processor, mine, run.data.cache, missing_videos=run.config.missing_videos
+            model,
+            run.processor,
+            mine,
+            run.data.cache,
+            benchmark=run.config.benchmark,
+            missing_videos=run.config.missing_videos,
         ):
             predictions.append(prediction)
             if signals.number is not None:

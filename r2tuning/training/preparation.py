@@ -50,7 +50,7 @@ def prepare_run(config: TrainingConfig) -> TrainingRun:
     processor = make_processor(config, model.config.fps)
     cache = None if config.features is None else FeatureCache(config.features, model=model, fps=model.config.fps)
     rows, num_unreadable = usable_rows(config, rows, model, accelerator)
-    data = GroundingData(rows[config.train_split], processor, cache)
+    data = GroundingData(rows[config.train_split], processor, cache, benchmark=config.benchmark)
     video_ids, durations = ([row[name] for row in data.rows] for name in ("video_id", "duration_sec"))
     plan = BatchPlan(video_ids, config, accelerator.num_processes, durations)
     prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, config))

@@ -29,15 +29,17 @@ from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from tqdm import tqdm
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import BaseImageProcessor, CLIPConfig, CLIPModel, CLIPTokenizer
 
-from dataset_scripts.advice import spell_options
 from dataset_scripts.moving_shapes.frames import Clause, FrameSettings, ShownObject, iter_captioned_frames
 from dataset_scripts.moving_shapes.queries import vocabulary
 from dataset_scripts.moving_shapes.scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
-from r2tuning.hub.model_card import CARDS, write_text
+from modeling_r2tuning.processing_r2tuning import MAX_TEXT_LENGTH, make_image_processor
+from r2tuning.hub.card_text import CARDS
+from r2tuning.json_files import write_text
+from r2tuning.terminal import report, write_line
 from r2tuning.training.clip_acceptance import WAYS, accept_clip, object_cells
 
 
@@ -109,7 +111,9 @@ def make_tokenizer() -> CLIPTokenizer:
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *dict.fromkeys("".join(pair) for pair in merges)]
     tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer({token: index for index, token in enumerate(tokens)}, merges, model_max_length=77)
+    return CLIPTokenizer(
+        {token: index for index, token in enumerate(tokens)}, merges, model_max_length=MAX_TEXT_LENGTH
+    )
 
 
 def make_clip(tokenizer: CLIPTokenizer, pixels: torch.Tensor, layers: int) -> CLIPModel:
@@ -177,7 +181,7 @@ def position_code(side: int, width: int) -> torch.Tensor:
     return torch.cat([rows, columns], dim=2).flatten(0, 1)
 
 
-def normalize(images: np.ndarray, image_processor: CLIPImageProcessor) -> torch.Tensor:
+def normalize(images: np.ndarray, image_processor: BaseImageProcessor) -> torch.Tensor:
     """From `(num_pictures, size, size, 3)` uint8 to `(num_pictures, 3, size, size)`, as the image processor does it."""
     mean, std = (
         torch.tensor(value)[:, None, None] for value in (image_processor.image_mean, image_processor.image_std)
@@ -266,7 +270,7 @@ class Trainer:
         self,
         clip: CLIPModel,
         tokenizer: CLIPTokenizer,
-        image_processor: CLIPImageProcessor,
+        image_processor: BaseImageProcessor,
         pictures: Pictures,
         *,
         seed: int,
@@ -370,8 +374,7 @@ def pretrain(
             Pictures(*(part[some] for part in drawn)) for some in (slice(2 * pictures), slice(2 * pictures, None))
         )
         tokenizer = make_tokenizer()
-        crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-        image_processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop)
+        image_processor = make_image_processor(IMAGE_SIZE)
         clip = make_clip(tokenizer, normalize(seen.images[: 2 * WHITENED_PICTURES : 2], image_processor), layers)
         losses = Trainer(clip, tokenizer, image_processor, seen, **options).run(steps)
     with writing_folder(output) as folder:
@@ -426,39 +429,60 @@ def parse_combination(text: str) -> tuple[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the script `train/pretrain_clip.py`; returns its exit status."""
     args = make_parser().parse_args(argv)
-    try:
-        document = pretrain(**vars(args))
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"pretrain_clip: error: {spell_options(error, vars(args), {'output': 'OUT'})}\n")
-        return 2
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    names = {name: f"--{name.replace('_', '-')}" for name in vars(args)}
+    return report(partial(_pretrain, args), "pretrain_clip", {**names, "output": "OUT"})
+
+
+def _pretrain(args: argparse.Namespace) -> int:
+    document = pretrain(**vars(args))
+    write_line(sys.stdout, json.dumps(document, indent=2))
     return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "output", type=Path, metavar="OUT", help="folder to write CLIP, tokenizer and image processor to, new or empty"
+    """The script's options; `pretrain` checks their values."""
+    parser = argparse.ArgumentParser(
+        prog="pretrain_clip.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--layers", type=int, default=4, help="layers of each encoder (default: 4)")
-    parser.add_argument("--steps", type=int, default=2000, help="steps of training (default: 2000)")
-    parser.add_argument("--pictures", type=int, default=30_000, help="pictures, each with a variant (default: 30000)")
-    parser.add_argument("--held-out", type=int, default=1500, help="pictures for the measurements (default: 1500)")
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help="output folder for CLIP, tokenizer and image processor, new or empty"
+    )
+    parser.add_argument("--layers", type=int, default=4, metavar="N", help="layers of each encoder (default: 4)")
+    parser.add_argument("--steps", type=int, default=2000, metavar="N", help="training steps (default: 2000)")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=30_000,
+        metavar="N",
+        help="training pictures, each with a variant (default: 30000)",
+    )
+    parser.add_argument(
+        "--held-out", type=int, default=1500, metavar="N", help="pictures for the measurements (default: 1500)"
+    )
     parser.add_argument(
         "--combinations",
         type=parse_combination,
         nargs="+",
         default=SEEN,
         metavar='"COLOR SHAPE"',
-        help='what it sees, such as "red circle" "blue ring" (default: all but those of test_unseen)',
+        help='combinations to train on, such as "red circle" "blue ring" (default: all but those of test_unseen)',
     )
-    parser.add_argument("--batch-size", type=int, default=96, help="pictures of a step (default: 96)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="at its highest (default: 0.001)")
-    parser.add_argument("--seed", type=int, default=7, help="of pictures, weights and batches (default: 7)")
-    parser.add_argument("--processes", type=int, default=2, help="processes that draw (default: 2)")
+    parser.add_argument("--batch-size", type=int, default=96, metavar="N", help="pictures per step (default: 96)")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=1e-3,
+        metavar="RATE",
+        help="learning rate after the warm-up (default: 0.001)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=7, metavar="N", help="seed of pictures, weights and batches (default: 7)"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=2, metavar="N", help="processes that draw pictures (default: 2)"
+    )
     return parser
 
 

@@ -1,88 +1,87 @@
-"""Train R2-Tuning on a benchmark.
+"""`r2tuning train`, `train/run.py` and `accelerate launch -m r2tuning.training.run`: trains R2-Tuning on a benchmark."""
 
-accelerate launch train/run.py --preset qvhighlights --data-dir ANNOTATIONS --features CACHE --output-dir RUN
-python train/run.py --preset tvsum --data-dir ANNOTATIONS --video-dir VIDEOS --output-dir RUN --resume auto
-
-The exit status is 0 when the run is complete, 2 after an error of usage or in a file, 3 when a loss was NaN or infinite,
-4 when all but the upload was done, and 143 (SIGTERM) or 130 (Ctrl-C) when it was stopped: it has then saved a
-checkpoint, and `--resume auto` goes on from there.
-"""
-
+import argparse
 import contextlib
-import logging
-import os
+import functools
 import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.logging import get_logger
-from huggingface_hub.errors import StrictDataclassError
-from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers.utils import logging as transformers_logging
 
-from dataset_scripts import BUILDERS
-from dataset_scripts.advice import spell_options
+from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning.files_r2tuning import claiming
 from r2tuning.checks import check_folders, check_model_name
-from r2tuning.released.convert import BENCHMARKS
+from r2tuning.terminal import is_first_process, report, write_line
 from r2tuning.training.checkpoints import check_new_run, write_json
-from r2tuning.training.config import TrainingConfig, read_config
+from r2tuning.training.config import TrainingConfig, make_config
 from r2tuning.training.curves import draw_curves
 from r2tuning.training.hub import check_push, push_run, record_results
 from r2tuning.training.loop import Interrupted, NonFiniteError, TrainingRun, dry_run, train
 from r2tuning.training.preparation import longest_batch, prepare_run, start_or_resume
+from r2tuning_cli.main import run_script
+from r2tuning_cli.programs import option_names
 
 
 logger = get_logger(__name__)
 
 DONE, USAGE, NOT_FINITE, NOT_PUBLISHED = 0, 2, 3, 4
-STOPPED = 128  # and the number of the signal, as a shell has it
-OPTIONS = ("preset", *(entry.name for entry in fields(TrainingConfig)))
-# What the functions that read data and publish call their arguments.
-OTHER_OPTIONS = {"name": "--benchmark", "split": "--train-split` or `--eval-split", "repo_id": "--push-to"}
-USER_ERRORS = (ImportError, OSError, StrictDataclassError, ValueError)
+STOPPED = 128  # plus the number of the signal, as in a shell
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    configure_logging()
+    """Run the script `train/run.py`; returns its exit status."""
+    return run_script("train", "run.py", run, argv)
+
+
+def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
+    """Run the command; returns its exit status, which its help text explains."""
+    return report(functools.partial(_train_all, args, prefix), prefix, option_names("train"))
+
+
+def _train_all(args: argparse.Namespace, prefix: str) -> int:
+    """Train each model that the settings describe; returns the exit status."""
+    config = make_config(vars(args))
+    check_paths(config)
+    models = split_domains(config)
+    for each in models:
+        check_push(each)
+    outcomes = {}
     try:
-        config = read_config(argv)
-        check_paths(config)
-        models = split_domains(config)
-        for each in models:
-            check_push(each)
-        with claim_folders(models), logging_redirect_tqdm():
-            outcomes = {each.domain: train_model(each) for each in models}
-        if config.domain == "all" and not config.dry_run:
-            report_average({domain: outcome.score for domain, outcome in outcomes.items()}, Path(config.output_dir))
+        with claim_folders(models):
+            for each in models:
+                outcomes[each.domain] = train_model(each)
     except Interrupted as stop:
-        sys.stderr.write(f"run: {stop}; `--resume auto` goes on from there\n")
+        write_line(sys.stderr, f"{prefix}: {stop}; `--resume auto` resumes from there")
         return STOPPED + stop.number
     except NonFiniteError as error:
-        sys.stderr.write(f"run: error: {error}\n")
+        write_line(sys.stderr, f"{prefix}: error: {error}")
         return NOT_FINITE
-    except USER_ERRORS as error:
-        sys.stderr.write(f"run: error: {spell_options(error, OPTIONS, OTHER_OPTIONS)}\n")
-        return USAGE
+    if config.domain == "all" and not config.dry_run:
+        report_average({domain: outcome.score for domain, outcome in outcomes.items()}, Path(config.output_dir))
     PartialState().destroy_process_group()
     return DONE if all(outcome.is_published for outcome in outcomes.values()) else NOT_PUBLISHED
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Best score on the evaluation split, and whether the model is where it was to be published."""
+    """What became of a model.
+
+    Attributes:
+        score: Best score on the evaluation split; `None` without an evaluation.
+        is_published: False if the model could not be pushed.
+    """
 
     score: float | None = None
     is_published: bool = True
 
 
 def train_model(config: TrainingConfig) -> Outcome:
-    """Train one model, or go on with it, evaluate and publish it."""
+    """Train one model, or resume its training; evaluate and publish it."""
     run = prepare_run(config)
     if config.dry_run:
         sys.stdout.write(f"{dry_run(run, longest_batch(run))}\n")
@@ -97,7 +96,7 @@ def train_model(config: TrainingConfig) -> Outcome:
 
 
 def publish(run: TrainingRun, final: Path) -> Outcome:
-    """Put results and a model card beside the models of a complete run; push the best one if that is asked for."""
+    """Write results and model cards into the models' folders after a complete run; push the best model if requested."""
     outcome = Outcome(run.progress.best_score)
     if not run.accelerator.is_main_process:
         return outcome
@@ -109,22 +108,12 @@ def publish(run: TrainingRun, final: Path) -> Outcome:
     return replace(outcome, is_published=push_run(best, run.config.push_to))
 
 
-def configure_logging() -> None:
-    """Our own messages from "info" on, those of libraries from "warning" on; of other processes only errors."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    is_first = os.environ.get("RANK", "0") == "0"
-    for name in ("r2tuning", "dataset_scripts"):
-        logging.getLogger(name).setLevel(logging.INFO if is_first else logging.ERROR)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()  # for a file of a few megabytes
-
-
 def split_domains(config: TrainingConfig) -> list[TrainingConfig]:
-    """Settings of each model: one, or one for each domain, with a folder and a repository of its own."""
+    """Settings of each model: one, or one per domain, each with its own folder and repository."""
     if config.domain != "all":
         return [config]
-    domains = BENCHMARKS[config.benchmark].files if config.benchmark in BENCHMARKS else {None: ""}
-    if None in domains:
+    domains = BENCHMARKS[config.benchmark].domains
+    if not domains:
         raise ValueError(f"`domain` 'all' trains a model for each domain, but {config.benchmark} has none.")
     return [
         replace(
@@ -138,30 +127,29 @@ def split_domains(config: TrainingConfig) -> list[TrainingConfig]:
 
 
 def check_paths(config: TrainingConfig) -> None:
-    """Refuse what is not there before anything is read or fetched.
+    """Refuse what does not exist, before anything is read or fetched.
 
     Raises:
         FileNotFoundError: A folder is missing.
         ValueError: The benchmark is unknown.
     """
-    if config.benchmark not in BUILDERS:
-        raise ValueError(f"`benchmark` must be one of {list(BUILDERS)}, got {config.benchmark!r}.")
+    if config.benchmark not in BENCHMARKS:
+        raise ValueError(f"`benchmark` must be one of {list(BENCHMARKS)}, got {config.benchmark!r}.")
     check_folders(data_dir=config.data_dir, features=config.features, video_dir=config.video_dir)
     check_model_name("backbone", config.backbone)
 
 
 @contextlib.contextmanager
 def claim_folders(models: list[TrainingConfig]) -> Iterator[None]:
-    """Keep other runs out of the folders of these, which must be new where nothing is to be gone on from.
+    """Keep other runs out of these models' folders, which must be new unless training is to be resumed.
 
     Raises:
-        FileExistsError: Another run writes there, or a run has written there that is not to be gone on with.
-        OSError: A folder cannot be made or written.
+        FileExistsError: Another run is writing there, or has written there and is not to be resumed.
+        OSError: A folder cannot be created or written.
     """
-    is_first = os.environ.get("RANK", "0") == "0"
     with contextlib.ExitStack() as stack:
         for config in models:
-            if not is_first or config.dry_run:
+            if not is_first_process() or config.dry_run:
                 continue
             folder = Path(config.output_dir)
             make_folder(folder)
@@ -172,7 +160,7 @@ def claim_folders(models: list[TrainingConfig]) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a run, and see whether it can be written."""
+    """Create the folder of a run, and check that it can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -182,21 +170,21 @@ def make_folder(folder: Path) -> None:
 
 
 def start_trackers(run: TrainingRun) -> None:
-    """Open TensorBoard and the others; what TensorBoard has from beyond the checkpoint is hidden."""
+    """Open TensorBoard and the other trackers; steps after the checkpoint are hidden in TensorBoard."""
     settings = {name: str(value) for name, value in asdict(run.config).items()}
     arguments = {"tensorboard": {"purge_step": run.progress.step + 1}} if run.progress.step else {}
     run.accelerator.init_trackers("r2tuning", settings, arguments)
 
 
 def finish_trackers(run: TrainingRun) -> None:
-    """Close the trackers, write the history as far as it goes, and draw its curves."""
+    """Close the trackers, write the history so far, and draw its curves."""
     try:
         for tracker in run.accelerator.trackers:
             tracker.finish()
         if run.accelerator.is_main_process and run.history.steps:
             run.history.save(run.metrics_path)
             draw_curves(run.history, run.metrics_path.with_name("curves.png"), run.config.best_metric)
-    except OSError as error:  # a full disk, say: what ended the run matters more
+    except OSError as error:  # such as a full disk; the error that ended the run matters more
         logger.error(f"The curves were not written to '{run.config.output_dir}': {error}")
 
 
@@ -214,4 +202,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-__all__ = ["main", "report_average", "split_domains", "train_model"]
+__all__ = ["main", "report_average", "run", "split_domains", "train_model"]

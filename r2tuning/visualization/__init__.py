@@ -1,1 +1,1 @@
-"""Pictures of answers."""
+"""Figures of answers (`timeline`), and of how a model arrives at them (`explain`)."""

@@ -1,4 +1,4 @@
-"""Pictures of how a model came to its answer: where each word looks, and how video and text agree layer by layer."""
+"""Figures that explain an answer: which patches each word attends to, and how video and text agree in each layer."""
 
 import copy
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,33 +10,47 @@ import torch.nn.functional as F
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_source_r2tuning import VideoInput
-
-from .timeline import format_time, import_figure
+from r2tuning.visualization.timeline import format_time, import_figure
 
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 NUM_FRAMES = 8
-CELL = 1.25  # inches of a picture
+FRAME_SIZE = 1.25  # inches
 ATTENTION_COLORS, SIMILARITY_COLORS = "inferno", "RdBu_r"
+TRUTH_COLOR = "#3a7d44"
 
 
 class WordAttention(NamedTuple):
-    """Where the words of a query look, Eq. 4.
+    """Where the words of a query look: the attention of the spatial pooling, Eq. 4.
 
     Attributes:
         words: The words.
-        times: `(num_pictures,)`, seconds.
-        pictures: `(num_pictures, height, width, 3)` in [0, 1], what CLIP sees.
-        maps: `(num_words, num_pictures, rows, columns)`, share of the attention that falls on each patch.
+        times: `(num_frames,)`, seconds.
+        frames: `(num_frames, height, width, 3)` in [0, 1], as CLIP sees them.
+        maps: `(num_words, num_frames, rows, columns)`, share of a word's attention that falls on each patch. The CLS
+            token takes the rest.
     """
 
     words: list[str]
     times: np.ndarray
-    pictures: np.ndarray
+    frames: np.ndarray
     maps: np.ndarray
+
+
+def check_word_attention(model: R2TuningForVideoGrounding) -> None:
+    """Refuse a model whose attention on patches cannot be shown; call it before work that takes time.
+
+    Raises:
+        ValueError: The method of the model does not use patch tokens.
+    """
+    if not model.r2_block.pools_patches:
+        raise ValueError(
+            f"A model of the method {model.config.method!r} uses no patch tokens, so there is no attention to show."
+        )
 
 
 @torch.no_grad()
@@ -46,80 +60,94 @@ def word_attention(
     video: VideoInput,
     query: str,
     *,
-    num_pictures: int = NUM_FRAMES,
-    step: int = -1,
+    num_frames: int = NUM_FRAMES,
+    recurrent_step: int = -1,
 ) -> WordAttention:
-    """The query-modulated spatial pooling in pictures at equal distances.
+    """Compute the attention of the query-modulated spatial pooling in evenly spaced frames.
 
     Args:
-        model: In eval mode.
-        processor: The model's.
+        model: The model, in evaluation mode.
+        processor: The model's processor.
         video: Path, bytes, binary file object or http(s) address.
-        query: What to look for.
-        num_pictures: How many pictures of the video.
-        step: Recurrent step, in the order in which they run.
+        query: Sentence to explain.
+        num_frames: Number of frames to show; fewer if the video has fewer.
+        recurrent_step: Recurrent step to show, in the order in which they run; default: the last.
 
     Raises:
         ValueError: The model does not pool patches, or the query or the video is unusable.
     """
-    if not model.r2_block.pools_patches:
-        raise ValueError(f"A model of the method {model.config.method!r} looks at no patches.")
+    check_word_attention(model)
     stream = processor.stream_video(video)
     pixels = torch.cat(list(stream))
-    chosen = _spread(len(pixels), num_pictures)
+    shown = _spread(len(pixels), num_frames)
     encoded = model.encode_video(pixels, fps=stream.fps, duration_sec=stream.duration_sec, window_sec=None)
-    text = processor(text=query)
-    words = _project_text(model, text)[step]
-    layer = model.r2_block.layer_order[step]
-    tokens = encoded.video_embeds[0][step][chosen][None].to(words.dtype)
-    attention = model.r2_block._step(layer).attend_patches(tokens, words)[0]  # (num_pictures, num_tokens, words)
+    input_ids = processor(text=query)["input_ids"]
+    words = _project_text(model, input_ids)[recurrent_step]
+    layer = model.r2_block.layer_order[recurrent_step]
+    [window] = encoded.video_embeds  # one pass, hence one window: (num_steps, num_frames, num_tokens, hidden)
+    tokens = window[recurrent_step][shown][None].to(words.dtype)  # (1, shown, num_tokens, hidden)
+    attention = model.r2_block._step(layer).attend_patches(tokens, words)[0]  # (shown, num_tokens, num_words)
     side = round((attention.shape[1] - 1) ** 0.5)
-    maps = attention[:, 1:].unflatten(1, (side, side)).permute(3, 0, 1, 2)
-    names = [processor.tokenizer.decode(token).strip() for token in text["input_ids"][0]]
-    inner = slice(1, len(names) - 1)  # without start and end
-    times = chosen / stream.fps
+    maps = attention[:, 1:].unflatten(1, (side, side))  # (shown, rows, columns, num_words), without the CLS token
+    maps = maps.permute(3, 0, 1, 2)  # (num_words, shown, rows, columns)
+    names = [processor.tokenizer.decode(token).strip() for token in input_ids[0]]
+    inner = slice(1, len(names) - 1)  # without the start and the end token
     return WordAttention(
-        names[inner], times, _to_pictures(pixels[chosen], processor), maps[inner].float().cpu().numpy()
+        words=names[inner],
+        times=shown / stream.fps,
+        frames=_denormalise(pixels[shown], processor),
+        maps=maps[inner].float().cpu().numpy(),
     )
 
 
 def plot_word_attention(found: WordAttention) -> "Figure":
-    """A row for each word with its attention laid over the pictures (Figure 8).
+    """Draw a row for each word: its attention laid over the frames (Figure 8).
+
+    Args:
+        found: From `word_attention`.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    num_words, num_pictures = found.maps.shape[:2]
-    figure = import_figure()(figsize=(0.9 + CELL * num_pictures, 0.4 + CELL * num_words), layout="constrained")
-    axes = figure.subplots(num_words, num_pictures, squeeze=False)
-    height, width, _ = found.pictures.shape[1:]
+    num_words, num_frames = found.maps.shape[:2]
+    figure_size = (0.9 + FRAME_SIZE * num_frames, 0.4 + FRAME_SIZE * num_words)
+    figure = import_figure()(figsize=figure_size, layout="constrained")
+    axes = figure.subplots(num_words, num_frames, squeeze=False)
     for row, word, maps in zip(axes, found.words, found.maps, strict=True):
-        for cell, picture, attention in zip(row, found.pictures, maps, strict=True):
-            cell.imshow(picture, extent=(0, width, height, 0))
-            cell.imshow(
-                attention,
-                extent=(0, width, height, 0),
-                cmap=ATTENTION_COLORS,
-                vmin=0,
-                vmax=maps.max(),
-                alpha=0.55,
-                interpolation="bilinear",
-            )
-            cell.set(xticks=[], yticks=[])
+        for cell, frame, attention in zip(row, found.frames, maps, strict=True):
+            # One colour scale for each word: the frames of a row are comparable.
+            _draw_attention(cell, frame, attention, highest=maps.max())
         row[0].set_ylabel(word, fontsize=9, parse_math=False)
     for cell, time in zip(axes[0], found.times, strict=True):
         cell.set_title(format_time(time), fontsize=8)
     return figure
 
 
+def _draw_attention(cell: "Axes", frame: np.ndarray, attention: np.ndarray, highest: float) -> None:
+    """Draw a frame with the attention on its patches laid over it; `highest` sets the colour scale."""
+    height, width, _ = frame.shape
+    extent = (0, width, height, 0)
+    cell.imshow(frame, extent=extent)
+    cell.imshow(
+        attention,
+        extent=extent,
+        cmap=ATTENTION_COLORS,
+        vmin=0,
+        vmax=highest,
+        alpha=0.55,
+        interpolation="bilinear",
+    )
+    cell.set(xticks=[], yticks=[])
+
+
 class LayerSimilarity(NamedTuple):
-    """How video and text agree in each layer.
+    """How video and text agree in each layer, before and after training.
 
     Attributes:
         layers: `(num_layers,)`, counted from the end of CLIP: 1 is the last.
         times: `(num_frames,)`, seconds.
-        before: `(num_layers, num_frames)`, cosine of frame and text with the weights that training began with.
-        after: The same with the model's.
+        before: `(num_layers, num_frames)`, cosine of frame and text with weights as at the start of training.
+        after: `(num_layers, num_frames)`, the same with the weights of the model.
     """
 
     layers: list[int]
@@ -132,48 +160,53 @@ class LayerSimilarity(NamedTuple):
 def layer_similarity(
     model: R2TuningForVideoGrounding, processor: R2TuningProcessor, video: VideoInput, query: str
 ) -> LayerSimilarity:
-    """Cosine of each frame with the query in every layer that is read, before and after training.
+    """Compute the cosine of each frame with the query in every layer that the model reads, before and after training.
 
-    What training began with is drawn anew, in the way it was then; CLIP's states are the model's in both. Arguments are
-    those of `word_attention`.
+    The weights before training are not stored in a checkpoint. They are drawn again by the same initialisation, with a
+    fixed seed. CLIP's hidden states are those of the model in both cases.
+
+    Args:
+        model: The model, in evaluation mode.
+        processor: The model's processor.
+        video: Path, bytes, binary file object or http(s) address.
+        query: Sentence to explain.
+
+    Raises:
+        ValueError: The query or the video is unusable.
     """
     stream = processor.stream_video(video)
     states = model.get_video_hidden_states(torch.cat(list(stream))[None].to(model.device))
-    text = processor(text=query)
-    untrained = copy.deepcopy(model)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for part in (untrained.r2_block, untrained.grounding_head):
-            for module in reversed(list(part.modules())):
-                untrained._init_weights(module)
-    before, after = (_similarity(each, states, text) for each in (untrained, model))
+    input_ids = processor(text=query)["input_ids"]
+    before = _similarity(_untrained_copy(model), states, input_ids)
+    after = _similarity(model, states, input_ids)
     layers = [model.config.num_recurrent_steps - layer for layer in model.r2_block.layer_order]
-    return LayerSimilarity(layers, np.arange(states.shape[1]) / stream.fps, before, after)
+    times = np.arange(states.shape[1]) / stream.fps
+    return LayerSimilarity(layers, times, before, after)
 
 
 def plot_layer_similarity(found: LayerSimilarity, truth: list[tuple[float, float]] | None = None) -> "Figure":
-    """Two maps of layer and time, before and after training (Figure 9).
+    """Draw two maps of layer against time, before and after training (Figure 9).
 
     Args:
         found: From `layer_similarity`.
-        truth: True moments, drawn as lines above the maps.
+        truth: Annotated moments, start and end in seconds; drawn as lines above the maps.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     figure = import_figure()(figsize=(9, 1.6 + 0.5 * len(found.layers)), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
-    end = found.times[-1] + (found.times[1] - found.times[0] if len(found.times) > 1 else 1.0)
-    for cell, title, values in zip(
-        axes, ("before training", "after training"), (found.before, found.after), strict=True
-    ):
-        image = cell.imshow(
-            values, aspect="auto", extent=(0, end, len(values), 0), cmap=SIMILARITY_COLORS, vmin=-1, vmax=1
-        )
+    frame_sec = found.times[1] - found.times[0] if len(found.times) > 1 else 1.0
+    end = found.times[-1] + frame_sec
+    labels = [f"layer -{layer}" for layer in found.layers]
+    maps = {"before training": found.before, "after training": found.after}
+    for cell, (title, values) in zip(axes, maps.items(), strict=True):
+        extent = (0, end, len(values), 0)
+        image = cell.imshow(values, aspect="auto", extent=extent, cmap=SIMILARITY_COLORS, vmin=-1, vmax=1)
         cell.set_title(title, loc="left", fontsize=9)
-        cell.set_yticks(np.arange(len(values)) + 0.5, [f"layer -{layer}" for layer in found.layers], fontsize=8)
-        for start, stop in truth or []:
-            cell.hlines(0, start, stop, color="#3a7d44", linewidth=5, clip_on=False)
+        cell.set_yticks(np.arange(len(values)) + 0.5, labels, fontsize=8)
+        for moment_start, moment_end in truth or []:
+            cell.hlines(0, moment_start, moment_end, color=TRUTH_COLOR, linewidth=5, clip_on=False)
     axes[1].set_xlabel("seconds", fontsize=8)
     figure.colorbar(image, ax=axes, label="cosine of frame and text")
     return figure
@@ -183,38 +216,57 @@ def plot_layer_similarity(found: LayerSimilarity, truth: list[tuple[float, float
 
 
 def _spread(count: int, number: int) -> np.ndarray:
-    """The middles of `number` equal parts, at most one for each."""
+    """Indices of the frames in the middle of `number` equal parts of the video; at most `count`."""
     number = min(number, count)
     return ((np.arange(number) + 0.5) * count / number).astype(int)
 
 
-def _project_text(model: R2TuningForVideoGrounding, text: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    return model._project_text(model.get_text_hidden_states(text["input_ids"].to(model.device)))
+def _project_text(model: R2TuningForVideoGrounding, input_ids: torch.Tensor) -> list[torch.Tensor]:
+    return model._project_text(model.get_text_hidden_states(input_ids.to(model.device)))
 
 
-def _to_pictures(pixels: torch.Tensor, processor: R2TuningProcessor) -> np.ndarray:
-    """Undo the normalisation."""
-    mean, std = (
-        torch.tensor(value)[:, None, None]
-        for value in (processor.image_processor.image_mean, processor.image_processor.image_std)
-    )
+def _denormalise(pixels: torch.Tensor, processor: R2TuningProcessor) -> np.ndarray:
+    """Turn normalised pixels `(num_frames, 3, height, width)` into frames `(num_frames, height, width, 3)`."""
+    mean = torch.tensor(processor.image_processor.image_mean)[:, None, None]
+    std = torch.tensor(processor.image_processor.image_std)[:, None, None]
     return (pixels * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
-def _similarity(model: R2TuningForVideoGrounding, states: torch.Tensor, text: dict[str, torch.Tensor]) -> np.ndarray:
-    """`(num_steps, num_frames)`, cosine of projected frames and pooled text."""
-    mask = torch.ones(states.shape[:2], dtype=torch.bool, device=model.device)
-    words = _project_text(model, text)
-    word_mask = torch.ones(words[0].shape[:2], dtype=torch.bool, device=model.device)
-    frames = [tokens[0, :, 0].float() for tokens in model._project_video(states, mask)]
-    texts = [model.grounding_head.text_pooling(each.float(), word_mask) for each in words]
-    cosines = [F.cosine_similarity(frame, pooled, dim=-1) for frame, pooled in zip(frames, texts, strict=True)]
+def _untrained_copy(model: R2TuningForVideoGrounding) -> R2TuningForVideoGrounding:
+    """Copy the model with the trained parts initialised again; the global random state is left as it is."""
+    untrained = copy.deepcopy(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for part in (untrained.r2_block, untrained.grounding_head):
+            # Children before their parents, as transformers does: a parent may change what its children drew.
+            for module in reversed(list(part.modules())):
+                untrained._init_weights(module)
+    return untrained
+
+
+def _similarity(model: R2TuningForVideoGrounding, states: torch.Tensor, input_ids: torch.Tensor) -> np.ndarray:
+    """Cosine of the projected frames and the pooled text, `(num_steps, num_frames)`.
+
+    Args:
+        model: The model whose projections are used.
+        states: `(1, num_frames, num_layers, num_tokens, vision_hidden)`, hidden states of CLIP.
+        input_ids: `(1, text_length)`, tokens of the query.
+    """
+    words = _project_text(model, input_ids)
+    frame_mask = torch.ones(states.shape[:2], dtype=torch.bool, device=model.device)
+    text_mask = torch.ones(words[0].shape[:2], dtype=torch.bool, device=model.device)
+    cosines = []
+    for tokens, step_words in zip(model._project_video(states, frame_mask), words, strict=True):
+        frames = tokens[0, :, 0].float()  # (num_frames, hidden), the CLS tokens
+        text = model.grounding_head.text_pooling(step_words.float(), text_mask)  # (1, hidden)
+        cosines.append(F.cosine_similarity(frames, text, dim=-1))
     return torch.stack(cosines).cpu().numpy()
 
 
 __all__ = [
     "LayerSimilarity",
     "WordAttention",
+    "check_word_attention",
     "layer_similarity",
     "plot_layer_similarity",
     "plot_word_attention",

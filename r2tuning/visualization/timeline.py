@@ -1,8 +1,8 @@
-"""A picture of the answers about one video: frames, saliency curves and moments on one time axis."""
+"""Draw the answers about one video: frames, saliency curves and moments on one time axis."""
 
 import os
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-NUM_THUMBNAILS = 10
-THUMBNAIL_SIZE = 160  # short side in pixels
+NUM_FRAMES = 10
+FRAME_SIZE = 160  # short side in pixels
 TITLE_LENGTH = 120  # characters of a query
 TICK_STEPS_SEC = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 MAX_TICKS = 12
 DPI = 150
 
-# Inches. Rows are placed one below the other from the figure's upper edge.
+# All in inches. Rows are placed one below the other from the upper edge of the figure.
 WIDTH = 11.0
 TOP, LEFT, RIGHT = 0.1, 0.85, 0.3
-STRIP_HEIGHT = (0.5, 1.2)  # least and most; in between as the pictures need
+STRIP_HEIGHT = (0.5, 1.2)  # smallest and largest; in between, as the proportions of the frames require
 TITLE_HEIGHT = 0.42
 CURVE_HEIGHT = 1.0
-LANE_HEIGHT = 0.2
+LANE_HEIGHT = 0.2  # of a row of bars
 BOTTOM = 0.5
-LABEL_WIDTH = 0.62  # of a moment's rank and score
+LABEL_WIDTH = 0.62  # of the rank and score of a moment
 PLOT_WIDTH = WIDTH - LEFT - RIGHT
 
 CURVE_COLOR, MOMENT_COLOR, HIGHLIGHT_COLOR = "#35618f", "#d1495b", "#e09f1f"
@@ -47,17 +47,17 @@ def plot_grounding(
     top: int = 5,
     truths: list[list[tuple[float, float]]] | None = None,
 ) -> "Figure":
-    """Draw what was found in a video: frames on top, then for each query its saliency curve and best moments (Figure 6).
+    """Draw answers on the time axis of the video: frames, then a saliency curve and moments for each query (Figure 6).
 
-    Moments are bars, the better the more opaque, labelled with rank and score; the best one is shaded in the curve,
-    where dots mark the highlights.
+    Moments are bars labelled with rank and score; the better the moment, the more opaque its bar. In the curve, the best
+    moment is shaded and dots mark the highlights.
 
     Args:
-        answers: From the pipeline, one or several about the same video.
-        video: The video that was asked: path, bytes, binary file object or http(s) address.
-        path: File to write; its ending (.png, .pdf, .svg) tells the format, without one it is PNG. `None` = none.
-        top: Moments drawn for each query.
-        truths: For each answer the true moments, start and end in seconds; drawn as a line above what was found.
+        answers: One answer of the pipeline, or several about the same video.
+        video: The video: path, bytes, binary file object or http(s) address.
+        path: File to write; its ending (.png, .pdf, .svg) sets the format, PNG if it has none. `None` = no file.
+        top: Number of moments drawn for each query.
+        truths: Annotated moments of each answer, start and end in seconds; drawn as lines above the curve.
 
     Returns:
         The figure.
@@ -70,26 +70,25 @@ def plot_grounding(
     if not answers:
         raise ValueError("`answers` must hold at least one answer, got none.")
     figure_class = import_figure()
-    frames, duration_sec = _read_thumbnails(video)
+    frames, duration_sec = _read_frames(video)
     answers = [{**answer, "moments": answer["moments"][:top]} for answer in answers]
-    lanes = [assign_lanes(answer["moments"], duration_sec) for answer in answers]
-    lane_heights = [LANE_HEIGHT * (max(each, default=0) + 1) for each in lanes]
-    strip_height = _strip_height(frames)
-    rows = len(answers) * (TITLE_HEIGHT + CURVE_HEIGHT) + sum(lane_heights)
-    figure = figure_class(figsize=(WIDTH, TOP + strip_height + rows + BOTTOM))
-    _draw_thumbnails(_add_row(figure, TOP, strip_height, duration_sec), frames)
-    y = TOP + strip_height
     truths = [[]] * len(answers) if truths is None else truths
-    for answer, truth, each, lane_height in zip(answers, truths, lanes, lane_heights, strict=True):
+    lanes = [assign_lanes(answer["moments"], duration_sec) for answer in answers]
+    strip_height = _strip_height(frames)
+    rows_height = len(answers) * (TITLE_HEIGHT + CURVE_HEIGHT) + sum(_lanes_height(each) for each in lanes)
+    figure = figure_class(figsize=(WIDTH, TOP + strip_height + rows_height + BOTTOM))
+    _draw_frames(_add_row(figure, TOP, strip_height, duration_sec), frames)
+    y = TOP + strip_height
+    for answer, truth, answer_lanes in zip(answers, truths, lanes, strict=True):
         y += TITLE_HEIGHT
         curve = _add_row(figure, y, CURVE_HEIGHT, duration_sec)
         _draw_curve(curve, answer)
         _draw_truth(curve, truth)
         y += CURVE_HEIGHT
-        axes = _add_row(figure, y, lane_height, duration_sec)
-        _draw_moments(axes, answer["moments"], each)
-        y += lane_height
-    _label_time(axes)
+        lowest = _add_row(figure, y, _lanes_height(answer_lanes), duration_sec)
+        _draw_moments(lowest, answer["moments"], answer_lanes)
+        y += _lanes_height(answer_lanes)
+    _label_time(lowest)
     if path is not None:
         with writing(path) as partial:
             figure.savefig(partial, dpi=DPI, format=partial.suffix[1:] or "png")
@@ -97,7 +96,7 @@ def plot_grounding(
 
 
 def import_figure() -> type["Figure"]:
-    """The class `Figure` of matplotlib.
+    """Import matplotlib's class `Figure`, which draws without the global state of pyplot.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -110,51 +109,70 @@ def import_figure() -> type["Figure"]:
 
 
 def format_time(time_sec: float) -> str:
-    """Minutes and seconds with one decimal, such as "1:02.5"; hours are minutes above 59."""
+    """Format a time as minutes and seconds with one decimal: "1:02.5"; an hour is 60 minutes."""
     tenths = round(time_sec * 10)
     return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"
 
 
 def assign_lanes(moments: list[dict[str, float]], duration_sec: float) -> list[int]:
-    """Row of each moment, such that neither bars nor labels in one row overlap; better moments are placed first."""
-    rows: list[list[tuple[float, float]]] = []
+    """Assign each moment to a lane (row of bars) so that neither bars nor labels overlap within a lane.
+
+    Args:
+        moments: With "start" and "end" in seconds, best first; each takes the first lane with room.
+        duration_sec: Length of the time axis in seconds.
+    """
+    occupied: list[list[tuple[float, float]]] = []  # by lane, start and end in seconds
     lanes = []
     for moment in moments:
         start = _label_start(moment, duration_sec)
         end = max(moment["end"], start + _label_sec(duration_sec))
-        free = (lane for lane, row in enumerate(rows) if all(end <= begin or stop <= start for begin, stop in row))
-        lane = next(free, len(rows))
-        if lane == len(rows):
-            rows.append([])
-        rows[lane].append((start, end))
+        lane = 0
+        while lane < len(occupied) and _overlaps(occupied[lane], start, end):
+            lane += 1
+        if lane == len(occupied):
+            occupied.append([])
+        occupied[lane].append((start, end))
         lanes.append(lane)
     return lanes
 
 
+def _overlaps(spans: list[tuple[float, float]], start: float, end: float) -> bool:
+    return any(start < other_end and other_start < end for other_start, other_end in spans)
+
+
 def _label_sec(duration_sec: float) -> float:
+    """Convert the width of a label to seconds on the time axis."""
     return LABEL_WIDTH / PLOT_WIDTH * duration_sec
 
 
 def _label_start(moment: dict[str, float], duration_sec: float) -> float:
-    """A label begins with its moment, unless it would not end inside the plot."""
+    """Start of a label in seconds: that of its moment, or earlier where the label would leave the plot."""
     return max(0.0, min(moment["start"], duration_sec - _label_sec(duration_sec)))
 
 
-def _read_thumbnails(video: VideoInput) -> tuple[np.ndarray, float]:
-    """Pictures from the middle of equal parts of the video, and its length in seconds."""
-    with local_copy(video) as video:
-        duration_sec = iter_video_frames(video, 1.0).duration_sec
-        found = load_video_frames(video, NUM_THUMBNAILS / duration_sec, size=THUMBNAIL_SIZE)
+def _lanes_height(lanes: list[int]) -> float:
+    num_lanes = max(lanes, default=0) + 1  # without moments, one empty lane
+    return LANE_HEIGHT * num_lanes
+
+
+def _read_frames(video: VideoInput) -> tuple[np.ndarray, float]:
+    """Read the frames in the middle of equal parts of the video, and its length in seconds."""
+    with local_copy(video) as local_video:
+        duration_sec = iter_video_frames(local_video, 1.0).duration_sec
+        found = load_video_frames(local_video, NUM_FRAMES / duration_sec, size=FRAME_SIZE)
     return found.frames, duration_sec
 
 
 def _strip_height(frames: np.ndarray) -> float:
-    _, height, width, _ = frames.shape
-    return min(max(PLOT_WIDTH / len(frames) * height / width, STRIP_HEIGHT[0]), STRIP_HEIGHT[1])
+    """Height at which the frames fill the width of the plot side by side, within limits."""
+    num_frames, height, width, _ = frames.shape
+    wanted = PLOT_WIDTH / num_frames * height / width
+    smallest, largest = STRIP_HEIGHT
+    return min(max(wanted, smallest), largest)
 
 
 def _add_row(figure: "Figure", y: float, height: float, duration_sec: float) -> "Axes":
-    """Bare axes over the whole width, `y` inches below the figure's upper edge, with seconds as x."""
+    """Add bare axes over the whole width, `y` inches below the upper edge of the figure, with seconds as x."""
     width, total = figure.get_size_inches()
     axes = figure.add_axes((LEFT / width, 1 - (y + height) / total, PLOT_WIDTH / width, height / total))
     axes.set_xlim(0, duration_sec)
@@ -163,38 +181,52 @@ def _add_row(figure: "Figure", y: float, height: float, duration_sec: float) -> 
     return axes
 
 
-def _draw_thumbnails(axes: "Axes", frames: np.ndarray) -> None:
-    """Pictures side by side, cropped to fill the strip."""
+def _draw_frames(axes: "Axes", frames: np.ndarray) -> None:
+    """Draw frames side by side, cropped to fill the strip."""
     limits = axes.get_xlim()
-    height = axes.get_position().height * axes.figure.get_size_inches()[1]
+    figure = cast("Figure", axes.figure)  # not a `SubFigure`
+    height = axes.get_position().height * figure.get_size_inches()[1]
+    ratio = PLOT_WIDTH / len(frames) / height
     edges = np.linspace(*limits, len(frames) + 1)
     for frame, start, end in zip(frames, edges, edges[1:], strict=False):
-        picture = _crop(frame, PLOT_WIDTH / len(frames) / height)
-        axes.imshow(picture, extent=(start, end, 0, 1), aspect="auto", interpolation="antialiased")
+        cropped = _crop(frame, ratio)
+        axes.imshow(cropped, extent=(start, end, 0, 1), aspect="auto", interpolation="antialiased")
     axes.vlines(edges[1:-1], 0, 1, color="white", linewidth=1.5)
     axes.set(xlim=limits, ylim=(0, 1), yticks=[])
 
 
 def _crop(frame: np.ndarray, ratio: float) -> np.ndarray:
-    """The middle of a picture, `ratio` times as wide as it is high."""
+    """Crop the middle of a frame that is `ratio` times as wide as it is high."""
     height, width, _ = frame.shape
-    new_height, new_width = min(height, max(1, round(width / ratio))), min(width, max(1, round(height * ratio)))
-    top, left = (height - new_height) // 2, (width - new_width) // 2
+    new_height = min(height, max(1, round(width / ratio)))
+    new_width = min(width, max(1, round(height * ratio)))
+    top = (height - new_height) // 2
+    left = (width - new_width) // 2
     return frame[top : top + new_height, left : left + new_width]
 
 
 def _draw_curve(axes: "Axes", answer: dict[str, Any]) -> None:
-    """Saliency over time, its highlights as dots, the best moment shaded."""
-    times = [*answer["frame_times"], axes.get_xlim()[1]]  # the last frame stands for the rest
+    """Draw saliency over time, with highlights as dots and the best moment shaded."""
+    # The last frame stands for the rest of the video.
+    times = [*answer["frame_times"], axes.get_xlim()[1]]
     saliency = np.array([*answer["saliency"], answer["saliency"][-1]])
     low, high = float(saliency.min()), float(saliency.max())
-    margin = 0.12 * (high - low) or 0.1
+    margin = 0.12 * (high - low) or 0.1  # a flat curve needs room too
     for moment in answer["moments"][:1]:
         axes.axvspan(moment["start"], moment["end"], color=MOMENT_COLOR, alpha=0.12, linewidth=0)
     axes.fill_between(times, saliency, low - margin, color=CURVE_COLOR, alpha=0.15, linewidth=0)
     axes.plot(times, saliency, color=CURVE_COLOR, linewidth=1.6)
-    marks = np.array([(highlight["time"], highlight["score"]) for highlight in answer["highlights"]]).reshape(-1, 2)
-    axes.scatter(*marks.T, s=28, color=HIGHLIGHT_COLOR, edgecolor="white", linewidth=0.8, zorder=3)
+    highlight_times = [highlight["time"] for highlight in answer["highlights"]]
+    highlight_scores = [highlight["score"] for highlight in answer["highlights"]]
+    axes.scatter(
+        highlight_times,
+        highlight_scores,
+        s=28,
+        color=HIGHLIGHT_COLOR,
+        edgecolor="white",
+        linewidth=0.8,
+        zorder=3,  # on top of the curve
+    )
     axes.set_ylim(low - margin, high + margin)
     ticks = sorted({low, high})
     axes.set_yticks(ticks, [f"{tick:.2f}" for tick in ticks])
@@ -204,18 +236,20 @@ def _draw_curve(axes: "Axes", answer: dict[str, Any]) -> None:
 
 
 def _draw_truth(axes: "Axes", truth: list[tuple[float, float]]) -> None:
-    """Lines along the upper edge of a curve."""
-    if truth:
-        edge = axes.get_xaxis_transform()  # x in seconds, y as a share of the height
-        axes.hlines([1.0] * len(truth), *zip(*truth, strict=True), color=TRUTH_COLOR, linewidth=5, transform=edge)
-        axes.set_xlim(*axes.get_xlim())
-        _label_row(axes, "truth", 1.0, TRUTH_COLOR)
+    """Draw annotated moments as lines along the upper edge of a curve."""
+    if not truth:
+        return
+    starts = [start for start, _ in truth]
+    ends = [end for _, end in truth]
+    upper_edge = axes.get_xaxis_transform()  # x in seconds, y as a share of the height
+    axes.hlines([1.0] * len(truth), starts, ends, color=TRUTH_COLOR, linewidth=5, transform=upper_edge)
+    _label_row(axes, "truth", 1.0, TRUTH_COLOR)
 
 
 def _draw_moments(axes: "Axes", moments: list[dict[str, float]], lanes: list[int]) -> None:
-    """Bars labelled with rank and score."""
+    """Draw moments as bars labelled with rank and score."""
     duration_sec = axes.get_xlim()[1]
-    best = max((moment["score"] for moment in moments), default=0.0) or 1.0
+    best = max((moment["score"] for moment in moments), default=0.0) or 1.0  # scores may all be 0
     for rank, (moment, lane) in enumerate(zip(moments, lanes, strict=True), 1):
         alpha = 0.1 + 0.6 * max(moment["score"], 0.0) / best
         width = moment["end"] - moment["start"]
@@ -228,6 +262,7 @@ def _draw_moments(axes: "Axes", moments: list[dict[str, float]], lanes: list[int
 
 
 def _label_row(axes: "Axes", text: str, height: float, color: str = TEXT_COLOR) -> None:
+    """Write a label to the left of a row, at a share of its height."""
     axes.annotate(
         text,
         (0, height),
@@ -242,14 +277,22 @@ def _label_row(axes: "Axes", text: str, height: float, color: str = TEXT_COLOR) 
 
 
 def _label_time(axes: "Axes") -> None:
-    """Minutes and seconds below the lowest row."""
+    """Label the time axis below the lowest row with minutes and seconds."""
     duration_sec = axes.get_xlim()[1]
-    step = next((step for step in TICK_STEPS_SEC if duration_sec / step <= MAX_TICKS), duration_sec / MAX_TICKS)
-    ticks = np.arange(0, duration_sec + step / 100, step)
+    step_sec = _tick_step(duration_sec)
+    ticks = np.arange(0, duration_sec + step_sec / 100, step_sec)  # the last tick may lie at the very end
     axes.set_xticks(ticks, [format_time(tick).removesuffix(".0") for tick in ticks])
     axes.set_xlim(0, duration_sec)
     axes.tick_params(bottom=True, labelbottom=True)
     axes.spines["bottom"].set(visible=True, color=RULE_COLOR)
+
+
+def _tick_step(duration_sec: float) -> float:
+    """Find the smallest round step in seconds that gives at most `MAX_TICKS` ticks."""
+    for step_sec in TICK_STEPS_SEC:
+        if duration_sec / step_sec <= MAX_TICKS:
+            return step_sec
+    return duration_sec / MAX_TICKS
 
 
 __all__ = ["assign_lanes", "format_time", "import_figure", "plot_grounding"]

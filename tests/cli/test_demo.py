@@ -10,14 +10,14 @@ from dataset_scripts import load_vtg_dataset
 from dataset_scripts.moving_shapes.generate import generate_moving_shapes
 from modeling_r2tuning import DEFAULT_MODEL
 from r2tuning.commands.demo import DemoQuery, best_iou, format_comparison, format_summary, make_demo
-from r2tuning.commands.main import main
 from r2tuning.evaluation.predictions import predict
 from r2tuning.evaluation.run import score_parts
+from r2tuning.hub.default_model import MAX_BYTES, package
 from r2tuning.hub.model_card import Results
-from train.package_default_model import LARGEST, package
+from r2tuning_cli.main import main
 
 
-LIMITS = "knows Moving Shapes only"
+LIMITS = "knows only Moving Shapes"
 FRESH_SEED, NUM_FRESH = 2026, 20
 SPREAD = 10  # percentage points: some two standard deviations of a score of a hundred queries in 20 videos
 
@@ -49,7 +49,8 @@ def test_another_model_is_not_warned_of(checkpoint, caplog):
 def test_fresh_videos_score_as_the_card_says(fresh):
     rows = list(load_vtg_dataset("moving_shapes", split="test", data_dir=fresh, video_dir=fresh))
     model = AutoModel.from_pretrained(DEFAULT_MODEL).eval()
-    scores = score_parts(list(predict(model, AutoProcessor.from_pretrained(DEFAULT_MODEL), rows)), rows)
+    processor = AutoProcessor.from_pretrained(DEFAULT_MODEL)
+    scores = score_parts(list(predict(model, processor, rows, benchmark="moving_shapes")), rows)
     told = Results.load(DEFAULT_MODEL).evaluations["test"]
     for part in ("main", "all"):
         for name in ("R1@0.5", "mAP"):
@@ -59,7 +60,7 @@ def test_fresh_videos_score_as_the_card_says(fresh):
 
 def test_the_package_holds_a_small_model_and_nothing_of_its_makers_machine():
     files = list(DEFAULT_MODEL.iterdir())
-    assert sum(path.stat().st_size for path in files) <= LARGEST
+    assert sum(path.stat().st_size for path in files) <= MAX_BYTES
     assert not [path for path in files if path.suffix == ".py"]
     for path in files:
         if path.suffix != ".safetensors":

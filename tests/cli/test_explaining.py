@@ -1,22 +1,23 @@
-"""`r2tuning explain`: where words look, how layers agree, and their pictures."""
+"""`r2tuning explain`: attention of the words, similarity by layer, and their figures."""
 
 import numpy as np
 import pytest
 import torch
+from tiny_checkpoints import save_ours
 from transformers import AutoModel, AutoProcessor
 
 from modeling_r2tuning import DEFAULT_MODEL
 from r2tuning.commands.demo import make_demo
-from r2tuning.commands.main import main
 from r2tuning.visualization.explain import (
     layer_similarity,
     plot_layer_similarity,
     plot_word_attention,
     word_attention,
 )
+from r2tuning_cli.main import main
 
 
-pytest.importorskip("matplotlib", reason="the optional matplotlib draws")
+pytest.importorskip("matplotlib", reason="figures need matplotlib")
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +32,19 @@ def asked(tmp_path_factory):
     return str(path), queries[0]
 
 
-def test_maps_share_out_the_attention(parts, asked):
+def test_maps_are_shares_of_the_attention(parts, asked):
     video, query = asked
-    found = word_attention(*parts, video, query.text, num_pictures=4)
+    found = word_attention(*parts, video, query.text, num_frames=4)
     assert found.words == query.text.split()
     assert found.maps.shape == (len(found.words), 4, 8, 8)
-    assert found.pictures.shape == (4, 64, 64, 3)
+    assert found.frames.shape == (4, 64, 64, 3)
     assert found.maps.min() >= 0
     assert found.maps.sum(axis=(2, 3)).max() <= 1 + 1e-5, "the rest falls on the CLS token"
     assert list(found.times) == sorted(found.times)
 
 
-def test_maps_are_those_of_the_model(parts, asked):
-    """Pooling with the maps and the CLS token's share gives what the model pools."""
+def test_maps_are_the_attention_of_the_model(parts, asked):
+    """Pooling by the maps and the share of the CLS token gives the features that the model pools."""
     model, processor = parts
     video, query = asked
     with torch.no_grad():
@@ -56,11 +57,11 @@ def test_maps_are_those_of_the_model(parts, asked):
         pooled = torch.einsum("vfnw,vfnc->vfwc", attention, tokens) + words[:, None]
         want = step.pool_patches(tokens, words, torch.ones(words.shape[:2], dtype=torch.bool))
     torch.testing.assert_close(pooled.amax(dim=2), want, atol=1e-4, rtol=1e-4)
-    found = word_attention(model, processor, video, query.text, num_pictures=tokens.shape[1])
+    found = word_attention(model, processor, video, query.text, num_frames=tokens.shape[1])
     np.testing.assert_allclose(found.maps.sum(axis=(2, 3)).T, 1 - attention[0, :, 0, 1:-1].numpy(), atol=1e-5)
 
 
-def test_training_brings_frames_that_fit_nearer_to_the_text(parts, asked):
+def test_training_increases_the_similarity_of_matching_frames(parts, asked):
     video, query = asked
     state = torch.get_rng_state()
     found = layer_similarity(*parts, video, query.text)
@@ -76,22 +77,30 @@ def test_training_brings_frames_that_fit_nearer_to_the_text(parts, asked):
     assert contrast(found.after) > contrast(found.before) + 0.02
 
 
-def test_pictures_have_a_row_for_each_word_and_layer(parts, asked):
+def test_figures_have_a_row_for_each_word_and_layer(parts, asked):
     video, query = asked
-    attention = plot_word_attention(word_attention(*parts, video, query.text, num_pictures=3))
+    attention = plot_word_attention(word_attention(*parts, video, query.text, num_frames=3))
     assert len(attention.axes) == 3 * len(query.text.split())
     similarity = plot_layer_similarity(layer_similarity(*parts, video, query.text), truth=query.moments)
     assert [axes.get_title("left") for axes in similarity.axes[:2]] == ["before training", "after training"]
 
 
-def test_command_writes_three_pictures(asked, tmp_path, capsys):
+def test_command_writes_three_figures(asked, tmp_path, capsys):
     assert main(["explain", asked[0], asked[1].text, "--out", str(tmp_path / "out")]) == 0
     names = ["answer.png", "attention.png", "similarity.png"]
     assert [line.rsplit("/", 1)[1] for line in capsys.readouterr().out.splitlines()] == names
     assert all((tmp_path / "out" / name).stat().st_size > 10_000 for name in names)
 
 
-def test_models_that_look_at_no_patches_say_so(make_model, parts, asked):
+def test_model_without_patch_tokens_is_refused(make_model, parts, asked):
     model = make_model(method="none", num_recurrent_steps=1)
-    with pytest.raises(ValueError, match="'none' looks at no patches"):
+    with pytest.raises(ValueError, match="'none' uses no patch tokens, so there is no attention to show"):
         word_attention(model, parts[1], asked[0], asked[1].text)
+
+
+def test_command_refuses_a_model_without_patch_tokens_before_the_video_is_read(make_model, tmp_path, capsys):
+    save_ours(make_model(method="none", num_recurrent_steps=1), tmp_path / "none")
+    (tmp_path / "damaged.mp4").write_bytes(b"not a video")
+    command = ["explain", str(tmp_path / "damaged.mp4"), "a red circle", "--out", str(tmp_path / "out")]
+    assert main([*command, "--model", str(tmp_path / "none")]) == 2
+    assert "uses no patch tokens, so there is no attention to show" in capsys.readouterr().err

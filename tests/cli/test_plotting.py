@@ -1,4 +1,4 @@
-"""The picture of the answers: what is drawn where."""
+"""The figure of the answers: what is drawn, and where."""
 
 import io
 import sys
@@ -10,12 +10,12 @@ from video_samples import write_video
 from r2tuning.visualization.timeline import assign_lanes, format_time, plot_grounding
 
 
-pytest.importorskip("matplotlib", reason="the optional matplotlib draws")
+pytest.importorskip("matplotlib", reason="figures need matplotlib")
 
 COLORS = [(200, 40, 40), (40, 160, 40), (40, 40, 200), (200, 200, 40), (40, 200, 200)]
 
 
-def colored_pictures(width=96, height=64, seconds_each=4):
+def colored_frames(width=96, height=64, seconds_each=4):
     for color in COLORS:
         for _ in range(seconds_each * 5):
             yield np.full((height, width, 3), color, dtype=np.uint8)
@@ -23,8 +23,8 @@ def colored_pictures(width=96, height=64, seconds_each=4):
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    """20 seconds, a colour for 4 seconds each."""
-    return str(write_video(tmp_path_factory.mktemp("plot") / "colors.mp4", colored_pictures(), rate=5))
+    """A video of 20 seconds that shows five colours, each for 4 seconds."""
+    return str(write_video(tmp_path_factory.mktemp("plot") / "colors.mp4", colored_frames(), rate=5))
 
 
 def make_answer(query="people laugh", moments=((4.0, 10.0, 0.9), (6.0, 12.0, 0.45), (18.0, 20.0, 0.2)), frames=20):
@@ -43,7 +43,7 @@ def bars(axes):
     return [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches]
 
 
-def test_rows_are_frames_then_curve_and_moments_of_each_query(video):
+def test_rows_are_frames_then_a_curve_and_moments_for_each_query(video):
     figure = plot_grounding([make_answer("first"), make_answer("second")], video)
     strip, *rows = figure.axes
     assert len(strip.images) == 10
@@ -53,7 +53,7 @@ def test_rows_are_frames_then_curve_and_moments_of_each_query(video):
     assert {axes.get_xlim() for axes in figure.axes} == {(0, 20)}
 
 
-def test_thumbnails_are_the_pictures_of_their_times(video):
+def test_strip_shows_the_frames_at_the_right_times(video):
     images = plot_grounding(make_answer(), video).axes[0].images
     for index, image in enumerate(images):
         assert image.get_extent() == pytest.approx([2 * index, 2 * index + 2, 0, 1])
@@ -71,7 +71,7 @@ def test_curve_reaches_the_end_and_highlights_lie_on_it(video):
     np.testing.assert_allclose(marks, [(found["time"], found["score"]) for found in answer["highlights"]])
 
 
-def test_moments_are_bars_by_score_with_labels_and_the_best_is_shaded(video):
+def test_moments_are_labelled_bars_and_the_best_is_shaded(video):
     _, curve, axes = plot_grounding(make_answer(), video).axes
     assert bars(axes) == [(4.0, 10.0), (6.0, 12.0), (18.0, 20.0)]
     opacities = [bar.get_alpha() for bar in axes.patches]
@@ -80,7 +80,7 @@ def test_moments_are_bars_by_score_with_labels_and_the_best_is_shaded(video):
     assert bars(curve) == [(4.0, 10.0)]
 
 
-def test_top_limits_the_moments(video):
+def test_top_limits_the_number_of_moments(video):
     assert len(plot_grounding(make_answer(), video, top=2).axes[2].patches) == 2
 
 
@@ -93,13 +93,13 @@ def test_top_limits_the_moments(video):
     ],
     ids=["no moments", "empty moment", "flat curve"],
 )
-def test_nothing_much_to_draw(answer, video, tmp_path):
+def test_answers_with_little_to_draw(answer, video, tmp_path):
     figure = plot_grounding(answer, video, tmp_path / "plot.png")
     texts = [text.get_text() for text in figure.axes[2].texts]
     assert texts[-1] == ("moments" if answer["moments"] else "no moments")
 
 
-def test_queries_are_shown_as_they_are(video, tmp_path):
+def test_queries_are_shown_literally(video, tmp_path):
     figure = plot_grounding(make_answer(r"$5 \frac and_so on " + "very " * 60), video, tmp_path / "plot.png")
     title = figure.axes[1].get_title("left")
     assert title.startswith(r"$5 \frac and_so on very")
@@ -113,7 +113,7 @@ def test_file_has_the_format_of_its_ending(ending, video, tmp_path):
     assert (tmp_path / f"plot.{ending}").read_bytes().startswith(start)
 
 
-def test_png_is_large_and_not_empty(video, tmp_path):
+def test_png_has_full_size_and_is_not_blank(video, tmp_path):
     from PIL import Image
 
     plot_grounding([make_answer()] * 3, video, tmp_path / "plot.png")
@@ -122,17 +122,17 @@ def test_png_is_large_and_not_empty(video, tmp_path):
     assert picture.std() > 20
 
 
-def test_no_global_state_of_pyplot_is_used(video):
+def test_pyplot_is_not_imported(video):
     loaded = "matplotlib.pyplot" in sys.modules
     plot_grounding(make_answer(), video)
     assert ("matplotlib.pyplot" in sys.modules) == loaded
 
 
 @pytest.mark.parametrize("size", [(40, 200), (400, 40), (96, 64)])
-def test_pictures_of_any_shape_keep_their_proportions(size, tmp_path):
+def test_frames_of_any_shape_keep_their_proportions(size, tmp_path):
     width, height = size
-    pictures = colored_pictures(width, height, seconds_each=1)
-    figure = plot_grounding(make_answer(), str(write_video(tmp_path / "shape.mp4", pictures, rate=5)))
+    frames = colored_frames(width, height, seconds_each=1)
+    figure = plot_grounding(make_answer(), str(write_video(tmp_path / "shape.mp4", frames, rate=5)))
     axes = figure.axes[0]
     box = axes.get_window_extent()
     for image in axes.images:
@@ -152,17 +152,17 @@ def test_very_short_and_very_long_videos(rate, count, tmp_path):
     assert len(set(ticks)) == len(ticks)
 
 
-def test_file_object_may_be_given(video):
+def test_video_may_be_a_file_object(video):
     with open(video, "rb") as file:
         assert len(plot_grounding(make_answer(), io.BytesIO(file.read())).axes) == 3
 
 
-def test_no_answers(video):
+def test_no_answers_are_refused(video):
     with pytest.raises(ValueError, match="at least one answer"):
         plot_grounding([], video)
 
 
-def test_missing_matplotlib_is_named(video, monkeypatch):
+def test_missing_matplotlib_is_reported(video, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "r2tuning\[plot\]"'):
         plot_grounding(make_answer(), video)
@@ -175,7 +175,7 @@ def test_lanes_hold_neither_overlapping_bars_nor_labels():
     assert assign_lanes(moments, 100.0) == [0, 1, 0, 0, 2, 0]
 
 
-def test_no_moments_need_no_lane():
+def test_no_moments_need_no_lanes():
     assert assign_lanes([], 100.0) == []
 
 

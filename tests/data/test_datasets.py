@@ -7,7 +7,8 @@ import annotation_samples as samples
 import datasets
 import pytest
 
-from dataset_scripts import BUILDERS, FEATURES, load_vtg_dataset
+from dataset_scripts import FEATURES, load_vtg_dataset
+from dataset_scripts.benchmarks import BENCHMARKS
 
 
 ALL_FORMS = [(name, form) for name, forms in samples.FORMS.items() for form in forms]
@@ -144,7 +145,7 @@ def test_splits_of_the_folder_replace_the_published_ones(write, caplog):
         "train": ["BK_video-1"],
         "val": ["VU_video-0"],
     }
-    assert "1 videos of the split are not annotated; 2 annotated videos stand in no split" in caplog.messages[0]
+    assert "1 videos of the split are not annotated; 2 annotated videos are in no split" in caplog.messages[0]
     assert "are not annotated" not in caplog.messages[1]
     (folder / "splits.json").unlink()
     with pytest.raises(ValueError, match="40 videos of the split are not annotated; 4 annotated videos stand in no"):
@@ -176,7 +177,7 @@ def test_shots_are_turned_into_seconds(tmp_path, caplog):
     dataset = load_vtg_dataset("tvsum", split="val", data_files=path)
     assert dataset["duration_sec"][:] == [13.0, 12.0]
     assert len(dataset[1]["saliency"]["times_sec"]) == 6
-    assert "1 durations in shots turned into seconds" in caplog.messages[-1]
+    assert "1 durations converted from shots to seconds" in caplog.messages[-1]
 
 
 @pytest.mark.parametrize("name", ["youtube_highlights", "tvsum"])
@@ -273,7 +274,7 @@ def test_training_rules_are_kept_out_of_evaluation(tmp_path, caplog, name):
     rows[0] |= {"duration": 4.9, "relevant_windows": [[1.0, 2.0]]}
     rows[1] |= {"duration": 20.0, "relevant_windows": [[15.0, 15.0], [3.0, 9.0], [7.25, 7.5]]}
     path = samples.write_json_lines(tmp_path / "rows", rows)
-    fps = BUILDERS[name].TRAINING_FPS
+    fps = BENCHMARKS[name].fps
     assert fps == (1.0 if name == "charades_sta" else 0.5)
     [train] = load_vtg_dataset(name, split="train", data_files=path)
     half = 0.5 / fps

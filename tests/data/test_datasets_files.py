@@ -8,7 +8,8 @@ import sys
 import annotation_samples as samples
 import pytest
 
-from dataset_scripts import BUILDERS, load_vtg_dataset
+from dataset_scripts import load_vtg_dataset
+from dataset_scripts.loading import find_builder
 
 
 LISTED = [(name, form) for name, forms in samples.FORMS.items() for form in forms if form != "folders"]
@@ -66,8 +67,8 @@ def test_the_authors_own_form_comes_first_and_the_file_is_named(tmp_path, caplog
 def test_the_form_is_told_by_content_not_by_name(write, tmp_path, name, form):
     """A release under the name of the other form, and the other way round."""
     kept = load_vtg_dataset(name, split="train", data_dir=write(name, form))
-    own_name = BUILDERS[name].FILES["train"][0]
-    jsonl_name = next(file for file in BUILDERS[name].FILES["train"] if file.endswith(".jsonl"))
+    own_name = find_builder(name).FILES["train"][0]
+    jsonl_name = next(file for file in find_builder(name).FILES["train"] if file.endswith(".jsonl"))
     swapped = tmp_path / "swapped"
     swapped.mkdir()
     for path in write(name, form).iterdir():
@@ -191,7 +192,7 @@ def test_a_missing_file_is_reported_with_the_names_looked_for(tmp_path, name, st
     with pytest.raises(FileNotFoundError) as error:
         load_vtg_dataset(name, split=split, data_dir=tmp_path, streaming=streaming)
     assert str(tmp_path) in str(error.value)
-    assert all(file in str(error.value) for file in BUILDERS[name].FILES[split])
+    assert all(file in str(error.value) for file in find_builder(name).FILES[split])
 
 
 def test_a_file_that_is_named_must_exist(tmp_path):
@@ -202,7 +203,7 @@ def test_a_file_that_is_named_must_exist(tmp_path):
 def test_tvsum_tables_need_each_other(write):
     folder = write("tvsum", "tsv")
     (folder / "ydata-tvsum50-info.tsv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"put ydata-tvsum50-info\.tsv beside it"):
+    with pytest.raises(FileNotFoundError, match=r"put ydata-tvsum50-info\.tsv into the same folder"):
         load_vtg_dataset("tvsum", data_dir=folder)
 
 

@@ -28,7 +28,7 @@ BAD_LINES = {
     "no JSON": ("qid 9", "column 1: found broken JSON"),
     "two objects": (json.dumps(GOOD) * 2, "column .*: found broken JSON .Extra data"),
     "a list": ("[1, 2]", r"found \[1, 2\], expected an object"),
-    "a key twice": (json.dumps(GOOD)[:-1] + ', "vid": "w"}', "the key 'vid' stands more than once"),
+    "a duplicate key": (json.dumps(GOOD)[:-1] + ', "vid": "w"}', "the key 'vid' occurs more than once"),
     "not UTF-8": (json.dumps(GOOD).encode().replace(b"door", b"d\xf6or"), r"found byte b'\\xf6' at position \d+"),
     "endless nesting": ("[" * 100_000, "found JSON that cannot be used"),
     "an endless number": (json.dumps(GOOD).replace("20", "1" * 5000), "found JSON that cannot be used"),
@@ -92,7 +92,7 @@ BAD_LINES = {
     "fractional clip": (changed(SCORED, relevant_clip_ids=[0, 1.0]), r"`relevant_clip_ids\[1\]` is 1.0"),
     "clip twice": (
         changed(SCORED, relevant_clip_ids=[1, 1]),
-        r"`relevant_clip_ids` is \[1, 1\], expected every clip once",
+        r"`relevant_clip_ids` is \[1, 1\], expected each unit only once",
     ),
 }
 
@@ -174,7 +174,9 @@ def test_files_that_unpack_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr("dataset_scripts.reading.MAX_BYTES", 10_000)
     path = samples.write_text(tmp_path / "bomb", b" " * 10_001, compress=True)
     assert path.stat().st_size < 100
-    with pytest.raises(AnnotationError, match=r"bomb\.gz: found more than 10,000 bytes, unpacked; expected no more"):
+    with pytest.raises(
+        AnnotationError, match=r"bomb\.gz: found more than 10,000 bytes, decompressed; expected no more"
+    ):
         load_vtg_dataset("tacos", split="val", data_files=path)
 
 
@@ -301,7 +303,7 @@ def test_video_of_tacos_that_stands_twice(tmp_path):
     folder = samples.write_tacos(tmp_path)
     text = (folder / "val.json").read_text()
     (folder / "val.json").write_text(f'{text[:-1]}, "s10-val.avi": {{}}}}')
-    with pytest.raises(AnnotationError, match="val.json: .*the key 's10-val.avi' stands more than once"):
+    with pytest.raises(AnnotationError, match="val.json: .*the key 's10-val.avi' occurs more than once"):
         load_vtg_dataset("tacos", split="val", data_dir=folder, on_error="skip")
     (folder / "val.json").write_text(f'{text[:-1]}, "s10-val": {text[text.index("{", 1) : text.index("}") + 1]}}}')
     with pytest.raises(AnnotationError, match="video 's10-val', sentence 0: found qid 's10-val_0' again"):
@@ -359,7 +361,7 @@ def test_bad_place_of_ego4d(tmp_path, change, place, message, left):
         (lambda video: video.update(frames=1e300), "found a video of 4e\\+298 s, expected"),
         (lambda video: video.update(domain="surfing"), "`domain` is 'surfing', expected 'dog', as in the split"),
         (lambda video: video.update(info=["a"] * 5), "`info` is .*, expected a list with the title at index 5"),
-        (lambda video: video["match"].pop(), "`match` is .*, expected one label for each of the 9 clips"),
+        (lambda video: video["match"].pop(), "`match` is .*, expected one label for each of the 9 items of `clip`"),
         (lambda video: video["match"].__setitem__(2, 2), r"`match\[2\]` is 2, expected -1, 0 or 1"),
         (lambda video: video["clip"].__setitem__(2, [9, 3]), r"`clip\[2\]` is \[9, 3\], expected \[start, end\] in"),
         (lambda video: video["clip"].__setitem__(8, [900, 950]), r"`clip\[8\]` is \[900, 950\], .* 0 to 250"),

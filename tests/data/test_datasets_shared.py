@@ -149,7 +149,7 @@ def test_youtube_highlights(load, shared_data):
     sizes = {}
     for split in ("train", "val"):
         dataset, summary = load("youtube_highlights", split)
-        assert "22 annotated videos stand in no split" in summary
+        assert "22 annotated videos are in no split" in summary
         sizes[split] = Counter(dataset["domain"])
         assert all({score for [score] in row["scores"]} <= {-1, 0, 1} for row in dataset["saliency"])
         if split == "val":
@@ -251,7 +251,7 @@ def test_ego4d_shape(load, split, queries, zero_lengths):
     dataset, summary = load("ego4d_nlq", split, "ego4d_nlq_synthetic")
     assert len(dataset) == len(set(dataset["qid"])) == queries
     assert set(dataset["duration_sec"]) == {480.0}
-    assert "1 entries without a query left out; 1 queries with blanks around them stripped" in summary
+    assert "1 entries without a query left out; 1 queries stripped of whitespace" in summary
     if split == "test":
         assert dataset["moments"][:] == [None] * queries
     else:

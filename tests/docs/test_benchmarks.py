@@ -24,7 +24,7 @@ from dataset_scripts.metrics import compute_scores
 from dataset_scripts.moving_shapes.scenes import make_scene
 from modeling_r2tuning import R2TuningConfig
 from modeling_r2tuning.block_r2tuning import R2Block
-from modeling_r2tuning.configuration_r2tuning import Method
+from modeling_r2tuning.method_specs_r2tuning import Method
 
 
 @pytest.mark.parametrize("table", ablations.TITLES)

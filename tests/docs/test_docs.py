@@ -4,11 +4,10 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fresh_python import run_fresh
 
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +15,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = r"<!-- not run: (?P<reason>[^\n]+) -->\n"
 BLOCK = re.compile(rf"(?:{NOT_RUN})?^```(?P<language>bash|python)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
-COMMAND = [sys.executable, "-m", "r2tuning_cli.main"]
+COMMAND = ["-m", "r2tuning_cli.main"]  # arguments of Python
 
 # What makes a command of the README small enough for a test, by the words it begins with.
 SMALL = {
@@ -31,6 +30,14 @@ SMALL = {
 }
 # Commands that install, change the package or publish.
 LEFT_OUT = ("pip", "python3 -m venv", "python train/package_default_model.py", "r2tuning push")
+
+
+# Runs each page's Python in a namespace of its own.
+RUN_PAGES = """
+import json, sys
+for name, code in json.loads(sys.stdin.read()).items():
+    exec(compile(code, name, "exec"), {"__name__": name})
+"""
 
 
 def blocks(page, language):
@@ -51,24 +58,26 @@ def commands(code):
     return [command.strip() for line in lines for command in line.split("&&")]
 
 
-def run(folder, words, **options):
-    """Run a command as a user would; returns what it printed."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment, check=False, **options)
-    assert result.returncode == 0, f"{shlex.join(words)}\n{result.stderr}"
+def run(folder, arguments, stdin=""):
+    """Run Python as a user would; returns what it printed."""
+    result = run_fresh(arguments, {**os.environ, "OMP_NUM_THREADS": "1"}, folder, stdin)
+    assert result.returncode == 0, f"{shlex.join(arguments)}\n{result.stderr}"
     return result.stdout
 
 
-def command_steps(code):
-    """The commands of a block that run, on little data."""
-    steps = []
+def run_block(folder, code):
+    """Run the commands of a block on little data; those that install or publish are left out."""
     for command in commands(code):
         if command.startswith(LEFT_OUT):
             continue
         start = next((start for start in SMALL if command.startswith(start)), None)
         assert start is not None, f"neither run nor marked as not to run: {command}"
-        steps.append({"words": [*shlex.split(command), *shlex.split(SMALL[start])]})
-    return steps
+        program, *arguments = [*shlex.split(command), *shlex.split(SMALL[start])]
+        if program == "r2tuning":
+            arguments = [*COMMAND, *arguments]
+        elif arguments[0] != "-m":
+            arguments[0] = str(ROOT / arguments[0])
+        run(folder, arguments)
 
 
 def first_command():
@@ -82,15 +91,14 @@ def first_command():
 def folder(tmp_path_factory):
     """Where everything ran: the demo, Moving Shapes from nothing, the commands and the Python of all pages."""
     folder = tmp_path_factory.mktemp("documentation")
-    steps = [{"words": [*shlex.split(first_command()), "--seed", "1"]}]
+    run(folder, [*COMMAND, *shlex.split(first_command())[1:], "--seed", "1"])
     for code in blocks(README, "bash")[2:]:
-        steps += command_steps(code)
+        run_block(folder, code)
     for page in PAGES[1:]:
         for code in blocks(page, "bash"):
-            steps += command_steps(code)
-    for page in PAGES:
-        steps.append({"name": page.name, "code": "\n".join(blocks(page, "python"))})
-    run(folder, [sys.executable, str(ROOT / "tests/helpers/documentation_runner.py")], input=json.dumps(steps))
+            run_block(folder, code)
+    code = {page.name: "\n".join(blocks(page, "python")) for page in PAGES}
+    run(folder, ["-c", RUN_PAGES], json.dumps(code))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Atomic writing: whole or not at all, whatever happens on the way."""
+"""Atomic writing: a file is complete or absent, whatever happens."""
 
 import errno
 import os
@@ -100,9 +100,9 @@ def test_missing_folder_is_named(tmp_path):
         pass
 
 
-def test_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
+def test_read_only_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(PermissionError, match=r"read-only for you"):
+    with pytest.raises(PermissionError, match=r"you may not write"):
         files.check_replaceable(tmp_path / "file")
 
 
@@ -121,7 +121,7 @@ def test_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch, call
     assert os.listdir(tmp_path) == ["answer.json"]
 
 
-def test_no_room_for_the_hidden_folder(tmp_path, monkeypatch):
+def test_full_disk_when_the_hidden_folder_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_take_lock", lambda path, required=False: full_disk(str(path)))
     with (
         pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/answer"),
@@ -131,7 +131,7 @@ def test_no_room_for_the_hidden_folder(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_errors_name_the_place_and_not_the_hidden_folder(tmp_path):
+def test_errors_name_the_destination_and_not_the_hidden_folder(tmp_path):
     with pytest.raises(OSError, match=f"device: '{tmp_path}/answer'"), files.writing(tmp_path / "answer") as partial:
         full_disk(str(partial))
     with pytest.raises(OSError, match=f"device: '{tmp_path}/run/a'"), files.writing_folder(tmp_path / "run") as folder:
@@ -175,8 +175,8 @@ def test_leftovers_of_killed_processes_are_removed_and_those_of_living_ones_kept
         process.stdout.close()
 
 
-def test_leftovers_of_others_are_let_be(tmp_path, monkeypatch):
-    """Another user's folder, and a link that somebody put there."""
+def test_leftovers_of_other_users_are_kept(tmp_path, monkeypatch):
+    """The folder of another user, and a link that looks like a leftover."""
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/file").touch()
     (tmp_path / f"{files.PREFIX}link{files.SUFFIX}").symlink_to(tmp_path / "kept")
@@ -193,7 +193,7 @@ def test_leftovers_of_others_are_let_be(tmp_path, monkeypatch):
 
 
 def test_file_systems_without_locks(tmp_path, monkeypatch):
-    """Files are written, claims say nothing, and leftovers stay, as nobody knows whose they are."""
+    """Files are written, claims always succeed, and leftovers are kept, because nobody knows whose they are."""
 
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
@@ -206,7 +206,7 @@ def test_file_systems_without_locks(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == [leftover.name, "file"]
 
 
-def test_threads_write_side_by_side(tmp_path):
+def test_threads_write_concurrently(tmp_path):
     def write(number):
         for _ in range(20):
             with files.writing(tmp_path / "file") as partial:
@@ -265,6 +265,6 @@ def test_claim_ends_with_its_process_though_workers_live_on(tmp_path):
     process.kill()
     process.wait()
     with files.claiming(tmp_path):
-        os.killpg(process.pid, 0)  # the worker lives
+        os.killpg(process.pid, 0)  # the worker is still alive
     os.killpg(process.pid, signal.SIGKILL)
     process.stdout.close()

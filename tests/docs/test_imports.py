@@ -17,44 +17,55 @@ FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__ini
 ENTRIES = ["configuration_r2tuning", "modeling_r2tuning", "processing_r2tuning", "pipeline_r2tuning"]
 # What every user of a checkpoint must have; transformers itself depends on safetensors.
 THIRD_PARTY = {"torch", "numpy", "transformers", "huggingface_hub", "safetensors"}
+METHOD_IMPORTS = {"configuration_r2tuning", "method_base_r2tuning"}
 # Own files that a file may import.
 ALLOWED = {
-    "configuration_r2tuning": set(),
+    "method_specs_r2tuning": set(),
+    "configuration_r2tuning": {"method_specs_r2tuning"},
     "points_r2tuning": set(),
     "precision_r2tuning": set(),
-    "towers_r2tuning": set(),
+    "method_base_r2tuning": set(),
+    "towers_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "loading", "method_base")},
     "options_r2tuning": set(),
     "files_r2tuning": set(),
+    "user_inputs_r2tuning": set(),
     "containers_r2tuning": set(),
     "video_source_r2tuning": {"containers_r2tuning"},
     "loading_r2tuning": set(),
     "video_entries_r2tuning": set(),
     "mp4_tables_r2tuning": set(),
     "video_timeline_r2tuning": {"containers_r2tuning", "mp4_tables_r2tuning", "video_entries_r2tuning"},
-    "video_io_r2tuning": {f"{name}_r2tuning" for name in ("containers", "files", "video_source", "video_timeline")},
+    "video_rendering_r2tuning": {"containers_r2tuning"},
+    "video_selection_r2tuning": {"containers_r2tuning", "video_rendering_r2tuning", "video_timeline_r2tuning"},
+    "video_io_r2tuning": {
+        f"{name}_r2tuning" for name in ("containers", "files", "video_selection", "video_source", "video_timeline")
+    },
     "encoding_r2tuning": {"files_r2tuning"},
+    "windows_r2tuning": {"encoding_r2tuning", "heads_r2tuning"},
     "distributed_r2tuning": set(),
-    "losses_r2tuning": {"distributed_r2tuning", "points_r2tuning"},
+    "losses_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "distributed", "points")},
+    "inputs_r2tuning": {"configuration_r2tuning", "losses_r2tuning"},
     "decoding_r2tuning": {"points_r2tuning"},
     "block_r2tuning": {"configuration_r2tuning"},
     "heads_r2tuning": {"configuration_r2tuning", "points_r2tuning"},
-    **{
-        f"method_{name}_r2tuning": {"block_r2tuning", "configuration_r2tuning"}
-        for name in ("e3va", "losa", "st_adapter")
-    },
-    **{f"method_{name}_r2tuning": {"configuration_r2tuning"} for name in ("lst", "vpt")},
-    "method_vop_r2tuning": {"configuration_r2tuning", "method_vpt_r2tuning", "precision_r2tuning"},
-    "method_lora_r2tuning": {"files_r2tuning", "loading_r2tuning"},
-    "methods_r2tuning": {"configuration_r2tuning"}
-    | {f"method_{name}_r2tuning" for name in ("e3va", "losa", "lst", "st_adapter", "vop", "vpt")},
+    "method_e3va_r2tuning": METHOD_IMPORTS | {"block_r2tuning", "towers_r2tuning"},
+    "method_losa_r2tuning": METHOD_IMPORTS | {"block_r2tuning"},
+    "method_st_adapter_r2tuning": METHOD_IMPORTS | {"block_r2tuning"},
+    "method_lst_r2tuning": METHOD_IMPORTS,
+    "method_vpt_r2tuning": METHOD_IMPORTS,
+    "method_vop_r2tuning": METHOD_IMPORTS | {"method_vpt_r2tuning", "precision_r2tuning"},
+    "method_lora_r2tuning": {"files_r2tuning", "loading_r2tuning", "towers_r2tuning"},
+    "methods_r2tuning": METHOD_IMPORTS
+    | {"method_specs_r2tuning", "towers_r2tuning"}
+    | {f"method_{name}_r2tuning" for name in ("e3va", "lora", "losa", "lst", "st_adapter", "vop", "vpt")},
     "modeling_r2tuning": {
-        f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "loading", "losses")
+        f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "inputs", "loading")
     }
-    | {"method_lora_r2tuning", "methods_r2tuning", "towers_r2tuning"},
+    | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "towers", "windows")},
     "processing_r2tuning": {
-        f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "video_io")
+        f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "user_inputs", "video_io")
     },
-    "pipeline_r2tuning": {"loading_r2tuning", "options_r2tuning", "processing_r2tuning"},
+    "pipeline_r2tuning": {f"{name}_r2tuning" for name in ("loading", "options", "processing", "user_inputs")},
 }
 
 
@@ -133,6 +144,10 @@ def test_pure_functions_need_torch_alone(name):
     assert third_parties(parse(name)) == {"torch"}
 
 
+def test_descriptions_of_methods_need_the_standard_library_alone():
+    assert third_parties(parse("method_specs_r2tuning")) == set()
+
+
 def test_the_configuration_needs_no_torch():
     assert third_parties(parse("configuration_r2tuning")) == {"transformers", "huggingface_hub"}
 
@@ -150,18 +165,33 @@ def test_datasets_and_metrics_need_no_model(path):
     assert not modules_of(path) & {"torch", "transformers", "safetensors", "modeling_r2tuning", "r2tuning"}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "dataset_scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_reading_annotations_needs_numpy_and_datasets_alone(path):
+    """At import: PyAV and h5py are imported where a video or a .mat file is read."""
+    statements = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert third_parties(ast.Module(statements, type_ignores=[])) <= {"numpy", "datasets"}
+
+
+def test_the_settings_of_benchmarks_need_the_standard_library_alone():
+    assert not third_parties(ast.parse((ROOT / "dataset_scripts/benchmarks.py").read_text()))
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "dataset_scripts/metrics").glob("*.py")), ids=lambda path: path.stem)
 def test_metrics_know_no_dataset(path):
-    """And only the modules for `evaluate.load` import `evaluate`, which takes seconds."""
+    """Only `scoring.py` knows the benchmarks, and only the modules for `evaluate.load` import the slow `evaluate`."""
     tree = ast.parse(path.read_text())
     modules = {"moment_retrieval", "highlight_detection", "summarization", "schema_metric"}
+    if path.stem == "scoring":
+        assert "dataset_scripts.benchmarks" in {module for _, module in imports(tree)}
+        assert third_parties(tree) == {"dataset_scripts"}
+        return
     assert third_parties(tree) <= {"numpy"} | ({"datasets", "evaluate"} if path.stem in modules else set())
     assert all(level <= 1 for level, _ in imports(tree)), "metrics import nothing from the folder above"
 
 
 # Folders of `r2tuning` from the bottom up: a file imports from its own folder and those below it.
 LAYERS = [
-    {"checks", "terminal"},
+    {"checks", "json_files", "terminal"},
     {"hub", "visualization"},
     {"released"},
     {"features"},

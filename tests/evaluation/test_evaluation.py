@@ -2,17 +2,18 @@
 
 import json
 import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 from annotation_samples import moment_records, write_benchmark, write_json_lines, write_videos
+from fresh_python import run_fresh
 
 from dataset_scripts import load_vtg_dataset
+from dataset_scripts.benchmarks import BENCHMARKS
+from dataset_scripts.targets import frame_rate
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
-from r2tuning.evaluation.predictions import frame_rate, predict, read_predictions, write_submission
+from r2tuning.evaluation.predictions import predict, read_predictions, write_submission
 from r2tuning.evaluation.run import main, record, score_parts
 
 
@@ -42,8 +43,7 @@ def test_script_scores_a_file(qvhighlights, tmp_path):
     """As a user calls it: a table on the terminal, the same numbers as JSON."""
     path = write_json_lines(tmp_path / "preds.jsonl", perfect(moment_records("qvhighlights", "val")), compress=True)
     arguments = ["--predictions", path, "--benchmark", "qvhighlights", "--data-dir", qvhighlights]
-    command = [sys.executable, SCRIPT, *arguments, "--output", tmp_path / "scores.json"]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+    result = run_fresh([SCRIPT, *arguments, "--output", tmp_path / "scores.json"], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     document = json.loads((tmp_path / "scores.json").read_text())
     assert document["num_queries"] == 4
@@ -144,7 +144,7 @@ def test_errors_are_one_line(qvhighlights, capsys):
         (["--backbone", "nowhere"], "`--backbone` must be a folder, or a name on the Hub"),
         (["--split", "vall"], "`--split` of qvhighlights must be one of"),
         (["--domain", "dog"], "leave `--domain` away"),
-        (["--device", "gpu"], "`--device` 'gpu' is none that PyTorch knows"),
+        (["--device", "gpu"], "`--device` 'gpu' cannot be used: "),
         (["--device", "cuda:99"], "`--device` 'cuda:99' cannot be used"),
         (["--record"], "`--record` adds to the results of a training run on qvhighlights"),
         (["--output", "nowhere/scores.json"], "there is no folder 'nowhere'"),
@@ -202,7 +202,9 @@ def test_checkpoint_predicts_every_query(name, checkpoint, tmp_path, capsys):
 def test_one_frame_for_each_clip_of_youtube_highlights(tmp_path):
     data_dir = write_benchmark("youtube_highlights", tmp_path)
     row = load_vtg_dataset("youtube_highlights", split="val", data_dir=data_dir)[0]
-    assert frame_rate(row, 0.5) * row["duration_sec"] == pytest.approx(len(row["saliency"]["scores"]))
+    assert frame_rate(row, BENCHMARKS["youtube_highlights"], 0.5) * row["duration_sec"] == pytest.approx(
+        len(row["saliency"]["scores"])
+    )
 
 
 @pytest.fixture
@@ -253,8 +255,8 @@ def test_predictions_without_a_video_are_given_only_if_told(broken, checkpoint):
         R2TuningProcessor.from_pretrained(checkpoint),
     )
     with pytest.raises(ValueError, match=f"'{rows[0]['video_id']}' cannot be read: .*{path.name}.*: it is text"):
-        list(predict(model.eval(), processor, rows))
-    predictions = list(predict(model, processor, rows, missing_videos="skip"))
+        list(predict(model.eval(), processor, rows, benchmark="tacos"))
+    predictions = list(predict(model, processor, rows, benchmark="tacos", missing_videos="skip"))
     assert {row["qid"] for row in predictions} == set(rows["qid"]) - set(lost)
 
 

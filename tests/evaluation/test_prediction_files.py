@@ -7,11 +7,12 @@ import random
 import annotation_samples as samples
 import pytest
 
-from dataset_scripts import BUILDERS, AnnotationError, load_vtg_dataset
-from dataset_scripts.advice import spell_options
+from dataset_scripts import AnnotationError, load_vtg_dataset
+from dataset_scripts.loading import find_builder
 from r2tuning.evaluation import run as run_evaluation
 from r2tuning.evaluation.predictions import read_predictions
 from r2tuning.features import run as run_feature_extraction
+from r2tuning_cli.spelling import spell_options
 
 
 GOOD = {"qid": 1, "vid": "v1", "pred_relevant_windows": [[4, 8, 0.9]], "pred_saliency_scores": [0, 0, 1, 1, 0]}
@@ -33,7 +34,7 @@ BAD_LINES = {
     "an endless number": (changed(qid=7).replace("7", "7" * 5000), "found JSON that cannot be used"),
     "a list": ("[1, 2]", r"found \[1, 2\], expected an object with named fields"),
     "a scalar": ("0.5", "found 0.5, expected an object with named fields"),
-    "a key twice": (LINE[:-1] + ', "qid": 2}', "the key 'qid' stands more than once"),
+    "a duplicate key": (LINE[:-1] + ', "qid": 2}', "the key 'qid' occurs more than once"),
     "no id": (json.dumps({"pred_relevant_windows": []}), "`qid` is missing, expected a whole number or a text"),
     "float qid": (changed(qid=1.0), "`qid` is 1.0, expected a whole number or a text"),
     "object as qid": (changed(qid={"a": 1}), "`qid` is {'a': 1}, expected a whole number or a text"),
@@ -175,7 +176,7 @@ def test_fields_of_a_file_are_no_options():
     """A field may be called as an option is."""
     error = AnnotationError("f, line 1: `domain` is 'x', expected 'y'; see\n `domain`, `qid` or `match_number=False`")
     assert (
-        spell_options(error, ["domain"], {"match_number=False": "--shared"})
+        spell_options(error, {"domain": "--domain", "match_number=False": "--shared"})
         == "f, line 1: `domain` is 'x', expected 'y'; see `--domain`, `qid` or `--shared`"
     )
 
@@ -233,7 +234,7 @@ def test_any_prediction_file_is_read_or_named(tmp_path, packed):
 )
 def test_any_annotation_file_is_read_or_named(tmp_path, name, form):
     folder, split = samples.write_benchmark(name, tmp_path, form), samples.SPLITS[name][-1]
-    path = next(folder / name for name in BUILDERS[name].FILES[split] if (folder / name).is_file())
+    path = next(folder / name for name in find_builder(name).FILES[split] if (folder / name).is_file())
     draw, data = random.Random(f"{name} {form}"), path.read_bytes()
 
     def read(path):

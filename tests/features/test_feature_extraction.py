@@ -2,8 +2,6 @@
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +10,7 @@ import annotation_samples
 import numpy as np
 import pytest
 import torch
+from fresh_python import FreshPython
 from tiny_checkpoints import save_clip, save_ours
 from transformers import CLIPModel
 from video_samples import truncate, write_video
@@ -22,8 +21,9 @@ from modeling_r2tuning.processing_r2tuning import FrameStream
 from r2tuning.features import extraction
 from r2tuning.features.cache import ONE_PER_CLIP, FeatureCache, query_path
 from r2tuning.features.extraction import QueryJob, VideoJob, extract, plan_jobs
-from r2tuning.features.run import main, make_parser
+from r2tuning.features.run import main
 from r2tuning.features.store import FeatureStore, fit_length
+from r2tuning_cli.programs import make_script_parser
 
 
 SCRIPT = Path(__file__).parents[2] / "train/run_feature_extraction.py"
@@ -142,7 +142,7 @@ def test_a_checkpoint_settles_clip_k_and_the_frame_rate(run, clip, make_model, t
     source = {"backbone": None, "model": checkpoint, "split": "val"}
     status, _, stderr = run(tmp_path / "cache", **source)
     assert status == 2
-    assert "leave --fps and --num-layers out" in stderr
+    assert "leave `--fps` and `--num-layers` out" in stderr
     assert run(tmp_path / "cache", **source, fps=None, num_layers=None)[0] == 0
     cache = FeatureCache(tmp_path / "cache", model=model, fps=1.0)
     assert cache.video("val_Vid-0_60.0_76.0").shape == (16, 2, 5, 64)
@@ -154,7 +154,7 @@ def test_a_checkpoint_of_another_method_settles_nothing(run, make_model, tmp_pat
     source = {"backbone": None, "model": save_ours(model, tmp_path / "checkpoint"), "split": "val"}
     status, _, stderr = run(tmp_path / "cache", **source, fps=None, num_layers=None)
     assert status == 2
-    assert "--model must be a checkpoint of the method 'r2_tuning', got 'none'" in stderr
+    assert "`--model` must be a checkpoint of the method 'r2_tuning', got 'none'" in stderr
 
 
 @pytest.mark.parametrize(("method", "steps", "read"), [("none", 1, [2]), ("losa", 3, [0, 1, 2]), ("lst", 3, [0, 2])])
@@ -185,7 +185,7 @@ def test_youtube_highlights_has_one_frame_for_each_clip(run, tmp_path):
     paths = {"benchmark": name, "data_dir": annotations, "video_dir": videos}
     status, _, stderr = run(tmp_path / "cache", **paths)
     assert status == 2
-    assert "leave --fps out" in stderr
+    assert "leave `--fps` out" in stderr
     assert run(tmp_path / "cache", **paths, fps=None)[0] == 0
     cache = FeatureCache(tmp_path / "cache")
     assert cache.settings["fps"] == ONE_PER_CLIP
@@ -203,7 +203,7 @@ def test_a_length_is_cut_or_filled(num_frames):
 
 def test_queries_that_are_cut_are_counted(run, complete, caplog):
     assert run(complete)[0] == 0
-    assert "13 of 13 queries are longer than 16 tokens and cut there" in caplog.text
+    assert "13 of 13 queries are longer than 16 tokens and truncated" in caplog.text
 
 
 def test_one_qid_in_two_splits_is_two_jobs(rows):
@@ -233,8 +233,7 @@ def test_a_video_with_clips_of_two_domains_is_refused(rows):
 def test_killed_and_restarted_is_as_if_undisturbed(options, run, complete, tmp_path):
     """Killed while two processes work, ended by one; and the undisturbed run that it is compared with had two."""
     output, count = tmp_path / "cache", len(contents(complete))
-    command = [sys.executable, str(SCRIPT), *options(output, num_processes=2)]
-    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=-3)
+    process = FreshPython([SCRIPT, *options(output, num_processes=2)], cwd=tmp_path)
     wait_until(lambda: len(list(output.glob("videos/*.safetensors"))) >= 2 or process.poll() is not None)
     workers = child_processes(process.pid)
     process.kill()
@@ -378,7 +377,7 @@ def test_it_is_started_once(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     status, _, stderr = run(tmp_path / "cache")
     assert status == 2
-    assert "--num-processes makes processes" in stderr
+    assert "`--num-processes` starts the others" in stderr
 
 
 @pytest.mark.parametrize(
@@ -412,7 +411,7 @@ def test_a_missing_video_is_left_out_by_the_option_that_the_message_names(run, p
 
 
 def test_every_option_is_explained():
-    actions = make_parser()._actions
+    actions = make_script_parser("extract", SCRIPT.name)._actions
     assert all(action.help for action in actions)
 
 

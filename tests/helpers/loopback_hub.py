@@ -17,14 +17,14 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
 import textwrap
 import threading
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from fresh_python import run_fresh
 
 
 WRITE_TOKEN = "hf_loopback_write"
@@ -395,15 +395,7 @@ class LoopbackHub:
 def run_python(code, env, cwd=None, timeout=120):
     """Run `code` in a new interpreter that knows of the Hub only what `env` says; return the finished process."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    return subprocess.run(
-        [sys.executable, "-c", f"import gc; gc.disable()\n{textwrap.dedent(code)}"],  # a fifth of the imports' time
-        env={**inherited, **env},
-        cwd=cwd,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    return run_fresh(["-c", textwrap.dedent(code)], {**inherited, **env}, cwd, timeout=timeout)
 
 
 def constants(**values):

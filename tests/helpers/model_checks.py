@@ -306,7 +306,10 @@ class ModelChecks:
         torch.testing.assert_close(half.saliency_scores.float(), full.saliency_scores, atol=0.1, rtol=0)
 
     def test_activation_checkpointing_changes_no_gradient(self, model):
-        inputs = {**make_inputs(model.config, cached=model.config.reads_plain_clip), **make_labels(model.config)}
+        inputs = {
+            **make_inputs(model.config, cached=model.config.method_spec.reads_plain_layers),
+            **make_labels(model.config),
+        }
         gradients = []
         for enable in (False, True):
             model.zero_grad()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 FULL_SIZE = {"K": 4, "P": 50, "vision_width": 768, "text_width": 512}
 # A constant added to every logit of a softmax: their gradient is zero, and what is computed is rounding noise.
 NOISE = ("adapter.v_map.bias", "adapter.tem.cross_att.k.bias", "adapter.tem.self_att.k.bias")

@@ -6,9 +6,10 @@ import av
 import numpy as np
 import torch
 from tokenizers import pre_tokenizers
-from transformers import CLIPImageProcessor, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor, save_checkpoint
+from modeling_r2tuning.processing_r2tuning import make_image_processor
 
 
 def byte_tokenizer() -> CLIPTokenizer:
@@ -39,8 +40,7 @@ def random_model(tokenizer: CLIPTokenizer, **settings) -> R2TuningForVideoGround
 
 def random_processor(tokenizer: CLIPTokenizer) -> R2TuningProcessor:
     """The processor of `random_model`."""
-    image_processor = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
-    return R2TuningProcessor(image_processor, tokenizer, fps=1.0)
+    return R2TuningProcessor(make_image_processor(64), tokenizer, fps=1.0)
 
 
 def write_sample_video(path: Path, seconds: int = 20, fps: int = 10):

@@ -8,6 +8,7 @@ from parity import FIXTURES, draw_weight, read_json
 from transformers import CLIPTokenizer
 
 from modeling_r2tuning import R2TuningProcessor, save_checkpoint
+from modeling_r2tuning.processing_r2tuning import make_image_processor
 
 
 HEADS_OF_MOMENTS = ("pyramid.", "coord_head.")
@@ -23,21 +24,15 @@ def make_tokenizer(max_length=16):
     return tokenizer
 
 
-def make_image_processor(size=64):
-    from transformers import CLIPImageProcessor  # warns where torchvision is missing
-
-    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-
-
 def save_clip(clip, folder):
     """Save all that a CLIP repository holds."""
-    for part in (clip, make_tokenizer(), make_image_processor()):
+    for part in (clip, make_tokenizer(), make_image_processor(64)):
         part.save_pretrained(folder)
     return folder
 
 
 def save_ours(model, folder, **settings):
-    save_checkpoint(model, R2TuningProcessor(make_image_processor(), make_tokenizer(), **settings), folder)
+    save_checkpoint(model, R2TuningProcessor(make_image_processor(64), make_tokenizer(), **settings), folder)
     return folder
 
 

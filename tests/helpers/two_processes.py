@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parent))
 
 import torch  # noqa: E402 (behind the line above)
 import torch.distributed as dist  # noqa: E402

@@ -1,4 +1,4 @@
-"""Converting the authors' files to folders, once, and nothing half-made is left behind."""
+"""Conversion of the authors' files to folders: done once, and atomically."""
 
 import json
 import os
@@ -39,14 +39,14 @@ def released(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """The cache folder, in a home of its own."""
+    """The cache of converted files, in an `HF_HOME` of its own."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "r2tuning"
 
 
 @pytest.fixture
 def conversions(monkeypatch):
-    """Counts the conversions that `resolve_checkpoint` asks for."""
+    """The arguments of each conversion that `resolve_checkpoint` starts."""
     calls = []
 
     def convert(*args, **kwargs):
@@ -95,7 +95,7 @@ def test_processor_has_the_settings_of_the_benchmark(benchmark, domain, settings
     assert processor.tokenizer("ab c")["input_ids"] == [62, 0, 27, 28, 63]
 
 
-def test_clip_in_the_checkpoint_stays_there(clip, tiny_clip, tmp_path):
+def test_clip_in_the_checkpoint_is_kept(clip, tiny_clip, tmp_path):
     source = save_released(tmp_path / "in.pth", **openai_state_dict(tiny_clip))
     convert_to_directory(source, tmp_path / "out", benchmark="tacos", backbone=clip)
     model = R2TuningForVideoGrounding.from_pretrained(tmp_path / "out", backbone_name_or_path=None)
@@ -105,20 +105,20 @@ def test_clip_in_the_checkpoint_stays_there(clip, tiny_clip, tmp_path):
         torch.testing.assert_close(weights[name], value, rtol=0, atol=0, msg=name)
 
 
-def test_relative_clip_folder_becomes_absolute(released, clip, tmp_path, monkeypatch):
+def test_relative_backbone_folder_becomes_absolute(released, clip, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(clip).parent)
     convert_to_directory(released, tmp_path / "out", benchmark="tacos", backbone="clip")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["backbone_name_or_path"] == clip
 
 
-def test_an_empty_folder_may_be_given(released, clip, tmp_path):
+def test_output_may_be_an_empty_folder(released, clip, tmp_path):
     (tmp_path / "out").mkdir()
     convert_to_directory(released, tmp_path / "out", benchmark="tacos", backbone=clip)
     assert (tmp_path / "out" / "config.json").is_file()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-def test_folder_is_as_readable_as_any(released, clip, tmp_path):
+def test_folder_has_ordinary_permissions(released, clip, tmp_path):
     convert_to_directory(released, tmp_path / "out", benchmark="tacos", backbone=clip)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/model.safetensors").touch()
@@ -127,7 +127,7 @@ def test_folder_is_as_readable_as_any(released, clip, tmp_path):
         assert len(modes) == 1, name
 
 
-def test_what_exists_is_not_overwritten(released, clip, tmp_path):
+def test_existing_files_are_not_overwritten(released, clip, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="full' is not empty"):
@@ -146,20 +146,20 @@ def test_what_exists_is_not_overwritten(released, clip, tmp_path):
         ({"backbone": "/no/such/clip"}, OSError, "'/no/such/clip' is neither"),
     ],
 )
-def test_wrong_arguments(change, error, message, released, clip, tmp_path):
+def test_wrong_arguments_are_refused(change, error, message, released, clip, tmp_path):
     arguments = {"source": released, "output": tmp_path / "out", "benchmark": "tacos", "backbone": clip, **change}
     with pytest.raises(error, match=message):
         convert_to_directory(arguments.pop("source"), arguments.pop("output"), **arguments)
     assert not (tmp_path / "out").exists()
 
 
-def test_another_model_in_place_of_clip(released, tmp_path):
+def test_another_model_instead_of_clip_is_refused(released, tmp_path):
     CLIPTextConfig().save_pretrained(tmp_path / "text_only")
-    with pytest.raises(ValueError, match="text_only' is no CLIP: its `model_type` is 'clip_text_model'"):
+    with pytest.raises(ValueError, match="text_only' is not a CLIP model: its `model_type` is 'clip_text_model'"):
         convert_to_directory(released, tmp_path / "out", benchmark="tacos", backbone=str(tmp_path / "text_only"))
 
 
-def test_no_model_at_all(tmp_path):
+def test_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no model"):
         check_model_type(str(tmp_path), "clip")
 
@@ -185,7 +185,7 @@ def test_an_interrupted_conversion_leaves_nothing(error, released, clip, tmp_pat
         (torch.ones(3), "holds no dictionary of weights"),
     ],
 )
-def test_another_file_is_named(content, message, clip, tmp_path):
+def test_file_that_is_not_a_checkpoint_is_refused(content, message, clip, tmp_path):
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=message) as raised:
         convert_to_directory(tmp_path / "other.pth", tmp_path / "out", benchmark="tacos", backbone=clip)
@@ -202,15 +202,15 @@ def test_a_damaged_file_leaves_nothing(clip, tmp_path):
 # ---- resolve_checkpoint --------------------------------------------------------------------------------------------
 
 
-def test_ordinary_checkpoints_are_returned_as_they_are(tmp_path):
+def test_converted_checkpoints_are_returned_unchanged(tmp_path):
     (tmp_path / "model.pth").mkdir()
     for model in (str(tmp_path), "org/model", tmp_path / "model.pth"):
         assert resolve_checkpoint(model) == os.fspath(model)
 
 
 @pytest.mark.parametrize("given", [{"benchmark": "tacos"}, {"domain": "BK"}])
-def test_benchmark_in_vain(given):
-    with pytest.raises(ValueError, match="'org/model' is none, leave them out"):
+def test_benchmark_is_refused_where_it_does_not_apply(given):
+    with pytest.raises(ValueError, match="leave them out for 'org/model'"):
         resolve_checkpoint("org/model", **given)
 
 
@@ -228,7 +228,7 @@ def test_originals_need_a_benchmark_and_its_domain(given, message):
         resolve_checkpoint("yeliudev/R2-Tuning", **given)
 
 
-def test_missing_file(cache):
+def test_missing_file_is_refused(cache):
     with pytest.raises(FileNotFoundError, match=r"No checkpoint at 'missing\.pth'"):
         resolve_checkpoint("missing.pth", benchmark="tacos")
 
@@ -242,7 +242,7 @@ def test_a_file_is_converted_once(released, clip, cache, conversions):
     assert R2TuningForVideoGrounding.from_pretrained(first).config.fps == 0.5
 
 
-def test_anything_that_changes_the_result_has_its_own_folder(
+def test_everything_that_changes_the_result_changes_the_cache_folder(
     released, clip, cache, conversions, tmp_path, monkeypatch
 ):
     twin = tmp_path / "twin"
@@ -259,7 +259,7 @@ def test_anything_that_changes_the_result_has_its_own_folder(
     assert len(set(found)) == len(conversions) == 5
 
 
-def test_an_interrupted_conversion_is_made_again(released, clip, cache, monkeypatch):
+def test_an_interrupted_conversion_is_repeated(released, clip, cache, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(resolve, "save_checkpoint", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -268,7 +268,7 @@ def test_an_interrupted_conversion_is_made_again(released, clip, cache, monkeypa
     assert Path(resolve_checkpoint(released, benchmark="tacos", backbone=clip), "config.json").is_file()
 
 
-def test_a_faster_process_wins(released, clip, cache, monkeypatch):
+def test_another_process_may_convert_first(released, clip, cache, monkeypatch):
     def finish_second(source, output, **kwargs):
         convert_to_directory(source, output, **kwargs)
         convert_to_directory(source, output, **kwargs)
@@ -277,7 +277,7 @@ def test_a_faster_process_wins(released, clip, cache, monkeypatch):
     assert Path(resolve_checkpoint(released, benchmark="tacos", backbone=clip), "config.json").is_file()
 
 
-# ---- the whole way, with the real Hub client -----------------------------------------------------------------------
+# ---- end to end, with the real Hub client --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +299,7 @@ def test_published_files_are_downloaded_converted_and_cached_in_one_step(hub, tm
         import json, os, sys
         from pathlib import Path
         from r2tuning.released import resolve
-        from r2tuning.commands.main import main
+        from r2tuning_cli.main import main
 
         convert, made = resolve.convert_to_directory, []
         resolve.convert_to_directory = lambda *args, **kwargs: (made.append(kwargs), convert(*args, **kwargs))

@@ -1,3 +1,5 @@
+"""Conversion of the authors' weights: accepted forms, refused files, settings, and CLIP in the checkpoint."""
+
 import math
 import os
 import pickle
@@ -9,9 +11,9 @@ from parity import FIXTURES, draw, read_json, released_weights
 from tiny_models import TINY_TEXT, TINY_VISION
 from transformers import CLIPConfig
 
+from dataset_scripts.benchmarks import released_benchmarks
 from modeling_r2tuning import R2TuningForVideoGrounding
 from r2tuning.released.convert import (
-    BENCHMARKS,
     convert_original_checkpoint,
     get_benchmark,
     original_filename,
@@ -19,7 +21,7 @@ from r2tuning.released.convert import (
 
 
 CLIP_WIDTHS = {"visual.": 128, "": 64}  # of the shared `small_clip`, 6 layers each
-HEADS = {"visual.": 2, "": 1}  # 64 channels a head, as in every CLIP ViT
+HEADS = {"visual.": 2, "": 1}  # 64 channels per head, as in every CLIP ViT
 
 
 def tensors(weights):
@@ -45,7 +47,7 @@ def convert(tiny_clip_config):
 
 @pytest.fixture(scope="module")
 def whole_weights(shared_data):
-    """A released checkpoint that was trained online: R2-Tuning on a small CLIP, whose keys begin with `clip.`."""
+    """A released checkpoint that holds its small CLIP too, under keys that begin with `clip.`."""
     shapes = read_json(shared_data / "parity", "shapes")
     # CLIP's activations stay moderate with a tenth of unit variance.
     clip = {f"clip.{key}": draw(f"clip/{key}", tuple(shape), std=0.1) for key, shape in shapes["small_clip"].items()}
@@ -56,11 +58,11 @@ def whole_weights(shared_data):
 def assert_equal_models(got, want):
     assert got.state_dict().keys() == want.state_dict().keys()
     for name, value in want.state_dict().items():
-        if name.startswith(("r2_block.", "grounding_head.")):  # without its own keys CLIP is random
+        if name.startswith(("r2_block.", "grounding_head.")):  # CLIP is random, as the checkpoints do not hold it
             assert torch.equal(got.state_dict()[name], value), name
 
 
-# ---- what may be given -------------------------------------------------------------------------------------------
+# ---- accepted forms of a checkpoint ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["wrapped", "module", "path", "wrapped path", "half"])
@@ -82,7 +84,7 @@ def test_all_forms_of_a_checkpoint_give_the_same_model(convert, weights, tmp_pat
     assert_equal_models(model, want)
 
 
-def test_the_given_weights_are_left_alone(convert, weights):
+def test_the_given_weights_are_not_changed(convert, weights):
     before = {key: value.clone() for key, value in weights.items()}
     model = convert(weights)
     with torch.no_grad():
@@ -100,7 +102,7 @@ def test_the_stored_temperature_is_ignored(convert, weights):
     assert_equal_models(convert(weights), want)
 
 
-def test_nothing_of_the_initial_weights_is_left(convert, weights):
+def test_no_initial_weight_survives(convert, weights):
     torch.manual_seed(1)
     first = convert(weights)
     torch.manual_seed(2)
@@ -130,7 +132,7 @@ def test_code_in_a_file_is_not_run(convert, weights, tmp_path):
     assert not (tmp_path / "proof").exists()
 
 
-def test_unusable_files_are_named(convert, tmp_path):
+def test_unusable_files_are_refused(convert, tmp_path):
     with pytest.raises(FileNotFoundError, match="No checkpoint at '.*nothing'"):
         convert(tmp_path / "nothing")
     (tmp_path / "garbage").write_bytes(b"garbage" * 9)
@@ -139,19 +141,19 @@ def test_unusable_files_are_named(convert, tmp_path):
 
 
 @pytest.mark.parametrize("given", [{"epoch": 3}, {"state_dict": 3}, {"state_dict": {"a": "b"}}])
-def test_what_is_no_dictionary_of_weights_is_refused(convert, given):
+def test_anything_but_a_dictionary_of_weights_is_refused(convert, given):
     with pytest.raises(ValueError, match="holds no dictionary of weights"):
         convert(given)
 
 
-def test_a_file_of_something_else_is_refused(convert, tmp_path):
+def test_a_file_with_a_list_is_refused(convert, tmp_path):
     torch.save([torch.ones(2)], tmp_path / "list")
     with pytest.raises(ValueError, match="holds no dictionary of weights"):
         convert(tmp_path / "list")
 
 
 def test_weights_of_another_model_are_refused(convert):
-    with pytest.raises(ValueError, match="no checkpoint of R2-Tuning: it lacks 'adapter.scale'"):
+    with pytest.raises(ValueError, match="not a checkpoint of R2-Tuning: it lacks 'adapter.scale'"):
         convert({"backbone.weight": torch.ones(2)})
 
 
@@ -179,7 +181,7 @@ def test_weights_that_do_not_fit_are_listed(convert, weights, key, value, messag
         convert(weights)
 
 
-def test_all_that_does_not_fit_is_listed_at_once(convert, weights):
+def test_all_problems_are_listed_at_once(convert, weights):
     del weights["adapter.gate"], weights["coord_head.module.1.bias"]
     weights["a"] = weights["b"] = torch.ones(1)
     wrong = r"unknown \['a', 'b'\]; missing \['grounding_head.boundary_head.conv1.bias', 'r2_block.gate'\]\."
@@ -198,7 +200,7 @@ def test_weights_trained_on_another_clip_are_refused(convert, weights):
 # ---- settings ----------------------------------------------------------------------------------------------------
 
 
-def test_sizes_are_read_off_the_weights(convert, weights):
+def test_sizes_follow_from_the_weights(convert, weights):
     config = convert(weights, dropout=0.25).config
     assert (config.hidden_size, config.num_recurrent_steps, config.strides) == (32, 3, [1, 2, 4])
     assert config.use_temporal_endpoints
@@ -217,7 +219,7 @@ def test_sizes_are_read_off_the_weights(convert, weights):
     ],
 )
 def test_settings_of_the_moment_benchmarks(convert, weights, benchmark, fps, dropout, saliency_weight):
-    """Table of the released configurations."""
+    """Settings of the released configurations."""
     config = convert(weights, benchmark).config
     assert (config.fps, config.dropout, config.saliency_loss_weight) == (fps, dropout, saliency_weight)
     assert config.loss_recipe == "released"
@@ -243,7 +245,9 @@ def test_settings_of_the_highlight_benchmarks(convert, weights, benchmark, domai
 
 def test_published_files():
     """All twenty, by benchmark and domain."""
-    names = [original_filename(name, domain) for name in BENCHMARKS for domain in BENCHMARKS[name].files]
+    names = []
+    for name, spec in released_benchmarks().items():
+        names += [original_filename(name, domain) for domain in spec.released_checkpoints]
     published = """
         qvhighlights-ed516355 ego4d-6a6f5754 charades-1de02112 tacos-81759b55 youtube_dog-702bd293
         youtube_gym-ff68b1b3 youtube_par-27442af0 youtube_ska-dad28398 youtube_ski-df2edc4c youtube_sur-d384d8b2
@@ -256,7 +260,7 @@ def test_published_files():
 
 
 def test_post_processing_of_the_released_evaluation():
-    nms = {name: (settings.nms, settings.round_to) for name, settings in BENCHMARKS.items()}
+    nms = {name: (settings.nms, settings.round_to) for name, settings in released_benchmarks().items()}
     assert nms == {
         "qvhighlights": ("hard", 2.0),
         "ego4d_nlq": ("linear", None),
@@ -327,7 +331,7 @@ def clip_text_states(ids, weights):
 
 @torch.no_grad()
 def test_the_encoders_compute_what_openai_clip_computes(whole_weights):
-    """States of the last K blocks, before any final norm; sizes and heads are read off the weights."""
+    """Hidden states of the last K blocks, before any final norm; sizes and heads follow from the weights."""
     model = convert_original_checkpoint(whole_weights, benchmark="qvhighlights")
     vision, text = model.config.vision_config, model.config.text_config
     assert (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size) == (128, 6, 16, 48)
@@ -342,7 +346,7 @@ def test_the_encoders_compute_what_openai_clip_computes(whole_weights):
     torch.testing.assert_close(got, clip_text_states(ids, whole_weights).transpose(1, 2), atol=1e-4, rtol=1e-4)
 
 
-def test_a_checkpoint_with_clip_is_saved_whole(whole_weights, tmp_path):
+def test_a_checkpoint_with_clip_is_saved_with_clip(whole_weights, tmp_path):
     model = convert_original_checkpoint(whole_weights, benchmark="qvhighlights")
     assert model.config.save_backbone
     assert not any(parameter.requires_grad for parameter in model.vision_model.parameters())
@@ -351,8 +355,8 @@ def test_a_checkpoint_with_clip_is_saved_whole(whole_weights, tmp_path):
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
-def test_heads_of_clip_may_be_given(whole_weights):
-    """No weight tells the number of heads."""
+def test_number_of_attention_heads_of_clip_may_be_given(whole_weights):
+    """The number of heads does not follow from the weights."""
     found = convert_original_checkpoint(whole_weights, benchmark="qvhighlights").config
     vision = {**found.vision_config.to_dict(), "num_attention_heads": 8}
     given = CLIPConfig(vision_config=vision, text_config=found.text_config.to_dict())
@@ -367,7 +371,11 @@ def test_heads_of_clip_may_be_given(whole_weights):
         ("clip.visual.ln_pre.bias", None, r"missing \['vision_model.pre_layrnorm.bias'\]"),
         ("clip.transformer.resblocks.5.attn.in_proj_bias", None, "missing .*layers.5.self_attn.k_proj.bias"),
         ("clip.visual.extra", torch.ones(1), r"unknown \['clip.visual.extra'\]"),
-        ("clip.visual.conv1.weight", None, "CLIP is incomplete: it lacks 'clip.visual.conv1.weight'"),
+        (
+            "clip.visual.conv1.weight",
+            None,
+            "The CLIP in the checkpoint is incomplete: it lacks 'clip.visual.conv1.weight'",
+        ),
     ],
 )
 def test_a_clip_that_does_not_fit_is_refused(whole_weights, key, value, message):

@@ -20,8 +20,8 @@ from r2tuning.hub import dataset_export as export
 
 PUSH = """
     import sys
-    from r2tuning.hub.dataset_export import main
-    print("status", main([NAME, OUT, "--data-dir", DATA, "--push", REPO, *OPTIONS]))
+    from r2tuning_cli.main import main
+    print("status", main(["export-dataset", NAME, OUT, "--data-dir", DATA, "--push", REPO, *OPTIONS]))
 """
 LOAD = """
     from datasets import load_dataset

@@ -1,4 +1,4 @@
-"""Checkpoints through the real Hub client and a Hub on the loopback interface."""
+"""Checkpoints pushed and loaded with the real Hub client and a Hub on the loopback interface."""
 
 import json
 import textwrap
@@ -9,7 +9,7 @@ from loopback_hub import LoopbackHub, constants, run_python
 from tiny_checkpoints import save_ours
 from transformers import CLIPConfig
 
-from modeling_r2tuning.configuration_r2tuning import Method
+from modeling_r2tuning.method_specs_r2tuning import Method
 from r2tuning.training.model import layers_read
 
 
@@ -74,7 +74,7 @@ def hub():
         yield hub
 
 
-def test_pushed_checkpoint_loads_by_name(hub, checkpoint, tmp_path):
+def test_a_pushed_checkpoint_loads_by_name(hub, checkpoint, tmp_path):
     run(PUSH, hub, tmp_path / "home", FOLDER=str(checkpoint))
     pushed = set(hub.files("org/r2tuning-tiny"))
     assert {path.name for path in checkpoint.iterdir() if path.suffix in (".json", ".py", ".safetensors")} <= pushed
@@ -110,8 +110,8 @@ def test_checkpoints_of_all_methods_load_by_name(hub, make_model, clip_folder, t
     assert json.loads(run(SUMS_EACH, hub, tmp_path / "home2", METHODS=METHODS)) == want
 
 
-def test_clip_is_fetched_by_name(hub, make_model, clip_folder, tmp_path):
-    """A checkpoint without CLIP finds it on the Hub; where it is missing, the error says what to do."""
+def test_clip_is_downloaded_by_name(hub, make_model, clip_folder, tmp_path):
+    """A checkpoint without CLIP downloads it from the Hub; if the Hub lacks it, the error says what to do."""
     model = make_model()
     model.config.backbone_name_or_path = "org/clip"
     save_ours(model, tmp_path / "small")

@@ -1,4 +1,4 @@
-"""The real Hub client against our imitation: what other tests take for granted when they use `LoopbackHub`."""
+"""The real Hub client against `LoopbackHub`, our imitation of the Hub: what other tests rely on."""
 
 import json
 
@@ -174,7 +174,7 @@ def test_refusals(hub, tmp_path, token, expected):
     assert hub.commits("org/open") == ["initial commit"]
 
 
-def test_ordered_failures_hit_the_next_requests_only(hub, tmp_path):
+def test_ordered_failures_affect_the_next_requests_only(hub, tmp_path):
     hub.add_repo("org/model", {})
     hub.fail_next("PUT", "org/model.git", 403)
     hub.fail_next("POST", "/commit/", 500, times=2)

@@ -1,4 +1,4 @@
-"""The model card: what it says of measured, published and missing results, and its metadata."""
+"""The model card: measured, published and missing results, metadata, and refreshing an existing card."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def test_measured_results(card_of, folder):
     )
     assert "```bash\npython train/run.py --benchmark qvhighlights\n```" in card.text
     assert "at commit `c0ffee with changes` with torch 2.13.0, transformers 5.23.0" in card.text
-    assert "the steps took 90 minutes on\n2 x NVIDIA H200. `metrics.json` holds" in card.text
+    assert "The training steps took\n90 minutes on 2 x NVIDIA H200. `metrics.json` holds" in card.text
     assert "![curves](curves.png)" in card.text
     assert "CC BY-NC-SA 4.0" in card.text
     assert card.text.count("@inproceedings{") == 2
@@ -67,9 +67,9 @@ def test_measured_results(card_of, folder):
 
 
 @pytest.mark.parametrize(
-    ("method", "says"), [("lora", "needs `pip install peft`"), ("vpt", "CLIP is fetched when it is")]
+    ("method", "says"), [("lora", "needs `pip install peft`"), ("vpt", "CLIP is downloaded when the model is loaded")]
 )
-def test_a_baseline_is_not_called_r2_tuning(make_model, tmp_path, method, says):
+def test_card_of_a_baseline_names_its_method(make_model, tmp_path, method, says):
     folder = tmp_path / method
     model = make_model(method=method, num_recurrent_steps=1, backbone_name_or_path="org/clip")
     card = make_model_card(save_ours(model, folder), "org/base", json.loads((folder / "config.json").read_text()))
@@ -100,7 +100,7 @@ def test_metadata(card_of):
         assert result.source_url is None
 
 
-def test_queries_that_were_not_scored_are_told(card_of):
+def test_queries_that_were_not_scored_are_reported(card_of):
     card = card_of(Results("qvhighlights", "val", SCORES, training=TRAINING, left_out=3))
     assert "(step 1234). **Without 3 of its queries**, whose videos were missing" in card.text
     assert "Without" not in card_of(Results("qvhighlights", "val", SCORES, training=TRAINING)).text
@@ -134,13 +134,13 @@ def test_without_scores(card_of, results):
     assert len(python_blocks(card)) == 2
 
 
-def test_a_model_without_moments_does_not_promise_any(make_model, tmp_path):
+def test_card_of_a_model_without_moments_promises_none(make_model, tmp_path):
     model = make_model(use_moment_head=False, strides=(1,), save_backbone=True, backbone_name_or_path=None)
     save_ours(model, tmp_path / "ours", nms=None)
     card = make_model_card(tmp_path / "ours", "org/name", json.loads((tmp_path / "ours/config.json").read_text()))
     assert 'answer["moments"]' not in card.text
     assert 'answer["summary"]' in card.text
-    assert "It does not retrieve moments. [R²-Tuning](" in card.text
+    assert "It does not retrieve\nmoments. [R²-Tuning](" in card.text
     assert "moment-retrieval" not in card.data.tags
     assert card.data.base_model is None
     assert "| CLIP | in this repository, last 3 layers |" in card.text
@@ -154,7 +154,7 @@ def test_settings(card_of):
     assert "| overlapping moments | hard non-maximum suppression |\n" in text
 
 
-def test_the_card_on_disk_is_made_anew_and_what_was_added_stays(folder):
+def test_an_existing_card_is_refreshed_and_added_text_is_kept(folder):
     write_model_card(folder)
     path = folder / "README.md"
     assert 'model="r2tuning-test"' in path.read_text()
@@ -170,7 +170,7 @@ def test_the_card_on_disk_is_made_anew_and_what_was_added_stays(folder):
     assert path.read_text().endswith("\nMy own words.\n")
 
 
-# ---- a card that exists is brought up to date ----------------------------------------------------------------------
+# ---- an existing card is refreshed ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -204,12 +204,12 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_no_text_is_lost_where_marks_are_damaged(damage, cards):
+def test_no_text_is_lost_when_markers_are_damaged(damage, cards):
     old, new = cards
     text = DAMAGE[damage](old.replace("## Settings", "My words.\n\n## Settings") + "\nThe end.\n")
     found = refresh_model_card(text, new)
     kept = [line for line in text.splitlines() if "r2tuning: " not in line and not line.startswith(("- ", "  "))]
-    if damage == "other ends of lines":  # the marks are whole
+    if damage == "other ends of lines":  # the markers are intact
         kept = [line for line in kept if line == "The end."]
     elif damage != "nothing":
         kept = [line for line in kept if line in text.partition(mark("begin", "use"))[0]] + ["The end."]
@@ -222,7 +222,7 @@ def test_no_text_is_lost_where_marks_are_damaged(damage, cards):
     assert refresh_model_card(found, new) == found
 
 
-def test_text_between_damaged_marks_is_kept(cards):
+def test_text_between_damaged_markers_is_kept(cards):
     old, new = cards
     text = old.replace(mark("end", "results"), "").replace("## Results", "## Results\n\nMeasured by me.")
     found = refresh_model_card(text, new)
@@ -230,7 +230,7 @@ def test_text_between_damaged_marks_is_kept(cards):
     assert found.index("Measured by me.") < found.index("91.23 |")
 
 
-def test_a_part_that_was_removed_stays_away_but_for_the_results(cards):
+def test_removed_parts_stay_away_except_the_results(cards):
     old, new = cards
     text = re.sub(
         "<!-- r2tuning: begin (use|results|settings) -->.*?<!-- r2tuning: end .*? -->\n", "", old, flags=re.S
@@ -269,7 +269,7 @@ model-index:
 """
 
 
-def test_metadata_of_others_is_kept(cards):
+def test_metadata_that_others_added_is_kept(cards):
     found = refresh_model_card(f"---\n{THEIRS}---\nWords\n", cards[1])
     front = found.split("---\n")[1]
     for line in THEIRS.splitlines()[:5]:
@@ -285,14 +285,24 @@ def test_metadata_of_others_is_kept(cards):
     assert values == {"r2tuning-test": [91.23, 2.0], "another": [3.0]}
     without = yaml.safe_load(refresh_model_card(found, cards[0]).split("---\n")[1])
     assert [len(entry["results"]) for entry in without["model-index"]] == [1, 1]
-    assert without["datasets"] == ["tvsum", "org/own"]  # without results we say nothing of data sets
+    assert without["datasets"] == ["tvsum", "org/own"]  # without results the card names no datasets of ours
 
 
 @pytest.mark.parametrize(
     "front",
-    ["a: [", "- 1", "words", "a: 1\na: {", "{license: mit, a: 1}", "model-index: 3", "tags: x", "date: 2024-13-45"],
+    [
+        "a: [",
+        "- 1",
+        "words",
+        "a: 1\na: {",
+        "{license: mit, a: 1}",
+        "model-index: 3",
+        "tags: x",
+        "tags: [{a: 1}]",
+        "date: 2024-13-45",
+    ],
 )
-def test_metadata_of_any_kind(front, cards):
+def test_any_metadata_can_be_refreshed(front, cards):
     found = refresh_model_card(f"---\n{front}\n---\nWords\n", cards[1])
     data = yaml.safe_load(found.split("---\n")[1])
     assert data["library_name"] == "transformers"

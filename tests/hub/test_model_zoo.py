@@ -1,4 +1,4 @@
-"""The twenty released checkpoints: their names and numbers, converted and published one after the other."""
+"""The twenty released checkpoints: names, published results, conversion and publication."""
 
 import hashlib
 import json
@@ -10,11 +10,11 @@ from loopback_hub import READ_TOKEN, LoopbackHub
 from tiny_checkpoints import save_clip, save_released
 from transformers import AutoModel, AutoProcessor
 
-from r2tuning.commands.main import main
-from r2tuning.hub import publishing
+from dataset_scripts.benchmarks import BENCHMARKS, ORIGINAL_REPOSITORY, released_benchmarks
+from r2tuning.hub import repository
 from r2tuning.hub.model_card import Results, read_published
-from r2tuning.released.convert import BENCHMARKS, ORIGINAL_REPOSITORY
 from r2tuning.released.model_zoo import convert_all, released_models
+from r2tuning_cli.main import main
 
 
 NAMES = [
@@ -27,26 +27,23 @@ FEW = ["r2tuning-qvhl", "r2tuning-tvsum-bk", "r2tuning-tvsum-vu"]
 
 
 def write_originals(folder, monkeypatch, few):
-    """Write files that stand for the authors', under names with their hash; of a few models or of all."""
+    """Write small stand-ins for the authors' files, named by their hashes; for all models, or for those of `FEW`."""
     folder.mkdir()
-    for name, benchmark in list(BENCHMARKS.items()):
+    for name, benchmark in released_benchmarks().items():
         files = {}
-        for domain, file in benchmark.files.items():
+        for domain, file in benchmark.released_checkpoints.items():
             if not few or name == "qvhighlights" or domain in ("BK", "VU"):
                 path = save_released(folder / "new.pth", with_moments=benchmark.positive_saliency is None)
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
                 files[domain] = f"{file.split('-')[0]}-{digest}"
                 path.rename(folder / f"r2_tuning_{files[domain]}.pth")
-        if files:
-            monkeypatch.setitem(BENCHMARKS, name, replace(benchmark, files=files))
-        else:
-            monkeypatch.delitem(BENCHMARKS, name)
+        monkeypatch.setitem(BENCHMARKS, name, replace(benchmark, released_checkpoints=files))
     return folder
 
 
 @pytest.fixture
 def originals(tmp_path, monkeypatch):
-    """Files of the models of `FEW`; there are no others."""
+    """The files of the models of `FEW`, which are the only ones here."""
     return write_originals(tmp_path / "originals", monkeypatch, few=True)
 
 
@@ -57,7 +54,7 @@ def clip(tiny_clip, tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path, clip):
-    monkeypatch.setattr(publishing, "WAITS_SEC", ())
+    monkeypatch.setattr(repository, "WAITS_SEC", ())
     with LoopbackHub() as hub:
         hub.connect(monkeypatch, tmp_path / "home")
         hub.add_repo("org/clip", {path.name: path for path in clip.iterdir()})
@@ -70,9 +67,9 @@ def test_names():
 
 def test_every_model_has_published_results():
     published = read_published()
-    assert published.keys() == {"source", *BENCHMARKS}
-    for name, benchmark in BENCHMARKS.items():
-        domains = {f"mAP-{domain}" for domain in benchmark.files if domain is not None}
+    assert published.keys() == {"source", *released_benchmarks()}
+    for name, benchmark in released_benchmarks().items():
+        domains = {f"mAP-{domain}" for domain in benchmark.domains}
         assert not domains or published[name]["scores"].keys() == domains
     assert published["qvhighlights"]["scores"]["MR-full-R1@0.7"] == 51.87
     assert published["tacos"]["scores"]["MR-full-R1@0.3"] == 50.96
@@ -101,7 +98,7 @@ def test_all_twenty_are_converted_with_their_cards(clip, tmp_path, monkeypatch, 
     assert not AutoModel.from_pretrained(tmp_path / "out/r2tuning-tvsum-bk").config.use_moment_head
 
 
-def test_what_failed_is_named_and_done_the_next_time(originals, clip, tmp_path, capsys):
+def test_failures_are_listed_and_retried_by_the_next_run(originals, clip, tmp_path, capsys):
     (lost,) = originals.glob("*_bk-*")
     lost.rename(tmp_path / "lost.pth")
     command = ["convert", "--all", str(tmp_path / "out"), "--source", str(originals), "--backbone", str(clip)]
@@ -109,7 +106,7 @@ def test_what_failed_is_named_and_done_the_next_time(originals, clip, tmp_path, 
     out, err = capsys.readouterr()
     assert out.splitlines() == [str(tmp_path / "out" / name) for name in FEW if not name.endswith("bk")]
     last = err.splitlines()[-1]
-    assert last.startswith("r2tuning: error: 1 of 3 checkpoints failed: r2tuning-tvsum-bk; the same command")
+    assert last.startswith("r2tuning: error: 1 of 3 checkpoints failed: r2tuning-tvsum-bk; run the command again")
     assert f"r2tuning: error: r2tuning-tvsum-bk: There is no file '{lost}'" in err
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     (tmp_path / "lost.pth").rename(lost)
@@ -119,8 +116,8 @@ def test_what_failed_is_named_and_done_the_next_time(originals, clip, tmp_path, 
         assert path == tmp_path / "out" or path.stat().st_mtime_ns == time
 
 
-def test_a_conversion_that_was_cut_off_is_completed(originals, clip, tmp_path):
-    """A kill between two files leaves no folder that looks complete."""
+def test_an_interrupted_conversion_is_completed(originals, clip, tmp_path):
+    """A process that is killed between two files leaves a folder that does not look complete."""
     convert_all(tmp_path / "out", source=originals, backbone=clip)
     folder = tmp_path / "out" / FEW[0]
     for name in ("LICENSE", "README.md"):
@@ -141,8 +138,8 @@ def test_another_file_does_not_get_the_published_results(originals, clip, tmp_pa
     assert Results.load(tmp_path / "out/r2tuning-tvsum-bk").scores == {"mAP-BK": 91.23}
 
 
-def test_files_come_from_the_hub_and_go_there(hub, originals, tmp_path, capsys):
-    """One that the Hub lacks and one that it does not take do not keep the others back."""
+def test_files_are_downloaded_converted_and_pushed(hub, originals, tmp_path, capsys):
+    """A file that the Hub lacks and an upload that fails do not stop the other models."""
     files = {f"checkpoints/{path.name}": path for path in originals.glob("*.pth")}
     (lost,) = (name for name in files if "_bk-" in name)
     hub.add_repo(ORIGINAL_REPOSITORY, {name: path for name, path in files.items() if name != lost})
@@ -174,13 +171,13 @@ def test_files_come_from_the_hub_and_go_there(hub, originals, tmp_path, capsys):
         (["--push-to", "a/b"], "must be 'organisation/name', got 'a/b/r2tuning-qvhl'"),
         (
             ["--push-to", "org", "--backbone", "clip"],
-            "--backbone must be a name on the Hub where checkpoints are pushed",
+            "--backbone must be a name on the Hub if checkpoints are pushed",
         ),
         (["--benchmark", "tacos"], "--all converts every checkpoint: leave out"),
         (["tacos.pth", "out"], "--all converts every checkpoint: leave out"),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(hub, options, message, tmp_path, monkeypatch, capsys):
+def test_impossible_options_are_refused_at_once(hub, options, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["convert", "--all", "out", *options]) == 2
     out, err = capsys.readouterr()
@@ -191,12 +188,12 @@ def test_what_cannot_work_is_refused_at_once(hub, options, message, tmp_path, mo
 
 
 @pytest.mark.parametrize("option", [["--source", "x"], ["--push-to", "org"], ["--private"]])
-def test_options_of_all_need_it(option, capsys):
+def test_options_that_need_all(option, capsys):
     assert main(["convert", "a.pth", "out", "--benchmark", "tacos", *option]) == 2
     assert f"{option[0]} goes with --all" in capsys.readouterr().err
 
 
-def test_no_right_to_push(hub, originals, tmp_path, monkeypatch):
+def test_a_read_only_token_cannot_push(hub, originals, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
     failures = convert_all(tmp_path / "out", source=originals, backbone="org/clip", push_to="org")
     assert failures.keys() == set(FEW)

@@ -1,4 +1,4 @@
-"""Checkpoints on the Hub, by the real client against the loopback server: pushed, pulled, refused, interrupted."""
+"""Checkpoints pushed with the real client to the loopback Hub: what is published, kept, refused and retried."""
 
 import json
 import shlex
@@ -13,11 +13,11 @@ from huggingface_hub import ModelCard
 from loopback_hub import READ_TOKEN, LoopbackHub, run_python
 from tiny_checkpoints import save_clip, save_ours
 
-from r2tuning.commands.main import main
-from r2tuning.hub import publishing
+from r2tuning.hub import repository
 from r2tuning.hub.model_card import Results
-from r2tuning.hub.publishing import RECORD
 from r2tuning.hub.push import push_checkpoint
+from r2tuning.hub.repository import RECORD
+from r2tuning_cli.main import main
 
 
 NAME = "org/r2tuning-qvhl"
@@ -31,8 +31,8 @@ PUBLISHED = {
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A Hub that the client of this process writes to without long waits."""
-    monkeypatch.setattr(publishing, "WAITS_SEC", (0.01, 0.02, 0.03))
+    """A Hub that this process talks to, with short waits between attempts."""
+    monkeypatch.setattr(repository, "WAITS_SEC", (0.01, 0.02, 0.03))
     with LoopbackHub() as hub:
         hub.connect(monkeypatch, tmp_path / "home")
         yield hub
@@ -40,7 +40,7 @@ def hub(monkeypatch, tmp_path):
 
 @pytest.fixture
 def folder(checkpoint, tmp_path):
-    """A checkpoint with its results, among things that are nobody else's business."""
+    """A checkpoint with its results, among files that must not be published."""
     folder = tmp_path / "run" / "best"
     shutil.copytree(checkpoint, folder)
     Results(
@@ -67,7 +67,7 @@ def edit_json(path, **changes):
 # ---- what is published ---------------------------------------------------------------------------------------------
 
 
-def test_everything_goes_in_one_commit_and_nothing_else(hub, folder):
+def test_a_checkpoint_goes_into_one_commit_and_nothing_else_does(hub, folder):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert push_checkpoint(folder, NAME) == f"{hub.endpoint}/{NAME}"
     assert hub.commits(NAME) == COMMITS
@@ -97,7 +97,7 @@ def test_a_repository_is_updated(hub, folder):
     assert "curves" not in card
 
 
-def test_a_card_of_ones_own_gets_results(hub, folder):
+def test_results_are_added_to_a_card_written_by_the_user(hub, folder):
     (folder / "README.md").write_text("---\nlicense: mit\n---\nMine\n")
     push_checkpoint(folder, NAME)
     card = hub.files(NAME)["README.md"].decode()
@@ -109,7 +109,7 @@ def test_a_card_of_ones_own_gets_results(hub, folder):
     assert "---\nMine, again\n" in hub.files(NAME)["README.md"].decode()
 
 
-# ---- what others do on the Hub stays --------------------------------------------------------------------------------
+# ---- what others do on the Hub is kept ------------------------------------------------------------------------------
 
 
 def edit_on_hub(name, change):
@@ -140,7 +140,7 @@ def test_a_card_edited_on_the_hub_keeps_its_text(hub, folder, caplog):
         card = hub.files(NAME)["README.md"].decode()
         for kept in ("license: mit", "contact: me  # on weekdays", "- mine", "Here I am.\r\n", "\nThe end.\n"):
             assert card.count(kept) == 1
-        assert "Beware of the dog" not in card  # it stood in a generated part
+        assert "Beware of the dog" not in card  # it was inside a generated part
         assert ("48.86" in card, "47.86" in card, "67.74" in card) == (True, False, False)
         assert [result.metric_value for result in ModelCard(card).data.eval_results] == [48.86]
         assert card.count("r2tuning: begin results -->") == 1
@@ -150,7 +150,7 @@ def test_a_card_edited_on_the_hub_keeps_its_text(hub, folder, caplog):
     assert not (folder / "README.md").exists()
 
 
-def test_a_card_that_was_there_before_keeps_its_text(hub, folder):
+def test_an_earlier_card_keeps_its_text(hub, folder):
     hub.add_repo(NAME, {"README.md": b"# A title\n\nWords.\n"})
     push_checkpoint(folder, NAME)
     card = hub.files(NAME)["README.md"].decode()
@@ -158,12 +158,12 @@ def test_a_card_that_was_there_before_keeps_its_text(hub, folder):
     assert ModelCard(card).data.library_name == "transformers"
 
 
-def test_a_card_that_is_no_text_is_left_alone(hub, folder, caplog):
+def test_a_card_that_is_not_text_is_not_changed(hub, folder, caplog):
     hub.add_repo(NAME, {"README.md": b"caf\xe9"})
     push_checkpoint(folder, NAME)
     push_checkpoint(folder, NAME)
     assert hub.files(NAME)["README.md"] == b"caf\xe9"
-    assert "README.md on the Hub is not in UTF-8" in caplog.text
+    assert "README.md on the Hub is not UTF-8 text" in caplog.text
 
 
 def test_files_of_others_are_never_deleted_or_replaced(hub, folder, caplog):
@@ -182,20 +182,20 @@ def test_files_of_others_are_never_deleted_or_replaced(hub, folder, caplog):
         assert {name: files[name] for name in theirs} == theirs
         assert files["curves.png"] == b"nicer"
         assert "metrics.json" not in files  # ours, and as we wrote it
-    assert "LICENSE was written or edited on the Hub: that one is kept" in caplog.text
+    assert "LICENSE was written or edited on the Hub and is kept as it is there" in caplog.text
     (folder / "LICENSE").unlink()
     push_checkpoint(folder, NAME)
     assert hub.files(NAME)["LICENSE"] == b"theirs"
 
 
-def test_a_license_added_on_the_hub_stays(hub, folder):
+def test_a_license_added_on_the_hub_is_kept(hub, folder):
     push_checkpoint(folder, NAME)
     add_on_hub("LICENSE", b"theirs")
     push_checkpoint(folder, NAME)
     assert hub.files(NAME)["LICENSE"] == b"theirs"
 
 
-def test_without_a_list_of_what_we_wrote_nothing_but_code_and_weights_go(hub, folder):
+def test_without_a_record_only_code_and_weights_are_removed(hub, folder):
     """Published by an earlier version, or by somebody else."""
     weights = {"model-00001-of-00002.safetensors": b"1", "model.safetensors.index.json": b"{}"}
     others = {"LICENSE": b"theirs", "curves.png": b"theirs", "metrics.txt": b""}
@@ -226,8 +226,8 @@ def test_an_edit_between_reading_and_writing_is_not_lost(hub, folder, monkeypatc
     assert "A commit has happened since" in caplog.text
 
 
-def test_nothing_is_asked(hub, folder, monkeypatch, capsys):
-    """Neither for a token nor for trust in the code of the checkpoint or of what is on the Hub."""
+def test_the_command_asks_no_questions(hub, folder, monkeypatch, capsys):
+    """Neither for a token nor for trust in the code, be it the checkpoint's or that on the Hub."""
 
     def ask(*_):
         raise AssertionError("a question")
@@ -246,9 +246,9 @@ def test_nothing_is_asked(hub, folder, monkeypatch, capsys):
 # ---- CLIP ----------------------------------------------------------------------------------------------------------
 
 
-def test_clip_in_a_folder_is_named_or_refused(hub, make_model, clip_folder, tmp_path):
+def test_a_local_clip_needs_a_name_on_the_hub(hub, make_model, clip_folder, tmp_path):
     save_ours(make_model(), tmp_path / "ours")
-    with pytest.raises(ValueError, match=f"fetches CLIP from '{clip_folder}', where nobody else finds it"):
+    with pytest.raises(ValueError, match=f"fetches CLIP from '{clip_folder}', where nobody else can find it"):
         push_checkpoint(tmp_path / "ours", NAME)
     push_checkpoint(tmp_path / "ours", NAME, backbone="org/clip")
     files = hub.files(NAME)
@@ -257,7 +257,7 @@ def test_clip_in_a_folder_is_named_or_refused(hub, make_model, clip_folder, tmp_
     assert json.loads((tmp_path / "ours/config.json").read_text())["backbone_name_or_path"] == str(clip_folder)
 
 
-def test_clip_inside_the_checkpoint(hub, folder, clip_folder):
+def test_a_checkpoint_with_clip_refers_to_no_other(hub, folder, clip_folder):
     edit_json(folder / "config.json", backbone_name_or_path=str(clip_folder))
     push_checkpoint(folder, NAME)
     assert json.loads(hub.files(NAME)["config.json"])["backbone_name_or_path"] is None
@@ -266,9 +266,9 @@ def test_clip_inside_the_checkpoint(hub, folder, clip_folder):
         push_checkpoint(folder, NAME, backbone="org/clip")
 
 
-# ---- pulled from another process -----------------------------------------------------------------------------------
+# ---- loaded in another process -------------------------------------------------------------------------------------
 
-# The card's own code comes after it.
+# The code blocks of the card follow.
 WITHOUT_PACKAGE = """
     import json, sys
 
@@ -311,7 +311,7 @@ WITH_PACKAGE = """
 
 
 def run(code, hub, folder, **values):
-    """Run code in `folder`, in an interpreter that finds our package but nothing beside it; what it prints last."""
+    """Run code in `folder` with our packages on the path; return the JSON of the last line that it prints."""
     root = str(Path(__file__).parents[2])
     constants = "".join(f"{name} = {value!r}\n" for name, value in values.items())
     result = run_python(
@@ -321,7 +321,7 @@ def run(code, hub, folder, **values):
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def test_a_private_checkpoint_is_pulled_by_those_who_may(hub, folder, checkpoint, tmp_path):
+def test_a_private_checkpoint_loads_with_a_token_that_may_read_it(hub, folder, checkpoint, tmp_path):
     push_checkpoint(folder, NAME, private=True)
     assert hub.is_private(NAME)
     shutil.copy(checkpoint / "sample.mp4", tmp_path / "talk.mp4")
@@ -341,14 +341,14 @@ def test_a_private_checkpoint_is_pulled_by_those_who_may(hub, folder, checkpoint
 # ---- refused -------------------------------------------------------------------------------------------------------
 
 
-def test_a_public_repository_is_not_taken_for_a_private_one(hub, folder):
+def test_private_refuses_a_public_repository(hub, folder):
     hub.add_repo(NAME, {})
     with pytest.raises(PermissionError, match=f"'{NAME}' exists and is public"):
         push_checkpoint(folder, NAME, private=True)
     assert hub.commits(NAME) == ["initial commit"]
 
 
-def test_without_rights(hub, folder, monkeypatch):
+def test_a_token_that_may_write_is_needed(hub, folder, monkeypatch):
     hub.add_repo(NAME, {})
     monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
     with pytest.raises(PermissionError, match="may not write there.* finish with `r2tuning push .*best org/"):
@@ -360,7 +360,7 @@ def test_without_rights(hub, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["r2tuning-qvhl", "a/b/c", "org/", "org/two words", "org/-name"])
-def test_a_name_must_have_an_organisation_and_be_one(hub, folder, name):
+def test_invalid_repository_names_are_refused(hub, folder, name):
     with pytest.raises(ValueError, match="must be 'organisation/name'|epo id|repo_name"):
         push_checkpoint(folder, name)
 
@@ -375,16 +375,19 @@ def test_a_name_must_have_an_organisation_and_be_one(hub, folder, name):
         (lambda folder: (folder / "model.safetensors").unlink(), "lacks model.safetensors. Write it with"),
         (lambda folder: (folder / "pipeline_r2tuning.py").unlink(), "lacks pipeline_r2tuning.py"),
         (lambda folder: (folder / "processor_config.json").unlink(), "lacks processor_config.json"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "model.safetensors' is no complete"),
-        (lambda folder: (folder / "processor_config.json").write_text("{"), "processor_config.json' is no JSON"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "model.safetensors' is not a complete"),
+        (
+            lambda folder: (folder / "processor_config.json").write_text("{"),
+            "processor_config.json' is not valid JSON",
+        ),
         (lambda folder: (folder / "tokenizer.json").write_text("[]"), "tokenizer.json' holds no JSON object"),
         (lambda folder: (folder / "config.json").write_text("[]"), "config.json' holds no JSON object"),
-        (lambda folder: (folder / "README.md").write_bytes(b"\xe9"), "README.md' is not in UTF-8"),
+        (lambda folder: (folder / "README.md").write_bytes(b"\xe9"), "README.md' is not UTF-8 text"),
         (lambda folder: (folder / "results.json").write_text("[1"), "results.json' is no JSON"),
         (lambda folder: (folder / "results.json").write_text('{"score": 1}'), "does not hold results"),
     ],
 )
-def test_not_a_checkpoint(hub, folder, damage, message):
+def test_incomplete_or_damaged_checkpoints_are_refused(hub, folder, damage, message):
     damage(folder)
     with pytest.raises((OSError, ValueError), match=message):
         push_checkpoint(folder, NAME)
@@ -402,14 +405,14 @@ def test_a_run_is_not_a_checkpoint(hub, folder):
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("POST", "/api/repos/create", None),  # hangs up
+        ("POST", "/api/repos/create", None),  # closes the connection
         ("POST", "/api/repos/create", 503),
         ("POST", "/commit/", None),
         ("POST", "/commit/", 500),
         ("PUT", "/lfs/objects/", 403),  # the address has expired
     ],
 )
-def test_a_failure_that_may_pass_is_tried_again(hub, folder, caplog, method, path, status):
+def test_transient_failures_are_retried(hub, folder, caplog, method, path, status):
     hub.fail_next(method, path, status, times=3)
     push_checkpoint(folder, NAME)
     assert caplog.text.count("trying again") == 3
@@ -418,7 +421,7 @@ def test_a_failure_that_may_pass_is_tried_again(hub, folder, caplog, method, pat
 
 
 @pytest.mark.parametrize(("path", "status"), [("/api/repos/create", 404), ("/commit/", 403), ("/commit/", 400)])
-def test_a_refusal_is_not_tried_again(hub, folder, caplog, path, status):
+def test_refusals_are_not_retried(hub, folder, caplog, path, status):
     hub.fail_next("POST", path, status)
     with pytest.raises(OSError, match="finish with"):
         push_checkpoint(folder, NAME)
@@ -427,7 +430,7 @@ def test_a_refusal_is_not_tried_again(hub, folder, caplog, path, status):
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("POST", "/commit/", 502), ("PUT", "/lfs/objects/", 400)])
-def test_the_command_that_an_error_names_finishes(hub, folder, capsys, method, path, status):
+def test_the_command_in_the_error_message_completes_the_push(hub, folder, capsys, method, path, status):
     hub.fail_next(method, path, status, times=4)
     with pytest.raises(ConnectionError, match="The test ordered this failure.* is unharmed; finish with") as raised:
         push_checkpoint(folder, NAME, private=True)
@@ -442,7 +445,7 @@ def test_the_command_that_an_error_names_finishes(hub, folder, capsys, method, p
     assert hub.is_private(NAME)
 
 
-def test_a_hub_that_is_not_there(hub, folder, caplog):
+def test_an_unreachable_hub_is_reported(hub, folder, caplog):
     hub.stop()
     with pytest.raises(ConnectionError, match="finish with `r2tuning push"):
         push_checkpoint(folder, NAME)
@@ -452,7 +455,7 @@ def test_a_hub_that_is_not_there(hub, folder, caplog):
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 
-def test_the_command_pushes(hub, make_model, tiny_clip, tmp_path, capsys):
+def test_command_pushes(hub, make_model, tiny_clip, tmp_path, capsys):
     save_clip(tiny_clip, tmp_path / "clip")
     save_ours(make_model(backbone_name_or_path=str(tmp_path / "clip")), tmp_path / "ours")
     capsys.readouterr()  # progress bars
@@ -465,7 +468,7 @@ def test_the_command_pushes(hub, make_model, tiny_clip, tmp_path, capsys):
     assert hub.is_private(NAME)
 
 
-def test_the_command_tells_of_every_attempt(hub, folder, capsys):
+def test_command_reports_every_attempt(hub, folder, capsys):
     hub.fail_next("POST", "/commit/", 500, times=4)
     assert main(["push", str(folder), NAME]) == 2
     lines = capsys.readouterr().err.splitlines()

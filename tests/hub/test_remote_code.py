@@ -1,15 +1,25 @@
+"""Checkpoints loaded with `trust_remote_code`, where our packages cannot be imported."""
+
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from carried_files import FILES
+from fresh_python import run_fresh
 from model_checks import make_inputs
 from safetensors.torch import save_file
 
 
+# An installed package must not be found: a finder refuses its name.
+REFUSE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name == "modeling_r2tuning":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+"""
 CODE = """
 import json, sys
 from transformers import AutoModel, AutoProcessor, pipeline
@@ -43,19 +53,9 @@ print(json.dumps(scores))
 
 
 def run_without_package(code, folder, *arguments):
-    """What code prints in a folder where the package cannot be imported."""
-    # An installed package must not be found: a finder refuses its name.
-    (folder / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Refuse:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'modeling_r2tuning':\n"
-        "            raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Refuse())\n"
-    )
-    env = {**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    """Run code where the package cannot be imported; return the JSON of the last line that it prints."""
+    env = {**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+    result = run_fresh(["-c", REFUSE + code, *arguments], env, folder, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout.strip().splitlines()[-1])
 
@@ -81,7 +81,7 @@ def test_every_method_works_without_the_package(make_model, tmp_path):
         assert got[method] == pytest.approx(scores, abs=1e-5), method
 
 
-def test_checkpoint_carries_all_of_its_code(checkpoint):
+def test_checkpoint_contains_all_of_its_code(checkpoint):
     assert {path.name for path in checkpoint.glob("*.py")} == FILES
 
 

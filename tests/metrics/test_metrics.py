@@ -252,7 +252,7 @@ def test_domains():
     with pytest.raises(ValueError, match="'c', 'd'"):
         compute_scores("youtube_highlights", predictions, references, match_reference_code=True)
     assert compute_scores("youtube_highlights", predictions, references[:2])["brief"]["mAP-average"] == 50
-    with pytest.raises(ValueError, match="video 'b'.*2 annotated clips, got 3"):
+    with pytest.raises(ValueError, match="video 'b'.*2 annotated units, got 3"):
         compute_scores("youtube_highlights", [{"qid": "b", "pred_saliency_scores": [1, 2, 3]}], references)
     with pytest.raises(ValueError, match="video 'a' needs a `domain`"):
         compute_scores("youtube_highlights", predictions[:1], [domain_row("a", [[1], [1]], None)])

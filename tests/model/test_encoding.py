@@ -3,20 +3,19 @@ import random
 import resource
 import signal
 import stat
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from fresh_python import run_fresh
 from model_checks import CLOSE, assert_equal_outputs, make_inputs
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from modeling_r2tuning import EncodedVideo
 from modeling_r2tuning.decoding_r2tuning import owned_frames
-from modeling_r2tuning.encoding_r2tuning import stream_windows, window_size
+from modeling_r2tuning.windows_r2tuning import stream_windows, window_size
 
 
 def assert_same_video(got, want):
@@ -389,7 +388,7 @@ WRONG_PARTS = {
     "frame rate": ({"fps": -0.5}, "`fps` must be a positive"),
     "no number": ({"fps": float("nan")}, "`fps` must be a positive"),
     "length": ({"duration_sec": float("inf")}, "`duration_sec` must be a positive"),
-    "fingerprint": ({"fingerprint": None}, "`fingerprint` must be a string"),
+    "fingerprint": ({"fingerprint": None}, "`fingerprint` must be a non-empty string"),
 }
 
 
@@ -447,10 +446,9 @@ video.save(sys.argv[1])
 
 
 def test_what_a_killed_save_left_goes_with_the_next(windowed, tmp_path):
-    root, path = Path(__file__).parents[2], tmp_path / "video"
+    path = tmp_path / "video"
     windowed.save(path)
-    result = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=root, check=False)
-    assert result.returncode == -signal.SIGXFSZ
+    assert run_fresh(["-c", KILLED, path], cwd=Path(__file__).parents[2]).returncode == -signal.SIGXFSZ
     assert any(file.name.startswith(".tmp") for file in tmp_path.rglob("*"))  # that of safetensors
     assert_same_video(EncodedVideo.load(path), windowed)
     windowed.save(path)

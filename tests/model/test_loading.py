@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be loaded: one line that names the checkpoint, the file and what to do; no pickle is opened."""
+"""Checkpoints that cannot be loaded: one line names checkpoint, file and remedy; no pickle is ever opened."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from transformers import AutoModel, AutoProcessor, CLIPModel
 
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, loading_r2tuning
 from r2tuning.checks import check_model_type
-from r2tuning.commands.main import main
 from r2tuning.evaluation.run import main as evaluate
 from r2tuning.released.resolve import fetch_original
 from r2tuning.training.config import TrainingConfig
 from r2tuning.training.model import make_model as make_trained
+from r2tuning_cli.main import main
 
 
 WEIGHTS = "model.safetensors"
@@ -28,7 +28,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture
 def broken(checkpoint, tmp_path):
-    """A copy of the checkpoint, to be damaged."""
+    """A copy of the checkpoint for a test to damage."""
     return shutil.copytree(checkpoint, tmp_path / "broken")
 
 
@@ -64,8 +64,8 @@ def index_alone(weight_map):
     return write_index
 
 
-class Mine:
-    """A pickle that leaves a trace where it is opened."""
+class Trap:
+    """An object whose pickle makes a folder when it is opened."""
 
     def __init__(self, path):
         self.path = path
@@ -75,16 +75,19 @@ class Mine:
 
 
 def pickle_alone(folder):
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Mine(folder / "opened")))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(folder / "opened")))
     (folder / WEIGHTS).unlink()
 
 
 MODEL_DAMAGE = {
-    "config cut": (cut("config.json", 100), r"broken/config.json' is no JSON"),
+    "config cut": (cut("config.json", 100), r"broken/config.json' is not valid JSON"),
     "config empty": (cut("config.json", 0), r"broken/config.json' is empty"),
     "config list": (write("config.json", b"[]"), r"broken/config.json' holds no JSON object"),
-    "config not UTF-8": (write("config.json", b'{"a": "\xe9"}'), r"broken/config.json' is no JSON"),
-    "config of text": (edit_json("config.json", hidden_size="x"), "config.json does not hold .* 'hidden_size'"),
+    "config not UTF-8": (write("config.json", b'{"a": "\xe9"}'), r"broken/config.json' is not valid JSON"),
+    "config of text": (
+        edit_json("config.json", hidden_size="x"),
+        "config.json does not hold valid settings: .* 'hidden_size'",
+    ),
     "config too large": (edit_json("config.json", hidden_size=10**9), "broken' cannot be loaded: RuntimeError"),
     "fewer steps": (
         edit_json("config.json", num_recurrent_steps=2),
@@ -96,26 +99,29 @@ MODEL_DAMAGE = {
         edit_weights(lambda found: found.update(extra=torch.ones(1))),
         r"unknown weights \(1, such as \['extra'\]\)",
     ),
-    "weights cut": (cut(WEIGHTS, 50_000), f"broken/{WEIGHTS}' is no complete safetensors file"),
-    "header cut": (cut(WEIGHTS, 500), f"broken/{WEIGHTS}' is no complete safetensors file"),
+    "weights cut": (cut(WEIGHTS, 50_000), f"broken/{WEIGHTS}' is not a complete safetensors file"),
+    "header cut": (cut(WEIGHTS, 500), f"broken/{WEIGHTS}' is not a complete safetensors file"),
     "weights empty": (cut(WEIGHTS, 0), f"broken/{WEIGHTS}' is empty"),
-    "web page": (write(WEIGHTS, b"<html>" * 99), f"broken/{WEIGHTS}' is no complete safetensors file"),
-    "pointer": (write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid"), "is a pointer of Git LFS"),
+    "web page": (write(WEIGHTS, b"<html>" * 99), f"broken/{WEIGHTS}' is not a complete safetensors file"),
+    "pointer": (write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid"), "is a Git LFS pointer"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"broken' cannot be loaded: it has no {WEIGHTS}. Save"),
     "odd index": (index_alone({"a": 3, "b": "c"}), "broken"),
     "no shards": (
         index_alone({"r2_block.gate": "model-00001-of-00001.safetensors"}),
         "broken/model-00001-of-00001.safetensors' is missing",
     ),
-    "pickle": (pickle_alone, f"it has no {WEIGHTS}, and pytorch_model.bin is a pickle.* never loaded. Convert it"),
+    "pickle": (
+        pickle_alone,
+        f"it has no {WEIGHTS}, and pytorch_model.bin is a pickle.* never loaded. If you trust it",
+    ),
 }
 PROCESSOR_DAMAGE = {
-    "processor cut": (cut("processor_config.json", 30), r"broken/processor_config.json' is no JSON"),
+    "processor cut": (cut("processor_config.json", 30), r"broken/processor_config.json' is not valid JSON"),
     "processor list": (write("processor_config.json", b"[]"), r"broken/processor_config.json' holds no JSON object"),
-    "tokenizer cut": (cut("tokenizer.json", 100), r"broken/tokenizer.json' is no JSON"),
+    "tokenizer cut": (cut("tokenizer.json", 100), r"broken/tokenizer.json' is not valid JSON"),
     "tokenizer empty": (cut("tokenizer.json", 0), r"broken/tokenizer.json' is empty"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), r"broken' has no tokenizer.json"),
-    "another tokenizer": (write("tokenizer.json", b'{"model": 3}'), r"broken/tokenizer.json' is no tokenizer"),
+    "another tokenizer": (write("tokenizer.json", b'{"model": 3}'), r"broken/tokenizer.json' is not a tokenizer"),
     "tokenizer's settings": (
         write("tokenizer_config.json", b"[]"),
         r"broken/tokenizer_config.json' holds no JSON obj",
@@ -154,8 +160,8 @@ def test_the_tokenizer_of_another_model(broken, checkpoint, capsys, tmp_path):
     )
 
 
-def test_auto_classes_say_so_too(broken):
-    """As far as they leave the files to our classes."""
+def test_auto_classes_report_damage_alike(broken):
+    """In files that the auto classes leave to ours."""
     MODEL_DAMAGE["weights cut"][0](broken)
     PROCESSOR_DAMAGE["tokenizer cut"][0](broken)
     with pytest.raises(ValueError, match=MODEL_DAMAGE["weights cut"][1]):
@@ -172,7 +178,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("damage", ["config list", "fewer steps", "pickle", "tokenizer's settings"])
-def test_the_command_says_so_in_one_line(command, damage, broken, checkpoint, tmp_path, monkeypatch, capsys):
+def test_the_command_reports_damage_in_one_line(command, damage, broken, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     damage, message = {**MODEL_DAMAGE, **PROCESSOR_DAMAGE}[damage]
     damage(broken)
@@ -187,7 +193,7 @@ def test_the_command_says_so_in_one_line(command, damage, broken, checkpoint, tm
 
 
 @pytest.mark.parametrize("damage", ["fewer steps", "pickle"])
-def test_evaluation_says_so_in_one_line(damage, broken, tmp_path, capsys):
+def test_evaluation_reports_damage_in_one_line(damage, broken, tmp_path, capsys):
     from annotation_samples import write_benchmark
 
     MODEL_DAMAGE[damage][0](broken)
@@ -212,12 +218,12 @@ def test_damaged_adapters(damage, make_model, tmp_path):
         R2TuningForVideoGrounding.from_pretrained(folder)
 
 
-def test_pickles_cannot_be_asked_for(checkpoint):
+def test_pickles_cannot_be_requested(checkpoint):
     with pytest.raises(ValueError, match="`use_safetensors` must be left out"):
         R2TuningForVideoGrounding.from_pretrained(checkpoint, use_safetensors=False)
 
 
-def test_other_shapes_are_taken_where_they_are_asked_for(broken):
+def test_other_shapes_are_accepted_on_request(broken):
     MODEL_DAMAGE["fewer steps"][0](broken)
     model = R2TuningForVideoGrounding.from_pretrained(broken, ignore_mismatched_sizes=True)
     assert model.config.num_recurrent_steps == 2
@@ -227,7 +233,7 @@ def test_the_advice_about_a_pickle_works(broken):
     torch.save(load_file(broken / WEIGHTS), broken / "pytorch_model.bin")
     want = load_file(broken / WEIGHTS)
     (broken / WEIGHTS).unlink()
-    with pytest.raises(OSError, match="Convert it where you trust it") as raised:
+    with pytest.raises(OSError, match="If you trust it, convert it") as raised:
         R2TuningForVideoGrounding.from_pretrained(broken)
     line = str(raised.value).split("`")[1]
     for file in ("pytorch_model.bin", WEIGHTS):
@@ -246,8 +252,8 @@ def clip(tiny_clip, tmp_path):
 
 
 CLIP_DAMAGE = {
-    "config cut": (cut("config.json", 50), "clip/config.json' is no JSON"),
-    "weights cut": (cut(WEIGHTS, 20_000), f"clip/{WEIGHTS}' is no complete safetensors file"),
+    "config cut": (cut("config.json", 50), "clip/config.json' is not valid JSON"),
+    "weights cut": (cut(WEIGHTS, 20_000), f"clip/{WEIGHTS}' is not a complete safetensors file"),
     "pickle": (pickle_alone, "pytorch_model.bin is a pickle"),
     "weight missing": (
         edit_weights(lambda found: found.pop("vision_model.embeddings.class_embedding")),
@@ -262,7 +268,7 @@ CLIP_DAMAGE = {
 
 @pytest.mark.parametrize("damage", CLIP_DAMAGE)
 def test_a_damaged_clip(damage, clip, make_model, tmp_path):
-    """Where a checkpoint refers to it, and where a model is trained on it."""
+    """A CLIP that a checkpoint refers to, or on which a model is trained."""
     folder = save_ours(make_model(backbone_name_or_path=str(clip)), tmp_path / "ours")
     damage, message = CLIP_DAMAGE[damage]
     damage(clip)
@@ -278,7 +284,7 @@ def test_a_damaged_clip(damage, clip, make_model, tmp_path):
 
 
 def test_a_clip_with_more_weights_than_needed(clip):
-    """OpenAI's hold buffers, too."""
+    """OpenAI's checkpoints also hold buffers."""
     edit_weights(lambda found: found.update({"text_model.embeddings.position_ids": torch.arange(16)[None]}))(clip)
     options = {"data_dir": ".", "output_dir": ".", "video_dir": ".", "model": {"num_recurrent_steps": 3}}
     model = make_trained(TrainingConfig(benchmark="qvhighlights", backbone=str(clip), **options))
@@ -296,7 +302,7 @@ def test_a_clip_with_a_damaged_processor(file, damage, clip):
 
 
 @pytest.mark.parametrize("name", ["/no/such/clip", "./clip", "clips/vit/b32", "two words", "nowhere"])
-def test_what_is_no_name_fails_before_anything_is_read(name, checkpoint, monkeypatch):
+def test_invalid_names_are_refused_before_anything_is_read(name, checkpoint, monkeypatch):
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", None)
     with pytest.raises(FileNotFoundError, match=f"'{name}' is neither a folder that exists nor a name on the Hub"):
         R2TuningForVideoGrounding.from_pretrained(checkpoint, backbone_name_or_path=name)
@@ -304,7 +310,7 @@ def test_what_is_no_name_fails_before_anything_is_read(name, checkpoint, monkeyp
         R2TuningForVideoGrounding.from_pretrained(name)
 
 
-# ---- the Hub that is not asked, or not there ----------------------------------------------------------------------
+# ---- without the Hub ----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -360,8 +366,8 @@ def test_a_cache_that_lacks_weights(published, hub, offline, is_offline, monkeyp
         offline()
     else:
         hub.stop()
-        huggingface_hub.close_session()  # and the connections that are open
-        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries for a minute
+        huggingface_hub.close_session()  # closes the open connections
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client retries for a minute
     with pytest.raises(OSError, match=unfetched(published, WEIGHTS)) as raised:
         R2TuningForVideoGrounding.from_pretrained(published)
     assert ("the Hub cannot be reached" in str(raised.value)) != is_offline
@@ -386,7 +392,7 @@ def test_a_full_cache_needs_no_hub(published, offline):
 
 
 def test_local_files_only(published):
-    with pytest.raises(OSError, match="and `local_files_only` forbids to fetch it"):
+    with pytest.raises(OSError, match="and `local_files_only` forbids fetching it"):
         R2TuningForVideoGrounding.from_pretrained(published, local_files_only=True)
 
 
@@ -406,7 +412,7 @@ def test_a_pickle_on_the_hub(published, hub, tiny_clip, clip):
 
 
 def test_a_clip_with_safetensors_in_another_revision(published, hub, clip, monkeypatch, offline):
-    """As OpenAI's ViT-B/32, whose main branch has a pickle."""
+    """Like OpenAI's ViT-B/32, whose main branch has only a pickle."""
     hub.add_repo("org/clip", {path.name: path for path in clip.iterdir()})
     old = hub._repos["model", "org/clip"].commits[-1].oid
     huggingface_hub.HfApi().delete_file(WEIGHTS, "org/clip")

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from modeling_r2tuning.heads_r2tuning import VideoGroundingOutput
 from modeling_r2tuning.losses_r2tuning import (
     GroundingLabels,
     boundary_loss,
@@ -269,7 +270,7 @@ def make_case(config_fields=None, moments=((2.0, 5.0),), num_frames=8):
     config = SimpleNamespace(**{**fields, **(config_fields or {})})
     points = make_points(num_frames, [1, 2] if config.use_moment_head else [1])
     lengths = torch.tensor([num_frames, num_frames - 3])
-    outputs = SimpleNamespace(
+    outputs = VideoGroundingOutput(
         logits=torch.randn(2, len(points)),
         boundary_offsets=torch.rand(2, len(points), 2) if config.use_moment_head else None,
         saliency_scores=torch.rand(2, num_frames),

@@ -346,7 +346,7 @@ WRONG_INPUTS = {
     "no words": ({"text_hidden_states": torch.zeros(2, 0, 3, 48)}, "not be empty"),
     "queries and videos": (
         {"text_hidden_states": torch.zeros(3, 5, 3, 48), "attention_mask": None},
-        "3 queries cannot be shared out evenly among 2",
+        "3 queries cannot be divided evenly among 2",
     ),
     "size of pixels": (
         {"video_hidden_states": None, "pixel_values_videos": torch.zeros(2, 4, 3, 32, 32)},

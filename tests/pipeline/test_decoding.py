@@ -184,7 +184,7 @@ def test_windows_own_every_frame_once():
     assert frames == list(range(14))
 
 
-def test_windows_are_merged_without_doubles():
+def test_windows_are_merged_without_duplicates():
     """Two windows of 6 frames overlap in 2..5: the first owns the frames and points 0-3, the second the rest."""
     points = make_points(6, [1])
     outputs = {

@@ -34,7 +34,7 @@ def assert_same(got, want):
         np.testing.assert_allclose([m[name] for m in got["moments"]], [m[name] for m in want["moments"]], atol=1e-3)
 
 
-def test_task_gives_our_classes(grounder):
+def test_task_loads_our_classes(grounder):
     assert isinstance(grounder, VideoGroundingPipeline)
     assert isinstance(grounder.model, R2TuningForVideoGrounding)
 
@@ -61,7 +61,7 @@ def test_batch_and_chunk_size_change_nothing(grounder, sample, options):
         assert_same(got, want)
 
 
-def test_videos_that_are_too_long_are_refused_unless_asked_for(grounder, sample):
+def test_long_videos_are_refused_unless_max_frames_allows_them(grounder, sample):
     with pytest.raises(ValueError, match="more than `max_frames` = 3; pass a larger `max_frames`"):
         grounder(sample, query="a", max_frames=3)
     with pytest.raises(ValueError, match="more than `max_frames` = 3"):
@@ -77,7 +77,7 @@ def test_batch_size_of_the_constructor(checkpoint, sample, grounder):
 
 
 def test_several_videos_in_every_form(grounder, sample):
-    """A list gives a list, an iterator an iterator; queries of their own or one for all."""
+    """A list is answered by a list, an iterator by an iterator; videos have their own queries or share one."""
     want = grounder(sample, query="a")
     for answers in (
         grounder([sample, sample], query="a"),
@@ -98,7 +98,7 @@ def test_several_videos_in_every_form(grounder, sample):
 
 @pytest.fixture(scope="module")
 def rows(sample):
-    """A dataset as `load_vtg_dataset` makes it."""
+    """A dataset in the form of `load_vtg_dataset`."""
     row = {"qid": "1", "video_id": "a", "video": str(sample), "duration_sec": 20.0, "moments": [[1.0, 2.0]]}
     missing = {"saliency": None, "domain": None, "task": ["moment_retrieval"]}
     queries = ("a", "b")
@@ -113,7 +113,7 @@ class Stream(IterableDataset):
         return iter(self.items)
 
 
-def test_datasets_of_rows_are_answered_as_they_are_read(grounder, sample, rows):
+def test_datasets_of_rows_are_answered_while_they_are_read(grounder, sample, rows):
     want = grounder(sample, query="a"), grounder(sample, query="b")
     streamed = datasets.IterableDataset.from_generator(lambda: iter(rows), features=FEATURES)
     for dataset in (rows, streamed, Stream(list(rows))):
@@ -138,7 +138,7 @@ def test_a_row_is_answered_as_its_video(grounder, sample, rows):
     assert grounder({"path": None, "bytes": sample.read_bytes()}, query="a") == want
 
 
-def test_nothing_is_read_ahead(grounder, sample):
+def test_videos_are_not_read_in_advance(grounder, sample):
     read = []
 
     class Videos:
@@ -168,12 +168,12 @@ def test_nothing_is_read_ahead(grounder, sample):
         ({"video": "v.mp4", "query": ["a", " "]}, "`query` must not hold an empty query"),
     ],
 )
-def test_rows_that_cannot_be_answered(row, message, grounder):
+def test_incomplete_rows_are_refused(row, message, grounder):
     with pytest.raises(ValueError, match=message):
         grounder(row)
 
 
-# ---- other videos ----------------------------------------------------------------------------------------------------
+# ---- other kinds of videos -------------------------------------------------------------------------------------------
 
 
 def test_frames_and_bytes_are_videos_too(grounder, sample):
@@ -192,7 +192,7 @@ def test_long_video_is_grounded_in_windows(grounder, sample):
     assert_same(grounder(sample, query="a", window_sec=None), grounder(sample, query="a"))
 
 
-def test_frames_that_the_models_rate_makes_too_long_are_warned_of(grounder, caplog, monkeypatch):
+def test_frames_without_fps_that_exceed_the_window_are_warned_of(grounder, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("modeling_r2tuning"), "propagate", True)
     monkeypatch.setattr(grounder.model.config, "window_sec", 5.0)
     frames = np.zeros((6, 64, 64, 3), np.uint8)
@@ -201,9 +201,10 @@ def test_frames_that_the_models_rate_makes_too_long_are_warned_of(grounder, capl
     grounder(frames[:5], query="a")
     assert caplog.records == []
     grounder(frames, query="a")
-    assert [record.getMessage()[:74] for record in caplog.records] == [
-        "6 frames without `fps` are taken as 1 a second, a video of 6 seconds, long"
-    ]
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "6 frames without `fps` are taken as 1 a second, a video of 6 seconds, which is"
+    )
 
 
 def test_suppressed_moments_are_left_out_by_default(grounder, sample):
@@ -276,13 +277,13 @@ def test_options_are_checked_before_a_video_is_opened(name, value, grounder):
         {"fps": np.float32(1), "max_moments": np.int64(50), "batch_size": None, "num_workers": 0, "progress": None},
     ],
 )
-def test_what_stands_for_the_default_is_allowed(options, grounder, sample):
+def test_values_that_stand_for_the_default_are_allowed(options, grounder, sample):
     assert grounder(sample, query="a", **options) == grounder(sample, query="a")
 
 
-def test_every_option_has_its_rule():
+def test_every_option_has_a_rule():
     settings = inspect.signature(R2TuningProcessor.post_process_video_grounding).parameters.keys()
-    assert RULES.keys() == NOT_ALLOWED.keys() == {*OPTIONS.values(), "num_workers"}
+    assert RULES.keys() == NOT_ALLOWED.keys() == {*OPTIONS, "num_workers"}
     assert settings - {"self", "outputs", "duration_sec"} <= RULES.keys()
 
 
@@ -291,7 +292,7 @@ def test_saved_pipeline_loads_again(grounder, sample, tmp_path):
     again = pipeline("video-grounding", model=str(tmp_path))
     assert_same(again(sample, query="a"), grounder(sample, query="a"))
     kept = json.loads((tmp_path / "config.json").read_text())["custom_pipelines"]["video-grounding"]
-    assert "default" not in kept, "a path of this machine"
+    assert "default" not in kept, "it holds a path of this machine"
 
 
 def test_half_precision_encoders(checkpoint, sample, grounder):

@@ -59,9 +59,9 @@ def test_pixels_are_normalised_as_clip_does(processor, frames):
         lambda frames: list(frames),
         lambda frames: [frames],
     ],
-    ids=["tensor", "channels first", "float tensor", "float array", "pictures", "list of frames", "list of videos"],
+    ids=["tensor", "channels first", "float tensor", "float array", "images", "list of frames", "list of videos"],
 )
-def test_frames_may_come_in_any_usual_form(processor, frames, convert):
+def test_frames_of_every_common_form_are_accepted(processor, frames, convert):
     got, want = processor(videos=convert(frames)), processor(videos=frames)
     assert torch.equal(got["pixel_values_videos"], want["pixel_values_videos"])
 
@@ -101,13 +101,13 @@ def test_one_video_many_queries(processor, frames):
     assert len(inputs["input_ids"]) == 3
 
 
-def test_a_long_query_is_cut_with_one_warning(processor, caplog, monkeypatch):
+def test_a_long_query_is_truncated_with_one_warning(processor, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("modeling_r2tuning"), "propagate", True)
     inputs = processor(text=["a " * 100, "b " * 100, "short"])
     assert inputs["input_ids"].shape == (3, 77)
     assert inputs["input_ids"][0, -1] == processor.tokenizer.eos_token_id
-    assert [record.getMessage() for record in caplog.records] == ["2 of 3 queries exceed 77 tokens and are cut there."]
+    assert [record.getMessage() for record in caplog.records] == ["2 of 3 queries exceed 77 tokens and are truncated."]
 
 
 @pytest.mark.parametrize("row", ["path", "bytes", "both"])
@@ -123,7 +123,7 @@ def test_rows_of_a_dataset_are_videos(row, processor, checkpoint):
     assert len(processor(videos=[video, str(path)])["pixel_values_videos"]) == 2
 
 
-# ---- what processors of transformers take ----------------------------------------------------------------------------
+# ---- options of transformers' processors ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("padding", [True, "longest", "max_length", False, "do_not_pad"])
@@ -142,7 +142,7 @@ def test_max_length(processor):
 
 
 @pytest.mark.parametrize("truncation", [False, "do_not_truncate"])
-def test_without_truncation_a_long_text_is_refused(truncation, processor):
+def test_a_long_text_is_refused_without_truncation(truncation, processor):
     assert torch.equal(processor(text="a b", truncation=truncation).input_ids, processor(text="a b").input_ids)
     with pytest.raises(ValueError, match="1 of 2 queries exceed 77 tokens: shorten or truncate"):
         processor(text=["a", "a " * 100], truncation=truncation)
@@ -156,7 +156,7 @@ def test_tokens_are_those_of_the_tokenizer(processor):
     assert torch.equal(ours["attention_mask"], theirs["attention_mask"].bool())
 
 
-def test_arrays_and_lists_hold_what_tensors_hold(processor, frames):
+def test_arrays_and_lists_equal_the_tensors(processor, frames):
     given = {"videos": [frames, frames[:2]], "text": ["a", "b c"]}
     tensors, arrays, lists = (processor(**given, return_tensors=kind) for kind in ("pt", "np", None))
     assert tensors.keys() == arrays.keys() == lists.keys()
@@ -198,7 +198,7 @@ def test_arguments_that_are_not_allowed(processor, arguments, error, message):
         processor(**arguments)
 
 
-def test_a_text_and_a_video_in_each_others_place_are_recognised(processor, checkpoint, frames):
+def test_swapped_video_and_text_are_refused(processor, checkpoint, frames):
     path = str(checkpoint / "sample.mp4")
     assert torch.equal(processor([path], ["a"]).pixel_values_videos, processor(videos=path).pixel_values_videos)
     row = {"path": path, "bytes": None}
@@ -210,7 +210,7 @@ def test_a_text_and_a_video_in_each_others_place_are_recognised(processor, check
 
 
 def test_threads_share_a_processor(processor):
-    """A tokenizer keeps the settings of the call before; other threads' calls must not be answered with them."""
+    """A tokenizer keeps truncation and padding as settings, which must not leak into calls of other threads."""
     groups = [["a"], ["b " * 100, "a longer one"], ["x", "y z"]]
     want = [processor(text=texts) for texts in groups]
 
@@ -261,7 +261,7 @@ def test_wrong_kinds_are_a_type_error(processor, arguments):
         processor(**arguments)
 
 
-def test_settings_come_back(processor, tmp_path):
+def test_settings_survive_saving(processor, tmp_path):
     changed = R2TuningProcessor(processor.image_processor, processor.tokenizer, 2.0, "linear", 0.6, 0.1)
     changed.save_pretrained(tmp_path)
     for kind in (R2TuningProcessor, AutoProcessor):
@@ -297,7 +297,7 @@ def test_answers_are_plain_python(processor, outputs):
     assert answers[0]["summary"] == [{"start": 4.0, "end": 6.0}]
 
 
-def test_hard_nms_lowers_doubles_and_a_threshold_drops_them(processor, outputs):
+def test_hard_nms_suppresses_duplicates_and_a_threshold_drops_them(processor, outputs):
     moments = processor.post_process_video_grounding(outputs, fps=1.0, nms="hard")[0]["moments"]
     assert len(moments) == 8
     assert (1.1, 5.2, 0.0) in [(round(m["start"], 4), round(m["end"], 4), m["score"]) for m in moments]
@@ -343,7 +343,7 @@ def test_predictions_from_nan_pixels_are_refused(name, processor, outputs):
 
 
 @pytest.mark.parametrize("outputs", [torch.zeros(2, 8), (torch.zeros(2, 8),)])
-def test_less_than_the_output_is_refused(outputs, processor):
+def test_parts_of_the_output_are_refused(outputs, processor):
     with pytest.raises(TypeError, match="`outputs` must be the model's whole output, got"):
         processor.post_process_video_grounding(outputs)
 

@@ -232,7 +232,7 @@ def make_row(task, saliency=None, moments=None, duration=20.0, **changes):
 
 def test_moments_and_saliency_are_put_on_the_frames(processor):
     rows = [make_row(["moment_retrieval"], moments=[[2.0, 5.0], [7.1, 7.3]])]
-    example = GroundingData(rows, processor, StubCache(20))[0]
+    example = GroundingData(rows, processor, StubCache(20), benchmark="qvhighlights")[0]
     np.testing.assert_allclose(example["moments"], [[2, 5], [6.7, 7.7]], rtol=1e-6)  # at least a frame long
     assert example["saliency"].nonzero().flatten().tolist() == [2, 3, 4, 7]
     assert (example["fps"], example["duration_sec"]) == (1.0, 20.0)
@@ -240,7 +240,7 @@ def test_moments_and_saliency_are_put_on_the_frames(processor):
 
 def test_videos_of_tvsum_are_cut_to_what_is_annotated(processor):
     rows = [make_row(["video_summarization"], saliency=[[1.0] * 20, [5.0] * 20, [3.0] * 20])]
-    example = GroundingData(rows, processor, StubCache(7))[0]
+    example = GroundingData(rows, processor, StubCache(7), benchmark="tvsum")[0]
     assert len(example["video_hidden_states"]) == 3
     assert example["saliency"].tolist() == [0, 1, 0.5]
     assert "moments" not in example
@@ -248,7 +248,7 @@ def test_videos_of_tvsum_are_cut_to_what_is_annotated(processor):
 
 def test_youtube_highlights_has_a_frame_for_each_clip(processor):
     rows = [make_row(["highlight_detection"], saliency=[[-1.0], [0.0], [1.0], [1.0]], duration=10.0)]
-    example = GroundingData(rows, processor, StubCache(4))[0]
+    example = GroundingData(rows, processor, StubCache(4), benchmark="youtube_highlights")[0]
     assert example["fps"] == 0.4
     assert example["saliency"].tolist() == [0, 0.5, 1, 1]
 
@@ -257,14 +257,14 @@ def test_frames_of_youtube_highlights_are_as_many_as_clips(processor, checkpoint
     """The sample of 20 seconds, annotated as 20.9: the grid of frames would have one less."""
     video = {"path": str(checkpoint / "sample.mp4")}
     rows = [make_row(["highlight_detection"], saliency=[[1.0]] * 9, duration=20.9, video=video)]
-    example = GroundingData(rows, processor)[0]
+    example = GroundingData(rows, processor, benchmark="youtube_highlights")[0]
     assert example["pixel_values_videos"].shape == (9, 3, 64, 64)
 
 
 def test_a_video_is_read_once_for_all_its_queries(processor):
     cache = StubCache(20)
     rows = [make_row(["moment_retrieval"], moments=[[2.0, 5.0]], qid=str(qid)) for qid in range(3)]
-    data = GroundingData(rows, processor, cache)
+    data = GroundingData(rows, processor, cache, benchmark="qvhighlights")
     examples = data.__getitems__([0, 4, 2])  # draws go on after the last row
     assert cache.read == 1
     assert [data.row(example["draw"])["qid"] for example in examples] == ["0", "1", "2"]

@@ -16,8 +16,8 @@ from training_samples import MODEL, as_arguments, write_benchmark
 from transformers import AutoModel, AutoProcessor
 from video_samples import write_video
 
+from dataset_scripts.benchmarks import BENCHMARKS
 from examples.transformers_trainer import train as train_by_transformers
-from r2tuning.released import convert
 from r2tuning.training import run as run_script
 from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig, read_config, read_preset
@@ -348,8 +348,8 @@ def test_nothing_is_fetched_before_the_data_is_there(options, tmp_path, capsys, 
         ('{"epochs": "3"}', "`--epochs` must be of the type int, got '3'"),
         ('{"drop_epochs": [1.5]}', "`--drop-epochs` must be of the type int, got 1.5"),
         ('{"schedule": "linear"}', "`--schedule` must be one of ['step', 'cosine'], got 'linear'"),
-        ('{"epochs": 3', "mine.json' is no preset: not JSON"),
-        ("[3]", "mine.json' is no preset: must be a JSON object"),
+        ('{"epochs": 3', "mine.json' is not a preset: not JSON"),
+        ("[3]", "mine.json' is not a preset: must be a JSON object"),
     ],
 )
 def test_a_wrong_preset_is_named(options, tmp_path, capsys, content, message):
@@ -477,8 +477,7 @@ def domains(options, tmp_path, monkeypatch):
     (tmp_path / "tvsum_anno.json").write_text(json.dumps(videos))
     splits = {domain: {"train": [f"{domain}0", f"{domain}1"], "val": [f"{domain}2"]} for domain in ("BK", "DS")}
     (tmp_path / "splits.json").write_text(json.dumps(splits))
-    tvsum = convert.BENCHMARKS["tvsum"]
-    monkeypatch.setitem(convert.BENCHMARKS, "tvsum", replace(tvsum, files={"BK": "", "DS": ""}))
+    monkeypatch.setitem(BENCHMARKS, "tvsum", replace(BENCHMARKS["tvsum"], domains=("BK", "DS")))
     model = {name: value for name, value in MODEL.items() if name != "strides"}
     options = {**options, "preset": "tvsum", "data-dir": tmp_path, "features": cache, "model": json.dumps(model)}
     return {**options, "batch-size": 2, "output-dir": tmp_path / "run"}

@@ -13,13 +13,13 @@ from tiny_checkpoints import save_clip
 from training_samples import MODEL, as_arguments, write_benchmark
 from transformers import AutoModel
 
-from r2tuning.commands.main import main as r2tuning
-from r2tuning.hub import publishing
+from r2tuning.hub import repository
 from r2tuning.hub.model_card import Results
 from r2tuning.training import hub as training_hub
 from r2tuning.training.config import TrainingConfig, read_config
 from r2tuning.training.hub import check_push, command_line, push_run, record_results
 from r2tuning.training.run import main
+from r2tuning_cli.main import main as r2tuning
 
 
 NAME = "org/r2tuning-letters"
@@ -27,7 +27,7 @@ NAME = "org/r2tuning-letters"
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path, tiny_clip):
-    monkeypatch.setattr(publishing, "WAITS_SEC", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(repository, "WAITS_SEC", (0.01, 0.01, 0.01))
     with LoopbackHub() as hub:
         hub.connect(monkeypatch, tmp_path / "home")
         clip = save_clip(tiny_clip, tmp_path / "hub_clip")

@@ -2,14 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from fresh_python import FreshPython
 from safetensors.torch import load_file
 from training_samples import MODEL, as_arguments, write_benchmark
 from two_processes import CASES
@@ -17,8 +17,18 @@ from two_processes import CASES
 from r2tuning.training.run import DONE, main
 
 
-TESTS = Path(__file__).parent
+HELPERS = Path(__file__).parents[1] / "helpers"
 PARTS = {"classification", "boundary", "saliency", "video_calibration", "layer_calibration"}
+
+
+def torchrun_environments(number):
+    """The variables that torchrun gives to each of its processes on one machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for rank in range(number):
+        yield {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +38,14 @@ def both(tiny_clip, tmp_path_factory):
     options = write_benchmark(folder, tiny_clip)
     options["gradient-accumulation"] = 2
     options["model"] = json.dumps({**MODEL, "dropout": 0.0, "drop_path": 0.0})  # each process has its own
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = [TESTS / "two_processes.py", folder / "report.json", *as_arguments(options, output_dir=folder / "two")]
-    result = subprocess.run(
-        [*torchrun, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    arguments = [
+        HELPERS / "two_processes.py",
+        folder / "report.json",
+        *as_arguments(options, output_dir=folder / "two"),
+    ]
+    processes = [FreshPython(arguments, {**os.environ, **environment}) for environment in torchrun_environments(2)]
+    for process in processes:
+        assert process.wait() == 0, process.output()[1][-3000:]
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     assert main(as_arguments(options, output_dir=folder / "one")) == DONE

@@ -7,14 +7,13 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from fresh_python import FreshPython
 from safetensors.torch import load_file
 from training_samples import as_arguments, write_benchmark
 
@@ -191,15 +190,11 @@ def test_a_killed_run_goes_on_exactly(options, whole, tmp_path, kill_somewhere):
 
 def test_a_command_killed_from_outside_goes_on_exactly(options, whole, tmp_path):
     """Whenever it is: after the first checkpoint. It is then finished with a loader process."""
-    arguments = [sys.executable, str(ROOT / "train/run.py"), *as_arguments(options, output_dir=tmp_path)]
-    process = subprocess.Popen(
-        arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    with contextlib.closing(process.stderr):
-        while not steps(tmp_path) and process.poll() is None:
-            time.sleep(0.01)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL, process.stderr.read()[-2000:]
+    process = FreshPython([ROOT / "train/run.py", *as_arguments(options, output_dir=tmp_path)])
+    while not steps(tmp_path) and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, process.output()
     assert main(as_arguments(options, output_dir=tmp_path, num_workers=1)) == DONE
     assert_same_run(tmp_path, whole)
 
@@ -297,14 +292,12 @@ sys.exit(run.main(sys.argv[1:]))
 
 def test_a_stopped_command_ends_though_its_loader_process_is_stuck(options, tmp_path):
     arguments = as_arguments({**options, "gradient-accumulation": 1}, output_dir=tmp_path, num_workers=1)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", STUCK, *arguments]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment, start_new_session=True) as process:
-        try:
-            assert process.wait(timeout=60) == 143
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+    process = FreshPython(["-c", STUCK, *arguments])
+    try:
+        assert process.wait(timeout=60) == 143, process.output()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill_group()
     assert steps(tmp_path)[-1] == "step_000002"
 
 

@@ -1,4 +1,4 @@
-"""Where decoding can begin: pictures read with the rest of the file skipped are those of decoding everything."""
+"""Entries, at which decoding can start: sparse decoding returns exactly the pictures of decoding everything."""
 
 import dataclasses
 
@@ -8,17 +8,17 @@ import pytest
 import video_samples as samples
 from video_samples import decode_everything, expected_indices
 
-from modeling_r2tuning import video_io_r2tuning as video_io
+from modeling_r2tuning import video_selection_r2tuning as video_selection
 from modeling_r2tuning import video_timeline_r2tuning as video_timeline
 from modeling_r2tuning.video_entries_r2tuning import COMPLETE_ENTRY, ENTRY, NO_ENTRY, make_entry_test
 from modeling_r2tuning.video_io_r2tuning import load_video_frames
 from modeling_r2tuning.video_source_r2tuning import make_source
 
 
-COUNT, GROUP = 90, 15  # pictures in a file, and at most from one key picture to the next
+COUNT, GROUP = 90, 15  # pictures in a file, and at most from one keyframe to the next
 X264, X265 = "scenecut=0:keyint=15:min-keyint=15", "log-level=none:scenecut=0:keyint=15:min-keyint=15:pools=1"
 VPX = {"cpu-used": "8", "deadline": "good", "lag-in-frames": "10", "auto-alt-ref": "1"}
-# Whether packets of the codec prove that they are entries, and the encoder's settings.
+# Whether packets of the codec show that they are entries, and the settings of the encoder.
 FILES = {
     "h264.flv": (True, {"options": {"x264-params": X264}}),
     "h264_open.mkv": (True, {"options": {"x264-params": f"{X264}:open-gop=1:bframes=3:b-adapt=0"}}),
@@ -58,7 +58,7 @@ def count_entries(path):
 
 
 def assert_pictures_of_decoding_everything(path, caplog):
-    """At some rates, and for parts that begin anywhere."""
+    """Compare frames at several rates, and of parts that start anywhere, with those of decoding everything."""
     times, pictures = decode_everything(path)
     parts = [(1, 0, None), (3, 0, None), (7, 1.3, 2.1)] + [(25, number / 25, None) for number in (33, 56, 77)]
     for fps, start, end in parts:
@@ -70,18 +70,18 @@ def assert_pictures_of_decoding_everything(path, caplog):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_codec_gives_the_pictures_of_decoding_everything(tmp_path, monkeypatch, caplog, name):
-    tells, settings = FILES[name]
+def test_sparse_decoding_equals_full_decoding_for_every_codec(tmp_path, monkeypatch, caplog, name):
+    is_proven, settings = FILES[name]
     path = write(tmp_path, name, **settings)
-    monkeypatch.setattr(video_io, "_dense_frames", None)
+    monkeypatch.setattr(video_selection, "_dense_frames", None)
     num_keys = count_keys(path)
     assert num_keys >= COUNT / GROUP
-    assert count_entries(path) == (num_keys if tells else 0)
+    assert count_entries(path) == (num_keys if is_proven else 0)
     assert_pictures_of_decoding_everything(path, caplog)
 
 
 @pytest.mark.parametrize("ending", ["mp4", "ts", "mkv"])
-def test_intra_refresh_is_decoded_from_its_one_whole_picture(tmp_path, caplog, ending):
+def test_intra_refresh_is_decoded_from_its_only_entry(tmp_path, caplog, ending):
     path = write(tmp_path, f"refresh.{ending}", options={"x264-params": REFRESH})
     assert count_keys(path) > 5
     assert count_entries(path) == 1
@@ -101,8 +101,8 @@ def test_packed_b_frames_are_decoded_in_order(tmp_path, caplog, ending):
     assert not caplog.records
 
 
-def test_parameters_that_change_with_a_packet_that_would_be_skipped_are_decoded(tmp_path):
-    """A flv file of a stream that was set up anew: what later pictures need came with a packet of its own."""
+def test_parameters_in_a_packet_that_would_be_skipped_are_used(tmp_path):
+    """In an flv file whose encoder restarted: the parameters of later pictures come in a packet of their own."""
     first = samples.write_video(tmp_path / "1.flv", samples.textured_pictures(50), gop=10)
     options = {"x264-params": "cabac=0:ref=1:bframes=0:8x8dct=0"}
     later = {"times": range(50, 100), "gop": 10, "options": options}
@@ -116,7 +116,7 @@ def test_parameters_that_change_with_a_packet_that_would_be_skipped_are_decoded(
     np.testing.assert_array_equal(video.frames[0], pictures[expected_indices(times, 25, 1, 3.4, 3.44)[0]])
 
 
-def test_pictures_with_one_time_are_decoded_in_order(tmp_path):
+def test_pictures_with_equal_times_are_not_orderly(tmp_path):
     path = write(tmp_path, "video.mkv", options={"x264-params": X264})
     timeline = video_timeline.scan(make_source(path))
     table = video_timeline._PacketTable(timeline.pts, timeline.pts, *[timeline.is_shown] * 5, False, False)
@@ -135,7 +135,7 @@ def test_pictures_with_one_time_are_decoded_in_order(tmp_path):
         ([NO_ENTRY, COMPLETE_ENTRY, ENTRY], [1, 2]),
     ],
 )
-def test_entries_without_parameters_count_only_where_none_are_sent_again(entries, expected):
+def test_entries_without_parameters_count_only_if_parameters_are_not_repeated(entries, expected):
     assert np.flatnonzero(video_timeline._find_entries(np.array(entries))).tolist() == expected
 
 
@@ -147,9 +147,10 @@ CRAFTED = {
     "recovery point of another slice": ("h264", f"000001 {SEI} c4 80 000001 41 e0 00", NO_ENTRY),  # slice type 0
     "recovery later": ("h264", f"000001 {SEI} 48 80 000001 41 b0 00", NO_ENTRY),
     "inexact recovery": ("h264", f"000001 {SEI} 84 80 000001 41 b0 00", NO_ENTRY),
-    "recovery behind other information": ("h264", f"000001 06 05 02 aa bb {SEI[3:]} c4 80 000001 41 b0 00", ENTRY),
+    "recovery after other information": ("h264", f"000001 06 05 02 aa bb {SEI[3:]} c4 80 000001 41 b0 00", ENTRY),
     "no recovery point": ("h264", "000001 41 b0 00", NO_ENTRY),
     "cut off": ("h264", "000001 06 06", NO_ENTRY),
+    "cut off within a long number": ("h264", "000001 06 ff ff ff", NO_ENTRY),
     "random access": ("hevc", "000001 2a 01 af", ENTRY),
     "broken link with parameters": ("hevc", "000001 42 01 01 000001 20 01 af", COMPLETE_ENTRY),
     "trailing picture": ("hevc", "000001 02 01 d0", NO_ENTRY),
@@ -174,7 +175,7 @@ CRAFTED = {
 
 
 @pytest.mark.parametrize("name", CRAFTED)
-def test_the_bytes_of_a_packet_tell_whether_it_is_an_entry(name):
+def test_entries_are_recognised_from_the_bytes_of_a_packet(name):
     codec, data, expected = CRAFTED[name]
     entry_test = make_entry_test(av.CodecContext.create(codec, "r"))
     assert entry_test(memoryview(bytes.fromhex(data))) == expected
@@ -183,5 +184,5 @@ def test_the_bytes_of_a_packet_tell_whether_it_is_an_entry(name):
 
 
 @pytest.mark.parametrize("codec", ["wmv2", "msmpeg4", "ffv1", "gif"])
-def test_packets_of_other_codecs_prove_nothing(codec):
+def test_packets_of_other_codecs_show_no_entries(codec):
     assert make_entry_test(av.CodecContext.create(codec, "r")) is None

@@ -1,4 +1,4 @@
-"""Reading pictures of a video at regular times, and cutting clips."""
+"""Sampling frames of a video at regular times, and cutting a part of it out."""
 
 import builtins
 import functools
@@ -17,23 +17,27 @@ import pytest
 import video_samples as samples
 from video_samples import decode_everything, expected_indices
 
-from modeling_r2tuning import video_io_r2tuning as video_io
+from modeling_r2tuning import video_rendering_r2tuning as video_rendering
+from modeling_r2tuning import video_selection_r2tuning as video_selection
+from modeling_r2tuning import video_timeline_r2tuning as video_timeline
 from modeling_r2tuning.video_io_r2tuning import cut_clip, iter_video_frames, load_video_frames, sample_frame_times
+from modeling_r2tuning.video_rendering_r2tuning import display_matrix, turn_upright
+from modeling_r2tuning.video_source_r2tuning import make_source
 
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
-    """Ten seconds at 25 pictures a second, a key picture every second."""
+    """Ten seconds at 25 pictures a second, a keyframe every second."""
     return samples.write_video(tmp_path_factory.mktemp("videos") / "numbered.mp4", count=250)
 
 
 @pytest.fixture
 def no_fallback(monkeypatch):
-    """Decoding every packet becomes an error, so that only the sparse way can succeed."""
-    monkeypatch.setattr(video_io, "_dense_frames", None)
+    """Make decoding every packet an error, so that only sparse decoding can succeed."""
+    monkeypatch.setattr(video_selection, "_dense_frames", None)
 
 
-# ---- which picture belongs to which time ----
+# ---- which picture becomes the frame of a time ----
 
 
 @pytest.mark.parametrize(
@@ -46,12 +50,12 @@ def test_number_of_times_is_rounded_half_up_and_never_zero(duration_sec, fps, co
     np.testing.assert_allclose(times, np.arange(count) / fps)
 
 
-def test_times_of_a_range_begin_at_its_start():
+def test_times_of_a_range_count_from_its_start():
     np.testing.assert_allclose(sample_frame_times(60.0, 2, 10.25, 12.25), [10.25, 10.75, 11.25, 11.75])
     np.testing.assert_allclose(sample_frame_times(60.0, 0.5, start_sec=57.0), [57.0, 59.0])
 
 
-def test_picture_of_a_time_is_the_last_one_nearest_to_it(numbered):
+def test_frame_of_a_time_is_the_last_picture_nearest_to_it(numbered):
     video = load_video_frames(numbered, 1)
     assert samples.read_numbers(video.frames) == [12, 37, 62, 87, 112, 137, 162, 187, 212, 237]
     np.testing.assert_allclose(video.frame_times_sec, np.arange(10))
@@ -65,7 +69,7 @@ def test_picture_exactly_between_two_times_belongs_to_the_later_one(numbered):
 
 @pytest.mark.parametrize("rate", ["25", "30000/1001", "15000/1001"])
 @pytest.mark.parametrize("fps", [0.5, 1, 2.5, 7.3, 40])
-def test_same_pictures_as_the_fps_filter_of_ffmpeg(tmp_path, rate, fps):
+def test_frames_are_those_of_the_fps_filter_of_ffmpeg(tmp_path, rate, fps):
     path = samples.write_video(tmp_path / "video.mp4", count=100, rate=Fraction(rate))
     expected = samples.read_numbers(samples.filter_with_ffmpeg(path, fps))
     video = load_video_frames(path, fps)
@@ -75,7 +79,7 @@ def test_same_pictures_as_the_fps_filter_of_ffmpeg(tmp_path, rate, fps):
 
 @pytest.mark.parametrize("fps", [0.5, 1, 3])
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
-def test_variable_rate_goes_by_time_as_in_ffmpeg(tmp_path, fps, ending):
+def test_variable_rate_is_sampled_by_time_as_in_ffmpeg(tmp_path, fps, ending):
     times = [*range(50), *range(50, 150, 4), *range(150, 400, 31)]
     path = samples.write_video(tmp_path / f"video.{ending}", count=len(times), times=times)
     expected = samples.read_numbers(samples.filter_with_ffmpeg(path, fps))
@@ -111,7 +115,7 @@ def test_more_times_than_pictures_repeat_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_shortest_videos_give_one_picture(tmp_path, count):
+def test_shortest_videos_give_one_frame(tmp_path, count):
     path = samples.write_video(tmp_path / "short.mp4", count=count, rate=30)
     video = load_video_frames(path, 1)
     assert samples.read_numbers(video.frames) == [count - 1]
@@ -145,24 +149,24 @@ def test_sparse_decoding_changes_no_bit(tmp_path, name):
         np.testing.assert_array_equal(video.frames, np.stack([pictures[index] for index in indices]))
 
 
-def test_groups_without_a_wanted_picture_are_not_decoded(numbered):
-    timeline = video_io.scan(video_io.make_source(numbered))
-    actions = video_io._plan_packets(timeline, np.array([130]))
-    decoded = np.flatnonzero(actions != video_io.DROP)
+def test_groups_without_a_chosen_picture_are_not_decoded(numbered):
+    timeline = video_timeline.scan(make_source(numbered))
+    actions = video_selection._plan_packets(timeline, np.array([130]))
+    decoded = np.flatnonzero(actions != video_timeline.DROP)
     assert 125 <= decoded.min() <= decoded.max() < 150
-    assert (actions == video_io.DECODE).sum() == 1
+    assert (actions == video_timeline.DECODE).sum() == 1
 
 
-def test_picture_shown_before_its_key_picture_needs_the_group_before(tmp_path):
+def test_picture_shown_before_its_keyframe_needs_the_group_before(tmp_path):
     options = {"x264-params": samples.OPEN_GOP}
     path = samples.write_video(tmp_path / "open.mp4", samples.textured_pictures(60), options=options)
-    timeline = video_io.scan(video_io.make_source(path))
+    timeline = video_timeline.scan(make_source(path))
     key = np.flatnonzero(timeline.is_entry)[1]
     assert timeline.pts[key + 1] < timeline.pts[key]
-    assert (video_io._plan_packets(timeline, np.array([key + 1])) != video_io.DROP).argmax() == 0
+    assert (video_selection._plan_packets(timeline, np.array([key + 1])) != video_timeline.DROP).argmax() == 0
 
 
-def test_key_pictures_at_which_decoding_cannot_begin_are_noticed(tmp_path):
+def test_keyframes_at_which_decoding_cannot_start_are_noticed(tmp_path):
     """With intra refresh a decoder needs a second to recover: everything is decoded instead, without a warning."""
     options = {"x264-params": samples.INTRA_REFRESH}
     path = samples.write_video(tmp_path / "refresh.mp4", samples.textured_pictures(150), options=options)
@@ -206,7 +210,7 @@ def test_pictures_are_upright(tmp_path, rotation, mirrored, colors):
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
-def test_rotation_is_known_even_if_side_data_cannot_be_listed(rotation):
+def test_rotation_is_read_even_if_side_data_cannot_be_listed(rotation):
     class Frame:
         @property
         def side_data(self):
@@ -214,7 +218,7 @@ def test_rotation_is_known_even_if_side_data_cannot_be_listed(rotation):
 
     frame = Frame()
     frame.rotation = rotation
-    turned = video_io._turn_upright(samples.corner_picture(), video_io._display_matrix(frame))
+    turned = turn_upright(samples.corner_picture(), display_matrix(frame))
     np.testing.assert_array_equal(turned, np.rot90(samples.corner_picture(), rotation // 90))
 
 
@@ -228,7 +232,7 @@ def test_pixels_become_square(tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 180), (100, 74), (74, 100), (64, 64)])
-def test_short_side_is_the_size_and_the_long_one_truncated_as_in_clip(tmp_path, width, height):
+def test_short_side_gets_the_size_and_the_long_side_is_truncated_as_in_clip(tmp_path, width, height):
     path = samples.write_video(tmp_path / "video.mp4", [samples.corner_picture(width, height)])
     short, long = sorted((width, height))
     shape = load_video_frames(path, 1, size=56).frames.shape[1:3]
@@ -283,7 +287,7 @@ def test_pictures_of_a_changed_size_are_scaled_to_the_first(tmp_path):
 # ---- chunks and progress ----
 
 
-def test_chunks_are_the_loaded_pictures(numbered):
+def test_chunks_together_are_the_loaded_frames(numbered):
     chunks = iter_video_frames(numbered, 2.3, chunk_size=5)
     assert (chunks.num_frames, chunks.duration_sec, chunks.fps) == (23, 10.0, 2.3)
     pieces = list(chunks)
@@ -293,7 +297,7 @@ def test_chunks_are_the_loaded_pictures(numbered):
     np.testing.assert_array_equal(chunks.frame_times_sec, video.frame_times_sec)
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(numbered):
+def test_memory_does_not_grow_with_the_number_of_frames(numbered):
     def peak_memory(fps):
         tracemalloc.start()
         for _ in iter_video_frames(numbered, fps, chunk_size=4):
@@ -306,17 +310,17 @@ def test_memory_does_not_grow_with_the_number_of_pictures(numbered):
     assert peak_memory(25) < peak_memory(1) + 10 * samples.WIDTH * samples.HEIGHT * 3
 
 
-def test_progress_counts_pictures(numbered):
+def test_progress_counts_frames(numbered):
     calls = []
     load_video_frames(numbered, 0.5, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 
-# ---- what a video may be ----
+# ---- kinds of videos ----
 
 
 class OneWay(io.RawIOBase):
-    """A binary stream that cannot go back."""
+    """A binary stream that cannot seek."""
 
     def __init__(self, data):
         self.inner = io.BytesIO(data)
@@ -329,7 +333,7 @@ class OneWay(io.RawIOBase):
 
 
 @pytest.mark.parametrize("kind", ["str", "path", "bytes", "memory", "file", "one way", "address"])
-def test_every_kind_of_input_gives_the_same_pictures(numbered, serve, kind):
+def test_every_kind_of_input_gives_the_same_frames(numbered, serve, kind):
     data = numbered.read_bytes()
     with open(numbered, "rb") as file:
         file.seek(100)
@@ -420,7 +424,7 @@ def test_title_that_is_not_utf8_is_harmless(tmp_path):
     assert len(load_video_frames(data.replace(b"ABCDEFGHIJ", b"\xff" * 10), 1).frames) == 1
 
 
-# ---- what cannot be read ----
+# ---- videos that cannot be read ----
 
 
 def test_missing_file_is_named(tmp_path):
@@ -434,7 +438,7 @@ def test_directory_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"this is not a video\n" * 50, os.urandom(5000)])
-def test_files_that_are_no_videos_are_refused(tmp_path, data):
+def test_files_that_are_not_videos_are_refused(tmp_path, data):
     path = tmp_path / "video.mp4"
     path.write_bytes(data)
     for video in (path, data):
@@ -449,7 +453,7 @@ def test_mp4_without_its_index_is_refused(numbered, tmp_path):
         load_video_frames(samples.truncate(path, 0.5), 1)
 
 
-def test_sound_alone_is_refused(tmp_path):
+def test_sound_without_video_is_refused(tmp_path):
     with pytest.raises(ValueError, match="sound.m4a' has no video stream"):
         load_video_frames(samples.write_audio(tmp_path / "sound.m4a"), 1)
 
@@ -468,7 +472,7 @@ def test_video_without_a_decodable_picture_is_refused(tmp_path):
         ("video.avi", {"codec": "mpeg4"}, 0.6),
     ],
 )
-def test_truncated_file_gives_what_is_there_and_one_warning(tmp_path, caplog, name, settings, kept):
+def test_truncated_file_is_read_up_to_its_end_with_one_warning(tmp_path, caplog, name, settings, kept):
     path = samples.write_video(tmp_path / name, samples.noisy_numbered_pictures(250), **settings)
     samples.truncate(path, kept)
     video = load_video_frames(path, 1)
@@ -490,22 +494,22 @@ def test_damaged_picture_is_replaced_by_the_one_before_with_one_warning(tmp_path
     assert "1 of the 63 pictures read are lost" in caplog.text
 
 
-def test_damaged_picture_on_which_others_build_is_told(tmp_path, caplog):
+def test_damage_to_a_reference_picture_is_warned_of(tmp_path, caplog):
     path = samples.write_video(tmp_path / "video.mp4", samples.noisy_numbered_pictures(75), max_b_frames=0)
     samples.damage_packets(path, [30])
     assert samples.read_numbers(load_video_frames(path, 1).frames) == [12, 37, 62]
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "some others may show faults" in caplog.text
+    assert "some others may show artefacts" in caplog.text
 
 
-def test_damage_that_no_chosen_picture_builds_on_is_no_matter(tmp_path, caplog):
+def test_damage_to_a_picture_that_no_frame_depends_on_is_ignored(tmp_path, caplog):
     path = samples.write_video(tmp_path / "video.mp4", samples.noisy_numbered_pictures(75), max_b_frames=0)
     samples.damage_packets(path, [40])
     assert samples.read_numbers(load_video_frames(path, 1).frames) == [12, 37, 62]
     assert not caplog.records
 
 
-def test_gap_in_a_transport_stream_is_told(tmp_path, caplog):
+def test_gap_in_a_transport_stream_is_warned_of(tmp_path, caplog):
     path = samples.write_video(tmp_path / "video.ts", samples.noisy_numbered_pictures(75), max_b_frames=0)
     data = path.read_bytes()
     middle = len(data) // 2 // 188 * 188
@@ -515,7 +519,7 @@ def test_gap_in_a_transport_stream_is_told(tmp_path, caplog):
     assert "is damaged" in caplog.text
 
 
-def test_damage_at_the_beginning_shows_the_first_good_picture(tmp_path, caplog):
+def test_damage_at_the_start_is_replaced_by_the_first_good_picture(tmp_path, caplog):
     options = {"x264-params": "scenecut=0:bframes=0"}
     path = samples.write_video(tmp_path / "video.mp4", samples.noisy_numbered_pictures(75), options=options)
     samples.damage_packets(path, [0])
@@ -567,10 +571,10 @@ def test_missing_pyav_is_named_with_its_pip_line(numbered, monkeypatch):
         load_video_frames(numbered, 1)
 
 
-# ---- clips ----
+# ---- cuts ----
 
 
-def test_clip_holds_the_pictures_of_its_range(numbered, tmp_path):
+def test_cut_holds_the_pictures_of_its_range(numbered, tmp_path):
     output = tmp_path / "clip.mp4"
     cut_clip(numbered, output, 3.1, 5.0)
     times, pictures = decode_everything(output)
@@ -580,7 +584,7 @@ def test_clip_holds_the_pictures_of_its_range(numbered, tmp_path):
     assert os.listdir(tmp_path) == ["clip.mp4"]
 
 
-def test_clip_is_what_browsers_play(tmp_path):
+def test_cut_plays_in_browsers(tmp_path):
     """h264, yuv420p, even sides, upright, square pixels, no sound, index before the pictures."""
 
     def configure(stream):
@@ -604,7 +608,7 @@ def test_clip_is_what_browsers_play(tmp_path):
     assert np.median(np.abs(read[: len(original)].astype(int) - original)) < 3
 
 
-def test_clip_keeps_variable_times_and_begins_with_what_is_on_screen(tmp_path):
+def test_cut_keeps_variable_times_and_starts_with_the_picture_on_screen(tmp_path):
     path = samples.write_video(tmp_path / "video.mp4", count=5, times=[0, 10, 35, 80, 100])
     cut_clip(path, tmp_path / "clip.mp4", 1.0, 3.5)
     times, pictures = decode_everything(tmp_path / "clip.mp4")
@@ -612,12 +616,12 @@ def test_clip_keeps_variable_times_and_begins_with_what_is_on_screen(tmp_path):
     np.testing.assert_allclose(np.array(times, dtype=float), [0, 0.4, 2.2], atol=1e-3)
 
 
-def test_failed_clip_leaves_the_old_one_alone(numbered, tmp_path, monkeypatch):
+def test_failed_cut_keeps_the_old_file(numbered, tmp_path, monkeypatch):
     output = tmp_path / "clip.mp4"
     output.write_bytes(b"old")
     with pytest.raises(ValueError, match="both inside the video's 10 seconds"):
         cut_clip(numbered, output, 9, 12)
-    monkeypatch.setattr(video_io, "_turn_upright", None)
+    monkeypatch.setattr(video_rendering, "turn_upright", None)
     with pytest.raises(TypeError):
         cut_clip(numbered, output, 1, 2)
     assert output.read_bytes() == b"old"
@@ -638,7 +642,7 @@ def center_grid(frames):
 
 
 @pytest.mark.parametrize("fps", ["0.5", "1", "2"])
-def test_real_videos_give_the_pictures_that_ffmpeg_gave(fps):
+def test_frames_of_real_videos_are_those_of_ffmpeg(fps):
     folder = samples.shared_data_dir() / "videos"
     if not (folder / "frames.json").is_file():
         pytest.skip("no shared test data; set VTG_SHARED_DATA to the folder that holds it")
@@ -647,5 +651,5 @@ def test_real_videos_give_the_pictures_that_ffmpeg_gave(fps):
         video = load_video_frames(folder / name, float(fps), size=224)
         assert len(video.frames) == max(expected["frames"], 1), name
         if "mean_rgb_4x4" in expected:
-            # the recorded pictures were scaled by Pillow or similar, ours by swscale
+            # the recorded frames were scaled by Pillow or similar, ours by swscale
             np.testing.assert_allclose(center_grid(video.frames), expected["mean_rgb_4x4"], atol=1.0, err_msg=name)

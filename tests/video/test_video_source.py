@@ -1,4 +1,4 @@
-"""Opening a video: which files and streams are taken, what else is never opened, addresses, pipes and names."""
+"""Opening a video: accepted formats, files that name others, choice of the stream, limits, addresses, pipes, names."""
 
 import http.server
 import io
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    """Two seconds at 25 pictures a second; at one a second pictures 12 and 37 are taken."""
+    """Two seconds at 25 pictures a second; at one frame a second, pictures 12 and 37 are sampled."""
     return samples.write_video(tmp_path_factory.mktemp("source") / "numbered.mp4", count=50)
 
 
@@ -48,7 +48,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def serve(self, path, body=b"", code=200, **headers):
-        """Answer requests for `path`, and say its address; a header given as `None` is left out."""
+        """Answer requests for `path` and return its address; a header that is `None` is left out."""
 
         def answer(handler):
             handler.send_response(code)
@@ -120,7 +120,7 @@ READABLE = {
 
 @pytest.mark.parametrize("name", READABLE)
 def test_files_that_hold_their_pictures_are_read(tmp_path, name):
-    """By whatever name: nothing depends on the ending but for raw streams."""
+    """The format is detected from the contents; only raw streams depend on the ending of the name."""
     settings = dict(READABLE[name])
     if settings.get("codec", "libx264") not in av.codecs_available:
         pytest.skip(f"this PyAV has no encoder {settings['codec']}")
@@ -136,7 +136,7 @@ def test_both_copies_are_equal():
 
 def test_formats_are_names_of_ffmpeg():
     known = {name for names in av.formats_available for name in names.split(",")}
-    assert len(set(containers.FORMATS.split(",")) - known) <= 5  # other builds lack the newest
+    assert len(set(containers.FORMATS.split(",")) - known) <= 5  # other builds of FFmpeg lack the newest
 
 
 # ---- files that open other files ----
@@ -171,13 +171,13 @@ def test_playlists_are_refused_and_nothing_else_is_opened(tmp_path, video, serve
     assert [path for path, _ in server.requests] == [f"/list/{name}"]
 
 
-def test_a_playlist_of_local_files_with_their_whole_paths_is_refused_too(tmp_path, video):
+def test_playlist_of_absolute_paths_is_refused(tmp_path, video):
     (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{video}'\n")
     with pytest.raises(ValueError, match="it is a playlist"):
         load_video_frames((tmp_path / "list.mp4").read_bytes(), 1)
 
 
-def test_text_and_pictures_are_no_videos(tmp_path):
+def test_text_and_still_pictures_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("ideas\n" * 100)
     with pytest.raises(ValueError, match="notes.txt' cannot be read as a video: it is text"):
         load_video_frames(tmp_path / "notes.txt", 1)
@@ -187,7 +187,7 @@ def test_text_and_pictures_are_no_videos(tmp_path):
             load_video_frames(source, 1)
 
 
-def test_videos_of_misleading_names_are_read(tmp_path, video):
+def test_videos_with_misleading_names_are_read(tmp_path, video):
     for name in ("video.m3u8", "video.txt", "video.concat", "video%03d.jpg.mp4"):
         (tmp_path / name).write_bytes(video.read_bytes())
         assert read(tmp_path / name) == [12, 37]
@@ -195,7 +195,7 @@ def test_videos_of_misleading_names_are_read(tmp_path, video):
             assert read(file) == [12, 37]
 
 
-# ---- which stream ----
+# ---- choice of the stream ----
 
 
 def write_streams(path, *numbers, still_sec=1):
@@ -218,14 +218,14 @@ def write_streams(path, *numbers, still_sec=1):
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "ts", "avi"])
 @pytest.mark.parametrize("still_sec", [1, 60])
-def test_the_film_is_taken_where_the_first_stream_is_a_still_picture(tmp_path, ending, still_sec):
+def test_video_is_chosen_if_the_first_stream_is_a_still_picture(tmp_path, ending, still_sec):
     path = write_streams(tmp_path / f"v.{ending}", [1023], range(50), still_sec=still_sec)
     assert read(path) == read(io.BytesIO(path.read_bytes())) == [12, 37]
     assert probe_video(str(path)).duration_sec == pytest.approx(2, abs=0.05) or ending in ("mkv", "ts")
     assert probe_video(str(path)).fps == pytest.approx(25)
 
 
-def test_animated_avif_is_a_film(tmp_path):
+def test_animated_avif_is_a_video(tmp_path):
     if "libsvtav1" not in av.codecs_available:
         pytest.skip("this PyAV has no encoder libsvtav1")
     path = samples.write_video(tmp_path / "v.avif", count=12, rate=2, **AV1)
@@ -235,12 +235,12 @@ def test_animated_avif_is_a_film(tmp_path):
     assert probe_video(str(path)).duration_sec == pytest.approx(6)
 
 
-def test_of_two_films_the_first_is_taken(tmp_path):
+def test_first_of_two_videos_is_chosen(tmp_path):
     path = write_streams(tmp_path / "two.mkv", range(25), range(50))
     assert read(path) == [12]
 
 
-def test_the_length_is_that_of_the_film_and_titles_may_be_in_any_code(tmp_path):
+def test_length_is_that_of_the_video_stream_whatever_the_encoding_of_the_title(tmp_path):
     def configure(stream):
         stream.container.metadata["title"] = "ABCDEFGHIJ"
 
@@ -251,13 +251,13 @@ def test_the_length_is_that_of_the_film_and_titles_may_be_in_any_code(tmp_path):
     assert (facts.duration_sec, facts.fps, facts.num_frames) == (2.0, 25.0, 50)
 
 
-def test_a_cover_alone_is_no_film(tmp_path):
+def test_cover_picture_without_video_is_refused(tmp_path):
     path = samples.write_audio(tmp_path / "v.mp4")
     with pytest.raises(AnnotationError, match=r"v\.mp4: found a file that has no video stream"):
         probe_video(str(path))
 
 
-def test_lengths_are_read_from_files_alone(tmp_path):
+def test_lengths_are_read_only_from_regular_files(tmp_path):
     os.mkfifo(tmp_path / "v.mp4")
     for name in ("v.mp4", "absent.mp4"):
         with pytest.raises(AnnotationError, match=rf"{name}: found no file"):
@@ -268,7 +268,7 @@ def test_lengths_are_read_from_files_alone(tmp_path):
 
 
 @pytest.mark.parametrize("aspect", [(1, 2**31 - 1), (2**31 - 1, 1), (1, 101), (101, 1)])
-def test_pixels_that_no_camera_makes_are_refused(tmp_path, aspect):
+def test_absurd_pixel_aspect_ratios_are_refused(tmp_path, aspect):
     def configure(stream):
         stream.codec_context.sample_aspect_ratio = Fraction(3, 2)
 
@@ -289,7 +289,7 @@ def test_pixels_that_no_camera_makes_are_refused(tmp_path, aspect):
 
 @pytest.mark.parametrize("size", [(65535, 65535), (11000, 11000)])
 def test_declared_pictures_are_not_allocated(size):
-    """35 bytes, which took 1.5 GB."""
+    """FFmpeg would allocate 1.5 GB for this file of 35 bytes."""
     header = b"GIF89a" + struct.pack("<HHBBB", *size, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     data = header + b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\2\x44\1\0;"
     with pytest.raises(ValueError, match="no picture can be decoded: .* larger than `max_pixels` = 67,108,864"):
@@ -324,7 +324,7 @@ def test_pictures_that_grow_beyond_the_limit_are_refused(tmp_path):
 # ---- addresses ----
 
 
-def test_address_of_any_letters_and_length_is_read(video, server):
+def test_addresses_of_any_characters_and_length_are_read(video, server):
     data = video.read_bytes()
     for path in (
         "/%E8%A7%86" * 30 + ".mp4",
@@ -346,7 +346,7 @@ def test_address_of_any_letters_and_length_is_read(video, server):
         assert read(server.address + path) == [12, 37]
 
 
-def test_names_of_servers_may_be_in_any_letters():
+def test_names_of_servers_may_have_any_characters():
     request = video_source._make_request("http://b\u00fccher.example:81/\u00e9")
     assert request.full_url == "http://xn--bcher-kva.example:81/%C3%A9"
     assert video_source._make_request("https://[::1]:81/v.mp4").full_url == "https://[::1]:81/v.mp4"
@@ -361,7 +361,7 @@ def test_names_of_servers_may_be_in_any_letters():
         (b'{"error": "quota"}', "text"),
     ],
 )
-def test_what_was_served_is_named_with_its_address(server, body, kind):
+def test_content_that_is_not_video_is_named_with_its_address(server, body, kind):
     address = server.serve("/watch", body)
     with pytest.raises(
         ValueError, match=f"`video` '{address}' cannot be read as a video: it is {kind}; pass the video"
@@ -369,21 +369,23 @@ def test_what_was_served_is_named_with_its_address(server, body, kind):
         load_video_frames(address, 1)
 
 
-def test_redirects_are_followed_to_http_alone(video, server, other_server):
+def test_redirects_are_followed_only_to_http(video, server, other_server):
     film = other_server.serve("/film.mp4", video.read_bytes())
     server.serve("/moved.mp4", video.read_bytes())
     assert read(server.serve("/a", code=302, Location=film)) == [12, 37]
     assert read(server.serve("/b", code=307, Location="moved.mp4")) == [12, 37]
     for location in (f"file://{video}", f"ftp://127.0.0.1{video}", "data:video/mp4;base64,AAAA", f"FILE://{video}"):
-        with pytest.raises(ConnectionError, match=r"/c' could not be fetched \(only http and https are read, not"):
+        with pytest.raises(
+            ConnectionError, match=r"/c' could not be fetched \(only http and https are supported, not"
+        ):
             load_video_frames(server.serve("/c", code=301, Location=location), 1)
     with pytest.raises(ConnectionError, match="more than 10 redirects"):
         load_video_frames(server.serve("/d", code=302, Location="/d"), 1)
 
 
-def test_other_addresses_are_refused_with_their_kind(video):
+def test_other_protocols_are_refused(video):
     for address in ("rtsp://127.0.0.1:1/live", "ftp://127.0.0.1:1/v.mp4", f"file://{video}", "concat://a.mp4"):
-        with pytest.raises(ConnectionError, match="could not be fetched .only http and https are read"):
+        with pytest.raises(ConnectionError, match="could not be fetched .only http and https are supported"):
             load_video_frames(address, 1)
 
 
@@ -414,13 +416,13 @@ def test_passwords_and_keys_are_never_shown(address, server, caplog, capsys):
     assert "sesame" not in display_name(address) + file_stem(address) + caplog.text + "".join(capsys.readouterr())
 
 
-def test_what_is_no_secret_is_shown():
+def test_other_parts_of_an_address_are_shown():
     for address in ("https://host/@user/v.mp4?size=1", "http://[::1]:80/v.mp4", "http://host"):
         assert display_name(address) == address
     assert display_name("https://ann:x@host/v.mp4?sig=ab&id=1") == "https://host/v.mp4?sig=...&id=1"
 
 
-def test_a_password_is_given_to_its_own_server_alone(video, server, other_server):
+def test_password_is_sent_only_to_its_own_server(video, server, other_server):
     server.serve("/film.mp4", video.read_bytes())
     server.serve("/near", code=302, Location="/film.mp4")
     server.serve("/far", code=302, Location=other_server.serve("/film.mp4", video.read_bytes()))
@@ -433,7 +435,7 @@ def test_a_password_is_given_to_its_own_server_alone(video, server, other_server
     assert {headers["User-Agent"] for _, headers in server.requests} == {"r2tuning"}
 
 
-def test_silent_and_slow_servers_are_given_up(server, monkeypatch):
+def test_silent_and_slow_servers_time_out(server, monkeypatch):
     monkeypatch.setattr(video_source, "TIMEOUT_SEC", 0.2)
     over = threading.Event()
     server.answers["/silent"] = lambda handler: over.wait(5)
@@ -453,16 +455,16 @@ def test_silent_and_slow_servers_are_given_up(server, monkeypatch):
     assert time.monotonic() - start < 4
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_size_of_a_copy_is_limited(server, video, told):
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_size_of_a_copy_is_limited(server, video, is_declared):
     data = video.read_bytes()
-    address = server.serve("/v.mp4", data, **({} if told else {"Content-Length": None}))
+    address = server.serve("/v.mp4", data, **({} if is_declared else {"Content-Length": None}))
     steps = []
     with local_copy(address, len(data), lambda done, total: steps.append((done, total))) as copy:
         assert read(copy) == read(copy) == [12, 37]
         assert repr(copy) == repr(address)
     assert copy.closed
-    assert steps[-1] == (len(data), len(data) if told else 0)
+    assert steps[-1] == (len(data), len(data) if is_declared else 0)
     with pytest.raises(
         ValueError, match=rf"{address}' has more than {len(data) - 1:,} bytes; raise the limit \(`--max"
     ):
@@ -515,8 +517,8 @@ def test_descriptor_of_a_pipe_is_a_path(video):
     os.close(descriptor)
 
 
-def test_plot_of_what_can_be_read_only_once(pipe):
-    pytest.importorskip("matplotlib", reason="the optional matplotlib draws")
+def test_pipe_can_be_plotted(pipe):
+    pytest.importorskip("matplotlib", reason="drawing needs the optional matplotlib")
     answer = {"query": "a", "moments": [], "saliency": [0.0, 1.0], "frame_times": [0.0, 1.0], "highlights": []}
     assert len(plot_grounding(answer, pipe).axes[0].images) == 10
 
@@ -526,7 +528,7 @@ def test_devices_are_refused():
         load_video_frames(os.devnull, 1)
 
 
-def test_what_can_be_read_again_is_not_copied(video):
+def test_seekable_videos_are_not_copied(video):
     data = video.read_bytes()
     for source in (video, str(video), data, io.BytesIO(data)):
         with local_copy(source) as copy:

@@ -1,4 +1,4 @@
-"""Clocks that jump, files that begin with what cannot be decoded, and files that claim to hold more than there is."""
+"""Clocks that jump, files that start with undecodable pictures, and files that declare more than they hold."""
 
 import io
 import re
@@ -18,7 +18,7 @@ from modeling_r2tuning.video_io_r2tuning import cut_clip, iter_video_frames, loa
 
 
 HOUR = 3600 * 25  # in pictures
-WRAP = round(2**33 / 90000 * 25)  # the clock of transport and program streams begins anew at this picture
+WRAP = round(2**33 / 90000 * 25)  # the clock of transport and program streams restarts at this picture
 STREAMS = {
     "ts": {"options": {"x264-params": "bframes=2"}},
     "mpg": {"options": {"x264-params": "bframes=2"}},
@@ -35,8 +35,8 @@ def numbers_at_every_picture(path):
 
 @pytest.mark.parametrize("ending", STREAMS)
 @pytest.mark.parametrize("begin", [0, 40, HOUR])
-def test_recordings_joined_by_cat_follow_each_other(tmp_path, caplog, ending, begin):
-    """The second begins with the same clock, within the first one's time, or an hour later."""
+def test_recordings_joined_by_cat_play_one_after_the_other(tmp_path, caplog, ending, begin):
+    """The clock of the second starts as that of the first, in the middle of it, or an hour later."""
     first = samples.write_video(tmp_path / f"1.{ending}", count=124, **STREAMS[ending])
     times = range(begin, begin + 53)
     second = samples.write_video(tmp_path / f"2.{ending}", count=53, times=times, **STREAMS[ending])
@@ -50,7 +50,7 @@ def test_recordings_joined_by_cat_follow_each_other(tmp_path, caplog, ending, be
     assert float(jump) == pytest.approx((begin - 124) / 25, abs=1)  # muxers begin some time after zero
 
 
-def test_clip_across_a_joint_holds_both_sides(tmp_path):
+def test_cut_across_a_joint_holds_both_sides(tmp_path):
     part = samples.write_video(tmp_path / "part.ts", count=50)
     path = samples.concatenate(tmp_path / "both.ts", part, part)
     cut_clip(path, tmp_path / "clip.mp4", 1.6, 2.4)
@@ -58,7 +58,7 @@ def test_clip_across_a_joint_holds_both_sides(tmp_path):
 
 
 @pytest.mark.parametrize("ending", STREAMS)
-def test_clock_that_wraps_goes_on(tmp_path, caplog, ending):
+def test_clock_that_wraps_continues(tmp_path, caplog, ending):
     times = range(WRAP - 50, WRAP + 75)
     path = samples.write_video(tmp_path / f"wrap.{ending}", count=125, times=times, **STREAMS[ending])
     assert numbers_at_every_picture(path) == list(range(125))
@@ -73,7 +73,7 @@ def test_pause_of_some_seconds_is_kept(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("ending", "codec"), [("mp4", "libx264"), ("mkv", "libx264"), ("flv", "flv")])
-def test_pause_of_an_hour_is_kept_where_clocks_do_not_begin_anew(tmp_path, caplog, ending, codec):
+def test_pause_of_an_hour_is_kept_where_clocks_do_not_restart(tmp_path, caplog, ending, codec):
     times = [*range(25), *range(HOUR, HOUR + 25)]
     path = samples.write_video(tmp_path / f"pause.{ending}", count=50, codec=codec, times=times)
     video = load_video_frames(path, 1, start_sec=3598)
@@ -82,7 +82,7 @@ def test_pause_of_an_hour_is_kept_where_clocks_do_not_begin_anew(tmp_path, caplo
     assert not caplog.records
 
 
-def test_clock_that_goes_back_in_other_formats_is_told(tmp_path, caplog):
+def test_clock_that_goes_back_in_other_formats_is_warned_of(tmp_path, caplog):
     part = samples.write_video(tmp_path / "part.flv", count=50, codec="flv").read_bytes()
     path = tmp_path / "both.flv"
     path.write_bytes(part + part[13:])  # without its header
@@ -104,20 +104,18 @@ def test_clock_that_goes_back_in_other_formats_is_told(tmp_path, caplog):
         ([10, 14, None, 26, 26, 30, 34], [10, 14, 18, 22, 26, 30, 34]),
     ],
 )
-def test_times_that_are_missing_follow_those_before(times, expected):
+def test_missing_times_are_filled_in(times, expected):
     known = np.array([video_timeline.NO_TIME if value is None else value for value in times])
     assert video_timeline._fill_gaps(known, usual_gap=7).tolist() == expected
 
 
-# ---- files that begin with what cannot be decoded ----
+# ---- files that start with undecodable pictures ----
 
 
 @pytest.mark.parametrize("fps", [1, 3, 25])
 @pytest.mark.parametrize(("codec", "position"), [("libx264", 30), ("mpeg2video", 12), ("mpeg2video", 17)])
-def test_recording_that_begins_within_a_group_begins_with_its_first_whole_picture(
-    tmp_path, caplog, codec, position, fps
-):
-    """Within a group, or before pictures that are predicted from the group before: as FFmpeg's fps filter."""
+def test_recording_cut_within_a_group_starts_with_its_first_decodable_picture(tmp_path, caplog, codec, position, fps):
+    """The cut is within a group, or before pictures that refer to the group before; as in ffmpeg's fps filter."""
     options = {"x264-params": samples.OPEN_GOP} if codec == "libx264" else {}
     path = tmp_path / "cut.ts"
     samples.write_video(path, count=100, codec=codec, gop=12, max_b_frames=2, options=options)
@@ -130,13 +128,13 @@ def test_recording_that_begins_within_a_group_begins_with_its_first_whole_pictur
     assert not caplog.records
 
 
-def test_pictures_before_the_first_key_picture_that_can_be_decoded_count(tmp_path, caplog):
+def test_decodable_pictures_before_the_first_keyframe_are_shown(tmp_path, caplog):
     path = samples.write_video(tmp_path / "open.mp4", count=60, codec="mpeg2video", gop=12, max_b_frames=2)
     assert numbers_at_every_picture(path) == list(range(60))
     assert not caplog.records
 
 
-# ---- more than there is ----
+# ---- files that declare more than they hold ----
 
 
 def far_video(folder, ending):
@@ -146,7 +144,7 @@ def far_video(folder, ending):
 
 
 @pytest.mark.parametrize("ending", ["webm", "flv"])
-def test_far_timestamp_is_refused_before_room_is_made(tmp_path, ending):
+def test_far_timestamp_is_refused_before_memory_is_allocated(tmp_path, ending):
     path = far_video(tmp_path, ending)
     assert path.stat().st_size < 1000
     tracemalloc.start()
@@ -172,13 +170,13 @@ def test_number_of_times_is_limited():
     assert len(sample_frame_times(200_000, 1, max_frames=200_000)) == 200_000
 
 
-def test_rates_near_zero_give_one_picture(tmp_path):
+def test_rates_near_zero_give_one_frame(tmp_path):
     path = samples.write_video(tmp_path / "video.mp4", count=25)
     assert samples.read_numbers(load_video_frames(path, 1e-300).frames) == [24]
 
 
-def test_more_pictures_than_memory_holds_are_refused_with_advice():
-    with pytest.raises(ValueError, match="1,000,000 pictures of 100000 x 100000 take .* GB.*`iter_video_frames`"):
+def test_more_frames_than_memory_holds_are_refused_with_advice():
+    with pytest.raises(ValueError, match="1,000,000 frames of 100000 x 100000 pixels take .* GB.*`iter_video_frames`"):
         video_io._allocate(10**6, (10**5, 10**5, 3))
 
 
@@ -230,14 +228,14 @@ def _count_track(handler, duration):
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"\0\0\0\1moov", b"\0\0\0\0moov\0\0\0\0trak", b"\0\0\0\7moov" * 9])
-def test_broken_boxes_hold_no_samples(tmp_path, data):
+def test_broken_boxes_count_as_no_samples(tmp_path, data):
     path = tmp_path / "broken.mp4"
     path.write_bytes(data)
     with open(path, "rb") as file:
         assert count_declared_samples(file) == 0
 
 
-def test_more_packets_than_can_be_kept_are_refused(tmp_path, monkeypatch):
+def test_too_many_packets_are_refused(tmp_path, monkeypatch):
     path = samples.write_video(tmp_path / "video.mp4", count=25)
     monkeypatch.setattr(video_timeline, "MAX_PACKETS", 25)
     assert len(load_video_frames(path, 1).frames) == 1

@@ -1,0 +1,141 @@
+"""Checks of what a caller passes to the model; the code behind them trusts its inputs."""
+
+from typing import cast
+
+import torch
+
+from .configuration_r2tuning import R2TuningConfig
+from .losses_r2tuning import GroundingLabels, pad_moments
+
+
+def check_text(
+    config: R2TuningConfig,
+    input_ids: torch.Tensor | None,
+    text_hidden_states: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """Check token ids or hidden states of text.
+
+    Returns:
+        Their mask, boolean `(batch, text_length)`.
+    """
+    if input_ids is not None and text_hidden_states is None:
+        check_shape("input_ids", input_ids, (None, None))
+        longest = config.text_config.max_position_embeddings
+        if input_ids.shape[1] > longest:
+            raise ValueError(f"`input_ids` must not be longer than {longest} tokens, got {input_ids.shape[1]}.")
+        return _check_mask("attention_mask", attention_mask, input_ids)
+    if text_hidden_states is not None and input_ids is None:
+        sizes = (None, None, config.num_text_states, config.text_config.hidden_size)
+        check_shape("text_hidden_states", text_hidden_states, sizes)
+        return _check_mask("attention_mask", attention_mask, text_hidden_states)
+    raise ValueError("Pass either `input_ids` or `text_hidden_states`, got both or none.")
+
+
+def check_video(
+    config: R2TuningConfig,
+    pixel_values_videos: torch.Tensor | None,
+    video_hidden_states: torch.Tensor | None,
+    frame_mask: torch.Tensor | None,
+    num_queries: int,
+) -> torch.Tensor:
+    """Check pixels or hidden states of a batch of videos, each of which serves the same number of queries.
+
+    Returns:
+        Their mask, boolean `(num_videos, num_frames)`.
+    """
+    if pixel_values_videos is not None and video_hidden_states is None:
+        size = cast("int", config.vision_config.image_size)
+        sizes = (None, None, config.vision_config.num_channels, size, size)
+        check_shape("pixel_values_videos", pixel_values_videos, sizes)
+        given = pixel_values_videos
+    elif video_hidden_states is not None and pixel_values_videos is None:
+        check_shape("video_hidden_states", video_hidden_states, (None, *video_state_shape(config)))
+        given = video_hidden_states
+    else:
+        raise ValueError("Pass either `pixel_values_videos` or `video_hidden_states`, got both or none.")
+    num_videos = len(given)
+    if num_queries % num_videos:
+        raise ValueError(f"{num_queries} queries cannot be divided evenly among {num_videos} videos.")
+    if frame_mask is not None and len(frame_mask) == num_queries:
+        frame_mask = frame_mask[:: num_queries // num_videos]
+    mask = _check_mask("frame_mask", frame_mask, given)
+    if (mask[:, 1:] & ~mask[:, :-1]).any():
+        raise ValueError("`frame_mask` must be padded on the right: no `True` may follow a `False`.")
+    return mask
+
+
+def video_state_shape(config: R2TuningConfig) -> tuple[int | None, ...]:
+    """Shape of the hidden states of one video; `None` = any size."""
+    return None, config.num_video_states, None, config.vision_config.hidden_size
+
+
+def check_labels(
+    config: R2TuningConfig,
+    frame_mask: torch.Tensor,
+    fps: torch.Tensor | None,
+    moments: torch.Tensor | list[torch.Tensor] | None,
+    moment_mask: torch.Tensor | None,
+    saliency: torch.Tensor | None,
+    positive_frame: torch.Tensor | None,
+) -> GroundingLabels | None:
+    """Check the labels of a batch and convert their times to frames; `None` if there are no labels."""
+    given = {"saliency": saliency is not None, "positive_frame": positive_frame is not None}
+    if config.use_moment_head:
+        given["moments"] = moments is not None
+    if not any(given.values()):
+        return None
+    if config.use_moment_head:
+        given["fps"] = fps is not None
+    if saliency is None or positive_frame is None or not all(given.values()):
+        missing = sorted(name for name, present in given.items() if not present)
+        raise ValueError(f"Labels are incomplete: {missing} missing, needed are {sorted(given)}.")
+    check_shape("saliency", saliency, tuple(frame_mask.shape))
+    check_shape("positive_frame", positive_frame, (len(saliency),))
+    num_frames = frame_mask.sum(dim=1)
+    if not ((positive_frame >= 0) & (positive_frame < num_frames)).all():
+        raise ValueError(f"`positive_frame` must be a valid frame of its video, got {positive_frame.tolist()}.")
+    saliency = saliency.float().masked_fill(~frame_mask, 0.0)
+    if moments is None or fps is None or not config.use_moment_head:
+        return GroundingLabels(saliency, positive_frame)
+    moments, moment_mask = pad_moments(moments, moment_mask, saliency.device)
+    check_shape("moments", moments, (len(saliency), None, 2))
+    return GroundingLabels(saliency, positive_frame, moments * fps[:, None, None], moment_mask)
+
+
+def check_per_query(
+    name: str, value: torch.Tensor | float | None, num_queries: int, device: torch.device
+) -> torch.Tensor | None:
+    """Check a positive number, or one for each query or video; return one for each query, float32 `(num_queries,)`."""
+    if value is None:
+        return None
+    value = torch.as_tensor(value, dtype=torch.float32, device=device)
+    if value.dim() > 1 or value.numel() == 0 or (value.dim() == 1 and num_queries % len(value)):
+        raise ValueError(f"`{name}` must be a number or one for each query, got the shape {tuple(value.shape)}.")
+    if not ((value > 0) & value.isfinite()).all():
+        raise ValueError(f"`{name}` must be positive and finite, got {value.tolist()}.")
+    return value.expand(num_queries) if value.dim() == 0 else value.repeat_interleave(num_queries // len(value))
+
+
+def check_shape(name: str, tensor: torch.Tensor, sizes: tuple[int | None, ...]) -> None:
+    """Refuse a tensor whose sizes are others, `None` = any, or that is empty in one of its first two axes."""
+    fits = tensor.dim() == len(sizes)
+    for size, found in zip(sizes, tensor.shape, strict=False):
+        fits = fits and size in (None, found)
+    if not fits or 0 in tensor.shape[:2]:
+        wanted = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise ValueError(f"`{name}` must have the shape ({wanted}) and not be empty, got {tuple(tensor.shape)}.")
+
+
+def _check_mask(name: str, mask: torch.Tensor | None, masked: torch.Tensor) -> torch.Tensor:
+    """Check a mask of the first two axes of `masked`, and make it boolean; without a mask everything is real."""
+    if mask is None:
+        return torch.ones(masked.shape[:2], dtype=torch.bool, device=masked.device)
+    check_shape(name, mask, tuple(masked.shape[:2]))
+    mask = mask.to(masked.device, torch.bool)
+    if not mask.any(dim=1).all():
+        raise ValueError(f"`{name}` must have a `True` in every row.")
+    return mask
+
+
+__all__ = ["check_labels", "check_per_query", "check_shape", "check_text", "check_video", "video_state_shape"]

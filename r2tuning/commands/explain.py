@@ -1,0 +1,54 @@
+"""`r2tuning explain`: draws how a model arrives at its answer to a query."""
+
+import argparse
+import functools
+import sys
+
+from modeling_r2tuning.files_r2tuning import check_replaceable, writing
+from modeling_r2tuning.processing_r2tuning import as_text_list
+from r2tuning.commands.shared import USER_ERRORS, check_model_options, load_pipeline, open_video
+from r2tuning.terminal import report, write_line
+from r2tuning.visualization.explain import (
+    check_word_attention,
+    layer_similarity,
+    plot_layer_similarity,
+    plot_word_attention,
+    word_attention,
+)
+from r2tuning.visualization.timeline import import_figure, plot_grounding
+from r2tuning_cli.programs import option_names
+
+
+PICTURE_DPI = 150
+
+
+def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
+    """Run the command; returns its exit status."""
+    return report(functools.partial(_explain, args), prefix, option_names("explain"), USER_ERRORS)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    as_text_list([args.query], "QUERY")  # refuses an empty one
+    check_model_options(args)
+    import_figure()
+    args.out.mkdir(parents=True, exist_ok=True)
+    paths = {name: args.out / f"{name}.png" for name in ("answer", "attention", "similarity")}
+    for path in paths.values():
+        check_replaceable(path, args.video)
+    with open_video(args) as video:
+        pipe = load_pipeline(args)
+        check_word_attention(pipe.model)
+        subject = (pipe.model, pipe.processor, video, args.query)
+        figures = {
+            "answer": plot_grounding(pipe(video, query=args.query), video),
+            "attention": plot_word_attention(word_attention(*subject)),
+            "similarity": plot_layer_similarity(layer_similarity(*subject)),
+        }
+    for name, figure in figures.items():
+        with writing(paths[name]) as partial:
+            figure.savefig(partial, dpi=PICTURE_DPI)
+        write_line(sys.stdout, str(paths[name]))
+    return 0
+
+
+__all__ = ["run"]

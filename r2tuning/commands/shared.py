@@ -1,0 +1,95 @@
+"""What `r2tuning demo`, `ground` and `explain` have in common: video, model, and clips of the moments."""
+
+import argparse
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modeling_r2tuning import DEFAULT_MODEL
+from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
+from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
+from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
+from modeling_r2tuning.video_io_r2tuning import cut_clip
+from modeling_r2tuning.video_source_r2tuning import LocalCopy, VideoInput, file_stem, local_copy
+from r2tuning import terminal
+from r2tuning.checks import check_model_type
+from r2tuning.released.resolve import check_original, resolve_checkpoint
+
+
+logger = logging.getLogger(__name__)
+
+USER_ERRORS = (*terminal.USER_ERRORS, TypeError)
+MAX_NAME_BYTES = 255
+
+
+def check_model_options(args: argparse.Namespace) -> None:
+    """Refuse a device, checkpoint or CLIP that cannot be used, before anything is fetched or read.
+
+    Raises:
+        OSError: There is no such checkpoint or CLIP.
+        ValueError: The device cannot be used, or the options do not fit the checkpoint.
+    """
+    terminal.choose_device(args.device)
+    check_original(model_name(args), args.benchmark, args.domain)
+    if args.backbone is not None:
+        check_model_type(args.backbone, "clip")
+
+
+def model_name(args: argparse.Namespace) -> str:
+    """The checkpoint to use, by default the packaged model."""
+    return str(DEFAULT_MODEL) if args.model is None else args.model
+
+
+def load_pipeline(args: argparse.Namespace) -> VideoGroundingPipeline:
+    """Load the checkpoint; one of the authors' is converted first."""
+    device = terminal.choose_device(args.device)
+    name = resolve_checkpoint(model_name(args), benchmark=args.benchmark, domain=args.domain, backbone=args.backbone)
+    check_model_type(name, "r2tuning")
+    backbone = {}
+    if args.backbone is not None:
+        backbone = {"backbone_name_or_path": args.backbone, "backbone_revision": None}
+    model = R2TuningForVideoGrounding.from_pretrained(name, dtype=getattr(torch, args.dtype), **backbone)
+    if args.backbone is not None and model.config.save_backbone:
+        logger.warning("`backbone` has no effect: the checkpoint holds its own CLIP")
+    return VideoGroundingPipeline(model=model, processor=R2TuningProcessor.from_pretrained(name), device=device)
+
+
+def open_video(args: argparse.Namespace) -> contextlib.AbstractContextManager[VideoInput]:
+    """The video; one from an address or a pipe is copied once, since it is read several times."""
+    limit = {"max_bytes": args.max_download} if "max_download" in args else {}
+    with terminal.progress_bar("copying", " bytes") as progress:
+        return local_copy(args.video, progress=progress, **limit)
+
+
+def cut_moments(
+    answers: list[dict[str, Any]], video: str | LocalCopy, duration_sec: float, folder: Path, top: int
+) -> None:
+    """Write the best moments of each query as clips, named so that they sort by query and rank."""
+    moments = []
+    for query, answer in enumerate(answers, 1):
+        for rank, moment in enumerate(answer["moments"][:top], 1):
+            moments.append((query, rank, moment["start"], min(moment["end"], duration_sec)))
+    digits = max(2, len(str(max(top, len(answers)))))
+    num_clips = 0
+    with terminal.progress_bar("cutting clips", " clips") as progress:
+        for count, (query, rank, start, end) in enumerate(moments, 1):
+            if start < end:
+                place = f"query{query:0{digits}}_moment{rank:0{digits}}"
+                cut_clip(video, folder / _clip_name(video, f"_{place}_{start:.1f}-{end:.1f}s.mp4"), start, end)
+                num_clips += 1
+            else:
+                logger.warning("moment %d of query %d is empty and was not cut", rank, query)
+            progress(count, len(moments))
+    logger.info("wrote %d clips to %s", num_clips, folder)
+
+
+def _clip_name(video: str | LocalCopy, ending: str) -> str:
+    """The video's name, cut to what file systems allow, and the ending."""
+    stem = file_stem(video).encode()[: MAX_NAME_BYTES - len(ending)]
+    return stem.decode(errors="ignore") + ending
+
+
+__all__ = ["USER_ERRORS", "check_model_options", "cut_moments", "load_pipeline", "model_name", "open_video"]

@@ -1,0 +1,144 @@
+"""Arguments of `r2tuning convert` and `push`, and their help texts."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY, released_benchmarks
+
+from .argument_types import add_renamed_clip_option, repository_name
+from .defaults import DEFAULT_BACKBONE
+from .grounding_arguments import add_benchmark_arguments, benchmark_table
+
+
+CONVERT_DESCRIPTION = """\
+Convert a checkpoint of the authors' code to a folder that `r2tuning ground --model` and transformers load, and print
+its path. CLIP's weights are not copied: the folder refers to them.
+
+With --all every released checkpoint is converted to a folder of its own, with a model card that holds the results
+published by the authors. Failures are listed at the end; run the command again to retry them.
+"""
+CONVERT_USAGE = """\
+r2tuning convert ORIGINAL.pth OUT --benchmark NAME [--domain NAME] [--backbone DIR_OR_REPO]
+       r2tuning convert --all OUT [--source DIR] [--backbone DIR_OR_REPO] [--push-to ORG [--private]]"""
+CONVERT_EPILOG = f"""\
+{benchmark_table()}
+
+examples:
+  r2tuning convert r2_tuning_tvsum_bk.pth tvsum_bk --benchmark tvsum --domain BK
+  r2tuning convert --all released --push-to org
+"""
+PUSH_DESCRIPTION = """\
+Publish a checkpoint on the Hugging Face Hub: model, processor, code, model card and results in one commit, to a new or
+an existing repository. Prints its address.
+
+The card is made from the checkpoint's settings and from `results.json`, which training and `r2tuning convert --all`
+write. Text that you added to `README.md` is kept, in the folder and on the Hub: only the marked parts and the metadata
+are updated. Files that others added to the repository stay. Nothing but the checkpoint is uploaded: no optimizer state,
+no videos, no logs. Log in with `hf auth login` first, or set HF_TOKEN to a token with write access.
+"""
+PUSH_EPILOG = """\
+example:
+  r2tuning push runs/qvhighlights/best org/r2tuning-qvhl --private
+"""
+
+
+def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `r2tuning convert`."""
+    required = [
+        parser.add_argument("original", metavar="ORIGINAL.pth", help="checkpoint of the authors' code"),
+        parser.add_argument("output", metavar="OUT", type=Path, help="output folder, new or empty"),
+        add_benchmark_arguments(parser, required=True),
+    ]
+    parser.add_argument(
+        "--backbone",
+        metavar="DIR_OR_REPO",
+        help=f"the CLIP that the checkpoint was trained on (default: {DEFAULT_BACKBONE})",
+    )
+    add_renamed_clip_option(parser)
+    num_released = sum(len(spec.released_checkpoints) for spec in released_benchmarks().values())
+    group = parser.add_argument_group("all released checkpoints")
+    group.add_argument(
+        "--all",
+        action=_InPlaceOf,
+        replaced=required,
+        type=Path,
+        metavar="OUT",
+        help=f"convert the {num_released} released checkpoints to folders in OUT: r2tuning-qvhl, r2tuning-charades, "
+        "r2tuning-tvsum-bk ...",
+    )
+    group.add_argument(
+        "--source",
+        metavar="DIR",
+        help="folder that holds the .pth files under the authors' names (default: fetched from "
+        f"{ORIGINAL_REPOSITORY})",
+    )
+    group.add_argument(
+        "--push-to", metavar="ORG", help="publish each on the Hub in this organisation, as ORG/r2tuning-qvhl ..."
+    )
+    group.add_argument("--private", action="store_true", help="make the repositories private")
+
+
+def check_convert(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    if args.all is None:
+        for name in ("source", "push_to", "private"):
+            if getattr(args, name):
+                raise ValueError(f"`{name}` goes with `all` (see `r2tuning convert --help`)")
+    elif (args.original, args.benchmark, args.domain) != (None, None, None):
+        raise ValueError("`all` converts every checkpoint: leave out ORIGINAL.pth, `benchmark` and `domain`")
+
+
+class _InPlaceOf(argparse.Action):
+    """An option that replaces required arguments."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, replaced: list[argparse.Action], **options: Any):
+        super().__init__(option_strings, dest, **options)
+        self.replaced = replaced
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the value; the others are then optional."""
+        setattr(namespace, self.dest, values)
+        for action in self.replaced:
+            action.required = False
+
+
+def add_push_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `r2tuning push`."""
+    parser.add_argument("folder", metavar="DIR", help="a checkpoint, such as the folder `best` of a training run")
+    parser.add_argument(
+        "repository",
+        type=repository_name,
+        metavar="ORG/NAME",
+        help="repository on the Hub, created if it does not exist",
+    )
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="create the repository as a private one; an existing one must be private",
+    )
+    parser.add_argument(
+        "--backbone",
+        metavar="REPO",
+        help="name on the Hub of the CLIP that the checkpoint refers to, if it refers to a local folder",
+    )
+    add_renamed_clip_option(parser)
+
+
+__all__ = [
+    "CONVERT_DESCRIPTION",
+    "CONVERT_EPILOG",
+    "CONVERT_USAGE",
+    "PUSH_DESCRIPTION",
+    "PUSH_EPILOG",
+    "add_convert_arguments",
+    "add_push_arguments",
+    "check_convert",
+]

@@ -1,0 +1,280 @@
+"""Arguments of `r2tuning evaluate`, `extract` and `export-dataset`, and their help texts."""
+
+import argparse
+import os
+from pathlib import Path
+
+from dataset_scripts.benchmarks import BENCHMARKS
+
+from .argument_types import add_renamed_clip_option, positive_integer, positive_number, repository_name
+from .defaults import DEFAULT_BACKBONE, DEFAULT_NUM_LAYERS, SUBMISSION_SPLITS
+
+
+EVALUATE_DESCRIPTION = """\
+Score predictions, or a checkpoint, on a benchmark; print tables and, with --output, write JSON.
+"""
+EVALUATE_EPILOG = """\
+examples:
+  r2tuning evaluate --predictions preds.jsonl --benchmark qvhighlights --data-dir ANNOTATIONS
+  r2tuning evaluate --model RUN/best --benchmark tvsum --domain BK --data-dir ANNOTATIONS --video-dir VIDEOS
+"""
+EXTRACT_DESCRIPTION = """\
+Encode every video and query of a benchmark with CLIP once and keep the last K hidden states of both encoders, one file
+each, in half precision. Training and evaluation read them (`--features CACHE`) instead of running CLIP.
+
+With `--store frames` no features are computed: the frames that CLIP would see are kept as small lossless videos, to be
+used as `--video-dir CACHE/videos`. A video of 150 s takes about 5 MB instead of 23 MB of features (ViT-B/32, 0.5 frames
+per second), and CLIP runs during training.
+
+The command can be stopped and restarted at any time: complete files are kept, corrupt ones are named and replaced. A
+folder belongs to one benchmark, CLIP, K and frame rate; a command with other settings is refused.
+"""
+EXTRACT_EPILOG = """\
+examples:
+  r2tuning extract --benchmark qvhighlights --split train --split val \\
+      --data-dir ANNOTATIONS --video-dir VIDEOS --output CACHE
+  r2tuning extract --benchmark tvsum --model CHECKPOINT \\
+      --data-dir ANNOTATIONS --video-dir VIDEOS --output CACHE --num-processes 4
+
+The exit status is 0 when everything is there, 1 when some videos or queries failed (they are listed), 2 after an error
+and 130 after Ctrl-C.
+"""
+EXPORT_DESCRIPTION = """\
+Write a benchmark as a Parquet dataset with a card, which plain `load_dataset` reads, and publish it with --push.
+"""
+EXPORT_EPILOG = """\
+example:
+  r2tuning export-dataset qvhighlights exported --data-dir ANNOTATIONS --push org/qvhighlights
+"""
+
+
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `r2tuning evaluate`."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="predictions, one JSON object per line; may be a .gz file"
+    )
+    source.add_argument("--model", metavar="DIR_OR_REPO", help="checkpoint that makes the predictions")
+    parser.add_argument("--benchmark", required=True, choices=tuple(BENCHMARKS), help="the benchmark")
+    parser.add_argument("--split", default="val", metavar="NAME", help="the split (default: val)")
+    parser.add_argument(
+        "--domain", metavar="NAME", help="one domain of YouTube Highlights, TVSum or Moving Shapes (default: all)"
+    )
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the annotation files")
+    parser.add_argument(
+        "--data-file", type=Path, metavar="FILE", help="a single annotation file, in place of those in --data-dir"
+    )
+    _add_on_error_argument(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the scores as JSON")
+    parser.add_argument(
+        "--match-reference-code",
+        action="store_true",
+        help="reproduce what the public evaluation code refuses, drops or copies",
+    )
+    parser.add_argument("--shared-queries-only", action="store_true", help="score only queries that have a prediction")
+    parser.add_argument(
+        "--submission", type=Path, metavar="DIR", help="also write files for the QVHighlights server to this folder"
+    )
+    _add_evaluated_model_arguments(parser)
+
+
+def _add_evaluated_model_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("with --model")
+    group.add_argument("--video-dir", type=Path, metavar="DIR", help="folder of the videos")
+    group.add_argument("--features", type=Path, metavar="DIR", help="feature cache, used instead of videos")
+    group.add_argument(
+        "--missing-videos",
+        choices=("error", "skip"),
+        default="error",
+        help="videos that are missing or unreadable: stop, or leave their queries out and count them (default: error)",
+    )
+    group.add_argument(
+        "--record",
+        action="store_true",
+        help="add the scores to the results and the card of the checkpoint, which must be a folder",
+    )
+    group.add_argument(
+        "--save-predictions", type=Path, metavar="FILE", help="write the predictions, one JSON object per line"
+    )
+    group.add_argument(
+        "--backbone", metavar="DIR_OR_REPO", help="a CLIP to use instead of the one that the checkpoint names"
+    )
+    add_renamed_clip_option(parser)
+    group.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cuda if there is a GPU, else cpu)"
+    )
+
+
+def check_evaluate(args: argparse.Namespace) -> None:
+    """Refuse options of `r2tuning evaluate` that do not go together."""
+    if args.submission is not None and args.split not in SUBMISSION_SPLITS:
+        raise ValueError(f"`submission` needs `split` {' or '.join(SUBMISSION_SPLITS)}, got '{args.split}'.")
+    if args.model is not None:
+        if args.video_dir is None and args.features is None:
+            raise ValueError("`model` needs `video_dir` or `features`.")
+        return
+    for name in ("record", "save_predictions", "backbone", "device"):
+        if getattr(args, name):
+            raise ValueError(f"`{name}` goes with `model`; leave it out with `predictions`.")
+
+
+def add_extract_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `r2tuning extract`."""
+    _add_extracted_data_arguments(parser)
+    _add_feature_arguments(parser)
+    _add_work_arguments(parser)
+
+
+def _add_extracted_data_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to extract")
+    group.add_argument("--benchmark", required=True, choices=tuple(BENCHMARKS), help="the benchmark")
+    group.add_argument(
+        "--split",
+        action="append",
+        choices=("train", "val", "test", "test_unseen"),
+        help="a split; may be given several times (default: all splits whose annotations exist)",
+    )
+    group.add_argument(
+        "--domain", metavar="NAME", help="one domain of YouTube Highlights, TVSum or Moving Shapes (default: all)"
+    )
+    group.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
+    group.add_argument(
+        "--video-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the videos, searched with all its subfolders",
+    )
+    group.add_argument(
+        "--missing-videos",
+        choices=("error", "skip"),
+        default="error",
+        help="annotated videos that are not in --video-dir: stop, or leave them out and count them (default: error)",
+    )
+    _add_on_error_argument(group)
+
+
+def _add_feature_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how to extract it")
+    source = group.add_mutually_exclusive_group()
+    source.add_argument(
+        "--backbone",
+        default=DEFAULT_BACKBONE,
+        metavar="DIR_OR_REPO",
+        help=f"the CLIP that computes the features (default: {DEFAULT_BACKBONE})",
+    )
+    source.add_argument(
+        "--model",
+        metavar="DIR_OR_REPO",
+        help="an R2-Tuning checkpoint that will read the features: it determines CLIP, K and the frame rate",
+    )
+    add_renamed_clip_option(parser)
+    rates, per_unit = [], []
+    for name, spec in BENCHMARKS.items():
+        if has_one_frame_per_unit(name):
+            per_unit.append(name)
+        else:
+            rates.append(f"{name} {spec.fps:g}")
+    group.add_argument(
+        "--fps",
+        type=positive_number,
+        metavar="N",
+        help=f"frames sampled per second (default: the benchmark's: {', '.join(rates)}; {', '.join(per_unit)} always has "
+        "one frame for each annotated unit)",
+    )
+    group.add_argument(
+        "--num-layers",
+        type=positive_integer,
+        metavar="K",
+        help=f"how many of CLIP's last layers are kept (default: {DEFAULT_NUM_LAYERS}); for features only",
+    )
+    group.add_argument(
+        "--store",
+        choices=("features", "frames"),
+        default="features",
+        help="keep CLIP's features, or the frames as small videos for training that runs CLIP (default: features)",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="precision in which CLIP computes (default: float32); bfloat16 is faster on most GPUs and on CPUs with AMX "
+        "or AVX512-BF16 and changes the features by about 1 %%; files are always in half precision; for features only",
+    )
+
+
+def has_one_frame_per_unit(benchmark: str) -> bool:
+    """Whether the frame rate follows from the annotation of each video, as on YouTube Highlights."""
+    return BENCHMARKS[benchmark].saliency.frames == "one_per_unit"
+
+
+def _add_work_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where to write and what to use")
+    group.add_argument(
+        "--output", type=Path, required=True, metavar="CACHE", help="output folder, which may hold an unfinished cache"
+    )
+    group.add_argument(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda, cuda:1 ... (default: cuda if there is a GPU, else cpu); for features only",
+    )
+    group.add_argument(
+        "--num-processes",
+        type=positive_integer,
+        default=1,
+        metavar="N",
+        help="processes that share the work (default: 1). They are distributed over the GPUs; several for each GPU help, "
+        "since reading videos takes longer than CLIP there. On a CPU they divide its cores",
+    )
+
+
+def check_extract(args: argparse.Namespace) -> None:
+    """Refuse options of `r2tuning extract` that do not go together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("Start one process, without torchrun or accelerate: `num_processes` starts the others.")
+    if args.model is not None and (args.fps is not None or args.num_layers is not None):
+        raise ValueError("`model` determines the frame rate and K; leave `fps` and `num_layers` out.")
+    if args.fps is not None and has_one_frame_per_unit(args.benchmark):
+        raise ValueError(f"{args.benchmark} has one frame for each annotated unit; leave `fps` out.")
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `r2tuning export-dataset`."""
+    parser.add_argument("name", metavar="BENCHMARK", choices=tuple(BENCHMARKS), help=f"one of {', '.join(BENCHMARKS)}")
+    parser.add_argument("output", type=Path, metavar="OUT", help="output folder, new or empty")
+    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
+    _add_on_error_argument(parser)
+    parser.add_argument(
+        "--push", type=repository_name, metavar="ORG/NAME", help="upload to this dataset repository on the Hub"
+    )
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument(
+        "--publish-anyway",
+        action="store_true",
+        help="allow a public repository although the annotations' licence does not permit redistribution",
+    )
+
+
+def _add_on_error_argument(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="malformed annotations: stop, or leave them out and count them (default: raise)",
+    )
+
+
+__all__ = [
+    "EVALUATE_DESCRIPTION",
+    "EVALUATE_EPILOG",
+    "EXPORT_DESCRIPTION",
+    "EXPORT_EPILOG",
+    "EXTRACT_DESCRIPTION",
+    "EXTRACT_EPILOG",
+    "add_evaluate_arguments",
+    "add_export_arguments",
+    "add_extract_arguments",
+    "check_evaluate",
+    "check_extract",
+    "has_one_frame_per_unit",
+]

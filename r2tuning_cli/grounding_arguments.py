@@ -1,0 +1,269 @@
+"""Arguments of `r2tuning demo`, `ground` and `explain`, and their help texts."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY, released_benchmarks
+
+from .argument_types import (
+    NMS_METHODS,
+    add_renamed_clip_option,
+    byte_size,
+    nms_method,
+    non_negative_integer,
+    positive_integer,
+    positive_number,
+    positive_number_or_none,
+    score_or_none,
+)
+from .defaults import DEFAULT_BACKBONE, MAX_MOMENTS
+
+
+PLOT_ENDINGS = (".png", ".pdf", ".svg")
+VIDEO_NAME = re.compile(r"https?://\S+|\S+\.(avi|flv|m4v|mkv|mov|mp4|mpe?g|ogv|ts|webm|wmv)", re.IGNORECASE)
+DEMO_DESCRIPTION = """\
+Generate a video of moving coloured shapes that no model was trained on, ask one query of each kind about it, and print
+the predicted moments beside the true ones. OUT receives the video, a timeline and a clip of each query's best moment.
+"""
+DEMO_EPILOG = """\
+example:
+  r2tuning demo my_demo --seed 7
+"""
+GROUND_DESCRIPTION = """\
+Find moments in a video. For each query the best moments are printed as a table, followed by the most salient times
+(highlights) and a short summary of the video with respect to the query. Times are minutes:seconds. Scores are between
+0 and 1 and can be compared only between predictions of the same model.
+"""
+EXPLAIN_DESCRIPTION = """\
+Show how a model arrives at its answer to one query. DIR receives three pictures: answer.png, saliency and moments over
+time (Figure 6 of the paper); attention.png, where each word attends in frames of the video (Figure 8); and
+similarity.png, how similar frames and query are in each layer before and after training (Figure 9).
+"""
+
+
+def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `r2tuning demo`."""
+    parser.set_defaults(benchmark=None, domain=None, backbone=None, device=None, dtype="float32")
+    parser.add_argument(
+        "output", metavar="OUT", type=Path, nargs="?", default=Path("demo"), help="output folder (default: demo)"
+    )
+    parser.add_argument(
+        "--seed", type=non_negative_integer, metavar="N", help="seed of the video (default: a new one each time)"
+    )
+    parser.add_argument(
+        "--top", type=positive_integer, default=3, metavar="N", help="moments shown per query (default: 3)"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR_OR_REPO",
+        help="a checkpoint folder or Hugging Face repository (default: the packaged model)",
+    )
+
+
+def add_ground_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `r2tuning ground`."""
+    _add_video_arguments(parser)
+    parser.add_argument(
+        "queries", metavar="QUERY", nargs="+", help="what to find: one sentence in quotes, or several, each in quotes"
+    )
+    _add_model_arguments(parser)
+    _add_search_arguments(parser)
+    _add_output_arguments(parser)
+
+
+def add_explain_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `r2tuning explain`."""
+    _add_video_arguments(parser)
+    parser.add_argument("query", metavar="QUERY", help="what to find, a sentence in quotes")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the pictures")
+    _add_model_arguments(parser)
+
+
+def _add_video_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("video", metavar="VIDEO", help="a video file, its http(s) address, or /dev/stdin")
+    parser.add_argument(
+        "--max-download",
+        type=byte_size,
+        default=argparse.SUPPRESS,
+        metavar="SIZE",
+        help="limit for copying from an address or a pipe, such as 500MB; a number without a unit is in bytes "
+        "(default: 20GB)",
+    )
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        metavar="DIR_OR_REPO",
+        help="a checkpoint folder or Hugging Face repository; or one of the authors' own checkpoints: "
+        f"{ORIGINAL_REPOSITORY} or a .pth file, with --benchmark (converted once, then cached below HF_HOME). "
+        "Default: the small packaged model, which was trained on generated videos of coloured shapes only",
+    )
+    add_benchmark_arguments(group, required=False)
+    group.add_argument(
+        "--backbone",
+        metavar="DIR_OR_REPO",
+        help="the frozen encoders, a CLIP (default: those named in the checkpoint; for the authors' checkpoints "
+        f"{DEFAULT_BACKBONE})",
+    )
+    add_renamed_clip_option(parser)
+    group.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cuda if there is a GPU, else cpu)"
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="precision of the frozen encoders (default: float32); bfloat16 is faster on most GPUs and on CPUs with "
+        "AMX or AVX512-BF16",
+    )
+
+
+def add_benchmark_arguments(group: argparse._ActionsContainer, *, required: bool) -> argparse.Action:
+    """Add `--benchmark` and `--domain` of one of the authors' checkpoints; returns the former."""
+    benchmark = group.add_argument(
+        "--benchmark",
+        required=required,
+        choices=tuple(released_benchmarks()),
+        metavar="NAME",
+        help="the benchmark that the authors' checkpoint was trained on (names below)",
+    )
+    group.add_argument(
+        "--domain", metavar="NAME", help="the domain, for benchmarks with a checkpoint for each (names below)"
+    )
+    return benchmark
+
+
+def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how to search")
+    # An option that is left out is not passed on: the pipeline knows the defaults.
+    group.add_argument(
+        "--fps",
+        type=positive_number,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="frames sampled per second of video (default: the model's, 0.5 for most)",
+    )
+    group.add_argument(
+        "--window-sec",
+        type=positive_number_or_none,
+        default=argparse.SUPPRESS,
+        metavar="SECONDS",
+        help="longest window grounded in one pass: a longer video is divided into overlapping windows; none = one pass "
+        "(default: the model's, 150 to 1490)",
+    )
+    group.add_argument(
+        "--nms",
+        type=nms_method,
+        default=argparse.SUPPRESS,
+        metavar="{" + ",".join(NMS_METHODS) + "}",
+        help="how moments that overlap a better one are suppressed (default: the model's)",
+    )
+    group.add_argument(
+        "--round-to",
+        type=positive_number_or_none,
+        default=argparse.SUPPRESS,
+        metavar="SECONDS",
+        help="round start and end to multiples of this; none = no rounding (default: the model's)",
+    )
+    group.add_argument(
+        "--score-threshold",
+        type=score_or_none,
+        default=argparse.SUPPRESS,
+        metavar="SCORE",
+        help="leave out moments with a lower score, 0 to 1; none = keep all (default: leave out only moments that were "
+        "suppressed to a score of 0)",
+    )
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("results")
+    group.add_argument(
+        "--top",
+        type=positive_integer,
+        default=5,
+        metavar="N",
+        help="moments printed, drawn and cut per query (default: 5)",
+    )
+    group.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help=f"write everything: up to {MAX_MOMENTS} moments per query (or N of --top, if larger), saliency of every "
+        "frame, highlights, summary; times in seconds. With - it goes to standard output, and the table to standard "
+        "error",
+    )
+    group.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="draw a timeline with frames, saliency curves and moments (.png, .pdf or .svg; needs matplotlib)",
+    )
+    group.add_argument(
+        "--clips", type=Path, metavar="DIR", help="cut out the printed moments as mp4 files without sound"
+    )
+
+
+def check_ground(args: argparse.Namespace) -> None:
+    """Refuse arguments of `r2tuning ground` that cannot be meant."""
+    _check_queries(args.queries)
+    if args.plot is not None and args.plot.suffix.lower() not in PLOT_ENDINGS:
+        raise ValueError(f"`plot` must end in {', '.join(PLOT_ENDINGS)}, got '{args.plot}'")
+
+
+def check_explain(args: argparse.Namespace) -> None:
+    """Refuse arguments of `r2tuning explain` that cannot be meant."""
+    _check_queries([args.query])
+
+
+def _check_queries(queries: list[str]) -> None:
+    for query in queries:
+        if VIDEO_NAME.fullmatch(query) or (Path(query).suffix and os.path.isfile(query)):
+            raise ValueError(
+                f"'{query}' names a file where a query is expected: run the command once for each video, and put "
+                "each query in quotes"
+            )
+
+
+def benchmark_table() -> str:
+    """Names of the benchmarks and domains that the authors' checkpoints were trained on."""
+    lines = ["benchmarks and domains:"]
+    for name, spec in released_benchmarks().items():
+        lines.append(f"  {name:20}{', '.join(spec.domains)}".rstrip())
+    return "\n".join(lines)
+
+
+GROUND_EPILOG = f"""\
+{benchmark_table()}
+
+example:
+  r2tuning ground talk.mp4 "a man in a red shirt opens the door" "people laugh" \\
+      --model {ORIGINAL_REPOSITORY} --benchmark qvhighlights \\
+      --json talk.json --plot talk.png --clips talk_clips
+"""
+EXPLAIN_EPILOG = f"""\
+{benchmark_table()}
+
+example:
+  r2tuning explain talk.mp4 "people laugh" --out explained --model {ORIGINAL_REPOSITORY} --benchmark qvhighlights
+"""
+
+
+__all__ = [
+    "DEMO_DESCRIPTION",
+    "DEMO_EPILOG",
+    "EXPLAIN_DESCRIPTION",
+    "EXPLAIN_EPILOG",
+    "GROUND_DESCRIPTION",
+    "GROUND_EPILOG",
+    "add_benchmark_arguments",
+    "add_demo_arguments",
+    "add_explain_arguments",
+    "add_ground_arguments",
+    "benchmark_table",
+    "check_explain",
+    "check_ground",
+]
