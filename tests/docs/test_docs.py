@@ -108,7 +108,7 @@ def test_the_first_command_is_the_demo(folder):
 
 
 def test_training_from_nothing_ends_in_a_card_with_scores(folder):
-    assert "On the `test` split" in (folder / "shapes_run/best/README.md").read_text()
+    assert "on the `test` split" in (folder / "shapes_run/best/README.md").read_text()
 
 
 def test_commands_of_the_pages_write_their_files(folder):
