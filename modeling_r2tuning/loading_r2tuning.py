@@ -215,9 +215,8 @@ def _reason(error: Exception) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, StrictDataclassError):
         return f"its {CONFIG} does not hold valid settings: {reason}"
-    if (
-        "ignore_mismatched_sizes" in reason
-    ):  # transformers logs the weights and advises an option that hides the problem
+    # transformers only logs which weights they are, and advises an option that would hide the problem.
+    if "ignore_mismatched_sizes" in reason:
         return f"the weights in {WEIGHTS} have other shapes than {CONFIG} says"
     return reason if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {reason}"
 

@@ -383,7 +383,7 @@ def test_invalid_repository_names_are_refused(hub, folder, name):
         (lambda folder: (folder / "tokenizer.json").write_text("[]"), "tokenizer.json' holds no JSON object"),
         (lambda folder: (folder / "config.json").write_text("[]"), "config.json' holds no JSON object"),
         (lambda folder: (folder / "README.md").write_bytes(b"\xe9"), "README.md' is not UTF-8 text"),
-        (lambda folder: (folder / "results.json").write_text("[1"), "results.json' is no JSON"),
+        (lambda folder: (folder / "results.json").write_text("[1"), "results.json' is not valid JSON"),
         (lambda folder: (folder / "results.json").write_text('{"score": 1}'), "does not hold results"),
     ],
 )
