@@ -13,7 +13,7 @@ import torch
 from transformers import CLIPModel
 
 from modeling_r2tuning.files_r2tuning import writing_folder
-from r2tuning.training.pretrain_clip import TOKEN_STD
+from r2tuning.pretraining.model import TOKEN_STD
 
 
 def main() -> None:

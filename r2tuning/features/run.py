@@ -163,8 +163,8 @@ def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
         return model
     backbone = read_backbone_config(args.backbone)
     config = R2TuningConfig(
-        vision_config=backbone.vision_config,  # type: ignore[arg-type]  # never None once it is loaded
-        text_config=backbone.text_config,  # type: ignore[arg-type]
+        vision_config=backbone.vision_config,
+        text_config=backbone.text_config,
         backbone_name_or_path=args.backbone,
         num_recurrent_steps=args.num_layers or DEFAULT_NUM_LAYERS,
     )
