@@ -9,11 +9,13 @@ Only text between an intact pair of markers is ever replaced. That is what prote
 card, so a damaged pair counts as no pair: its text is kept, and the part is added again where the rules ask for it.
 """
 
+import functools
 import logging
 import re
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import yaml
@@ -27,6 +29,12 @@ FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?(?:\n|\Z)", re.
 TOP_LEVEL_KEY = re.compile(r"""^(?:"([^"]+)"|'([^']+)'|([\w.-]+))[ \t]*:(?=\s|$)""")
 BOOL_TAG = "tag:yaml.org,2002:bool"
 BYTE_ORDER_MARK = "\ufeff"
+
+
+@functools.cache
+def read_yaml(path: Traversable) -> dict[str, Any]:
+    """Read a YAML file of `hub_cards`, once: parsing it takes longer than anything else about a card."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _without_bool(resolvers: list[tuple[str, re.Pattern[str]]]) -> list[tuple[str, re.Pattern[str]]]:

@@ -13,14 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import HTTPError  # re-exported from httpx, whichever package provides it
 
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts.files import check_new_folder, writing_folder
-from r2tuning.hub.card_text import CARDS, CardRules, refresh_card
+from r2tuning.hub.card_text import CARDS, CardRules, read_yaml, refresh_card
 from r2tuning.hub.repository import CARD, Repository, describe_error, publish, retry
 
 
@@ -193,7 +192,7 @@ def _split_by_domain(splits: DatasetDict) -> dict[str, dict[str, Dataset]]:
 
 def read_facts(name: str) -> dict[str, Any]:
     """The entry of a benchmark in `hub_cards/datasets.yaml`."""
-    return yaml.safe_load((CARDS / "datasets.yaml").read_text(encoding="utf-8"))[name]
+    return read_yaml(CARDS / "datasets.yaml")[name]
 
 
 def _make_card(name: str, configs: dict[str, dict[str, Dataset]], log: list[str], repo_id: str) -> DatasetCard:

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from r2tuning.hub.card_text import CARDS, CardRules, refresh_card
+from r2tuning.hub.card_text import CARDS, CardRules, read_yaml, refresh_card
 from r2tuning.json_files import read_json, read_text, write_json, write_text
 
 
@@ -150,12 +149,12 @@ def read_facts(benchmark: str) -> dict[str, Any]:
 
 
 def _read_all_facts() -> dict[str, dict[str, Any]]:
-    return yaml.safe_load((CARDS / "datasets.yaml").read_text(encoding="utf-8"))
+    return read_yaml(CARDS / "datasets.yaml")
 
 
 def read_published() -> dict[str, Any]:
     """Read `hub_cards/published_results.yaml`: the authors' scores by benchmark, and their source."""
-    return yaml.safe_load((CARDS / "published_results.yaml").read_text(encoding="utf-8"))
+    return read_yaml(CARDS / "published_results.yaml")
 
 
 def _card_data(name: str, config: dict[str, Any], results: Results | None, facts: dict[str, Any]) -> ModelCardData:
