@@ -601,7 +601,7 @@ def test_variants_need_related_combinations():
     with pytest.raises(ValueError, match="With `variants`, each of the `combinations` must .*'red triangle'"):
         FrameSettings(combinations=UNSEEN, variants=True)
     spinning = tuple((color, shape) for color in ("red", "blue", "cyan") for shape in ("circle", "square", "ring"))
-    with pytest.raises(ValueError, match="its shape where that can spin.*'red square'"):
+    with pytest.raises(ValueError, match="its shape, if that can spin.*'red square'"):
         FrameSettings(combinations=spinning, variants=True)
     assert len(make_frames(200, combinations=SEEN, variants=True, pair_share=0.5)) == 400
 
