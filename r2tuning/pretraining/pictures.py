@@ -1,9 +1,9 @@
 """The pictures that the small CLIP is trained on: single pictures of Moving Shapes, each followed by a variant of it."""
 
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import chain
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -52,7 +52,7 @@ def draw_pictures(seed: int, number: int, processes: int, settings: FrameSetting
     if processes == 1:
         parts = [draw(start) for start in tqdm(starts, "drawing")]
     else:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
             parts = list(tqdm(pool.map(draw, starts), "drawing", len(starts)))
     drawn = list(chain.from_iterable(parts))
     images = np.stack([picture.image for picture in drawn])

@@ -5,13 +5,13 @@ import io
 import json
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import av
 import pytest
 from cli_output import DURATION_SEC, QUERIES, only_line, read_json
+from fresh_python import run_fresh
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 from video_samples import read_number, truncate, write_video
@@ -78,15 +78,8 @@ def test_there_may_be_no_moments(ground):
 
 
 def test_as_a_program_only_results_and_own_messages_are_shown(video, checkpoint, tmp_path):
-    finished = subprocess.run(
-        [sys.executable, "-m", "r2tuning_cli.main", "ground", video, "people laugh"]
-        + ["--model", checkpoint, "--json", str(tmp_path / "out.json")],
-        cwd=Path(modeling_r2tuning.__file__).parents[1],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = ["-m", "r2tuning_cli.main", "ground", video, "people laugh", "--model", checkpoint]
+    finished = run_fresh([*command, "--json", tmp_path / "out.json"], cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.startswith(f"{video} (0:20.0)\n\nQuery: people laugh\n  rank ")
     assert finished.stderr == f"r2tuning: wrote {tmp_path / 'out.json'}\n"

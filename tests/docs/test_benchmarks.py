@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fresh_python import run_fresh
 from torch import nn
 from training_samples import MODEL, write_benchmark
 from transformers import CLIPModel
@@ -73,6 +74,7 @@ def test_a_complete_variant_is_not_run_again(tiny_clip, tmp_path, monkeypatch):
     data = {name: str(options[name]) for name in ("data-dir", "features", "backbone")}
     rest = {name: value for name, value in options.items() if name not in (*data, "preset", "cpu")}
     budget = variants.Budget(options["preset"], data, ("val",), {**rest, "model": MODEL, "epochs": 1})
+    monkeypatch.setattr(variants.subprocess, "run", lambda words, **options: run_fresh(words[1:]))
     first = variants.run_variant(tmp_path / "runs", {"model": MODEL_CHANGE}, 0, budget)
     assert first["val"]["scores"]["brief"]["MR-full-mAP"] >= 0
     monkeypatch.setattr(variants, "_run", None)

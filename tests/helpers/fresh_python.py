@@ -5,6 +5,7 @@ packages are not preloaded, so a process sees them as a new interpreter would.
 """
 
 import atexit
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -14,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import pytest
 
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +98,14 @@ def run_fresh(arguments, env=None, cwd=None, stdin="", timeout=120):
     process = FreshPython(arguments, env, cwd, stdin)
     status = process.wait(timeout)
     return subprocess.CompletedProcess(process.args, status, *process.output())
+
+
+@contextlib.contextmanager
+def quick_spawn():
+    """Fork the processes that our own code starts by "spawn" from the same server."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "get_context", lambda method: _context)
+        yield
 
 
 def _run(arguments, env, cwd, folder):

@@ -4,14 +4,13 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import textwrap
 
 import huggingface_hub
 import pytest
 from annotation_samples import SPLITS, write_benchmark
 from datasets import load_dataset
+from fresh_python import run_fresh
 from loopback_hub import LoopbackHub, constants, run_python
 
 from dataset_scripts import load_vtg_dataset
@@ -145,7 +144,7 @@ def test_failed_upload_keeps_the_folder(hub, exported, tmp_path):
     assert "status 2" in result.stdout
     assert (tmp_path / "out/README.md").exists()
     command = shlex.split(result.stderr.splitlines()[-1].split("`")[1])
-    subprocess.run([sys.executable, *command[1:]], env={**os.environ, **hub.env(tmp_path)}, check=True)
+    assert run_fresh(command[1:], {**os.environ, **hub.env(tmp_path)}).returncode == 0
     assert "README.md" in hub.files("org/qvh", "dataset")
 
 

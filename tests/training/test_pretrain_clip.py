@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from fresh_python import quick_spawn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from dataset_scripts.moving_shapes.frames import Clause, ShownObject
@@ -72,7 +73,8 @@ def test_probes_find_the_properties_that_tokens_encode():
 
 
 def test_pictures_do_not_depend_on_the_number_of_processes():
-    alone, shared = draw_pictures(3, 8, 1), draw_pictures(3, 8, 2)
+    with quick_spawn():
+        alone, shared = draw_pictures(3, 8, 1), draw_pictures(3, 8, 2)
     assert (alone.images == shared.images).all()
     assert alone.captions == shared.captions
     assert len(alone.images) == 16
