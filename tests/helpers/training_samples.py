@@ -8,6 +8,7 @@ import json
 from string import ascii_lowercase
 
 import numpy as np
+from accelerate.state import AcceleratorState, GradientState
 from tiny_checkpoints import save_clip
 from tiny_models import TINY, TINY_TEXT, TINY_VISION
 
@@ -88,3 +89,9 @@ def as_arguments(options, **changes):
     for name, value in options.items():
         arguments += [f"--{name}"] if value is None else [f"--{name}", str(value)]
     return arguments
+
+
+def reset_accelerate():
+    """Forget the process state of accelerate, so that the next run starts as in a process of its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()

@@ -9,6 +9,7 @@ import parity
 import pytest
 import torch
 from parity import FIXTURES, NOISE
+from training_samples import reset_accelerate
 from transformers import CLIPConfig
 
 from modeling_r2tuning.block_r2tuning import time_code
@@ -318,6 +319,7 @@ def train_released(load_model, parity_folder, processor, tmp_path):
         preset = {**read_preset("qvhighlights"), "data_dir": "", "features": "", "output_dir": str(tmp_path)}
         small = {"batch_size": 4, "repeat_factor": 1, "epochs": 1, "num_workers": 0, "cpu": True}
         config = TrainingConfig(**{**preset, **small, **changes})
+        reset_accelerate()
         accelerator = make_accelerator(config)
         prepared, optimizer = accelerator.prepare(model.train(), make_optimizer(model, config))
         run = TrainingRun(

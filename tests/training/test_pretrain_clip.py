@@ -108,7 +108,7 @@ def test_combinations_are_read_from_the_command_line():
         (["--processes", "0"], "`--processes` must be at least 1"),
         (["--seed", "-1"], "`--seed` must be at least 0"),
         (["--learning-rate", "nan"], "`--learning-rate` must be positive, got nan"),
-        (["--combinations", "red circle"], "need `--combinations` each of which shares"),
+        (["--combinations", "red circle"], "each of the `--combinations` must share its colour or shape"),
     ],
 )
 def test_options_are_checked_before_anything_is_drawn(tmp_path, monkeypatch, capsys, words, message):

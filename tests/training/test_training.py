@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from tiny_checkpoints import save_clip
-from training_samples import MODEL, as_arguments, write_benchmark
+from training_samples import MODEL, as_arguments, reset_accelerate, write_benchmark
 from transformers import AutoModel, AutoProcessor
 from video_samples import write_video
 
@@ -31,8 +30,7 @@ from r2tuning.training.validation import evaluate
 @pytest.fixture(autouse=True)
 def _fresh_accelerate():
     """Each run starts as in a process of its own."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    reset_accelerate()
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +60,10 @@ def learned(tiny_clip, tmp_path_factory):
     folder = tmp_path_factory.mktemp("learned")
     options = write_benchmark(folder, tiny_clip, num_train=40, num_val=10)
     options |= {"epochs": 8, "eval-epochs": 2, "output-dir": folder / "run", "best-metric": "MR-full-R1@0.5"}
-    AcceleratorState._reset_state(reset_partial_state=True)
+    reset_accelerate()
     untrained = make_run(options)
     evaluate(untrained, StopSignals())
-    AcceleratorState._reset_state(reset_partial_state=True)
+    reset_accelerate()
     assert main(as_arguments(options)) == DONE
     return folder / "run", untrained.progress.best_score
 
@@ -175,7 +173,7 @@ def first_losses(options, folder, *precisions):
     """Loss of the first step in each precision."""
     losses = []
     for precision in precisions:
-        AcceleratorState._reset_state(reset_partial_state=True)
+        reset_accelerate()
         run = make_run(options, output_dir=folder, mixed_precision=precision)
         losses.append(train_step(run, run.batches())["loss"])
     return losses

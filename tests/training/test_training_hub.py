@@ -6,11 +6,10 @@ import subprocess
 from dataclasses import asdict
 
 import pytest
-from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
 from loopback_hub import READ_TOKEN, LoopbackHub
 from tiny_checkpoints import save_clip
-from training_samples import MODEL, as_arguments, write_benchmark
+from training_samples import MODEL, as_arguments, reset_accelerate, write_benchmark
 from transformers import AutoModel
 
 from r2tuning.hub import repository
@@ -38,7 +37,7 @@ def hub(monkeypatch, tmp_path, tiny_clip):
 @pytest.fixture(scope="module")
 def run(tiny_clip, tmp_path_factory):
     """A run of three epochs, evaluated after each."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+    reset_accelerate()
     folder = tmp_path_factory.mktemp("run")
     options = write_benchmark(folder, tiny_clip, num_train=6, num_val=3) | {"epochs": 3, "keep-checkpoints": 9}
     options |= {"model": json.dumps({**MODEL, "save_backbone": True}), "output-dir": folder / "run"}
@@ -108,7 +107,7 @@ def test_the_recorded_command_has_every_setting_that_affects_the_result(run, cha
 
 
 def test_a_run_is_pushed_with_its_results(hub, run):
-    AcceleratorState._reset_state(reset_partial_state=True)
+    reset_accelerate()
     options = json.loads((run / "training_config.json").read_text())
     path = run.parent / "again.json"
     path.write_text(json.dumps({**options, "resume": "auto"}))

@@ -6,11 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from model_checks import assert_equal_outputs, is_learned, make_inputs
 from safetensors.torch import load_file
 from tiny_checkpoints import save_clip
-from training_samples import MODEL, as_arguments, write_benchmark
+from training_samples import MODEL, as_arguments, reset_accelerate, write_benchmark
 from transformers import AutoModel
 
 from r2tuning.training import run as run_script
@@ -26,11 +25,6 @@ def _fresh_accelerate(monkeypatch):
     """Each run starts as in a process of its own; it draws no curves, which would take the longest here."""
     reset_accelerate()
     monkeypatch.setattr(run_script, "draw_curves", lambda *arguments: None)
-
-
-def reset_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")

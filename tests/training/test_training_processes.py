@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from fresh_python import FreshPython
 from safetensors.torch import load_file
-from training_samples import MODEL, as_arguments, write_benchmark
+from training_samples import MODEL, as_arguments, reset_accelerate, write_benchmark
 from two_processes import CASES
 
 from r2tuning.training.run import DONE, main
@@ -46,8 +45,7 @@ def both(tiny_clip, tmp_path_factory):
     processes = [FreshPython(arguments, {**os.environ, **environment}) for environment in torchrun_environments(2)]
     for process in processes:
         assert process.wait() == 0, process.output()[1][-3000:]
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    reset_accelerate()
     assert main(as_arguments(options, output_dir=folder / "one")) == DONE
     return json.loads((folder / "report.json").read_text()), folder / "two", folder / "one"
 

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from fresh_python import FreshPython
 from safetensors.torch import load_file
-from training_samples import as_arguments, write_benchmark
+from training_samples import as_arguments, reset_accelerate, write_benchmark
 
 from modeling_r2tuning.files_r2tuning import claiming
 from r2tuning.training import checkpoints, folders, loop, run, validation
@@ -34,11 +33,6 @@ def _fresh_accelerate(monkeypatch):
     """Each run starts as in a process of its own; it draws no curves, which would take the longest here."""
     reset_accelerate()
     monkeypatch.setattr(run, "draw_curves", lambda *arguments: None)
-
-
-def reset_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")
