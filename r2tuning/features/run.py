@@ -155,7 +155,7 @@ def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
     """The checkpoint, or an untrained model with the weights of CLIP, of which only CLIP is used; in float32."""
     if args.model is not None:
         model = R2TuningForVideoGrounding.from_pretrained(args.model, dtype=torch.float32)
-        if model.config.method != "r2_tuning":
+        if model.config.method_spec.place != "recurrence":
             raise ValueError(
                 f"`model` must be a checkpoint of the method 'r2_tuning', got '{model.config.method}', which reads "
                 "other states of CLIP. Pass `backbone` and `num_layers` instead."
