@@ -138,6 +138,13 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             missing |= {r"^vision_model\.", r"^text_model\."}
         self._keys_to_ignore_on_load_missing = missing | set(self._keys_to_ignore_on_load_missing or ())
 
+    def reset_block_and_head(self) -> None:
+        """Initialise the R2 block and the grounding head again, with new random numbers."""
+        for part in (self.r2_block, self.grounding_head):
+            # Children before their parents, as transformers does: a parent may change what its children drew.
+            for module in reversed(list(part.modules())):
+                self._init_weights(module)
+
     # ---- training mode, loading and saving ---------------------------------------------------------------------
 
     def _freeze_encoders(self) -> None:
@@ -277,12 +284,12 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         copies = self._frozen_copies.get(layers, torch.get_autocast_dtype(device_type))
         return cast("nn.ModuleList", with_weights(layers, copies))
 
-    def _project_video(self, states: torch.Tensor, frame_mask: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Projected hidden states of each step, see `R2Block.project_video`."""
+    def project_video(self, states: torch.Tensor, frame_mask: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Projected hidden states of a video for each recurrent step, see `R2Block.project_video`."""
         return self.r2_block.project_video(self.method.refine_video(states), frame_mask)
 
-    def _project_text(self, states: torch.Tensor) -> list[torch.Tensor]:
-        """Projected hidden states of each step, see `R2Block.project_text`."""
+    def project_text(self, states: torch.Tensor) -> list[torch.Tensor]:
+        """Projected hidden states of texts for each recurrent step, see `R2Block.project_text`."""
         return self.r2_block.project_text(self.method.refine_text(states))
 
     # ---- forward -----------------------------------------------------------------------------------------------
@@ -334,7 +341,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         video_mask = check_video(self.config, pixel_values_videos, video_hidden_states, frame_mask, batch)
         text = self._text_states(input_ids, text_hidden_states, text_mask)
         states = self._video_states(pixel_values_videos, video_hidden_states, video_mask)
-        video, words = self._project_video(states, video_mask), self._project_text(text)
+        video, words = self.project_video(states, video_mask), self.project_text(text)
         frame_mask = video_mask.repeat_interleave(batch // len(video_mask), dim=0)  # (batch, num_frames)
         outputs, block = self._predict(video, words, frame_mask, text_mask)
         outputs.fps = check_per_query("fps", fps, batch, text_mask.device)
@@ -458,7 +465,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     def _project_window(self, states: torch.Tensor) -> torch.Tensor:
         """Projected states of one window, `(num_steps, window_frames, num_tokens, hidden)`."""
         frame_mask = torch.ones(1, len(states), dtype=torch.bool, device=states.device)
-        return torch.cat(list(self._project_video(states[None], frame_mask)))
+        return torch.cat(list(self.project_video(states[None], frame_mask)))
 
     def _fingerprint(self) -> str:
         """Identifies the weights that an encoded video depends on, except those of frozen encoders."""
@@ -502,7 +509,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         if encoded_video.fingerprint != self._fingerprint():
             raise ValueError("`encoded_video` was made by other weights than this model's. Encode the video again.")
         text_mask = check_text(self.config, input_ids, text_hidden_states, attention_mask)
-        words = self._project_text(self._text_states(input_ids, text_hidden_states, text_mask))
+        words = self.project_text(self._text_states(input_ids, text_hidden_states, text_mask))
         starts, frame_masks = encoded_video.window_starts.to(self.device), encoded_video.frame_mask.to(self.device)
         rows = []
         for start, mask, embeds in zip(starts, frame_masks, encoded_video.video_embeds, strict=True):

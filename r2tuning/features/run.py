@@ -16,6 +16,7 @@ from dataset_scripts import load_vtg_dataset
 from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
+from modeling_r2tuning.towers_r2tuning import load_backbone
 from r2tuning.checks import check_folders, check_model_name, check_model_type
 from r2tuning.features.extraction import Store, Summary, extract
 from r2tuning.features.frames import FrameStore, frame_settings
@@ -169,7 +170,8 @@ def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
         num_recurrent_steps=args.num_layers or DEFAULT_NUM_LAYERS,
     )
     model = R2TuningForVideoGrounding(config)
-    model._load_backbone(args.backbone)
+    clip = load_backbone(config, args.backbone)
+    model.copy_backbone(clip.vision_model, clip.text_model)
     return model
 
 
