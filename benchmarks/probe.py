@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.measurement import print_report
+from dataset_scripts.moving_shapes.generate import SETTINGS_FILE
 from dataset_scripts.moving_shapes.queries import SIDES, observe
 from dataset_scripts.moving_shapes.scenes import COMBINATIONS, FPS, Scene, make_scene
 from r2tuning.features.files import load_features, video_path
@@ -77,7 +78,7 @@ READERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def main() -> None:
     """Probe every reader, print JSON."""
     args = make_parser().parse_args()
-    seed = json.loads((args.data / "moving_shapes.json").read_text(encoding="utf-8"))["seed"]
+    seed = json.loads((args.data / SETTINGS_FILE).read_text(encoding="utf-8"))["seed"]
     fps = read_settings(args.features)["fps"]
     train_states, train_truth = load_frames(args.features, seed, "train", args.videos_train, fps)
     val_states, val_truth = load_frames(args.features, seed, "val", args.videos_val, fps)

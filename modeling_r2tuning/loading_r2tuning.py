@@ -32,10 +32,11 @@ CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 MODEL_FILES = (CONFIG, WEIGHTS, INDEX)
-TOKENIZER = "tokenizer.json"
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", TOKENIZER, "tokenizer_config.json")
-CLIP_PROCESSOR_FILES = PROCESSOR_FILES[1:]
-OPTIONAL = {INDEX, "preprocessor_config.json", "tokenizer_config.json"}
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
+CLIP_PROCESSOR_FILES = (IMAGE_PROCESSOR, TOKENIZER, TOKENIZER_CONFIG)
+PROCESSOR_FILES = (PROCESSOR, *CLIP_PROCESSOR_FILES)
+OPTIONAL = {INDEX, IMAGE_PROCESSOR, TOKENIZER_CONFIG}
 BACKBONE_ADVICE = (
     "Pass `backbone_name_or_path=` with a CLIP of the Hub or a folder, or use a checkpoint saved with "
     "`save_backbone=True`."
@@ -365,9 +366,13 @@ __all__ = [
     "CLIP_PROCESSOR_FILES",
     "CONFIG",
     "HUB_ARGUMENTS",
+    "INDEX",
     "MODEL_FILES",
     "PLACE_ARGUMENTS",
+    "PROCESSOR",
     "PROCESSOR_FILES",
+    "TOKENIZER",
+    "WEIGHTS",
     "check_tokenizer",
     "check_vocabulary",
     "check_weights",

@@ -24,6 +24,7 @@ from .loading_r2tuning import (
     CLIP_PROCESSOR_FILES,
     HUB_ARGUMENTS,
     PLACE_ARGUMENTS,
+    PROCESSOR,
     PROCESSOR_FILES,
     check_tokenizer,
     loading,
@@ -144,7 +145,7 @@ class R2TuningProcessor(ProcessorMixin):
         """Read `processor_config.json`; without the file, the base class would silently use defaults."""
         settings, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if not settings:
-            raise OSError(f"'{pretrained_model_name_or_path}' has no processor_config.json: it holds no processor.")
+            raise OSError(f"'{pretrained_model_name_or_path}' has no {PROCESSOR}: it holds no processor.")
         return settings, kwargs
 
     def __call__(

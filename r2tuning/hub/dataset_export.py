@@ -19,8 +19,9 @@ from huggingface_hub.errors import HTTPError  # re-exported from httpx, whicheve
 
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts.files import check_new_folder, writing_folder
+from r2tuning.checkpoint_files import CARD
 from r2tuning.hub.card_text import CARDS, CardRules, read_yaml, refresh_card
-from r2tuning.hub.repository import CARD, Repository, describe_error, publish, retry
+from r2tuning.hub.repository import Repository, describe_error, publish, retry
 
 
 CARD_RULES = CardRules(always=("counts", "making"), kept=frozenset({"language", "license", "pretty_name"}))

@@ -17,6 +17,7 @@ from dataset_scripts.moving_shapes.queries import vocabulary
 from dataset_scripts.moving_shapes.scenes import COLORS, SHAPES
 
 
+ACCEPTANCE_FILE = "acceptance.json"  # beside the CLIP
 WAYS = 64  # of the retrieval
 CHUNK_SIZE = 256  # pictures or captions encoded at once
 TRAINING_SHARE = 2 / 3  # of the objects, to fit the probes
@@ -165,4 +166,12 @@ def measure_words(clip: CLIPModel, tokenizer: CLIPTokenizer) -> dict[str, float]
     return {"mean_cosine": cosines.mean().item(), "highest_cosine": cosines.max().item()}
 
 
-__all__ = ["WAYS", "accept_clip", "measure_retrieval", "measure_words", "object_cells", "probe_tokens"]
+__all__ = [
+    "ACCEPTANCE_FILE",
+    "WAYS",
+    "accept_clip",
+    "measure_retrieval",
+    "measure_words",
+    "object_cells",
+    "probe_tokens",
+]

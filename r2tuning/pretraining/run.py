@@ -23,9 +23,10 @@ from huggingface_hub import ModelCard, ModelCardData
 from dataset_scripts.moving_shapes.scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
 from modeling_r2tuning.processing_r2tuning import make_image_processor
+from r2tuning.checkpoint_files import CARD
 from r2tuning.hub.card_text import CARDS
 from r2tuning.json_files import write_json, write_text
-from r2tuning.pretraining.acceptance import WAYS, accept_clip
+from r2tuning.pretraining.acceptance import ACCEPTANCE_FILE, WAYS, accept_clip
 from r2tuning.pretraining.model import make_clip, make_tokenizer
 from r2tuning.pretraining.pictures import IMAGE_SIZE, PICTURE_SETTINGS, draw_pictures, normalize
 from r2tuning.pretraining.trainer import Trainer
@@ -99,8 +100,8 @@ def pretrain(
         "loss": float(np.mean(losses[-AVERAGED_LOSSES:])),
         **measured,
     }
-    write_json(output / "acceptance.json", document)
-    write_text(output / "README.md", make_card(output.name, document))
+    write_json(output / ACCEPTANCE_FILE, document)
+    write_text(output / CARD, make_card(output.name, document))
     return document
 
 

@@ -17,12 +17,13 @@ from accelerate.logging import get_logger
 import modeling_r2tuning
 from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
+from r2tuning.checkpoint_files import CURVES, METRICS
 from r2tuning.hub.model_card import Results, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
 from r2tuning.json_files import read_json
 from r2tuning.training.checkpoints import PROGRESS_FILE
 from r2tuning.training.config import TrainingConfig
-from r2tuning.training.run_folder import BEST, CURVES_FILE, METRICS_FILE, SETTINGS_FILE, find_steps, step_of
+from r2tuning.training.run_folder import BEST, SETTINGS_FILE, find_steps, step_of
 
 
 logger = get_logger(__name__)
@@ -80,7 +81,7 @@ def record_results(folder: Path) -> None:
     """
     run = folder.parent
     config = TrainingConfig(**read_json(run / SETTINGS_FILE))
-    history = read_json(run / METRICS_FILE)
+    history = read_json(run / METRICS)
     evaluation = _evaluation_at(_step_of_model(folder), history)
     Results(
         benchmark=config.benchmark,
@@ -90,7 +91,7 @@ def record_results(folder: Path) -> None:
         left_out=evaluation.get("left_out", 0),
         training=_describe_training(config, history, evaluation),
     ).save(folder)
-    for name in (METRICS_FILE, CURVES_FILE):
+    for name in (METRICS, CURVES):
         if (run / name).exists():
             with writing(folder / name) as partial:
                 shutil.copyfile(run / name, partial)
