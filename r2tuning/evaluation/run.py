@@ -13,7 +13,7 @@ from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.loading_r2tuning import check_vocabulary
-from r2tuning.checks import check_folders, check_model_name, check_model_type
+from r2tuning.checks import check_folders, check_model_name, check_model_type, choose_device
 from r2tuning.evaluation.predictions import (
     find_unreadable,
     leave_out,
@@ -25,7 +25,7 @@ from r2tuning.evaluation.predictions import (
 from r2tuning.features.cache import FeatureCache
 from r2tuning.hub.model_card import Results, write_model_card
 from r2tuning.released.resolve import is_original, resolve_checkpoint
-from r2tuning.terminal import choose_device, report
+from r2tuning.terminal import report
 from r2tuning_cli.main import run_script
 from r2tuning_cli.programs import option_names
 

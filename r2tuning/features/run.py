@@ -17,13 +17,13 @@ from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from modeling_r2tuning.towers_r2tuning import load_backbone
-from r2tuning.checks import check_folders, check_model_name, check_model_type
+from r2tuning.checks import check_folders, check_model_name, check_model_type, choose_device
 from r2tuning.features.extraction import Store, Summary, extract
 from r2tuning.features.frames import FrameStore, frame_settings
 from r2tuning.features.jobs import QueryJob, plan_jobs
 from r2tuning.features.settings import ONE_PER_UNIT, prepare_folder
 from r2tuning.features.store import FeatureStore, feature_settings
-from r2tuning.terminal import USER_ERRORS, choose_device, report, silence_transformers
+from r2tuning.terminal import report, silence_transformers
 from r2tuning_cli.data_arguments import has_one_frame_per_unit
 from r2tuning_cli.defaults import DEFAULT_NUM_LAYERS
 from r2tuning_cli.main import run_script
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
     """Run the command; returns its exit status: 0 if all is complete, 1 if some videos or queries failed."""
     work = functools.partial(_extract, args)
-    return report(work, prefix, option_names("extract"), (*USER_ERRORS, RuntimeError))
+    return report(work, prefix, option_names("extract"), (RuntimeError,))
 
 
 def _extract(args: argparse.Namespace) -> int:

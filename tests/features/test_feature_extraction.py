@@ -478,8 +478,8 @@ def video_job(name):
 
 def test_the_progress_bar_ends_full(monkeypatch):
     bars = []
-    make_bar = extraction._progress_bar
-    monkeypatch.setattr(extraction, "_progress_bar", lambda *args: bars.append(make_bar(*args)) or bars[-1])
+    make_bar = extraction.long_progress_bar
+    monkeypatch.setattr(extraction, "long_progress_bar", lambda *args: bars.append(make_bar(*args)) or bars[-1])
     summary = extract([video_job("good"), video_job("bad"), video_job("another")], FailingStore(), None)
     assert summary.failed == {video_job("bad"): "the video ends here"}
     assert summary.done == {"videos": 2}
