@@ -35,11 +35,9 @@ def time_in_turn(functions: dict[str, Function], repeats: int) -> dict[str, Seco
             times[name].append(Seconds(time.perf_counter() - wall, time.process_time() - processor))
     medians = {}
     for name, values in times.items():
-        timed = values[1:]
-        medians[name] = Seconds(
-            wall=statistics.median(value.wall for value in timed),
-            processor=statistics.median(value.processor for value in timed),
-        )
+        walls = [value.wall for value in values[1:]]
+        processors = [value.processor for value in values[1:]]
+        medians[name] = Seconds(statistics.median(walls), statistics.median(processors))
     return medians
 
 

@@ -10,6 +10,7 @@ visible, at which side, and of which size.
 import argparse
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from r2tuning.features.settings import read_settings
 
 NAMES = [" ".join(combination) for combination in COMBINATIONS]
 ASKED = {"presence": ("there",), "side": SIDES, "size": ("small", "large")}
-COLUMNS = [word for words in ASKED.values() for word in words]
+COLUMNS = list(chain.from_iterable(ASKED.values()))
 FEWEST_TRAIN, FEWEST_VAL = 20, 5  # frames for which something must be true to be asked
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 1500, 256, 3e-3, 1e-2
 RARE, RARE_PATCH = -3.0, -7.0  # initial bias: a frame, and still more a patch, shows few of all objects

@@ -284,8 +284,9 @@ class R2TuningProcessor(ProcessorMixin):
             )
         if num_too_long:
             logger.warning(f"{num_too_long} of {len(texts)} queries exceed {limit} tokens and are truncated.")
-            # The last token stays: CLIP reads the features of a text at its end-of-text token.
-            rows = [row[: limit - 1] + row[-1:] if len(row) > limit else row for row in rows]
+            for row in rows:
+                # The last token stays: CLIP reads the features of a text at its end-of-text token.
+                del row[limit - 1 : -1]
         if padding in DO_NOT_PAD:
             return {"input_ids": rows, "attention_mask": [[True] * len(row) for row in rows]}
         width = limit if padding == "max_length" else max(map(len, rows))

@@ -109,14 +109,17 @@ def read_arrays(queries: list[Query]) -> MomentArrays:
 
 def _read_predictions(queries: list[Query]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Predictions, whether each is real, their ranks and their places; see `MomentArrays`."""
-    lists = [first_predictions(query) for query in queries]
-    rows = [list(chain.from_iterable(of_query)) for of_query in lists]
+    rows, num_in_last = [], []
+    for query in queries:
+        records = first_predictions(query)
+        rows.append(list(chain.from_iterable(records)))
+        num_in_last.append(len(records[-1]) if records else 0)
     padded, counts = pad_rows(rows, [query.qid for query in queries], "pred_relevant_windows", 3)
     index = np.arange(padded.shape[1])
     is_prediction = index < counts[:, None]
     order = np.argsort(np.where(is_prediction, -padded[..., 2], np.inf), axis=1, kind="stable")
-    num_in_last = np.array([len(of_query[-1]) if of_query else 0 for of_query in lists])
-    place = np.where(is_prediction, index - (counts - num_in_last)[:, None], -1)
+    num_in_others = counts - np.array(num_in_last)
+    place = np.where(is_prediction, index - num_in_others[:, None], -1)
     return padded[..., :2], is_prediction, order.argsort(axis=1), place
 
 

@@ -99,18 +99,16 @@ def push_dataset(
     if CARD not in files:
         raise FileNotFoundError(f"'{folder}' holds no exported dataset: there is no {CARD}.")
     fresh = files.pop(CARD).read_text(encoding="utf-8")
+
+    def make_card(on_hub: str | None) -> str:
+        return fresh if on_hub is None else refresh_card(on_hub, fresh, CARD_RULES)
+
     try:
         address = retry(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
         is_private = api.repo_info(repo_id, repo_type="dataset").private
         check_licence(name, repo_id, is_private or publish_anyway)  # an existing repository may be public
-        retry(
-            lambda: publish(
-                Repository(repo_id, "dataset"),
-                files,
-                lambda on_hub: fresh if on_hub is None else refresh_card(on_hub, fresh, CARD_RULES),
-                message=f"Add {name} as Parquet",
-            )
-        )
+        message = f"Add {name} as Parquet"
+        retry(lambda: publish(Repository(repo_id, "dataset"), files, make_card, message=message))
     except PermissionError:
         raise
     except (HTTPError, OSError, RuntimeError) as error:
@@ -198,11 +196,13 @@ def read_facts(name: str) -> dict[str, Any]:
 
 def _make_card(name: str, configs: dict[str, dict[str, Dataset]], log: list[str], repo_id: str) -> DatasetCard:
     facts = read_facts(name)
+    described = {key: value for key, value in facts.items() if key != "license"}
     first, splits = next(iter(configs.items()))
     entries = []
     for config, datasets in configs.items():
         files = [{"split": split, "path": f"{config}/{split}.parquet"} for split in datasets]
         entries.append({"config_name": config, "default": config == first, "data_files": files})
+    log_lines = [f"- {line}" for line in log]
     data = DatasetCardData(
         pretty_name=facts["pretty_name"],
         license=facts["license"],
@@ -221,8 +221,8 @@ def _make_card(name: str, configs: dict[str, dict[str, Dataset]], log: list[str]
         counts=_count_table(splits),
         command=f"r2tuning export-dataset {name}",
         version=_version(),
-        log="\n".join(f"- {line}" for line in log),
-        **{key: value for key, value in facts.items() if key != "license"},
+        log="\n".join(log_lines),
+        **described,
     )
 
 

@@ -79,8 +79,7 @@ def pretrain(
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     with claiming(output):
-        if any(path.name != LOCK for path in output.iterdir()):
-            raise FileExistsError(f"`output` '{output}' is not empty; name a new folder or empty it.")
+        _check_empty(output)
         drawn = draw_pictures(seed, pictures + held_out, processes, settings)
         seen, unseen = drawn.select(slice(2 * pictures)), drawn.select(slice(2 * pictures, None))
         tokenizer = make_tokenizer()
@@ -93,16 +92,18 @@ def pretrain(
             part.save_pretrained(folder)
     pixels = normalize(unseen.images, image_processor)
     measured = accept_clip(clip.eval(), tokenizer, pixels, unseen.captions, unseen.objects)
-    document = {
-        **sizes,
-        "combinations": [" ".join(each) for each in combinations],
-        **options,
-        "loss": float(np.mean(losses[-AVERAGED_LOSSES:])),
-        **measured,
-    }
+    names = [" ".join(combination) for combination in combinations]
+    loss = float(np.mean(losses[-AVERAGED_LOSSES:]))
+    document = {**sizes, "combinations": names, **options, "loss": loss, **measured}
     write_json(output / ACCEPTANCE_FILE, document)
     write_text(output / CARD, make_card(output.name, document))
     return document
+
+
+def _check_empty(output: Path) -> None:
+    """Refuse a folder that holds more than the lock of `claiming`."""
+    if any(path.name != LOCK for path in output.iterdir()):
+        raise FileExistsError(f"`output` '{output}' is not empty; name a new folder or empty it.")
 
 
 def check_options(*, batch_size: int, learning_rate: float, held_out: int, pictures: int, **counts: int) -> None:
