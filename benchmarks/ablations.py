@@ -147,7 +147,7 @@ def format_table(title: str, preset: str, lines: list[dict[str, Any]]) -> str:
 
 
 def draw(table: str, preset: str, lines: list[dict[str, Any]], path: Path) -> None:
-    """Bars with the spread over seeds beside the paper's values; for Figure 7 a curve over K for each fusion."""
+    """Bars with the spread over seeds next to the paper's values; for Figure 7 a curve over K for each fusion."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.5 + 0.9 * min(len(lines), 6), 3.6), layout="constrained")

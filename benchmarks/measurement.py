@@ -23,9 +23,9 @@ class Seconds(NamedTuple):
 
 
 def time_in_turn(functions: dict[str, Function], repeats: int) -> dict[str, Seconds]:
-    """Median times of each function, without a first run of each.
+    """Median times of each function; its first run is not counted.
 
-    The functions take turns, so that a slow minute of the machine hits all alike.
+    The functions take turns, so that a slow minute of the machine affects them equally.
     """
     times: dict[str, list[Seconds]] = {name: [] for name in functions}
     for _ in range(repeats + 1):

@@ -144,7 +144,7 @@ def fit_probe(tokens: torch.Tensor, truth: torch.Tensor, name: str = "") -> Call
 
 
 def score(logits: torch.Tensor, train_truth: torch.Tensor, val_truth: torch.Tensor) -> dict[str, float]:
-    """Mean average precision for each question, over what is true often enough."""
+    """Mean average precision for each question, over the answers that are true often enough."""
     often = (train_truth.sum(0) >= FEWEST_TRAIN) & (val_truth.sum(0) >= FEWEST_VAL)
     logits = logits.unflatten(1, often.shape)
     found = {}

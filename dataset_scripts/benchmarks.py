@@ -62,7 +62,7 @@ class BenchmarkSpec:
         nms: Non-maximum suppression of the predicted moments.
         round_to: Unit in seconds to which predicted moments are rounded.
         domains: Domains that have a model each; empty = one model for all of the benchmark.
-        parts: Domains by the name under which they are scored together, beside the score of the benchmark.
+        parts: Groups of domains, by name, that are scored in addition to the whole benchmark.
         short_name: The benchmark in the names of converted checkpoints, such as "r2tuning-qvhl".
         released_checkpoints: The authors' checkpoint files by domain (`None` = the only one), without folder and ending.
     """

@@ -97,7 +97,7 @@ class Dropout(nn.Dropout):
         if hidden_states.device.type != "cpu":
             return torch.empty_like(hidden_states).bernoulli_(1 - self.p)
         count = hidden_states.numel()
-        num_draws = -(-count // 4)  # one draw of 64 bits serves four elements
+        num_draws = -(-count // 4)  # one draw of 64 bits is used for four elements
         bits = torch.randint(-(2**63), 2**63 - 1, (num_draws,)).view(torch.int16)[:count]  # (count,)
         kept = bits >= round(self.p * 2**16) - 2**15
         return kept.view(hidden_states.shape).to(hidden_states.dtype)
@@ -321,7 +321,7 @@ class RecurrentStep(nn.Module):
         """Pool each frame's tokens with query-guided attention for each word, then take the strongest word, Eq. 4-5.
 
         Args:
-            video: `(num_videos, num_frames, num_tokens, hidden)`; each video serves `batch / num_videos`
+            video: `(num_videos, num_frames, num_tokens, hidden)`; each video is shared by `batch / num_videos`
                 consecutive queries.
             text: `(batch, text_length, hidden)`.
             text_mask: `(batch, text_length)`, `True` = real.

@@ -125,7 +125,7 @@ def check_weights(checkpoint: str | os.PathLike, info: dict[str, Any], reshape: 
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike) -> None:
-    """Refuse a tokenizer without a vocabulary, to which all words are alike.
+    """Refuse a tokenizer without a vocabulary, which gives all words the same tokens.
 
     transformers makes such a tokenizer if the file is missing.
 
@@ -322,7 +322,7 @@ def _find_unfetched(error: Exception, name: str, paths: dict[str, str | None], h
             return None  # the Hub answered
         cause = cause.__cause__ or cause.__context__
     # When transformers looks for weights, it hides that the Hub was not reached. The cache, however, records which
-    # files the Hub lacks: if it knows nothing of the weights, nobody could be asked.
+    # files the Hub lacks: if it knows nothing of the weights, the Hub was never reached.
     is_hidden = missing == WEIGHTS and _cached(name, WEIGHTS, hub) is None
     return missing if constants.HF_HUB_OFFLINE or is_hidden else None
 

@@ -206,12 +206,12 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         if not model.config.save_backbone:
             model._load_backbone(pretrained_model_name_or_path, **hub)
         model._freeze_encoders()
-        if output_loading_info:  # the declared type, as that of transformers, is the usual one
+        if output_loading_info:  # declared is the usual return type, as in transformers
             return cast("R2TuningForVideoGrounding", (model, info))
         return model
 
     def copy_backbone(self, vision_model: nn.Module, text_model: nn.Module) -> None:
-        """Fill both encoders with the weights of others of the same shapes, such as those of a `CLIPModel`."""
+        """Fill both encoders with the weights of encoders of the same shapes, such as those of a `CLIPModel`."""
         copy_weights(vision_model, self.vision_model)
         copy_weights(text_model, self.text_model)
 
@@ -255,7 +255,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         *,
         frame_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The last K hidden states of every frame; other methods than R2-Tuning read what `config.method_spec` says.
+        """The last K hidden states of every frame; methods other than R2-Tuning read what `config.method_spec` says.
 
         Args:
             pixel_values_videos: `(batch, num_frames, 3, height, width)`, normalised pixels.
@@ -507,7 +507,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             ValueError: The video was encoded with other weights, or the text is missing or malformed.
         """
         if encoded_video.fingerprint != self._fingerprint():
-            raise ValueError("`encoded_video` was made by other weights than this model's. Encode the video again.")
+            raise ValueError("`encoded_video` was made by weights other than this model's. Encode the video again.")
         text_mask = check_text(self.config, input_ids, text_hidden_states, attention_mask)
         words = self.project_text(self._text_states(input_ids, text_hidden_states, text_mask))
         starts, frame_masks = encoded_video.window_starts.to(self.device), encoded_video.frame_mask.to(self.device)

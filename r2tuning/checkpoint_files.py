@@ -1,4 +1,4 @@
-"""Names of the files that lie beside a model in its folder; `loading_r2tuning` has those of the model itself."""
+"""Names of the files that are stored with a model; the model's own files are named in `loading_r2tuning`."""
 
 CARD = "README.md"
 LICENSE = "LICENSE"

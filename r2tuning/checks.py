@@ -17,7 +17,7 @@ def check_folders(**folders: Path | str | None) -> None:
     """
     for name, folder in folders.items():
         if folder is not None and not Path(folder).expanduser().is_dir():
-            raise FileNotFoundError(f"`{name}` must be a folder, there is none at '{folder}'.")
+            raise FileNotFoundError(f"`{name}` must be a folder, but there is none at '{folder}'.")
 
 
 def check_model_name(option: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What every command does at the terminal: one line for each message and error, quiet libraries, progress."""
+"""What all commands share at the terminal: one line for each message and error, quiet libraries, progress."""
 
 import contextlib
 import logging
@@ -41,7 +41,7 @@ def report(
 
     Args:
         work: Does the work and returns the exit status.
-        prefix: What messages begin with: the name of the command or script.
+        prefix: Start of each message: the name of the command or script.
         names: Options of the command by the names in the library's messages.
         more_user_errors: What the user can correct besides `USER_ERRORS`.
 
@@ -68,7 +68,7 @@ def write_line(stream: TextIO, text: str) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all that torchrun or accelerate started."""
+    """Whether this is the one process that reports, of all that torchrun or accelerate started."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -132,7 +132,7 @@ def quiet_libraries() -> Iterator[None]:
 def silence_transformers() -> None:
     """Show only errors of transformers and no progress bars, permanently; for a worker process."""
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()  # switches off those of downloads, too
+    transformers_logging.disable_progress_bar()  # this also switches off those of downloads
 
 
 def _set_download_bars(shown: bool) -> None:

@@ -69,7 +69,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--match-reference-code",
         action="store_true",
-        help="reproduce what the public evaluation code refuses, drops or copies",
+        help="reproduce every corner case of the public evaluation code",
     )
     parser.add_argument("--shared-queries-only", action="store_true", help="score only queries that have a prediction")
     parser.add_argument(

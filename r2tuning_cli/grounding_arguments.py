@@ -25,7 +25,7 @@ PLOT_ENDINGS = (".png", ".pdf", ".svg")
 VIDEO_NAME = re.compile(r"https?://\S+|\S+\.(avi|flv|m4v|mkv|mov|mp4|mpe?g|ogv|ts|webm|wmv)", re.IGNORECASE)
 DEMO_DESCRIPTION = """\
 Generate a video of moving coloured shapes that no model was trained on, ask one query of each kind about it, and print
-the predicted moments beside the true ones. OUT receives the video, a timeline and a clip of each query's best moment.
+the predicted moments next to the true ones. OUT receives the video, a timeline and a clip of each query's best moment.
 """
 DEMO_EPILOG = """\
 example:

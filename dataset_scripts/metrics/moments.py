@@ -10,7 +10,8 @@ As in the public evaluator of R2-Tuning and UniVTG, to the last printed digit:
 - mAP divides the overlap by the union, and two empty intervals always match (0 / 0). R1, R5 and mIoU divide by the span
   from the first start to the last end, and such a pair has an IoU of 0.
 - A query is in a range if it has a moment of that length. Its other moments are dropped, and all predictions are kept.
-- If an id occurs twice, mAP considers the predictions of both records (ten of each), the other figures those of the last.
+- If an id occurs twice, mAP considers the predictions of both records (ten of each); the other
+  figures consider those of the last.
 
 A "prediction" below is one item of `pred_relevant_windows`, and a "moment" is annotated.
 """
@@ -161,7 +162,7 @@ def best_iou(arrays: MomentArrays, first: int, wanted: np.ndarray) -> np.ndarray
         Array `(num_queries,)`; 0 without a prediction.
     """
     usable = (arrays.place >= 0) & (arrays.place < first)  # (num_queries, num_predictions)
-    usable = usable[:, : 1 + np.flatnonzero(usable.any(axis=0)).max(initial=0)]  # without columns that nobody uses
+    usable = usable[:, : 1 + np.flatnonzero(usable.any(axis=0)).max(initial=0)]  # without columns that no query uses
     record = np.where(wanted, arrays.record, -1)
     newest = wanted & (record == record.max(axis=1, keepdims=True))  # (num_queries, num_moments)
     pairs = usable[:, :, None] & newest[:, None]

@@ -251,7 +251,7 @@ def _make_parser() -> argparse.ArgumentParser:
         type=float,
         default=DEFAULT_TRAIL_SEC,
         metavar="SECONDS",
-        help="how long the trail behind moving things lasts; with 0 no single picture shows a direction",
+        help="how long the trail of a moving object lasts; with 0 no single frame shows a direction",
     )
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="work with so many processes"

@@ -48,7 +48,7 @@ SPEEDS = (0.12, 0.36)  # of moves, in frame sides per second: 8 to 23 pixels at 
 SHORTEST_MOVE = 0.25
 SLOWEST_GROWTH = 0.018  # of the radius, in frame sides per second
 SPIN_SPEEDS = (2.4, 2.65)  # radians per second: no square or triangle seems at rest at 1, 2 or 4 frames per second
-CANDIDATES = 16  # candidates drawn for a segment, of which the one that hides least of other objects is used
+CANDIDATES = 16  # drawn for a segment; the one that hides least of other objects is used
 
 
 class Pose(NamedTuple):

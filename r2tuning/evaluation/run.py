@@ -101,7 +101,7 @@ def load_rows(args: argparse.Namespace, video_dir: Path | None) -> list[dict[str
 
 
 def check_truth(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """Refuse annotations without ground truth, unless predictions are to be written for the server."""
+    """Refuse annotations without ground truth, unless predictions will be written for the server."""
     if args.submission is None and not has_truth(rows):
         raise ValueError(
             f"The {args.split} annotations hold no ground truth to score against. Name a file that does with "

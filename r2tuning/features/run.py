@@ -153,7 +153,7 @@ def load_processor(args: argparse.Namespace) -> R2TuningProcessor:
 
 
 def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
-    """The checkpoint, or an untrained model with the weights of CLIP, of which only CLIP is used; in float32."""
+    """The checkpoint, or an untrained model with the weights of CLIP; in float32. Only the encoders are used."""
     if args.model is not None:
         model = R2TuningForVideoGrounding.from_pretrained(args.model, dtype=torch.float32)
         if model.config.method_spec.place != "recurrence":

@@ -1,4 +1,4 @@
-"""Results of a run beside its models, for the model cards, and publishing on the Hub."""
+"""The results of a run, stored with its models for their cards; and publishing on the Hub."""
 
 import json
 import shlex
@@ -29,7 +29,7 @@ from r2tuning.training.run_folder import BEST, SETTINGS_FILE, find_steps, step_o
 logger = get_logger(__name__)
 
 ROOT = Path(__file__).parents[2]
-# Paths mean nothing on another machine: what is published holds their names in capitals instead.
+# Paths mean nothing on another machine: published settings hold the names of these fields, in capitals, instead.
 PATH_FIELDS = ("output_dir", "data_dir", "features", "video_dir", "backbone")
 RESULT_INVARIANT_FIELDS = frozenset(
     {"resume", "log_with", "push_to", "num_workers", "save_steps", "keep_checkpoints", "dry_run"}

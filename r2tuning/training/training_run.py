@@ -116,7 +116,7 @@ class TrainingRun:
             for worker in workers:
                 # torch reports a dead worker by a RuntimeError, which must not hide the reason for closing.
                 with contextlib.suppress(RuntimeError):
-                    # A worker may be stuck, say reading from a dead disk, and workers ignore SIGTERM.
+                    # A worker may be stuck, for example reading from a dead disk, and workers ignore SIGTERM.
                     worker.kill()
                     worker.join(timeout=1)
 

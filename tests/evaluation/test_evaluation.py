@@ -140,7 +140,7 @@ def test_errors_are_one_line(qvhighlights, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data-dir", "nowhere"], "`--data-dir` must be a folder, there is none at 'nowhere'"),
+        (["--data-dir", "nowhere"], "`--data-dir` must be a folder, but there is none at 'nowhere'"),
         (["--video-dir", "nowhere"], "`--video-dir` must be a folder"),
         (["--features", "nowhere"], "`--features` must be a folder"),
         (["--model", "nowhere"], "`--model` must be a folder, or a name on the Hub"),

@@ -387,8 +387,8 @@ def test_a_distributed_launcher_is_refused(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data_dir": "missing"}, "`--data-dir` must be a folder, there is none at 'missing'"),
-        ({"video_dir": "missing"}, "`--video-dir` must be a folder, there is none at 'missing'"),
+        ({"data_dir": "missing"}, "`--data-dir` must be a folder, but there is none at 'missing'"),
+        ({"video_dir": "missing"}, "`--video-dir` must be a folder, but there is none at 'missing'"),
         ({"backbone": "missing"}, "`--backbone` must be a folder, or a name on the Hub such as"),
         ({"model": "./missing", "backbone": None, "fps": None, "num_layers": None}, "there is no folder './missing'"),
         ({"device": "cuda:99"}, "`--device` 'cuda:99' cannot be used"),

@@ -1,4 +1,4 @@
-"""Run by torchrun: losses and gradients of a batch in one process and shared out among all; then a training run that is
+"""Run by torchrun: losses and gradients of a batch in one process and divided among all; then a training run that is
 stopped and gone on with.
 
 Arguments: a file for the differences as JSON, and the command line of `train/run.py`.
