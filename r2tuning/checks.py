@@ -58,7 +58,7 @@ def choose_device(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type != "cuda":  # an allocation there would take memory on a GPU that other processes are to use
+        if device.type != "cuda":  # an allocation there would take memory on a GPU that other processes will use
             torch.zeros(1, device=device).item()
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]

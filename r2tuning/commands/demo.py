@@ -90,7 +90,7 @@ def make_demo(folder: Path, seed: int) -> tuple[Path, list[DemoQuery]]:
 
 
 def _choose_query(candidates: list[DemoQuery], chosen: list[DemoQuery]) -> DemoQuery:
-    """The first query whose moments were not asked for yet, else the first."""
+    """The first query whose moments differ from those of the chosen queries, else the first."""
     known = [query.moments for query in chosen]
     for query in candidates:
         if query.moments not in known:

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
@@ -20,7 +20,8 @@ from huggingface_hub.errors import HTTPError  # re-exported from httpx, whicheve
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts.files import check_new_folder, writing_folder
 from r2tuning.checkpoint_files import CARD
-from r2tuning.hub.card_text import CARDS, CardRules, read_yaml, refresh_card
+from r2tuning.hub.card_text import CARDS, CardRules, refresh_card
+from r2tuning.hub.model_card import read_facts
 from r2tuning.hub.repository import Repository, describe_error, publish, retry
 
 
@@ -189,11 +190,6 @@ def _split_by_domain(splits: DatasetDict) -> dict[str, dict[str, Dataset]]:
     return configs
 
 
-def read_facts(name: str) -> dict[str, Any]:
-    """The entry of a benchmark in `hub_cards/datasets.yaml`."""
-    return read_yaml(CARDS / "datasets.yaml")[name]
-
-
 def _make_card(name: str, configs: dict[str, dict[str, Dataset]], log: list[str], repo_id: str) -> DatasetCard:
     facts = read_facts(name)
     described = {key: value for key, value in facts.items() if key != "license"}
@@ -252,4 +248,4 @@ def _version() -> str:
         return "of a source checkout"
 
 
-__all__ = ["check_licence", "export_dataset", "push_dataset", "read_facts"]
+__all__ = ["check_licence", "export_dataset", "push_dataset"]

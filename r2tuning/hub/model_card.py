@@ -150,12 +150,12 @@ def read_facts(benchmark: str) -> dict[str, Any]:
 
 
 def _read_all_facts() -> dict[str, dict[str, Any]]:
-    return read_yaml(CARDS / "datasets.yaml")
+    return read_yaml("datasets.yaml")
 
 
 def read_published() -> dict[str, Any]:
     """Read `hub_cards/published_results.yaml`: the authors' scores by benchmark, and their source."""
-    return read_yaml(CARDS / "published_results.yaml")
+    return read_yaml("published_results.yaml")
 
 
 def _card_data(name: str, config: dict[str, Any], results: Results | None, facts: dict[str, Any]) -> ModelCardData:
@@ -224,4 +224,4 @@ def _format_training(training: dict[str, Any]) -> dict[str, Any]:
     return {**training, "duration": duration, "versions": versions}
 
 
-__all__ = ["Results", "make_model_card", "read_published", "refresh_model_card", "write_model_card"]
+__all__ = ["Results", "make_model_card", "read_facts", "read_published", "refresh_model_card", "write_model_card"]

@@ -86,8 +86,8 @@ class Repository:
 
         Args:
             files: Path on disk or content, by path in the repository.
-            kept: Files whose content is (also) other people's. They stay out of the record, so that they are never
-                taken for ours and removed.
+            kept: Files that others have edited. They stay out of the record, so that they are never mistaken for ours
+                and removed.
             stale: Files to remove.
             message: Title of the commit.
 

@@ -99,7 +99,7 @@ def record_results(folder: Path) -> None:
 
 
 def _describe_training(config: TrainingConfig, history: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
-    """How the model came about, as `Results.training` holds it."""
+    """How the model was trained, in the form of `Results.training`."""
     versions = {"r2tuning": modeling_r2tuning.__version__}
     for package in (torch, transformers, accelerate):
         versions[package.__name__] = package.__version__

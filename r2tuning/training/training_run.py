@@ -91,7 +91,7 @@ class TrainingRun:
 
     @property
     def is_checkpoint_due(self) -> bool:
-        """Whether the number of steps asks for a checkpoint."""
+        """Whether a checkpoint is due after this number of steps."""
         interval = self.config.save_steps or self.plan.steps_per_epoch
         return self.is_finished or self.progress.step % interval == 0
 
