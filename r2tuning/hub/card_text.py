@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
-from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,7 +23,7 @@ import yaml
 
 logger = logging.getLogger(__name__)
 
-CARDS = resources.files("r2tuning.hub_cards")  # the folder `hub_cards` of the sources
+CARDS = Path(str(resources.files("r2tuning.hub_cards")))  # the folder `hub_cards` of the sources
 MARKER = re.compile(r"^[ \t]*<!-- r2tuning: (begin|end) (\w+) -->[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?(?:\n|\Z)", re.MULTILINE | re.DOTALL)
 TOP_LEVEL_KEY = re.compile(r"""^(?:"([^"]+)"|'([^']+)'|([\w.-]+))[ \t]*:(?=\s|$)""")
@@ -32,7 +32,7 @@ BYTE_ORDER_MARK = "\ufeff"
 
 
 @functools.cache
-def read_yaml(path: Traversable) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file of `hub_cards`, once: parsing it takes longer than anything else about a card."""
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
