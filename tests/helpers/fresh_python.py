@@ -121,7 +121,8 @@ def _run(arguments, env, cwd, folder):
     os.environ.update(env)
     os.chdir(cwd)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    installed = [path for path in sys.path if path and ROOT not in (Path(path), *Path(path).parents)]
+    # Without the folders that pytest adds; an environment may lie inside the checkout.
+    installed = [path for path in sys.path if path not in ("", str(ROOT)) and not path.startswith(str(ROOT / "tests"))]
     sys.path[:] = [*env.get("PYTHONPATH", "").split(os.pathsep), *installed]
     try:
         _run_main(arguments)
