@@ -66,7 +66,7 @@ class TrainingConfig:
     domain: str | None = option(
         "one domain of YouTube Highlights or TVSum, or 'all' to train one model for each in turn", None
     )
-    features: str | None = option("feature cache to train on", None)
+    features: str | None = option("feature cache to train on; either this or video_dir is required", None)
     video_dir: str | None = option(
         "folder of videos, or of the small videos of a frame store; CLIP runs during training", None
     )
