@@ -103,8 +103,13 @@ def run_fresh(arguments, env=None, cwd=None, stdin="", timeout=120):
 @contextlib.contextmanager
 def quick_spawn():
     """Fork the processes that our own code starts by "spawn" from the same server."""
+
+    def get_context(method):
+        assert method == "spawn", "a process forked from one that has used CUDA cannot use it"
+        return _context
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(multiprocessing, "get_context", lambda method: _context)
+        patch.setattr(multiprocessing, "get_context", get_context)
         yield
 
 
@@ -122,7 +127,7 @@ def _run(arguments, env, cwd, folder):
     os.chdir(cwd)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     installed = [path for path in sys.path if path and ROOT not in (Path(path), *Path(path).parents)]
-    sys.path[:] = [*env.get("PYTHONPATH", "").split(os.pathsep), *installed]
+    sys.path[:] = [*filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *installed]
     try:
         _run_main(arguments)
     finally:
