@@ -67,9 +67,11 @@ def rows_of(table: str, depth: int) -> list[Row]:
     fixed = {"5": CALIBRATION, "6": [Row("R²-Tuning")], "10": ATTENTION, "11": BLOCKS}
     if table in fixed:
         return fixed[table]
-    if table == "12":
-        return [Row(str(count), _changes(num_temporal_layers=count), paper) for count, paper in enumerate(LAYERS, 1)]
     rows = []
+    if table == "12":
+        for count, paper in enumerate(LAYERS, 1):
+            rows.append(Row(str(count), _changes(num_temporal_layers=count), paper))
+        return rows
     for fusion in FUSIONS:
         for count in range(1, min(depth, 6) + 1):
             actual_fusion = fusion if count > 1 else "reversed"  # with a single layer they are all the same
@@ -145,7 +147,7 @@ def format_table(title: str, preset: str, lines: list[dict[str, Any]]) -> str:
 
 
 def draw(table: str, preset: str, lines: list[dict[str, Any]], path: Path) -> None:
-    """Bars with the spread over seeds beside the paper's values; for Figure 7 a curve over K for each fusion."""
+    """Bars with the spread over seeds next to the paper's values; for Figure 7 a curve over K for each fusion."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.5 + 0.9 * min(len(lines), 6), 3.6), layout="constrained")

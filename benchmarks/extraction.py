@@ -8,6 +8,7 @@ all of them with `output_hidden_states=True`, and saves the last four states wit
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import av
@@ -90,10 +91,10 @@ def main() -> None:
         fast = make_store(folder / "bfloat16", "bfloat16", args.fps)
         image_processor = exact.processor.image_processor
         functions: dict[str, Function] = {
-            "plain loop": lambda: plain_loop(exact.model, image_processor, args.videos, args.fps, folder),
-            "ours": lambda: our_extraction(exact, args.videos, args.fps),
-            "ours, bfloat16": lambda: our_extraction(fast, args.videos, args.fps),
-            "ours, reading only": lambda: read_only(exact, args.videos, args.fps),
+            "plain loop": partial(plain_loop, exact.model, image_processor, args.videos, args.fps, folder),
+            "ours": partial(our_extraction, exact, args.videos, args.fps),
+            "ours, bfloat16": partial(our_extraction, fast, args.videos, args.fps),
+            "ours, reading only": partial(read_only, exact, args.videos, args.fps),
         }
         num_frames = our_extraction(exact, args.videos, args.fps)
         rates = measure(functions, num_frames, args.repeats)

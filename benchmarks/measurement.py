@@ -23,9 +23,9 @@ class Seconds(NamedTuple):
 
 
 def time_in_turn(functions: dict[str, Function], repeats: int) -> dict[str, Seconds]:
-    """Median times of each function, without a first run of each.
+    """Median times of each function; its first run is not counted.
 
-    The functions take turns, so that a slow minute of the machine hits all alike.
+    The functions take turns, so that a slow minute of the machine affects them equally.
     """
     times: dict[str, list[Seconds]] = {name: [] for name in functions}
     for _ in range(repeats + 1):
@@ -35,11 +35,9 @@ def time_in_turn(functions: dict[str, Function], repeats: int) -> dict[str, Seco
             times[name].append(Seconds(time.perf_counter() - wall, time.process_time() - processor))
     medians = {}
     for name, values in times.items():
-        timed = values[1:]
-        medians[name] = Seconds(
-            wall=statistics.median(value.wall for value in timed),
-            processor=statistics.median(value.processor for value in timed),
-        )
+        walls = [value.wall for value in values[1:]]
+        processors = [value.processor for value in values[1:]]
+        medians[name] = Seconds(statistics.median(walls), statistics.median(processors))
     return medians
 
 

@@ -36,13 +36,18 @@ def plain_moment_ap(ious: list[list[float]], threshold: float) -> float:
     hits: list[bool] = []
     precision: list[float] = []
     for row in ious:
-        iou, moment = max(((row[index], index) for index in free), default=(0.0, -1))
+        iou, moment = 0.0, -1
+        for index in free:
+            iou, moment = max((iou, moment), (row[index], index))
         hits.append(iou >= threshold)
         if hits[-1]:
             free.discard(moment)
         precision.append(sum(hits) / len(hits))
-    # Interpolated: the highest precision at this rank or later.
-    return sum(max(precision[rank:]) for rank, hit in enumerate(hits) if hit) / num_moments
+    total = 0.0
+    for rank, hit in enumerate(hits):
+        if hit:
+            total += max(precision[rank:])  # interpolated: the highest precision at this rank or later
+    return total / num_moments
 
 
 def plain_range(predictions: dict, references: list[dict], above: float, up_to: float) -> dict:

@@ -8,6 +8,7 @@ query differs most from that outside, with the similarity as saliency.
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,14 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.measurement import format_report, write_text
 from dataset_scripts import load_vtg_dataset
-from dataset_scripts.moving_shapes.builder import PARTS
+from dataset_scripts.benchmarks import BENCHMARKS, UNIT_SEC
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
 from r2tuning.evaluation.predictions import predict
 from r2tuning.evaluation.run import PART_COLUMNS, score_parts
 from r2tuning.features.cache import FeatureCache
 
 
-UNIT_SEC = 2.0  # of the saliency annotation
+PARTS = BENCHMARKS["moving_shapes"].parts
 FPS = 1.0
 NUM_MOMENTS = 10  # of an answer without training, the best first
 MOST_OVERLAP = 0.5  # between two of them
@@ -48,7 +49,7 @@ def main() -> None:
     for model in args.model:
         name, checkpoint = model.split("=", 1)
         answers[name] = list(answer_by_model(rows, checkpoint, args.features))
-    scores = {name: score_parts(predictions, rows) for name, predictions in answers.items()}
+    scores = {name: score_parts("moving_shapes", predictions, rows) for name, predictions in answers.items()}
     report = format_report({"split": args.split, "queries": count_parts(rows), "scores": scores})
     sys.stdout.write(f"{format_table(scores)}\n\n{report}")
     if args.output is not None:
@@ -57,7 +58,11 @@ def main() -> None:
 
 def count_parts(rows: list[Row]) -> dict[str, int]:
     """Queries of each part and family."""
-    return {part: sum(row["domain"] in families for row in rows) for part, families in PARTS.items()}
+    domains = Counter(row["domain"] for row in rows)
+    counts = {}
+    for part, families in PARTS.items():
+        counts[part] = sum(domains[family] for family in families)
+    return counts
 
 
 def format_table(scores: dict[str, dict[str, dict[str, float]]]) -> str:

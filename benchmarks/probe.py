@@ -10,6 +10,7 @@ visible, at which side, and of which size.
 import argparse
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.measurement import print_report
+from dataset_scripts.moving_shapes.generate import SETTINGS_FILE
 from dataset_scripts.moving_shapes.queries import SIDES, observe
 from dataset_scripts.moving_shapes.scenes import COMBINATIONS, FPS, Scene, make_scene
 from r2tuning.features.files import load_features, video_path
@@ -27,7 +29,7 @@ from r2tuning.features.settings import read_settings
 
 NAMES = [" ".join(combination) for combination in COMBINATIONS]
 ASKED = {"presence": ("there",), "side": SIDES, "size": ("small", "large")}
-COLUMNS = [word for words in ASKED.values() for word in words]
+COLUMNS = list(chain.from_iterable(ASKED.values()))
 FEWEST_TRAIN, FEWEST_VAL = 20, 5  # frames for which something must be true to be asked
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 1500, 256, 3e-3, 1e-2
 RARE, RARE_PATCH = -3.0, -7.0  # initial bias: a frame, and still more a patch, shows few of all objects
@@ -77,7 +79,7 @@ READERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def main() -> None:
     """Probe every reader, print JSON."""
     args = make_parser().parse_args()
-    seed = json.loads((args.data / "moving_shapes.json").read_text(encoding="utf-8"))["seed"]
+    seed = json.loads((args.data / SETTINGS_FILE).read_text(encoding="utf-8"))["seed"]
     fps = read_settings(args.features)["fps"]
     train_states, train_truth = load_frames(args.features, seed, "train", args.videos_train, fps)
     val_states, val_truth = load_frames(args.features, seed, "val", args.videos_val, fps)
@@ -142,7 +144,7 @@ def fit_probe(tokens: torch.Tensor, truth: torch.Tensor, name: str = "") -> Call
 
 
 def score(logits: torch.Tensor, train_truth: torch.Tensor, val_truth: torch.Tensor) -> dict[str, float]:
-    """Mean average precision for each question, over what is true often enough."""
+    """Mean average precision for each question, over the answers that are true often enough."""
     often = (train_truth.sum(0) >= FEWEST_TRAIN) & (val_truth.sum(0) >= FEWEST_VAL)
     logits = logits.unflatten(1, often.shape)
     found = {}

@@ -29,7 +29,7 @@ from r2tuning.training.training_run import TrainingRun
 
 
 SMALL_ENCODER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
-# Four layers are what a cache holds, so the encoders have no more.
+# A cache holds four layers, so the encoders have no more.
 SIZES: dict[str, dict[str, Any]] = {
     "vit-b-32": {
         "clip": {

@@ -13,6 +13,8 @@ import torch
 from transformers import CLIPModel
 
 from modeling_r2tuning.files_r2tuning import writing_folder
+from r2tuning.checkpoint_files import CARD
+from r2tuning.pretraining.acceptance import ACCEPTANCE_FILE
 from r2tuning.pretraining.model import TOKEN_STD
 
 
@@ -23,7 +25,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument("--seed", type=int, default=1, help="seed of the text encoder (default: 1)")
     args = parser.parse_args()
-    about_trained_encoder = shutil.ignore_patterns("README.md", "acceptance.json")
+    about_trained_encoder = shutil.ignore_patterns(CARD, ACCEPTANCE_FILE)
     with writing_folder(args.output) as folder:
         shutil.copytree(args.clip, folder, ignore=about_trained_encoder, dirs_exist_ok=True)
         reinitialise_text(CLIPModel.from_pretrained(args.clip), args.seed).save_pretrained(folder)

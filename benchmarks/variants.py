@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measurement import write_text
+from r2tuning.checkpoint_files import METRICS
+from r2tuning.training.run_folder import BEST, FINAL
 
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +77,7 @@ def run_variant(folder: Path, options: dict[str, Any], seed: int, budget: Budget
     _run("train/run.py", {"preset": budget.preset, **training})
     result = {"options": options, "seed": seed, **_measure(run, budget)}
     write_text(run / RESULT, json.dumps(result, indent=2) + "\n")
-    for checkpoint in (*run.glob("step_*"), run / "final", run / "logs"):
+    for checkpoint in (*run.glob("step_*"), run / FINAL, run / "logs"):
         shutil.rmtree(checkpoint)
     return result
 
@@ -95,11 +97,11 @@ def _measure(run: Path, budget: Budget) -> dict[str, Any]:
     found = {}
     for split in budget.splits:
         output = run / f"{split}.json"
-        options = {"model": str(run / "best"), "benchmark": budget.preset, "split": split, "output": str(output)}
+        options = {"model": str(run / BEST), "benchmark": budget.preset, "split": split, "output": str(output)}
         _run("train/run_evaluation.py", {**options, **places})
         document = json.loads(output.read_text(encoding="utf-8"))
         found[split] = {name: document[name] for name in ("scores", "parts") if name in document}
-    history = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    history = json.loads((run / METRICS).read_text(encoding="utf-8"))
     return {"seconds": sum(history["steps"]["seconds"]), **found}
 
 

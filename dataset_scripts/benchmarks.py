@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
-__all__ = ["BENCHMARKS", "ORIGINAL_REPOSITORY", "UNIT_SEC", "BenchmarkSpec", "SaliencySpec", "released_benchmarks"]
+__all__ = [
+    "BENCHMARKS",
+    "FAMILIES",
+    "HARD_FAMILIES",
+    "MAIN_FAMILIES",
+    "ORIGINAL_REPOSITORY",
+    "UNIT_SEC",
+    "BenchmarkSpec",
+    "SaliencySpec",
+    "released_benchmarks",
+]
 
 ORIGINAL_REPOSITORY = "yeliudev/R2-Tuning"  # the authors' repository on the Hub
 UNIT_SEC = 2.0  # length of a unit of saliency; on YouTube Highlights each unit has times of its own
@@ -52,6 +62,7 @@ class BenchmarkSpec:
         nms: Non-maximum suppression of the predicted moments.
         round_to: Unit in seconds to which predicted moments are rounded.
         domains: Domains that have a model each; empty = one model for all of the benchmark.
+        parts: Groups of domains, by name, that are scored in addition to the whole benchmark.
         short_name: The benchmark in the names of converted checkpoints, such as "r2tuning-qvhl".
         released_checkpoints: The authors' checkpoint files by domain (`None` = the only one), without folder and ending.
     """
@@ -68,9 +79,16 @@ class BenchmarkSpec:
     nms: Literal["hard", "linear", "gaussian"] | None = "linear"
     round_to: float | None = None
     domains: tuple[str, ...] = ()
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     short_name: str = ""
     released_checkpoints: Mapping[str | None, str] = field(default_factory=dict)
 
+
+# Families of queries of Moving Shapes. A single frame shows whether a query of the main part is true, but not one of the
+# hard part.
+MAIN_FAMILIES = ("presence", "co-presence", "place", "size")
+HARD_FAMILIES = ("motion", "order")
+FAMILIES = MAIN_FAMILIES + HARD_FAMILIES
 
 SPECS = (
     BenchmarkSpec(
@@ -161,6 +179,12 @@ SPECS = (
         metric="grounding",
         fps=1.0,
         nms="hard",
+        parts={
+            "all": FAMILIES,
+            "main": MAIN_FAMILIES,
+            "hard": HARD_FAMILIES,
+            **{family: (family,) for family in FAMILIES},
+        },
     ),
     BenchmarkSpec(
         name="moving_shapes_summary",

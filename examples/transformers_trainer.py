@@ -26,7 +26,7 @@ def train(config: TrainingConfig, **arguments: Any) -> Trainer:
     """Train a model from features and save it to `final` in `config.output_dir`.
 
     Args:
-        config: Settings, of which those that the Trainer knows are used.
+        config: Settings; those that the Trainer knows are used.
         arguments: Further fields of `TrainingArguments`.
     """
     model = make_model(config)

@@ -97,7 +97,7 @@ class Dropout(nn.Dropout):
         if hidden_states.device.type != "cpu":
             return torch.empty_like(hidden_states).bernoulli_(1 - self.p)
         count = hidden_states.numel()
-        num_draws = -(-count // 4)  # one draw of 64 bits serves four elements
+        num_draws = -(-count // 4)  # one draw of 64 bits is used for four elements
         bits = torch.randint(-(2**63), 2**63 - 1, (num_draws,)).view(torch.int16)[:count]  # (count,)
         kept = bits >= round(self.p * 2**16) - 2**15
         return kept.view(hidden_states.shape).to(hidden_states.dtype)
@@ -321,7 +321,7 @@ class RecurrentStep(nn.Module):
         """Pool each frame's tokens with query-guided attention for each word, then take the strongest word, Eq. 4-5.
 
         Args:
-            video: `(num_videos, num_frames, num_tokens, hidden)`; each video serves `batch / num_videos`
+            video: `(num_videos, num_frames, num_tokens, hidden)`; each video is shared by `batch / num_videos`
                 consecutive queries.
             text: `(batch, text_length, hidden)`.
             text_mask: `(batch, text_length)`, `True` = real.
@@ -390,7 +390,8 @@ class R2Block(nn.Module):
         layers = range(self.config.num_steps)
         return list(layers if self.config.layer_fusion == "forward" else reversed(layers))
 
-    def _step(self, layer: int) -> RecurrentStep:
+    def step_for(self, layer: int) -> RecurrentStep:
+        """The module that reads a layer; one for all layers with `config.shared_block`."""
         return cast("RecurrentStep", self.steps[0 if self.config.shared_block else layer])
 
     def _select_layers(self, hidden_states: torch.Tensor) -> list[torch.Tensor]:
@@ -416,7 +417,7 @@ class R2Block(nn.Module):
         endpoints = temporal_endpoints(frame_mask.sum(dim=1), frame_mask.shape[1]).to(self.scale.dtype)
         for layer, states in zip(self.layer_order, self._select_layers(hidden_states), strict=True):
             inputs = (states, endpoints) if self.config.use_temporal_endpoints else (states,)
-            yield self._project_frames(self._step(layer).video_projection, *inputs)
+            yield self._project_frames(self.step_for(layer).video_projection, *inputs)
 
     def _project_frames(self, project: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
         """Project all frames, in chunks when no activations are kept, to stay in the CPU's cache."""
@@ -448,7 +449,7 @@ class R2Block(nn.Module):
         """
         projected = []
         for layer, states in zip(self.layer_order, self._select_layers(hidden_states), strict=True):
-            projected.append(self._step(layer).text_projection(states))
+            projected.append(self.step_for(layer).text_projection(states))
         return projected
 
     def forward(
@@ -471,7 +472,7 @@ class R2Block(nn.Module):
         hidden_states: list[torch.Tensor] = []
         previous = self.layer_order[0]
         for layer, tokens, words in zip(self.layer_order, video, text, strict=True):
-            step = self._step(layer)
+            step = self.step_for(layer)
             cls = tokens[:, :, 0].repeat_interleave(len(words) // len(tokens), dim=0)  # (batch, num_frames, hidden)
             frames = cls
             if self.pools_patches:

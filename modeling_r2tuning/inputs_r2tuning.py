@@ -1,4 +1,4 @@
-"""Checks of what a caller passes to the model; the code behind them trusts its inputs."""
+"""Checks of what a caller passes to the model; the code that runs after them trusts its inputs."""
 
 from typing import cast
 
@@ -39,7 +39,7 @@ def check_video(
     frame_mask: torch.Tensor | None,
     num_queries: int,
 ) -> torch.Tensor:
-    """Check pixels or hidden states of a batch of videos, each of which serves the same number of queries.
+    """Check pixels or hidden states of a batch of videos; each is asked about by the same number of queries.
 
     Returns:
         Their mask, boolean `(num_videos, num_frames)`.

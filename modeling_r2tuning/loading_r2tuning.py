@@ -32,10 +32,11 @@ CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 MODEL_FILES = (CONFIG, WEIGHTS, INDEX)
-TOKENIZER = "tokenizer.json"
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", TOKENIZER, "tokenizer_config.json")
-CLIP_PROCESSOR_FILES = PROCESSOR_FILES[1:]
-OPTIONAL = {INDEX, "preprocessor_config.json", "tokenizer_config.json"}
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
+CLIP_PROCESSOR_FILES = (IMAGE_PROCESSOR, TOKENIZER, TOKENIZER_CONFIG)
+PROCESSOR_FILES = (PROCESSOR, *CLIP_PROCESSOR_FILES)
+OPTIONAL = {INDEX, IMAGE_PROCESSOR, TOKENIZER_CONFIG}
 BACKBONE_ADVICE = (
     "Pass `backbone_name_or_path=` with a CLIP of the Hub or a folder, or use a checkpoint saved with "
     "`save_backbone=True`."
@@ -124,7 +125,7 @@ def check_weights(checkpoint: str | os.PathLike, info: dict[str, Any], reshape: 
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike) -> None:
-    """Refuse a tokenizer without a vocabulary, to which all words are alike.
+    """Refuse a tokenizer without a vocabulary, which gives all words the same tokens.
 
     transformers makes such a tokenizer if the file is missing.
 
@@ -321,7 +322,7 @@ def _find_unfetched(error: Exception, name: str, paths: dict[str, str | None], h
             return None  # the Hub answered
         cause = cause.__cause__ or cause.__context__
     # When transformers looks for weights, it hides that the Hub was not reached. The cache, however, records which
-    # files the Hub lacks: if it knows nothing of the weights, nobody could be asked.
+    # files the Hub lacks: if it knows nothing of the weights, the Hub was never reached.
     is_hidden = missing == WEIGHTS and _cached(name, WEIGHTS, hub) is None
     return missing if constants.HF_HUB_OFFLINE or is_hidden else None
 
@@ -365,9 +366,13 @@ __all__ = [
     "CLIP_PROCESSOR_FILES",
     "CONFIG",
     "HUB_ARGUMENTS",
+    "INDEX",
     "MODEL_FILES",
     "PLACE_ARGUMENTS",
+    "PROCESSOR",
     "PROCESSOR_FILES",
+    "TOKENIZER",
+    "WEIGHTS",
     "check_tokenizer",
     "check_vocabulary",
     "check_weights",

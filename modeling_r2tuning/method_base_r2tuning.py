@@ -12,7 +12,7 @@ class TransferMethod(nn.Module):
     """A method without parameters that changes nothing; other methods override the places where they act.
 
     Methods inside the encoders run each layer (`run_vision_layer`, `run_text_layer`), so they can act before it and
-    after it. Methods beside the encoders reduce the hidden states that were read to a single one (`refine_video`,
+    after it. Methods alongside the encoders reduce the hidden states that were read to a single one (`refine_video`,
     `refine_text`); they may also read the branches of a layer (`watch`, `reading_branches`).
     """
 

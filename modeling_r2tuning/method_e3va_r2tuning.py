@@ -1,4 +1,4 @@
-"""E3VA (arXiv 2306.09729): adapters on a highway beside CLIP, so that no gradient passes through it.
+"""E3VA (arXiv 2306.09729): adapters on a highway alongside CLIP, so that no gradient passes through it.
 
 Each layer of the frozen image encoder has two adapters (its Figure 2): one reads the output of the attention branch,
 one that of the MLP branch. The adapters are parallel, not stacked: the highway is the sum of their outputs, and it

@@ -6,7 +6,7 @@ The R2-Tuning paper uses rank 16. All four projections of each attention layer (
 encoders, which gives the number of parameters in its Table 9. alpha equals the rank, so the update is not scaled.
 There is no dropout: the encoders stay in eval mode, where it would have no effect.
 
-A checkpoint holds the adapters as peft writes them, in the folder `lora` beside the model's own files. At the top of
+A checkpoint holds the adapters as peft writes them, in the folder `lora` next to the model's own files. At the top of
 a repository transformers would take the whole repository for an adapter and look for a base model elsewhere.
 """
 

@@ -1,12 +1,12 @@
 """Low-rank side adaptation (LoSA, arXiv 2402.02887): a side network that refines the frozen encoder's hidden states.
 
-Beside layer i with output b_i the side network computes y_i = y_{i-1} + g_i(b_i + y_{i-1}), where y_0 = 0 (its
+Alongside layer i with output b_i the side network computes y_i = y_{i-1} + g_i(b_i + y_{i-1}), where y_0 = 0 (its
 Figure 3); the result is b + y of the last layer. g_i is a low-rank mixer: an MLP with a narrow hidden layer over the
 tokens of each channel, then one over the channels of each token. No gradient passes through the encoder.
 
 The R2-Tuning paper uses rank 16. The mixer needs a fixed number of tokens, which texts do not have, so the text
 encoder has no side network. At that rank the mixers of ViT-B/32 have 0.3 M parameters, which agrees with LoSA's own
-paper. Table 9 lists 2.1 M more than without tuning, the size of mixers of rank 64 beside both encoders (2.08 M with 77
+paper. Table 9 lists 2.1 M more than without tuning, the size of mixers of rank 64 alongside both encoders (2.08 M with 77
 tokens of text). The up-projections are zero-initialised, so a frame starts with the encoder's own output.
 """
 

@@ -1,4 +1,4 @@
-"""Ladder side-tuning (LST, arXiv 2206.06522): a small transformer beside each frozen encoder.
+"""Ladder side-tuning (LST, arXiv 2206.06522): a small transformer alongside each frozen encoder.
 
 A side layer is a CLIP layer of a quarter of the width. Its input is mu * W h + (1 - mu) * s, where h is the encoder's
 output at that depth, W a linear "ladder" down to the side network's width, s the output of the previous side layer,

@@ -43,7 +43,7 @@ class MethodSpec:
 
     @property
     def reads_plain_layers(self) -> bool:
-        """Whether outputs of the original encoders' layers are all that is read, so that a feature cache serves."""
+        """Whether only outputs of the original encoders' layers are read, so that a feature cache can be used."""
         return self.place != "inside" and not self.reads_branches
 
     @property

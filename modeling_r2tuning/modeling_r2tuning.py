@@ -138,6 +138,13 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             missing |= {r"^vision_model\.", r"^text_model\."}
         self._keys_to_ignore_on_load_missing = missing | set(self._keys_to_ignore_on_load_missing or ())
 
+    def reset_block_and_head(self) -> None:
+        """Initialise the R2 block and the grounding head again, with new random numbers."""
+        for part in (self.r2_block, self.grounding_head):
+            # Children before their parents, as transformers does: a parent may change what its children drew.
+            for module in reversed(list(part.modules())):
+                self._init_weights(module)
+
     # ---- training mode, loading and saving ---------------------------------------------------------------------
 
     def _freeze_encoders(self) -> None:
@@ -199,12 +206,12 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         if not model.config.save_backbone:
             model._load_backbone(pretrained_model_name_or_path, **hub)
         model._freeze_encoders()
-        if output_loading_info:  # the declared type, as that of transformers, is the usual one
+        if output_loading_info:  # declared is the usual return type, as in transformers
             return cast("R2TuningForVideoGrounding", (model, info))
         return model
 
     def copy_backbone(self, vision_model: nn.Module, text_model: nn.Module) -> None:
-        """Fill both encoders with the weights of others of the same shapes, such as those of a `CLIPModel`."""
+        """Fill both encoders with the weights of encoders of the same shapes, such as those of a `CLIPModel`."""
         copy_weights(vision_model, self.vision_model)
         copy_weights(text_model, self.text_model)
 
@@ -248,7 +255,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         *,
         frame_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The last K hidden states of every frame; other methods than R2-Tuning read what `config.method_spec` says.
+        """The last K hidden states of every frame; methods other than R2-Tuning read what `config.method_spec` says.
 
         Args:
             pixel_values_videos: `(batch, num_frames, 3, height, width)`, normalised pixels.
@@ -277,12 +284,12 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         copies = self._frozen_copies.get(layers, torch.get_autocast_dtype(device_type))
         return cast("nn.ModuleList", with_weights(layers, copies))
 
-    def _project_video(self, states: torch.Tensor, frame_mask: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Projected hidden states of each step, see `R2Block.project_video`."""
+    def project_video(self, states: torch.Tensor, frame_mask: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Projected hidden states of a video for each recurrent step, see `R2Block.project_video`."""
         return self.r2_block.project_video(self.method.refine_video(states), frame_mask)
 
-    def _project_text(self, states: torch.Tensor) -> list[torch.Tensor]:
-        """Projected hidden states of each step, see `R2Block.project_text`."""
+    def project_text(self, states: torch.Tensor) -> list[torch.Tensor]:
+        """Projected hidden states of texts for each recurrent step, see `R2Block.project_text`."""
         return self.r2_block.project_text(self.method.refine_text(states))
 
     # ---- forward -----------------------------------------------------------------------------------------------
@@ -334,7 +341,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         video_mask = check_video(self.config, pixel_values_videos, video_hidden_states, frame_mask, batch)
         text = self._text_states(input_ids, text_hidden_states, text_mask)
         states = self._video_states(pixel_values_videos, video_hidden_states, video_mask)
-        video, words = self._project_video(states, video_mask), self._project_text(text)
+        video, words = self.project_video(states, video_mask), self.project_text(text)
         frame_mask = video_mask.repeat_interleave(batch // len(video_mask), dim=0)  # (batch, num_frames)
         outputs, block = self._predict(video, words, frame_mask, text_mask)
         outputs.fps = check_per_query("fps", fps, batch, text_mask.device)
@@ -458,7 +465,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     def _project_window(self, states: torch.Tensor) -> torch.Tensor:
         """Projected states of one window, `(num_steps, window_frames, num_tokens, hidden)`."""
         frame_mask = torch.ones(1, len(states), dtype=torch.bool, device=states.device)
-        return torch.cat(list(self._project_video(states[None], frame_mask)))
+        return torch.cat(list(self.project_video(states[None], frame_mask)))
 
     def _fingerprint(self) -> str:
         """Identifies the weights that an encoded video depends on, except those of frozen encoders."""
@@ -500,9 +507,9 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             ValueError: The video was encoded with other weights, or the text is missing or malformed.
         """
         if encoded_video.fingerprint != self._fingerprint():
-            raise ValueError("`encoded_video` was made by other weights than this model's. Encode the video again.")
+            raise ValueError("`encoded_video` was made by weights other than this model's. Encode the video again.")
         text_mask = check_text(self.config, input_ids, text_hidden_states, attention_mask)
-        words = self._project_text(self._text_states(input_ids, text_hidden_states, text_mask))
+        words = self.project_text(self._text_states(input_ids, text_hidden_states, text_mask))
         starts, frame_masks = encoded_video.window_starts.to(self.device), encoded_video.frame_mask.to(self.device)
         rows = []
         for start, mask, embeds in zip(starts, frame_masks, encoded_video.video_embeds, strict=True):

@@ -15,13 +15,11 @@ class Rule(NamedTuple):
     Attributes:
         words: The allowed values, as an error message names them; includes "None" if `None` has a meaning of its own.
         allows: Returns whether a value is allowed.
-        kind: Converts the text of the command line to a value.
         defaults: Values that stand for the default and are always allowed.
     """
 
     words: str
     allows: Callable[[Any], bool]
-    kind: type = float
     defaults: tuple[str | None, ...] = ()
 
 
@@ -84,20 +82,20 @@ COUNT = "a whole number of at least 1"
 SHARE = "a number above 0 and at most 1"
 RULES = {
     "fps": Rule(POSITIVE, _is_positive, defaults=(None,)),
-    "max_frames": Rule(COUNT, _is_count, int),
-    "max_pixels": Rule(COUNT, _is_count, int),
+    "max_frames": Rule(COUNT, _is_count),
+    "max_pixels": Rule(COUNT, _is_count),
     "progress": Rule("a function of the number of frames read and the number to read", callable, defaults=(None,)),
     "window_sec": Rule(f"{POSITIVE} or None", _is_positive_or_none, defaults=("config",)),
-    "chunk_size": Rule(COUNT, _is_count, int),
-    "batch_size": Rule(COUNT, _is_count, int, (None,)),
+    "chunk_size": Rule(COUNT, _is_count),
+    "batch_size": Rule(COUNT, _is_count, defaults=(None,)),
     # Videos are decoded lazily while the model encodes them; such a generator cannot come from another process.
-    "num_workers": Rule("0 (videos are read while they are encoded)", _is_zero, int, (None,)),
-    "nms": Rule(f"one of {', '.join(map(str, NMS_METHODS))}", _is_nms_method, str, ("default",)),
+    "num_workers": Rule("0 (videos are read while they are encoded)", _is_zero, defaults=(None,)),
+    "nms": Rule(f"one of {', '.join(map(str, NMS_METHODS))}", _is_nms_method, defaults=("default",)),
     "nms_threshold": Rule(SHARE, _is_share, defaults=(None,)),
     "round_to": Rule(f"{POSITIVE} or None", _is_positive_or_none, defaults=("default",)),
-    "max_moments": Rule(COUNT, _is_count, int),
+    "max_moments": Rule(COUNT, _is_count),
     "score_threshold": Rule("a number from 0 to 1 or None", _is_score_or_none),
-    "num_highlights": Rule("a whole number of at least 0", _is_whole, int),
+    "num_highlights": Rule("a whole number of at least 0", _is_whole),
     "summary_share": Rule(SHARE, _is_share),
 }
 

@@ -59,7 +59,7 @@ class VideoGroundingPipeline(Pipeline):
 
     As in other pipelines, a dataset is answered while it is read: `for answer in pipe(dataset)`. Its rows have the
     columns `video` and `query`, other columns are ignored; alternatively it is a `KeyDataset` or a column of videos,
-    for all of which `query=` is asked. Columns of videos must be `datasets.Video(decode=False)`, as `load_vtg_dataset`
+    to all of which `query=` applies. Columns of videos must be `datasets.Video(decode=False)`, as `load_vtg_dataset`
     returns them.
 
     Videos are read piece by piece and encoded once, whatever the number of queries; those longer than the model's

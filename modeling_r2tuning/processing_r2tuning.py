@@ -24,6 +24,7 @@ from .loading_r2tuning import (
     CLIP_PROCESSOR_FILES,
     HUB_ARGUMENTS,
     PLACE_ARGUMENTS,
+    PROCESSOR,
     PROCESSOR_FILES,
     check_tokenizer,
     loading,
@@ -144,7 +145,7 @@ class R2TuningProcessor(ProcessorMixin):
         """Read `processor_config.json`; without the file, the base class would silently use defaults."""
         settings, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if not settings:
-            raise OSError(f"'{pretrained_model_name_or_path}' has no processor_config.json: it holds no processor.")
+            raise OSError(f"'{pretrained_model_name_or_path}' has no {PROCESSOR}: it holds no processor.")
         return settings, kwargs
 
     def __call__(
@@ -283,8 +284,9 @@ class R2TuningProcessor(ProcessorMixin):
             )
         if num_too_long:
             logger.warning(f"{num_too_long} of {len(texts)} queries exceed {limit} tokens and are truncated.")
-            # The last token stays: CLIP reads the features of a text at its end-of-text token.
-            rows = [row[: limit - 1] + row[-1:] if len(row) > limit else row for row in rows]
+            for row in rows:
+                # The last token stays: CLIP reads the features of a text at its end-of-text token.
+                del row[limit - 1 : -1]
         if padding in DO_NOT_PAD:
             return {"input_ids": rows, "attention_mask": [[True] * len(row) for row in rows]}
         width = limit if padding == "max_length" else max(map(len, rows))

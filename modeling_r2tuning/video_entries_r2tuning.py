@@ -2,7 +2,7 @@
 
 The keyframe flag of a container is not enough: some files also flag pictures at which a decoder cannot start, such as
 the middle of H.264 with intra refresh, or XviD packets that hold two pictures. An *entry* is a packet whose bytes
-prove that no picture shown from there on refers to an earlier one. The tests read only the few header bits that say
+prove that no picture shown from that point on refers to an earlier one. The tests read only the few header bits that say
 so; their comments name the fields as the codecs' specifications do.
 """
 

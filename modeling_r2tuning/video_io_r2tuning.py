@@ -315,7 +315,7 @@ def _tick_limits(time_base: Fraction, fps: Fraction, start: Fraction, end: Fract
 
 
 def _allocate(num_frames: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Reserve memory for all frames, so that a lack of it shows at once and not after minutes of decoding."""
+    """Reserve memory for all frames, so that a lack of it is noticed immediately, not after minutes of decoding."""
     try:
         return np.empty((num_frames, *shape), dtype=np.uint8)
     except MemoryError as error:
@@ -339,7 +339,7 @@ def _gather(
     chunk_size: int,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[np.ndarray]:
-    """Collect frames in arrays of up to `chunk_size`, from pictures and the number of grid times that each serves."""
+    """Collect frames in arrays of up to `chunk_size`, from pictures and for how many grid times each is used."""
     for index, picture in enumerate(_repeat(pictures)):
         place = index % chunk_size
         if place == 0:

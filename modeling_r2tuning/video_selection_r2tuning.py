@@ -33,7 +33,7 @@ def select_pictures(
         size: Short side in pixels.
 
     Yields:
-        Pictures `(height, width, 3)` and how many consecutive limits each serves.
+        Pictures `(height, width, 3)` and for how many consecutive limits each is used.
     """
     render = Renderer(source, timeline.sample_aspect_ratio, size)
     served = 0
@@ -47,10 +47,10 @@ def select_pictures(
 
 
 def _sparse_frames(source: VideoSource, timeline: Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:
-    """Decode little more than the frames that serve the limits; stop at the first frame that is not as planned."""
+    """Decode little more than the frames that the limits select; stop at the first frame that is not as planned."""
     positions = np.flatnonzero(timeline.is_shown)
     positions = positions[np.argsort(timeline.pts[positions])]  # packets in presentation order
-    pictures = np.maximum(np.searchsorted(timeline.times, limits) - 1, 0)  # that serve the limits
+    pictures = np.maximum(np.searchsorted(timeline.times, limits) - 1, 0)  # that the limits select
     chosen, counts = np.unique(pictures, return_counts=True)
     chosen = positions[chosen]
     actions = _plan_packets(timeline, chosen)

@@ -1,7 +1,8 @@
-"""Checks of folders and model names, made before work begins."""
+"""Checks of folders, model names and the device, made before work begins."""
 
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedConfig
 
 from modeling_r2tuning.loading_r2tuning import CONFIG, is_repository_name, loading
@@ -16,7 +17,7 @@ def check_folders(**folders: Path | str | None) -> None:
     """
     for name, folder in folders.items():
         if folder is not None and not Path(folder).expanduser().is_dir():
-            raise FileNotFoundError(f"`{name}` must be a folder, there is none at '{folder}'.")
+            raise FileNotFoundError(f"`{name}` must be a folder, but there is none at '{folder}'.")
 
 
 def check_model_name(option: str, name: str) -> None:
@@ -47,4 +48,25 @@ def check_model_type(name: str, expected: str) -> None:
         raise ValueError(f"'{name}' holds {holds}, expected a model of type '{expected}'.")
 
 
-__all__ = ["check_folders", "check_model_name", "check_model_type"]
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; by default a GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: PyTorch cannot use it.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type != "cuda":  # an allocation there would take memory on a GPU that other processes will use
+            torch.zeros(1, device=device).item()
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"`device` '{name}' cannot be used: {reason}") from error
+    num_gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise ValueError(f"`device` '{name}' cannot be used: PyTorch finds {num_gpus or 'no'} GPUs here.")
+    return device
+
+
+__all__ = ["check_folders", "check_model_name", "check_model_type", "choose_device"]

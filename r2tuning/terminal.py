@@ -1,4 +1,4 @@
-"""What every command does at the terminal: one line for each message and error, quiet libraries, progress, the device."""
+"""What all commands share at the terminal: one line for each message and error, quiet libraries, progress."""
 
 import contextlib
 import logging
@@ -20,8 +20,8 @@ from r2tuning_cli.spelling import spell_options
 
 ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
 OWN_PACKAGES = ("r2tuning", "modeling_r2tuning", "dataset_scripts")
-# What the user can put right; anything else is a bug and shows where.
-USER_ERRORS = (
+# What the user can correct, for every command; any other error is a bug, so its traceback is shown.
+USER_ERRORS: tuple[type[BaseException], ...] = (
     ImportError,
     OSError,
     SafetensorError,
@@ -35,15 +35,15 @@ def report(
     work: Callable[[], int],
     prefix: str,
     names: Mapping[str, str],
-    user_errors: tuple[type[BaseException], ...] = USER_ERRORS,
+    more_user_errors: tuple[type[BaseException], ...] = (),
 ) -> int:
-    """Run a command with quiet libraries; an error that the user can put right becomes one line.
+    """Run a command with quiet libraries; an error that the user can correct becomes one line.
 
     Args:
         work: Does the work and returns the exit status.
-        prefix: What messages begin with: the name of the command or script.
+        prefix: Start of each message: the name of the command or script.
         names: Options of the command by the names in the library's messages.
-        user_errors: What the user can put right.
+        more_user_errors: What the user can correct besides `USER_ERRORS`.
 
     Returns:
         Exit status: that of `work`, 2 after an error, 130 after Ctrl-C.
@@ -55,7 +55,7 @@ def report(
         advice = f"; {interrupt}" if interrupt.args else ""
         write_line(sys.stderr, f"{prefix}: interrupted{advice}")
         return INTERRUPTED_STATUS
-    except user_errors as error:
+    except (*USER_ERRORS, *more_user_errors) as error:
         write_line(sys.stderr, f"{prefix}: error: {spell_options(error, names) or type(error).__name__}")
         return ERROR_STATUS
 
@@ -68,7 +68,7 @@ def write_line(stream: TextIO, text: str) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all that torchrun or accelerate started."""
+    """Whether this is the one process that reports, of all that torchrun or accelerate started."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -95,7 +95,7 @@ class _LineHandler(logging.Handler):
 
 @contextlib.contextmanager
 def own_messages(prefix: str, names: Mapping[str, str]) -> Iterator[None]:
-    """Show our own messages, of the first of several processes from "info" on, of the others only errors."""
+    """Show our own messages: "info" and above from the first of several processes, from the others only errors."""
     loggers = [logging.getLogger(name) for name in OWN_PACKAGES]
     levels = [logger.level for logger in loggers]
     handler = _LineHandler(prefix, names)
@@ -130,9 +130,9 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def silence_transformers() -> None:
-    """Show only errors of transformers, and no progress bars; for good, as in a worker process."""
+    """Show only errors of transformers and no progress bars, permanently; for a worker process."""
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()  # switches off those of downloads, too
+    transformers_logging.disable_progress_bar()  # this also switches off those of downloads
 
 
 def _set_download_bars(shown: bool) -> None:
@@ -154,34 +154,23 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield update
 
 
-# ---- the device ----------------------------------------------------------------------------------------------------
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name; by default a GPU if there is one, else the CPU.
-
-    Raises:
-        ValueError: PyTorch cannot use it.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type != "cuda":  # an allocation there would take memory on a GPU that other processes are to use
-            torch.zeros(1, device=device).item()
-    except (AssertionError, RuntimeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"`device` '{name}' cannot be used: {reason}") from error
-    num_gpus = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= num_gpus:
-        raise ValueError(f"`device` '{name}' cannot be used: PyTorch finds {num_gpus or 'no'} GPUs here.")
-    return device
+def long_progress_bar(label: str, unit: str, total: int, done: int = 0, *, is_shown: bool = True) -> tqdm:
+    """A bar for work that may take hours; in a log file it is a line every 30 seconds."""
+    return tqdm(
+        desc=label,
+        total=total,
+        initial=done,
+        unit=f" {unit}",
+        disable=not is_shown,
+        dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 30.0,
+        smoothing=0.05,
+    )
 
 
 __all__ = [
-    "USER_ERRORS",
-    "choose_device",
     "is_first_process",
+    "long_progress_bar",
     "own_messages",
     "progress_bar",
     "quiet_libraries",

@@ -1,1 +1,1 @@
-"""The command `r2tuning`: what it is called with. Standard library alone, so that help and errors of usage are instant."""
+"""The command `r2tuning` and its arguments; imports only the standard library, so that help is instant."""

@@ -170,19 +170,7 @@ def _add_feature_arguments(parser: argparse.ArgumentParser) -> None:
         help="an R2-Tuning checkpoint that will read the features: it determines CLIP, K and the frame rate",
     )
     add_renamed_clip_option(parser)
-    rates, per_unit = [], []
-    for name, spec in BENCHMARKS.items():
-        if has_one_frame_per_unit(name):
-            per_unit.append(name)
-        else:
-            rates.append(f"{name} {spec.fps:g}")
-    group.add_argument(
-        "--fps",
-        type=positive_number,
-        metavar="N",
-        help=f"frames sampled per second (default: the benchmark's: {', '.join(rates)}; {', '.join(per_unit)} always has "
-        "one frame for each annotated unit)",
-    )
+    group.add_argument("--fps", type=positive_number, metavar="N", help=_fps_help())
     group.add_argument(
         "--num-layers",
         type=positive_integer,
@@ -201,6 +189,19 @@ def _add_feature_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="precision in which CLIP computes (default: float32); bfloat16 is faster on most GPUs and on CPUs with AMX "
         "or AVX512-BF16 and changes the features by about 1 %%; files are always in half precision; for features only",
+    )
+
+
+def _fps_help() -> str:
+    rates, per_unit = [], []
+    for name, spec in BENCHMARKS.items():
+        if has_one_frame_per_unit(name):
+            per_unit.append(name)
+        else:
+            rates.append(f"{name} {spec.fps:g}")
+    return (
+        f"frames sampled per second (default: the benchmark's: {', '.join(rates)}; {', '.join(per_unit)} always has one "
+        "frame for each annotated unit)"
     )
 
 

@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_script(name: str, script: str, run: Callable[..., int], argv: list[str] | None = None) -> int:
-    """Run a script that does what a sub-command does; it has argparse's messages and names itself in its own.
+    """Run a script that does the same as a sub-command; its messages begin with its own name.
 
     Args:
         name: The sub-command.

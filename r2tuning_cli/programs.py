@@ -144,7 +144,7 @@ def parser_settings(name: str) -> dict[str, Any]:
 
 
 def make_script_parser(name: str, script: str) -> argparse.ArgumentParser:
-    """The parser of a script that does what a sub-command does."""
+    """The parser of a script that does the same as a sub-command."""
     parser = argparse.ArgumentParser(prog=script, **parser_settings(name))
     PROGRAMS[name].add_arguments(parser)
     return parser

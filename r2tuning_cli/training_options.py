@@ -59,7 +59,7 @@ class TrainingConfig:
     `post_processing` replace single values of it.
     """
 
-    # What is trained, on what.
+    # The model, and what it is trained on.
     benchmark: str = option("the benchmark to train on, by its name in load_vtg_dataset")
     output_dir: str = option("folder of the run: checkpoints, best and final model, metrics.json, curves.png, logs")
     data_dir: str = option("folder of the annotation files")

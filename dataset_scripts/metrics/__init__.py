@@ -5,7 +5,7 @@
 are separate files because `evaluate` imports transformers, and with it torch.)
 
 Where the evaluator of the released R2-Tuning code has an answer, ours agrees with it to the last printed digit; in the
-default mode except for the last two rows of this table. In brackets what the released code does where it has no answer.
+default mode except for the last two rows of this table. In brackets: what the released code does where it has no answer.
 
 | case | default | `match_reference_code=True` |
 |---|---|---|

@@ -124,10 +124,13 @@ def require(key: str, values: Iterable[tuple[str, object]]) -> None:
     Raises:
         ValueError: A value is empty; the queries are named.
     """
-    empty = list(dict.fromkeys(qid for qid, value in values if not value))
+    empty: dict[str, None] = {}  # in order, each once
+    for qid, value in values:
+        if not value:
+            empty[qid] = None
     if empty:
         raise ValueError(
-            f"The reference code has no score where `{key}` is missing or empty, as for {name_queries(empty)}. Leave "
+            f"The reference code has no score where `{key}` is missing or empty, as for {name_queries(list(empty))}. Leave "
             "these queries out on both sides, or pass `match_reference_code=False`."
         )
 

@@ -10,7 +10,8 @@ As in the public evaluator of R2-Tuning and UniVTG, to the last printed digit:
 - mAP divides the overlap by the union, and two empty intervals always match (0 / 0). R1, R5 and mIoU divide by the span
   from the first start to the last end, and such a pair has an IoU of 0.
 - A query is in a range if it has a moment of that length. Its other moments are dropped, and all predictions are kept.
-- If an id occurs twice, mAP considers the predictions of both records (ten of each), the other figures those of the last.
+- If an id occurs twice, mAP considers the predictions of both records (ten of each); the other
+  figures consider those of the last.
 
 A "prediction" below is one item of `pred_relevant_windows`, and a "moment" is annotated.
 """
@@ -109,14 +110,17 @@ def read_arrays(queries: list[Query]) -> MomentArrays:
 
 def _read_predictions(queries: list[Query]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Predictions, whether each is real, their ranks and their places; see `MomentArrays`."""
-    lists = [first_predictions(query) for query in queries]
-    rows = [list(chain.from_iterable(of_query)) for of_query in lists]
+    rows, num_in_last = [], []
+    for query in queries:
+        records = first_predictions(query)
+        rows.append(list(chain.from_iterable(records)))
+        num_in_last.append(len(records[-1]) if records else 0)
     padded, counts = pad_rows(rows, [query.qid for query in queries], "pred_relevant_windows", 3)
     index = np.arange(padded.shape[1])
     is_prediction = index < counts[:, None]
     order = np.argsort(np.where(is_prediction, -padded[..., 2], np.inf), axis=1, kind="stable")
-    num_in_last = np.array([len(of_query[-1]) if of_query else 0 for of_query in lists])
-    place = np.where(is_prediction, index - (counts - num_in_last)[:, None], -1)
+    num_in_others = counts - np.array(num_in_last)
+    place = np.where(is_prediction, index - num_in_others[:, None], -1)
     return padded[..., :2], is_prediction, order.argsort(axis=1), place
 
 
@@ -158,7 +162,7 @@ def best_iou(arrays: MomentArrays, first: int, wanted: np.ndarray) -> np.ndarray
         Array `(num_queries,)`; 0 without a prediction.
     """
     usable = (arrays.place >= 0) & (arrays.place < first)  # (num_queries, num_predictions)
-    usable = usable[:, : 1 + np.flatnonzero(usable.any(axis=0)).max(initial=0)]  # without columns that nobody uses
+    usable = usable[:, : 1 + np.flatnonzero(usable.any(axis=0)).max(initial=0)]  # without columns that no query uses
     record = np.where(wanted, arrays.record, -1)
     newest = wanted & (record == record.max(axis=1, keepdims=True))  # (num_queries, num_moments)
     pairs = usable[:, :, None] & newest[:, None]

@@ -40,10 +40,9 @@ class SchemaMetric(evaluate.Metric, ABC):
 
     def add_batch(self, *, predictions: Iterable[Mapping[str, Any]], references: Iterable[Mapping[str, Any]]) -> None:
         """Add predictions and their references, in the same number and order."""
-        super().add_batch(
-            predictions=[self.select(record, "predictions") for record in predictions],
-            references=[self.select(record, "references") for record in references],
-        )
+        selected_predictions = [self.select(record, "predictions") for record in predictions]
+        selected_references = [self.select(record, "references") for record in references]
+        super().add_batch(predictions=selected_predictions, references=selected_references)
 
     def select(self, record: Mapping[str, Any], side: str) -> dict[str, Any]:
         """The declared columns of a record, null where one is missing, with its id as a string."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 
-from dataset_scripts.benchmarks import BENCHMARKS, UNIT_SEC
+from dataset_scripts.benchmarks import BENCHMARKS, FAMILIES, UNIT_SEC
 from dataset_scripts.builder import BenchmarkBuilder, BenchmarkConfig
 from dataset_scripts.cleaning import Report
 from dataset_scripts.features import FEATURES
@@ -20,19 +20,14 @@ from dataset_scripts.moment_lines import read_moment_lines, read_records
 from dataset_scripts.reading import Record
 from dataset_scripts.videos import VideoFolder
 
-from .queries import HARD_FAMILIES, MAIN_FAMILIES, QUERIES_PER_VIDEO
 from .scenes import SPLITS
-
-
-PARTS = {"all": tuple(QUERIES_PER_VIDEO), "main": MAIN_FAMILIES, "hard": HARD_FAMILIES}
-PARTS |= {family: (family,) for family in QUERIES_PER_VIDEO}
 
 
 class MovingShapes(BenchmarkBuilder):
     """Builder of the queries of Moving Shapes: one family, the main or the hard part, or all."""
 
     SPEC = BENCHMARKS["moving_shapes"]
-    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in PARTS]
+    BUILDER_CONFIGS = [BenchmarkConfig(name=name) for name in SPEC.parts]
     DEFAULT_CONFIG_NAME = "all"
     FILES = {split: (f"moving_shapes_{split}.jsonl",) for split in SPLITS}
 
@@ -46,8 +41,8 @@ class MovingShapes(BenchmarkBuilder):
     ) -> Iterator[tuple[Record, dict[str, Any]]]:
         """Yield the queries of the chosen part."""
         for record, example in read_moment_lines(path, split, report):
-            domain = record.text("domain", f"one of {', '.join(QUERIES_PER_VIDEO)}")
-            if domain in PARTS[self.config.name]:
+            domain = record.text("domain", f"one of {', '.join(FAMILIES)}")
+            if domain in self.SPEC.parts[self.config.name]:
                 yield record, {**example, "domain": domain, "task": ["moment_retrieval", "highlight_detection"]}
 
 
@@ -90,4 +85,4 @@ def _read_summary(record: Record) -> dict[str, Any]:
     }
 
 
-__all__ = ["PARTS", "MovingShapes", "MovingShapesSummary"]
+__all__ = ["MovingShapes", "MovingShapesSummary"]

@@ -257,4 +257,4 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-__all__ = ["NUM_VIDEOS", "annotate_video", "generate_moving_shapes"]
+__all__ = ["NUM_VIDEOS", "SETTINGS_FILE", "annotate_video", "generate_moving_shapes"]

@@ -27,8 +27,6 @@ from .render import render_identities
 from .scenes import ACTIONS, COLORS, FPS, RADII, SHAPES, Scene
 
 
-MAIN_FAMILIES = ("presence", "co-presence", "place", "size")
-HARD_FAMILIES = ("motion", "order")
 QUERIES_PER_VIDEO = {"presence": 2, "co-presence": 1, "place": 2, "size": 1, "motion": 3, "order": 2}
 
 VISIBLE_SHARE, VISIBLE_ZONE = 0.5, 0.15  # a fact is uncertain within the zone around its threshold
@@ -358,9 +356,7 @@ def rate_importance(facts: list[ObjectFacts], random: np.random.Generator) -> tu
 
 __all__ = [
     "COPRESENCE_PHRASES",
-    "HARD_FAMILIES",
     "LARGE_EDGE",
-    "MAIN_FAMILIES",
     "MOTION_PHRASES",
     "ORDER_PHRASES",
     "PLACE_PHRASES",

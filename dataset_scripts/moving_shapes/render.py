@@ -235,7 +235,7 @@ def _interpolation(size: int, cells: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _noise() -> np.ndarray:
-    """Random numbers of which every frame uses a part: drawing new ones would take longer than all the rest."""
+    """Random numbers that all frames share: drawing new ones would take longer than everything else."""
     return np.random.default_rng(0).standard_normal(NOISE_VALUES, dtype=np.float32)
 
 

@@ -8,6 +8,7 @@ Resting objects are clearly at a side or clearly in the middle, and clearly smal
 either true or false, except for a short time while something moves or grows.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ COLORS = {
 }
 # Extent of a shape from its centre, in units of its radius.
 SHAPES = {"circle": 1.0, "square": 1.22, "triangle": 1.3, "ring": 1.0, "cross": 1.07}
-COMBINATIONS = tuple((color, shape) for color in COLORS for shape in SHAPES)
+COMBINATIONS = tuple(itertools.product(COLORS, SHAPES))
 # Reserved for the split "test_unseen": each shape once, five of the six colours.
 UNSEEN = (("red", "triangle"), ("green", "ring"), ("blue", "cross"), ("yellow", "circle"), ("pink", "square"))
 SEEN = tuple(combination for combination in COMBINATIONS if combination not in UNSEEN)
@@ -47,7 +48,7 @@ SPEEDS = (0.12, 0.36)  # of moves, in frame sides per second: 8 to 23 pixels at 
 SHORTEST_MOVE = 0.25
 SLOWEST_GROWTH = 0.018  # of the radius, in frame sides per second
 SPIN_SPEEDS = (2.4, 2.65)  # radians per second: no square or triangle seems at rest at 1, 2 or 4 frames per second
-CANDIDATES = 16  # candidates drawn for a segment, of which the one that hides least of other objects is used
+CANDIDATES = 16  # drawn for a segment; the one that hides least of other objects is used
 
 
 class Pose(NamedTuple):
@@ -201,10 +202,12 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     for number in random.choice(len(combinations), size=num_objects, replace=False):
         color, shape = combinations[number]
         objects.append(_draw_object(random, color, shape, duration, objects))
+    objects.sort(key=lambda item: -item.mean_radius)  # the smallest is drawn last, so that it is not hidden
+    distractors = [draw_distractor(random, duration) for _ in range(random.integers(0, 3))]
     return Scene(
         duration_sec=duration,
-        objects=tuple(sorted(objects, key=lambda item: -item.mean_radius)),
-        distractors=tuple(draw_distractor(random, duration) for _ in range(random.integers(0, 3))),
+        objects=tuple(objects),
+        distractors=tuple(distractors),
         shots=_draw_shots(random, duration),
         **draw_camera(random),
     )

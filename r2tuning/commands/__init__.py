@@ -1,1 +1,1 @@
-"""What the commands do that belong to no other folder; `r2tuning_cli` holds their arguments."""
+"""The commands that belong to no other folder; `r2tuning_cli` holds their arguments."""

@@ -9,13 +9,11 @@ from r2tuning.released.resolve import convert_to_directory
 from r2tuning.terminal import report, write_line
 from r2tuning_cli.programs import option_names
 
-from .shared import USER_ERRORS
-
 
 def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
     """Run the command; returns its exit status."""
     work = _convert if args.all is None else _convert_all
-    return report(functools.partial(work, args), prefix, option_names("convert"), USER_ERRORS)
+    return report(functools.partial(work, args), prefix, option_names("convert"), (TypeError,))
 
 
 def _convert(args: argparse.Namespace) -> int:

@@ -16,11 +16,10 @@ from dataset_scripts.moving_shapes.scenes import make_scene
 from modeling_r2tuning.decoding_r2tuning import temporal_iou
 from modeling_r2tuning.files_r2tuning import check_replaceable
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames
+from r2tuning.commands.shared import check_model_options, cut_moments, load_pipeline
 from r2tuning.terminal import report, write_line
 from r2tuning.visualization.timeline import format_time, import_figure, plot_grounding
 from r2tuning_cli.programs import option_names
-
-from .shared import USER_ERRORS, check_model_options, cut_moments, load_pipeline
 
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class DemoQuery(NamedTuple):
 
 def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
     """Run the command; returns its exit status."""
-    return report(functools.partial(_demo, args), prefix, option_names("demo"), USER_ERRORS)
+    return report(functools.partial(_demo, args), prefix, option_names("demo"), (TypeError,))
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -91,7 +90,7 @@ def make_demo(folder: Path, seed: int) -> tuple[Path, list[DemoQuery]]:
 
 
 def _choose_query(candidates: list[DemoQuery], chosen: list[DemoQuery]) -> DemoQuery:
-    """The first query whose moments were not asked for yet, else the first."""
+    """The first query whose moments differ from those of the chosen queries, else the first."""
     known = [query.moments for query in chosen]
     for query in candidates:
         if query.moments not in known:

@@ -6,7 +6,7 @@ import sys
 
 from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.processing_r2tuning import as_text_list
-from r2tuning.commands.shared import USER_ERRORS, check_model_options, load_pipeline, open_video
+from r2tuning.commands.shared import check_model_options, load_pipeline, open_video
 from r2tuning.terminal import report, write_line
 from r2tuning.visualization.explain import (
     check_word_attention,
@@ -24,7 +24,7 @@ PICTURE_DPI = 150
 
 def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
     """Run the command; returns its exit status."""
-    return report(functools.partial(_explain, args), prefix, option_names("explain"), USER_ERRORS)
+    return report(functools.partial(_explain, args), prefix, option_names("explain"), (TypeError,))
 
 
 def _explain(args: argparse.Namespace) -> int:

@@ -5,14 +5,14 @@ import functools
 import sys
 
 from r2tuning.hub.dataset_export import check_licence, export_dataset, push_dataset
-from r2tuning.terminal import USER_ERRORS, report, write_line
+from r2tuning.terminal import report, write_line
 from r2tuning_cli.programs import option_names
 
 
 def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
     """Run the command; returns its exit status."""
     work = functools.partial(_export, args)
-    return report(work, prefix, option_names("export-dataset"), (*USER_ERRORS, RuntimeError))
+    return report(work, prefix, option_names("export-dataset"), (RuntimeError,))
 
 
 def _export(args: argparse.Namespace) -> int:

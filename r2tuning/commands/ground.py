@@ -13,12 +13,11 @@ from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.processing_r2tuning import as_text_list
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames
 from modeling_r2tuning.video_source_r2tuning import display_name
+from r2tuning.commands.shared import check_model_options, cut_moments, load_pipeline, model_name, open_video
 from r2tuning.terminal import progress_bar, report, write_line
 from r2tuning.visualization.timeline import format_time, import_figure, plot_grounding
 from r2tuning_cli.defaults import MAX_MOMENTS
 from r2tuning_cli.programs import option_names
-
-from .shared import USER_ERRORS, check_model_options, cut_moments, load_pipeline, model_name, open_video
 
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ STANDARD_OUTPUT = Path("-")
 
 def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
     """Run the command; returns its exit status."""
-    return report(functools.partial(_ground, args), prefix, option_names("ground"), USER_ERRORS)
+    return report(functools.partial(_ground, args), prefix, option_names("ground"), (TypeError,))
 
 
 def _ground(args: argparse.Namespace) -> int:

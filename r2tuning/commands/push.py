@@ -8,12 +8,10 @@ from r2tuning.hub.push import push_checkpoint
 from r2tuning.terminal import report, write_line
 from r2tuning_cli.programs import option_names
 
-from .shared import USER_ERRORS
-
 
 def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
     """Run the command; returns its exit status."""
-    return report(functools.partial(_push, args), prefix, option_names("push"), USER_ERRORS)
+    return report(functools.partial(_push, args), prefix, option_names("push"), (TypeError,))
 
 
 def _push(args: argparse.Namespace) -> int:

@@ -14,15 +14,13 @@ from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_io_r2tuning import cut_clip
 from modeling_r2tuning.video_source_r2tuning import LocalCopy, file_stem, local_copy
-from r2tuning.checks import check_model_type
+from r2tuning.checks import check_model_type, choose_device
 from r2tuning.released.resolve import check_original, resolve_checkpoint
-from r2tuning.terminal import USER_ERRORS as COMMON_USER_ERRORS
-from r2tuning.terminal import choose_device, progress_bar
+from r2tuning.terminal import progress_bar
 
 
 logger = logging.getLogger(__name__)
 
-USER_ERRORS = (*COMMON_USER_ERRORS, TypeError)
 MAX_NAME_BYTES = 255
 
 
@@ -94,4 +92,4 @@ def _clip_name(video: str | LocalCopy, ending: str) -> str:
     return stem.decode(errors="ignore") + ending
 
 
-__all__ = ["USER_ERRORS", "check_model_options", "cut_moments", "load_pipeline", "model_name", "open_video"]
+__all__ = ["check_model_options", "cut_moments", "load_pipeline", "model_name", "open_video"]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dataset_scripts import load_vtg_dataset
+from dataset_scripts.benchmarks import BENCHMARKS
 from dataset_scripts.metrics import compute_scores
-from dataset_scripts.moving_shapes.builder import PARTS
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.loading_r2tuning import check_vocabulary
-from r2tuning.checks import check_folders, check_model_name, check_model_type
+from r2tuning.checks import check_folders, check_model_name, check_model_type, choose_device
 from r2tuning.evaluation.predictions import (
     find_unreadable,
     leave_out,
@@ -25,7 +25,7 @@ from r2tuning.evaluation.predictions import (
 from r2tuning.features.cache import FeatureCache
 from r2tuning.hub.model_card import Results, write_model_card
 from r2tuning.released.resolve import is_original, resolve_checkpoint
-from r2tuning.terminal import choose_device, report
+from r2tuning.terminal import report
 from r2tuning_cli.main import run_script
 from r2tuning_cli.programs import option_names
 
@@ -101,7 +101,7 @@ def load_rows(args: argparse.Namespace, video_dir: Path | None) -> list[dict[str
 
 
 def check_truth(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """Refuse annotations without ground truth, unless predictions are to be written for the server."""
+    """Refuse annotations without ground truth, unless predictions will be written for the server."""
     if args.submission is None and not has_truth(rows):
         raise ValueError(
             f"The {args.split} annotations hold no ground truth to score against. Name a file that does with "
@@ -174,8 +174,8 @@ def evaluate(
             match_reference_code=args.match_reference_code,
             match_number=not args.shared_queries_only,
         )
-        if args.benchmark == "moving_shapes" and args.domain is None:
-            document["parts"] = score_parts(predictions, rows)
+        if BENCHMARKS[args.benchmark].parts and args.domain is None:
+            document["parts"] = score_parts(args.benchmark, predictions, rows)
     if args.record:
         record(document)
     if args.output is not None:
@@ -184,16 +184,18 @@ def evaluate(
     return document
 
 
-def score_parts(predictions: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Scores of each part and family of Moving Shapes that has queries; unanswered queries count as zero."""
+def score_parts(
+    benchmark: str, predictions: list[dict[str, Any]], rows: list[dict[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Scores of each part of a benchmark that has queries among `rows`; unanswered queries count as zero."""
     by_qid = {prediction["qid"]: prediction for prediction in predictions}
     scores = {}
-    for part, families in PARTS.items():
+    for part, families in BENCHMARKS[benchmark].parts.items():
         some = [row for row in rows if row["domain"] in families]
         if not some:
             continue
         answered = [by_qid[row["qid"]] for row in some if row["qid"] in by_qid]
-        brief = compute_scores("moving_shapes", answered, some)["brief"]
+        brief = compute_scores(benchmark, answered, some)["brief"]
         scores[part] = {column: brief[name] for column, name in PART_COLUMNS.items()}
     return scores
 

@@ -17,10 +17,10 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 import torch
-from tqdm import tqdm
 
 from modeling_r2tuning import R2TuningProcessor
 from r2tuning.features.jobs import Job, VideoJob
+from r2tuning.terminal import long_progress_bar
 
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def extract(
         updates = _work_in_processes(unfinished, make_store, num_processes)
     total = sum(job.num_frames for job in jobs)
     remaining = sum(job.num_frames for job in unfinished)
-    with closing(updates), _progress_bar("extracting", "frames", total, total - remaining) as bar:
+    with closing(updates), long_progress_bar("extracting", "frames", total, total - remaining) as bar:
         processed: Counter[Job] = Counter()
         for update in updates:
             summary.add(update)
@@ -146,7 +146,7 @@ def extract(
 
 def _select_unfinished(jobs: Sequence[Job], store: Store, summary: Summary) -> list[Job]:
     unfinished = []
-    with ThreadPoolExecutor(PARALLEL_CHECKS) as pool, _progress_bar("checking", "files", len(jobs)) as bar:
+    with ThreadPoolExecutor(PARALLEL_CHECKS) as pool, long_progress_bar("checking", "files", len(jobs)) as bar:
         for job, problem in zip(jobs, pool.map(store.check, jobs), strict=True):
             bar.update()
             if problem is None:
@@ -157,13 +157,6 @@ def _select_unfinished(jobs: Sequence[Job], store: Store, summary: Summary) -> l
                 summary.outdated[job] = problem
                 logger.warning("extracted again: %s", problem)
     return unfinished
-
-
-def _progress_bar(label: str, unit: str, total: int, initial: int = 0) -> tqdm:
-    bar = tqdm(desc=label, total=total, initial=initial, unit=f" {unit}", smoothing=0.05)
-    if not bar.fp.isatty():
-        bar.mininterval = 30.0  # seconds; every update is a line in a log file
-    return bar
 
 
 # ---- one process ---------------------------------------------------------------------------------------------------

@@ -16,13 +16,14 @@ from dataset_scripts import load_vtg_dataset
 from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
-from r2tuning.checks import check_folders, check_model_name, check_model_type
+from modeling_r2tuning.towers_r2tuning import load_backbone
+from r2tuning.checks import check_folders, check_model_name, check_model_type, choose_device
 from r2tuning.features.extraction import Store, Summary, extract
 from r2tuning.features.frames import FrameStore, frame_settings
 from r2tuning.features.jobs import QueryJob, plan_jobs
 from r2tuning.features.settings import ONE_PER_UNIT, prepare_folder
 from r2tuning.features.store import FeatureStore, feature_settings
-from r2tuning.terminal import USER_ERRORS, choose_device, report, silence_transformers
+from r2tuning.terminal import report, silence_transformers
 from r2tuning_cli.data_arguments import has_one_frame_per_unit
 from r2tuning_cli.defaults import DEFAULT_NUM_LAYERS
 from r2tuning_cli.main import run_script
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
     """Run the command; returns its exit status: 0 if all is complete, 1 if some videos or queries failed."""
     work = functools.partial(_extract, args)
-    return report(work, prefix, option_names("extract"), (*USER_ERRORS, RuntimeError))
+    return report(work, prefix, option_names("extract"), (RuntimeError,))
 
 
 def _extract(args: argparse.Namespace) -> int:
@@ -152,10 +153,10 @@ def load_processor(args: argparse.Namespace) -> R2TuningProcessor:
 
 
 def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
-    """The checkpoint, or an untrained model with the weights of CLIP, of which only CLIP is used; in float32."""
+    """The checkpoint, or an untrained model with the weights of CLIP; in float32. Only the encoders are used."""
     if args.model is not None:
         model = R2TuningForVideoGrounding.from_pretrained(args.model, dtype=torch.float32)
-        if model.config.method != "r2_tuning":
+        if model.config.method_spec.place != "recurrence":
             raise ValueError(
                 f"`model` must be a checkpoint of the method 'r2_tuning', got '{model.config.method}', which reads "
                 "other states of CLIP. Pass `backbone` and `num_layers` instead."
@@ -169,7 +170,8 @@ def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
         num_recurrent_steps=args.num_layers or DEFAULT_NUM_LAYERS,
     )
     model = R2TuningForVideoGrounding(config)
-    model._load_backbone(args.backbone)
+    clip = load_backbone(config, args.backbone)
+    model.copy_backbone(clip.vision_model, clip.text_model)
     return model
 
 

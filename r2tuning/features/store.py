@@ -26,7 +26,7 @@ class FeatureStore:
     """Writes features; its methods are those of `r2tuning.features.extraction.Store`.
 
     Queries are encoded one by one: the last bits of a state depend on the rest of its batch, so that an interrupted
-    extraction would end with other files than an uninterrupted one.
+    extraction would give different files than an uninterrupted one.
 
     Args:
         folder: The cache.

@@ -15,7 +15,6 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,7 +22,7 @@ import yaml
 
 logger = logging.getLogger(__name__)
 
-CARDS = Path(str(resources.files("r2tuning.hub_cards")))  # the folder `hub_cards` of the sources
+CARDS = resources.files("r2tuning.hub_cards")  # the folder `hub_cards` of the sources
 MARKER = re.compile(r"^[ \t]*<!-- r2tuning: (begin|end) (\w+) -->[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?(?:\n|\Z)", re.MULTILINE | re.DOTALL)
 TOP_LEVEL_KEY = re.compile(r"""^(?:"([^"]+)"|'([^']+)'|([\w.-]+))[ \t]*:(?=\s|$)""")
@@ -32,9 +31,9 @@ BYTE_ORDER_MARK = "\ufeff"
 
 
 @functools.cache
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(name: str) -> dict[str, Any]:
     """Read a YAML file of `hub_cards`, once: parsing it takes longer than anything else about a card."""
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.safe_load((CARDS / name).read_text(encoding="utf-8"))
 
 
 def _without_bool(resolvers: list[tuple[str, re.Pattern[str]]]) -> list[tuple[str, re.Pattern[str]]]:
@@ -58,7 +57,7 @@ class CardRules:
 
     Attributes:
         always: Generated parts that are appended where the card lacks them; other parts that somebody removed stay
-            away.
+            removed.
         kept: Metadata keys that are only filled in where the card lacks them.
         words: Entries of lists in the metadata that only we write; they are removed where they no longer apply.
         task: Name of the task of our evaluation results in the metadata; `None` if we write no results.
@@ -174,7 +173,7 @@ def _merge_metadata(theirs: str, ours: str, rules: CardRules) -> str | None:
         if not is_unchanged:
             lines[key] = _dump({key: value})
     merged = "".join(lines.values())
-    # Flow style, anchors or keys over several lines cannot be edited line by line; then all of it is written afresh.
+    # Flow style, anchors or keys over several lines cannot be edited line by line; then everything is rewritten.
     return merged if _load_yaml(merged) == new else _dump(new)
 
 
@@ -222,7 +221,7 @@ def _merge_results(theirs: Any, ours: list[dict[str, Any]], task: str) -> list[d
         by_name[entry["name"]] = copied
     for entry in theirs if isinstance(theirs, list) else []:
         if not isinstance(entry, dict) or not isinstance(entry.get("results"), list):
-            continue  # the Hub would not take it for results either
+            continue  # the Hub would not accept it as results either
         others = [result for result in entry["results"] if not _is_of_task(result, task)]
         if others and entry.get("name") in by_name:
             by_name[entry["name"]]["results"] += others

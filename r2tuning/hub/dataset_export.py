@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
@@ -19,8 +19,10 @@ from huggingface_hub.errors import HTTPError  # re-exported from httpx, whicheve
 
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts.files import check_new_folder, writing_folder
-from r2tuning.hub.card_text import CARDS, CardRules, read_yaml, refresh_card
-from r2tuning.hub.repository import CARD, Repository, describe_error, publish, retry
+from r2tuning.checkpoint_files import CARD
+from r2tuning.hub.card_text import CARDS, CardRules, refresh_card
+from r2tuning.hub.model_card import read_facts
+from r2tuning.hub.repository import Repository, describe_error, publish, retry
 
 
 CARD_RULES = CardRules(always=("counts", "making"), kept=frozenset({"language", "license", "pretty_name"}))
@@ -98,18 +100,16 @@ def push_dataset(
     if CARD not in files:
         raise FileNotFoundError(f"'{folder}' holds no exported dataset: there is no {CARD}.")
     fresh = files.pop(CARD).read_text(encoding="utf-8")
+
+    def make_card(on_hub: str | None) -> str:
+        return fresh if on_hub is None else refresh_card(on_hub, fresh, CARD_RULES)
+
     try:
         address = retry(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
         is_private = api.repo_info(repo_id, repo_type="dataset").private
         check_licence(name, repo_id, is_private or publish_anyway)  # an existing repository may be public
-        retry(
-            lambda: publish(
-                Repository(repo_id, "dataset"),
-                files,
-                lambda on_hub: fresh if on_hub is None else refresh_card(on_hub, fresh, CARD_RULES),
-                message=f"Add {name} as Parquet",
-            )
-        )
+        message = f"Add {name} as Parquet"
+        retry(lambda: publish(Repository(repo_id, "dataset"), files, make_card, message=message))
     except PermissionError:
         raise
     except (HTTPError, OSError, RuntimeError) as error:
@@ -190,18 +190,15 @@ def _split_by_domain(splits: DatasetDict) -> dict[str, dict[str, Dataset]]:
     return configs
 
 
-def read_facts(name: str) -> dict[str, Any]:
-    """The entry of a benchmark in `hub_cards/datasets.yaml`."""
-    return read_yaml(CARDS / "datasets.yaml")[name]
-
-
 def _make_card(name: str, configs: dict[str, dict[str, Dataset]], log: list[str], repo_id: str) -> DatasetCard:
     facts = read_facts(name)
+    described = {key: value for key, value in facts.items() if key != "license"}
     first, splits = next(iter(configs.items()))
     entries = []
     for config, datasets in configs.items():
         files = [{"split": split, "path": f"{config}/{split}.parquet"} for split in datasets]
         entries.append({"config_name": config, "default": config == first, "data_files": files})
+    log_lines = [f"- {line}" for line in log]
     data = DatasetCardData(
         pretty_name=facts["pretty_name"],
         license=facts["license"],
@@ -220,8 +217,8 @@ def _make_card(name: str, configs: dict[str, dict[str, Dataset]], log: list[str]
         counts=_count_table(splits),
         command=f"r2tuning export-dataset {name}",
         version=_version(),
-        log="\n".join(f"- {line}" for line in log),
-        **{key: value for key, value in facts.items() if key != "license"},
+        log="\n".join(log_lines),
+        **described,
     )
 
 
@@ -251,4 +248,4 @@ def _version() -> str:
         return "of a source checkout"
 
 
-__all__ = ["check_licence", "export_dataset", "push_dataset", "read_facts"]
+__all__ = ["check_licence", "export_dataset", "push_dataset"]

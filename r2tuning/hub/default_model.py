@@ -7,19 +7,14 @@ from pathlib import Path
 
 from modeling_r2tuning import DEFAULT_MODEL
 from modeling_r2tuning.files_r2tuning import writing
+from modeling_r2tuning.loading_r2tuning import CONFIG, PROCESSOR_FILES, WEIGHTS
+from r2tuning.checkpoint_files import RESULTS
 from r2tuning.hub.model_card import write_model_card
 from r2tuning.json_files import read_json, write_json
 from r2tuning.terminal import report
 
 
-FILES = (
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "results.json",
-)
+FILES = (WEIGHTS, *PROCESSOR_FILES, RESULTS)
 CODE_FIELDS = ("auto_map", "custom_pipelines")  # of config.json; the package has the code itself
 MAX_BYTES = 12 * 1024**2  # of all files together
 
@@ -47,7 +42,7 @@ def package(checkpoint: Path, output: Path = DEFAULT_MODEL) -> None:
         FileNotFoundError: The checkpoint lacks a file; results are written by a run with an evaluation.
         ValueError: It holds no CLIP, or it is too large for a package.
     """
-    config = read_json(checkpoint / "config.json")
+    config = read_json(checkpoint / CONFIG)
     if not config.get("save_backbone"):
         raise ValueError(f"'{checkpoint}' holds no CLIP: train with --model '{{\"save_backbone\": true}}'.")
     size = sum((checkpoint / name).stat().st_size for name in FILES)
@@ -58,7 +53,7 @@ def package(checkpoint: Path, output: Path = DEFAULT_MODEL) -> None:
         with writing(output / name) as partial:
             shutil.copyfile(checkpoint / name, partial)
     config = {name: value for name, value in config.items() if name not in CODE_FIELDS}
-    write_json(output / "config.json", config, sort_keys=True)
+    write_json(output / CONFIG, config, sort_keys=True)
     write_model_card(output)
 
 

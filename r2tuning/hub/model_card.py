@@ -8,11 +8,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from modeling_r2tuning.loading_r2tuning import CONFIG, PROCESSOR
+from r2tuning.checkpoint_files import CARD, CURVES, RESULTS
 from r2tuning.hub.card_text import CARDS, CardRules, read_yaml, refresh_card
 from r2tuning.json_files import read_json, read_text, write_json, write_text
 
 
-RESULTS = "results.json"
 MOMENT_RETRIEVAL = "moment-retrieval"
 TASK = "Video temporal grounding"
 PIPELINE_TAG = "video-text-to-text"  # the closest to ours among the tasks of the Hub
@@ -106,20 +107,20 @@ def make_model_card(folder: Path, name: str, config: dict[str, Any]) -> ModelCar
         title=title,
         zoo=read_published()["source"],
         config=config,
-        processor=read_json(folder / "processor_config.json"),
+        processor=read_json(folder / PROCESSOR),
         results=results,
         facts=facts,
         scores=scores,
         training=training,
-        has_curves=(folder / "curves.png").exists(),
+        has_curves=(folder / CURVES).exists(),
     )
 
 
 def write_model_card(folder: str | os.PathLike) -> None:
     """Write the card into the folder of a checkpoint; an existing card is refreshed as by `refresh_model_card`."""
     folder = Path(folder)
-    path = folder / "README.md"
-    card = str(make_model_card(folder, folder.name, read_json(folder / "config.json")))
+    path = folder / CARD
+    card = str(make_model_card(folder, folder.name, read_json(folder / CONFIG)))
     if path.exists():
         card = refresh_model_card(read_text(path), card)
     write_text(path, card)
@@ -149,12 +150,12 @@ def read_facts(benchmark: str) -> dict[str, Any]:
 
 
 def _read_all_facts() -> dict[str, dict[str, Any]]:
-    return read_yaml(CARDS / "datasets.yaml")
+    return read_yaml("datasets.yaml")
 
 
 def read_published() -> dict[str, Any]:
     """Read `hub_cards/published_results.yaml`: the authors' scores by benchmark, and their source."""
-    return read_yaml(CARDS / "published_results.yaml")
+    return read_yaml("published_results.yaml")
 
 
 def _card_data(name: str, config: dict[str, Any], results: Results | None, facts: dict[str, Any]) -> ModelCardData:
@@ -223,4 +224,4 @@ def _format_training(training: dict[str, Any]) -> dict[str, Any]:
     return {**training, "duration": duration, "versions": versions}
 
 
-__all__ = ["Results", "make_model_card", "read_published", "refresh_model_card", "write_model_card"]
+__all__ = ["Results", "make_model_card", "read_facts", "read_published", "refresh_model_card", "write_model_card"]

@@ -12,25 +12,33 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter is httpx's, whatever its installed name
 from huggingface_hub.utils import validate_repo_id
 
-from modeling_r2tuning.loading_r2tuning import find_damage
+from modeling_r2tuning.loading_r2tuning import (
+    CONFIG,
+    INDEX,
+    PROCESSOR,
+    PROCESSOR_FILES,
+    TOKENIZER,
+    WEIGHTS,
+    find_damage,
+)
+from r2tuning.checkpoint_files import CARD, CURVES, LICENSE, METRICS, RESULTS
 from r2tuning.checks import check_model_type
 from r2tuning.hub.model_card import make_model_card, refresh_model_card
-from r2tuning.hub.repository import CARD, Repository, describe_error, publish, retry
+from r2tuning.hub.repository import Repository, describe_error, publish, retry
 from r2tuning.json_files import read_json, read_text
 
 
 CODE = tuple(f"{part}_r2tuning.py" for part in ("configuration", "modeling", "processing", "pipeline"))
-REQUIRED = ("config.json", "processor_config.json", "tokenizer.json", *CODE)
-WEIGHTS = "model*.safetensors"
+REQUIRED = (CONFIG, PROCESSOR, TOKENIZER, *CODE)
+WEIGHTS_PATTERN = "model*.safetensors"  # one file or several
 # A folder may hold more: the state of the optimizer, videos, answers. Only files that match a pattern are published.
 PUBLISHED = (
-    *(WEIGHTS, "model.safetensors.index.json", "config.json", "processor_config.json", "preprocessor_config.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*_r2tuning.py"),
-    *("LICENSE", "results.json", "metrics.json", "curves.png"),
+    *(CONFIG, WEIGHTS_PATTERN, INDEX, *PROCESSOR_FILES, "special_tokens_map.json", "*_r2tuning.py"),
+    *(LICENSE, RESULTS, METRICS, CURVES),
     *("lora/adapter_config.json", "lora/adapter_model.safetensors"),
 )
 # In a repository that holds our code but no record of what we wrote, files that match these patterns are ours.
-OURS = (WEIGHTS, "model.safetensors.index.json", "*_r2tuning.py", "lora/adapter_*")
+OURS = (WEIGHTS_PATTERN, INDEX, "*_r2tuning.py", "lora/adapter_*")
 
 
 def push_checkpoint(
@@ -109,7 +117,7 @@ def _collect_files(folder: Path, config: dict[str, Any]) -> dict[str, Path | byt
         name = path.relative_to(folder).as_posix()
         if path.is_file() and _is_published(name):
             files[name] = path
-    files["config.json"] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+    files[CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
     return files
 
 
@@ -120,7 +128,7 @@ def _is_published(name: str) -> bool:
 def _published_config(folder: Path, backbone: str | None) -> dict[str, Any]:
     """Read the checkpoint's `config.json` and make it refer to a CLIP that others can fetch."""
     _check_complete(folder)
-    config = read_json(folder / "config.json")
+    config = read_json(folder / CONFIG)
     if backbone is not None:
         if config["save_backbone"]:
             raise ValueError(f"`backbone` must be left out: the checkpoint in '{folder}' holds its own CLIP.")
@@ -141,20 +149,20 @@ def _check_complete(folder: Path) -> None:
     """Refuse a folder that is not a complete and undamaged checkpoint of R2-Tuning."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder '{folder}'.")
-    if (folder / "best/config.json").exists() and not (folder / "config.json").exists():
+    if (folder / "best" / CONFIG).exists() and not (folder / CONFIG).exists():
         raise ValueError(f"'{folder}' is a training run; push one of its models, such as '{folder / 'best'}'.")
     check_model_type(str(folder), "r2tuning")
     missing = [name for name in REQUIRED if not (folder / name).exists()]
-    if not any(folder.glob(WEIGHTS)):
-        missing.append("model.safetensors")
-    if not read_json(folder / "config.json").get("custom_pipelines"):
-        missing.append("`custom_pipelines` in config.json")
+    if not any(folder.glob(WEIGHTS_PATTERN)):
+        missing.append(WEIGHTS)
+    if not read_json(folder / CONFIG).get("custom_pipelines"):
+        missing.append(f"`custom_pipelines` in {CONFIG}")
     if missing:
         raise ValueError(
             f"The checkpoint in '{folder}' lacks {', '.join(missing)}. Write it with "
             "`modeling_r2tuning.save_checkpoint(model, processor, folder)`."
         )
-    for path in sorted([*folder.glob("*.json"), *folder.glob(WEIGHTS), *folder.glob("lora/adapter_*")]):
+    for path in sorted([*folder.glob("*.json"), *folder.glob(WEIGHTS_PATTERN), *folder.glob("lora/adapter_*")]):
         if not _is_published(path.relative_to(folder).as_posix()):
             continue
         damage = find_damage(str(path))

@@ -20,12 +20,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
+from r2tuning.checkpoint_files import CARD, LICENSE
+
 
 logger = logging.getLogger(__name__)
 
 RECORD = ".r2tuning-published.json"
-CARD = "README.md"
-TEXTS = ("LICENSE",)  # files besides the card that people write by hand
+TEXTS = (LICENSE,)  # files besides the card that people write by hand
 WAITS_SEC = (2, 10, 30)  # before the second and each further attempt
 # Client errors that pass: timeout (408), too early (425), rate limit (429), and a commit that somebody else made between
 # our reading and our writing (409, 412): the next attempt reads the repository again and starts from their commit.
@@ -85,8 +86,8 @@ class Repository:
 
         Args:
             files: Path on disk or content, by path in the repository.
-            kept: Files whose content is (also) other people's. They stay out of the record, so that they are never
-                taken for ours and removed.
+            kept: Files that others have edited. They stay out of the record, so that they are never mistaken for ours
+                and removed.
             stale: Files to remove.
             message: Title of the commit.
 
@@ -204,4 +205,4 @@ def _is_transient(error: Exception) -> bool:
     return True
 
 
-__all__ = ["CARD", "RECORD", "Repository", "describe_error", "publish", "retry"]
+__all__ = ["RECORD", "Repository", "describe_error", "publish", "retry"]

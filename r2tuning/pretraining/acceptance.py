@@ -17,6 +17,7 @@ from dataset_scripts.moving_shapes.queries import vocabulary
 from dataset_scripts.moving_shapes.scenes import COLORS, SHAPES
 
 
+ACCEPTANCE_FILE = "acceptance.json"  # stored with the CLIP
 WAYS = 64  # of the retrieval
 CHUNK_SIZE = 256  # pictures or captions encoded at once
 TRAINING_SHARE = 2 / 3  # of the objects, to fit the probes
@@ -39,7 +40,7 @@ def accept_clip(
         clip: The model, in eval mode.
         tokenizer: Its tokenizer.
         pixels: `(num_pictures, 3, size, size)`, normalised; each picture is followed by its variant.
-        captions: Wordings of each picture, of which the first is used.
+        captions: Wordings of each picture; the first is used.
         objects: What each picture shows.
 
     Returns:
@@ -71,7 +72,7 @@ def measure_retrieval(
         clip: The model.
         tokenizer: Its tokenizer.
         pooled: `(num_pictures, hidden)`, last hidden states of the CLS tokens; each picture is followed by its variant.
-        captions: Wordings of each picture, of which the first is used.
+        captions: Wordings of each picture; the first is used.
     """
     images = F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(pooled[::2])), dim=-1)
     texts = _embed_captions(clip, tokenizer, [wordings[0] for wordings in captions[::2]])
@@ -165,4 +166,12 @@ def measure_words(clip: CLIPModel, tokenizer: CLIPTokenizer) -> dict[str, float]
     return {"mean_cosine": cosines.mean().item(), "highest_cosine": cosines.max().item()}
 
 
-__all__ = ["WAYS", "accept_clip", "measure_retrieval", "measure_words", "object_cells", "probe_tokens"]
+__all__ = [
+    "ACCEPTANCE_FILE",
+    "WAYS",
+    "accept_clip",
+    "measure_retrieval",
+    "measure_words",
+    "object_cells",
+    "probe_tokens",
+]

@@ -23,9 +23,10 @@ from huggingface_hub import ModelCard, ModelCardData
 from dataset_scripts.moving_shapes.scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
 from modeling_r2tuning.processing_r2tuning import make_image_processor
+from r2tuning.checkpoint_files import CARD
 from r2tuning.hub.card_text import CARDS
 from r2tuning.json_files import write_json, write_text
-from r2tuning.pretraining.acceptance import WAYS, accept_clip
+from r2tuning.pretraining.acceptance import ACCEPTANCE_FILE, WAYS, accept_clip
 from r2tuning.pretraining.model import make_clip, make_tokenizer
 from r2tuning.pretraining.pictures import IMAGE_SIZE, PICTURE_SETTINGS, draw_pictures, normalize
 from r2tuning.pretraining.trainer import Trainer
@@ -78,8 +79,7 @@ def pretrain(
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     with claiming(output):
-        if any(path.name != LOCK for path in output.iterdir()):
-            raise FileExistsError(f"`output` '{output}' is not empty; name a new folder or empty it.")
+        _check_empty(output)
         drawn = draw_pictures(seed, pictures + held_out, processes, settings)
         seen, unseen = drawn.select(slice(2 * pictures)), drawn.select(slice(2 * pictures, None))
         tokenizer = make_tokenizer()
@@ -92,16 +92,18 @@ def pretrain(
             part.save_pretrained(folder)
     pixels = normalize(unseen.images, image_processor)
     measured = accept_clip(clip.eval(), tokenizer, pixels, unseen.captions, unseen.objects)
-    document = {
-        **sizes,
-        "combinations": [" ".join(each) for each in combinations],
-        **options,
-        "loss": float(np.mean(losses[-AVERAGED_LOSSES:])),
-        **measured,
-    }
-    write_json(output / "acceptance.json", document)
-    write_text(output / "README.md", make_card(output.name, document))
+    names = [" ".join(combination) for combination in combinations]
+    loss = float(np.mean(losses[-AVERAGED_LOSSES:]))
+    document = {**sizes, "combinations": names, **options, "loss": loss, **measured}
+    write_json(output / ACCEPTANCE_FILE, document)
+    write_text(output / CARD, make_card(output.name, document))
     return document
+
+
+def _check_empty(output: Path) -> None:
+    """Refuse a folder that holds more than the lock of `claiming`."""
+    if any(path.name != LOCK for path in output.iterdir()):
+        raise FileExistsError(f"`output` '{output}' is not empty; name a new folder or empty it.")
 
 
 def check_options(*, batch_size: int, learning_rate: float, held_out: int, pictures: int, **counts: int) -> None:

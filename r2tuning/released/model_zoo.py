@@ -8,6 +8,8 @@ from pathlib import Path
 from transformers.utils import logging
 
 from dataset_scripts.benchmarks import BENCHMARKS, ORIGINAL_REPOSITORY, released_benchmarks
+from modeling_r2tuning.loading_r2tuning import CONFIG
+from r2tuning.checkpoint_files import CARD, LICENSE
 from r2tuning.checks import check_model_type
 from r2tuning.hub.card_text import CARDS
 from r2tuning.hub.model_card import Results, read_published, write_model_card
@@ -147,13 +149,13 @@ def convert_released(
         OSError: The file or CLIP cannot be found.
         ValueError: The file is not a checkpoint, or does not fit CLIP.
     """
-    if (folder / "README.md").exists():  # written last, so the folder is complete
+    if (folder / CARD).exists():  # written last, so the folder is complete
         return
     file = _find(model, source)
-    if not (folder / "config.json").exists():
+    if not (folder / CONFIG).exists():
         convert_to_directory(file, folder, benchmark=model.benchmark, domain=model.domain, backbone=backbone)
     model.results(file).save(folder)
-    write_text(folder / "LICENSE", (CARDS / "original_license.txt").read_text(encoding="utf-8"))
+    write_text(folder / LICENSE, (CARDS / "original_license.txt").read_text(encoding="utf-8"))
     write_model_card(folder)
     logger.info(f"converted {model.name}")
 

@@ -149,7 +149,7 @@ def _convert_once(source: Path, benchmark: str, domain: str | None, backbone: st
 
 
 def _cache_key(source: Path, benchmark: str, domain: str | None, backbone: str) -> str:
-    """Name the cached folder by everything that changes its content."""
+    """Name the cached folder after everything that its contents depend on."""
     version = modeling_r2tuning.__version__
     content = hashlib.sha256(source.read_bytes()).hexdigest()
     settings = json.dumps([benchmark, domain, content, backbone, version])

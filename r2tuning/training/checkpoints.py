@@ -110,8 +110,8 @@ class CheckpointFolder:
             is_best: Whether to write the model to `best` as well.
 
         Returns:
-            Whether the checkpoint was written. If it was not, say because the disk is full, all earlier checkpoints are
-            still there and training may continue.
+            Whether the checkpoint was written. If it was not, for example because the disk is full, all earlier
+            checkpoints are still there and training may continue.
         """
         try:
             with contextlib.ExitStack() as stack:
@@ -212,7 +212,7 @@ class CheckpointFolder:
 
         Args:
             checkpoint: A checkpoint that `find` returned.
-            exact: Refuse to resume if the run would end with other weights than without the interruption.
+            exact: Refuse to resume if the final weights would differ from those of an uninterrupted run.
 
         Raises:
             ValueError: The checkpoint belongs to another model, it cannot be resumed from exactly, or the best model is
@@ -301,9 +301,7 @@ def _set_aside(damages: dict[Path, str], intact: Path) -> None:
 def _deviate(exact: bool, message: str) -> None:
     """Refuse what makes a resumed run inexact, or warn of it."""
     if exact:
-        raise ValueError(
-            f"{message}: the run would end with other weights. Start it as before, or pass `--resume inexact`."
-        )
+        raise ValueError(f"{message}: the final weights would differ. Start it as before, or pass `--resume inexact`.")
     logger.warning(f"{message}: the run resumes, but not exactly.", main_process_only=False)
 
 

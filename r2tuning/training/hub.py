@@ -1,4 +1,4 @@
-"""Results of a run beside its models, for the model cards, and publishing on the Hub."""
+"""The results of a run, stored with its models for their cards; and publishing on the Hub."""
 
 import json
 import shlex
@@ -17,18 +17,19 @@ from accelerate.logging import get_logger
 import modeling_r2tuning
 from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
+from r2tuning.checkpoint_files import CURVES, METRICS
 from r2tuning.hub.model_card import Results, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
 from r2tuning.json_files import read_json
 from r2tuning.training.checkpoints import PROGRESS_FILE
 from r2tuning.training.config import TrainingConfig
-from r2tuning.training.run_folder import BEST, CURVES_FILE, METRICS_FILE, SETTINGS_FILE, find_steps, step_of
+from r2tuning.training.run_folder import BEST, SETTINGS_FILE, find_steps, step_of
 
 
 logger = get_logger(__name__)
 
 ROOT = Path(__file__).parents[2]
-# Paths mean nothing on another machine: what is published holds their names in capitals instead.
+# Paths mean nothing on another machine: published settings hold the names of these fields, in capitals, instead.
 PATH_FIELDS = ("output_dir", "data_dir", "features", "video_dir", "backbone")
 RESULT_INVARIANT_FIELDS = frozenset(
     {"resume", "log_with", "push_to", "num_workers", "save_steps", "keep_checkpoints", "dry_run"}
@@ -80,7 +81,7 @@ def record_results(folder: Path) -> None:
     """
     run = folder.parent
     config = TrainingConfig(**read_json(run / SETTINGS_FILE))
-    history = read_json(run / METRICS_FILE)
+    history = read_json(run / METRICS)
     evaluation = _evaluation_at(_step_of_model(folder), history)
     Results(
         benchmark=config.benchmark,
@@ -90,7 +91,7 @@ def record_results(folder: Path) -> None:
         left_out=evaluation.get("left_out", 0),
         training=_describe_training(config, history, evaluation),
     ).save(folder)
-    for name in (METRICS_FILE, CURVES_FILE):
+    for name in (METRICS, CURVES):
         if (run / name).exists():
             with writing(folder / name) as partial:
                 shutil.copyfile(run / name, partial)
@@ -98,7 +99,7 @@ def record_results(folder: Path) -> None:
 
 
 def _describe_training(config: TrainingConfig, history: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
-    """How the model came about, as `Results.training` holds it."""
+    """How the model was trained, in the form of `Results.training`."""
     versions = {"r2tuning": modeling_r2tuning.__version__}
     for package in (torch, transformers, accelerate):
         versions[package.__name__] = package.__version__

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import math
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -15,6 +14,7 @@ from accelerate.logging import get_logger
 from accelerate.utils import send_to_device
 from tqdm import tqdm
 
+from r2tuning.terminal import long_progress_bar
 from r2tuning.training.checkpoints import Progress
 from r2tuning.training.optim import learning_rate
 from r2tuning.training.signals import Interrupted, StopSignals
@@ -130,16 +130,8 @@ def _report(run: TrainingRun, values: dict[str, float], seconds: float, bar: tqd
 
 
 def _progress_bar(run: TrainingRun) -> tqdm:
-    seconds_between_updates = 0.1 if sys.stderr.isatty() else 30.0  # every update is a line in a log file
-    return tqdm(
-        desc="training",
-        total=run.plan.num_steps,
-        initial=run.progress.step,
-        unit=" steps",
-        disable=not run.accelerator.is_main_process,
-        dynamic_ncols=True,
-        mininterval=seconds_between_updates,
-    )
+    is_shown = run.accelerator.is_main_process
+    return long_progress_bar("training", "steps", run.plan.num_steps, run.progress.step, is_shown=is_shown)
 
 
 def save(run: TrainingRun, saved: Progress, is_best: bool = False) -> Progress:

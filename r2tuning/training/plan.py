@@ -49,7 +49,7 @@ class BatchPlan:
         self.groups_per_step = config.batch_size // config.queries_per_video
         if self.groups_per_step < self.num_parts:
             raise ValueError(
-                f"`batch_size` {config.batch_size} holds {self.groups_per_step} videos and cannot be shared out among "
+                f"`batch_size` {config.batch_size} holds {self.groups_per_step} videos and cannot be divided among "
                 f"{num_processes} processes with `gradient_accumulation` {config.gradient_accumulation}."
             )
         if config.group_by_length and durations is None:

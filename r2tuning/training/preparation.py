@@ -124,7 +124,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     )
     available = {str(tracker) for tracker in accelerator.log_with}
     missing = sorted(set(config.log_with) - available)
-    if missing:  # accelerate drops them without a word
+    if missing:  # accelerate drops them silently
         raise ImportError(f"`log_with` names {missing}, which cannot be imported: pip install {' '.join(missing)}")
     return accelerator
 

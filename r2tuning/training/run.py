@@ -16,6 +16,7 @@ from accelerate.logging import get_logger
 
 from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning.files_r2tuning import claiming
+from r2tuning.checkpoint_files import CURVES, METRICS
 from r2tuning.checks import check_folders, check_model_name
 from r2tuning.json_files import write_json
 from r2tuning.terminal import is_first_process, report, write_line
@@ -25,7 +26,7 @@ from r2tuning.training.dry_run import dry_run
 from r2tuning.training.hub import check_push, push_run, record_results
 from r2tuning.training.loop import NonFiniteError, train
 from r2tuning.training.preparation import longest_batch, prepare_run, start_or_resume
-from r2tuning.training.run_folder import check_new_run
+from r2tuning.training.run_folder import BEST, check_new_run
 from r2tuning.training.signals import Interrupted
 from r2tuning.training.training_run import TrainingRun
 from r2tuning_cli.main import run_script
@@ -105,7 +106,7 @@ def publish(run: TrainingRun, final: Path) -> Outcome:
     outcome = Outcome(run.progress.best_score)
     if not run.accelerator.is_main_process:
         return outcome
-    best = final if run.progress.best_step is None else final.with_name("best")
+    best = final if run.progress.best_step is None else final.with_name(BEST)
     for folder in {best, final}:
         record_results(folder)
     if run.config.push_to is None:
@@ -188,7 +189,7 @@ def finish_trackers(run: TrainingRun) -> None:
             tracker.finish()
         if run.accelerator.is_main_process and run.history.steps:
             run.history.save(run.metrics_path)
-            draw_curves(run.history, run.metrics_path.with_name("curves.png"), run.config.best_metric)
+            draw_curves(run.history, run.metrics_path.with_name(CURVES), run.config.best_metric)
     except OSError as error:  # such as a full disk; the error that ended the run matters more
         logger.error(f"The curves were not written to '{run.config.output_dir}': {error}")
 
@@ -199,7 +200,7 @@ def report_average(scores: dict[str | None, float | None], folder: Path) -> None
     if not PartialState().is_main_process or len(found) < len(scores):
         return
     document: dict[str, Any] = {"domains": found, "average": round(statistics.mean(found.values()), 2)}
-    write_json(folder / "metrics.json", document, indent=None)
+    write_json(folder / METRICS, document, indent=None)
     lines = [f"{name:12} {score:6.2f}" for name, score in {**found, "average": document["average"]}.items()]
     sys.stdout.write("\n".join(lines) + "\n")
 

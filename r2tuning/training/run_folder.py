@@ -2,7 +2,7 @@
 
     training_config.json   settings of the run
     metrics.json           losses of every step and scores of every evaluation
-    curves.png             the same as a plot
+    curves.png             the same as a plot (the names of both: `r2tuning.checkpoint_files`)
     logs/                  TensorBoard
     step_000452/           a checkpoint to resume from
     best/  final/          models alone: of the best evaluation, and of the last step
@@ -15,8 +15,6 @@ from pathlib import Path
 
 
 SETTINGS_FILE = "training_config.json"
-METRICS_FILE = "metrics.json"
-CURVES_FILE = "curves.png"
 BEST, FINAL = "best", "final"
 STEP_NAME = re.compile(r"step_(\d+)")
 
@@ -64,9 +62,7 @@ def check_new_run(folder: Path) -> None:
 
 __all__ = [
     "BEST",
-    "CURVES_FILE",
     "FINAL",
-    "METRICS_FILE",
     "SETTINGS_FILE",
     "check_new_run",
     "find_steps",

@@ -14,13 +14,14 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from modeling_r2tuning import R2TuningProcessor
+from r2tuning.checkpoint_files import METRICS
 from r2tuning.training.checkpoints import CheckpointFolder, Progress
 from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig
 from r2tuning.training.curves import History
 from r2tuning.training.data import GroundingData, make_loader
 from r2tuning.training.plan import BatchPlan
-from r2tuning.training.run_folder import METRICS_FILE, SETTINGS_FILE
+from r2tuning.training.run_folder import SETTINGS_FILE
 
 
 logger = get_logger(__name__)
@@ -63,7 +64,7 @@ class TrainingRun:
     @property
     def metrics_path(self) -> Path:
         """File of the history."""
-        return Path(self.config.output_dir) / METRICS_FILE
+        return Path(self.config.output_dir) / METRICS
 
     @property
     def settings_path(self) -> Path:
@@ -90,7 +91,7 @@ class TrainingRun:
 
     @property
     def is_checkpoint_due(self) -> bool:
-        """Whether the number of steps asks for a checkpoint."""
+        """Whether a checkpoint is due after this number of steps."""
         interval = self.config.save_steps or self.plan.steps_per_epoch
         return self.is_finished or self.progress.step % interval == 0
 
@@ -115,7 +116,7 @@ class TrainingRun:
             for worker in workers:
                 # torch reports a dead worker by a RuntimeError, which must not hide the reason for closing.
                 with contextlib.suppress(RuntimeError):
-                    # A worker may be stuck, say reading from a dead disk, and workers ignore SIGTERM.
+                    # A worker may be stuck, for example reading from a dead disk, and workers ignore SIGTERM.
                     worker.kill()
                     worker.join(timeout=1)
 

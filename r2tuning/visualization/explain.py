@@ -86,7 +86,7 @@ def word_attention(
     layer = model.r2_block.layer_order[recurrent_step]
     [window] = encoded.video_embeds  # one pass, hence one window: (num_steps, num_frames, num_tokens, hidden)
     tokens = window[recurrent_step][shown][None].to(words.dtype)  # (1, shown, num_tokens, hidden)
-    attention = model.r2_block._step(layer).attend_patches(tokens, words)[0]  # (shown, num_tokens, num_words)
+    attention = model.r2_block.step_for(layer).attend_patches(tokens, words)[0]  # (shown, num_tokens, num_words)
     side = round((attention.shape[1] - 1) ** 0.5)
     maps = attention[:, 1:].unflatten(1, (side, side))  # (shown, rows, columns, num_words), without the CLS token
     maps = maps.permute(3, 0, 1, 2)  # (num_words, shown, rows, columns)
@@ -222,7 +222,7 @@ def _spread(count: int, number: int) -> np.ndarray:
 
 
 def _project_text(model: R2TuningForVideoGrounding, input_ids: torch.Tensor) -> list[torch.Tensor]:
-    return model._project_text(model.get_text_hidden_states(input_ids.to(model.device)))
+    return model.project_text(model.get_text_hidden_states(input_ids.to(model.device)))
 
 
 def _denormalise(pixels: torch.Tensor, processor: R2TuningProcessor) -> np.ndarray:
@@ -237,10 +237,7 @@ def _untrained_copy(model: R2TuningForVideoGrounding) -> R2TuningForVideoGroundi
     untrained = copy.deepcopy(model)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for part in (untrained.r2_block, untrained.grounding_head):
-            # Children before their parents, as transformers does: a parent may change what its children drew.
-            for module in reversed(list(part.modules())):
-                untrained._init_weights(module)
+        untrained.reset_block_and_head()
     return untrained
 
 
@@ -256,7 +253,7 @@ def _similarity(model: R2TuningForVideoGrounding, states: torch.Tensor, input_id
     frame_mask = torch.ones(states.shape[:2], dtype=torch.bool, device=model.device)
     text_mask = torch.ones(words[0].shape[:2], dtype=torch.bool, device=model.device)
     cosines = []
-    for tokens, step_words in zip(model._project_video(states, frame_mask), words, strict=True):
+    for tokens, step_words in zip(model.project_video(states, frame_mask), words, strict=True):
         frames = tokens[0, :, 0].float()  # (num_frames, hidden), the CLS tokens
         text = model.grounding_head.text_pooling(step_words.float(), text_mask)  # (1, hidden)
         cosines.append(F.cosine_similarity(frames, text, dim=-1))

@@ -207,7 +207,7 @@ def _crop(frame: np.ndarray, ratio: float) -> np.ndarray:
 
 def _draw_curve(axes: "Axes", answer: dict[str, Any]) -> None:
     """Draw saliency over time, with highlights as dots and the best moment shaded."""
-    # The last frame stands for the rest of the video.
+    # The last frame's saliency is drawn up to the end of the video.
     times = [*answer["frame_times"], axes.get_xlim()[1]]
     saliency = np.array([*answer["saliency"], answer["saliency"][-1]])
     low, high = float(saliency.min()), float(saliency.max())

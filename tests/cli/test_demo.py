@@ -50,7 +50,7 @@ def test_fresh_videos_score_as_the_card_says(fresh):
     rows = list(load_vtg_dataset("moving_shapes", split="test", data_dir=fresh, video_dir=fresh))
     model = AutoModel.from_pretrained(DEFAULT_MODEL).eval()
     processor = AutoProcessor.from_pretrained(DEFAULT_MODEL)
-    scores = score_parts(list(predict(model, processor, rows, benchmark="moving_shapes")), rows)
+    scores = score_parts("moving_shapes", list(predict(model, processor, rows, benchmark="moving_shapes")), rows)
     told = Results.load(DEFAULT_MODEL).evaluations["test"]
     for part in ("main", "all"):
         for name in ("R1@0.5", "mAP"):

@@ -50,7 +50,7 @@ def test_maps_are_the_attention_of_the_model(parts, asked):
     with torch.no_grad():
         stream = processor.stream_video(video)
         encoded = model.encode_video(torch.cat(list(stream)), fps=stream.fps, window_sec=None)
-        words = model._project_text(model.get_text_hidden_states(processor(text=query.text)["input_ids"]))[-1]
+        words = model.project_text(model.get_text_hidden_states(processor(text=query.text)["input_ids"]))[-1]
         tokens = encoded.video_embeds[0][-1][None]
         step = model.r2_block.steps[0]
         attention = step.attend_patches(tokens, words)

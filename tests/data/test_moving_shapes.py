@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from dataset_scripts import load_vtg_dataset
+from dataset_scripts.benchmarks import HARD_FAMILIES, MAIN_FAMILIES
 from dataset_scripts.files import claiming
 from dataset_scripts.metrics import compute_scores
 from dataset_scripts.moving_shapes import generate as generator
 from dataset_scripts.moving_shapes.frames import FrameSettings, iter_captioned_frames
 from dataset_scripts.moving_shapes.generate import annotate_video, generate_moving_shapes, main
 from dataset_scripts.moving_shapes.queries import (
-    HARD_FAMILIES,
-    MAIN_FAMILIES,
     MOTION_PHRASES,
     SIDES,
     make_queries,

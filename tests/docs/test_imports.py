@@ -197,7 +197,7 @@ def test_metrics_know_no_dataset(path):
 
 # Folders of `r2tuning` from the bottom up: a file imports from its own folder and those below it.
 LAYERS = [
-    {"checks", "json_files", "terminal"},
+    {"checkpoint_files", "checks", "json_files", "terminal"},
     {"hub", "visualization"},
     {"released"},
     {"features"},

@@ -140,7 +140,7 @@ def test_errors_are_one_line(qvhighlights, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data-dir", "nowhere"], "`--data-dir` must be a folder, there is none at 'nowhere'"),
+        (["--data-dir", "nowhere"], "`--data-dir` must be a folder, but there is none at 'nowhere'"),
         (["--video-dir", "nowhere"], "`--video-dir` must be a folder"),
         (["--features", "nowhere"], "`--features` must be a folder"),
         (["--model", "nowhere"], "`--model` must be a folder, or a name on the Hub"),
@@ -278,7 +278,7 @@ def test_parts_are_scored_separately():
     """A query without a prediction counts as zero, in its own part and family only."""
     rows = [make_row("a", "place"), make_row("b", "size"), make_row("c", "motion"), make_row("d", "size")]
     answer = {"pred_relevant_windows": [[0.0, 2.0, 1.0]], "pred_saliency_scores": [1.0, 0.0]}
-    scores = score_parts([{"qid": qid, **answer} for qid in ("a", "c", "d")], rows)
+    scores = score_parts("moving_shapes", [{"qid": qid, **answer} for qid in ("a", "c", "d")], rows)
     found = {part: columns["R1@0.5"] for part, columns in scores.items()}
     assert found == {"all": 75, "main": 66.67, "hard": 100, "place": 100, "size": 50, "motion": 100}
 

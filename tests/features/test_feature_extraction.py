@@ -403,8 +403,8 @@ def test_a_distributed_launcher_is_refused(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data_dir": "missing"}, "`--data-dir` must be a folder, there is none at 'missing'"),
-        ({"video_dir": "missing"}, "`--video-dir` must be a folder, there is none at 'missing'"),
+        ({"data_dir": "missing"}, "`--data-dir` must be a folder, but there is none at 'missing'"),
+        ({"video_dir": "missing"}, "`--video-dir` must be a folder, but there is none at 'missing'"),
         ({"backbone": "missing"}, "`--backbone` must be a folder, or a name on the Hub such as"),
         ({"model": "./missing", "backbone": None, "fps": None, "num_layers": None}, "there is no folder './missing'"),
         ({"device": "cuda:99"}, "`--device` 'cuda:99' cannot be used"),
@@ -494,8 +494,8 @@ def video_job(name):
 
 def test_the_progress_bar_ends_full(monkeypatch):
     bars = []
-    make_bar = extraction._progress_bar
-    monkeypatch.setattr(extraction, "_progress_bar", lambda *args: bars.append(make_bar(*args)) or bars[-1])
+    make_bar = extraction.long_progress_bar
+    monkeypatch.setattr(extraction, "long_progress_bar", lambda *args: bars.append(make_bar(*args)) or bars[-1])
     summary = extract([video_job("good"), video_job("bad"), video_job("another")], FailingStore(), None)
     assert summary.failed == {video_job("bad"): "the video ends here"}
     assert summary.done == {"videos": 2}

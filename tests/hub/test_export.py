@@ -15,6 +15,7 @@ from loopback_hub import LoopbackHub, constants, run_python
 
 from dataset_scripts import load_vtg_dataset
 from r2tuning.hub import dataset_export as export
+from r2tuning.hub.model_card import read_facts
 
 
 PUSH = """
@@ -65,7 +66,7 @@ def test_every_domain_is_a_configuration(exported, name, tmp_path):
 def test_card_has_licence_counts_and_changes(exported, name):
     data_dir, folder = exported[name]
     card = (folder / "README.md").read_text()
-    facts = export.read_facts(name)
+    facts = read_facts(name)
     assert facts["citation"] in card
     assert f"license: {facts['license']}" in card
     assert ("These annotations may not be redistributed" in card) == (not facts["redistributable"])

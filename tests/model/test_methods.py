@@ -218,8 +218,8 @@ def test_attention_over_the_text_is_causal(make, attention, tmp_path):
         make(method).save_pretrained(tmp_path / method)
         model = R2TuningForVideoGrounding.from_pretrained(tmp_path / method, attn_implementation=attention)
         ids = torch.tensor([[3, 5, 7, 9, 11]])
-        words = model._project_text(model.get_text_hidden_states(ids))[0]
-        changed = model._project_text(model.get_text_hidden_states(torch.tensor([[3, 5, 8, 9, 11]])))[0]
+        words = model.project_text(model.get_text_hidden_states(ids))[0]
+        changed = model.project_text(model.get_text_hidden_states(torch.tensor([[3, 5, 8, 9, 11]])))[0]
         torch.testing.assert_close(changed[:, :2], words[:, :2], **CLOSE)
         assert ((changed - words)[:, 2:].abs().amax(dim=-1) > 1e-4).all(), method
 

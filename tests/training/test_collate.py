@@ -204,7 +204,7 @@ def test_the_order_differs_between_epochs_and_seeds():
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(ValueError, match="cannot be shared out among 3 processes"):
+    with pytest.raises(ValueError, match="cannot be divided among 3 processes"):
         make_plan(["a"], num_processes=3, batch_size=2)
 
 

@@ -1,0 +1,10 @@
+"""Names of the files that are stored with a model; the model's own files are named in `loading_r2tuning`."""
+
+CARD = "README.md"
+LICENSE = "LICENSE"
+RESULTS = "results.json"
+METRICS = "metrics.json"
+CURVES = "curves.png"
+
+
+__all__ = ["CARD", "CURVES", "LICENSE", "METRICS", "RESULTS"]
