@@ -1,4 +1,4 @@
-"""Time to score QVHighlights predictions, against a plain transcription of the metrics that goes query by query.
+"""Time to score QVHighlights predictions, against a plain transcription of the metrics that scores query by query.
 
 python -m benchmarks.metrics PREDICTIONS.jsonl[.gz] highlight_val_release.jsonl [--output metrics.json]
 

@@ -414,7 +414,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     ) -> EncodedVideo:
         """Encode one video of any length once, so that `ground` can answer any number of queries about it.
 
-        A video longer than `window_sec` is cut into windows that overlap by half. One long pass (`window_sec=None`)
+        A video longer than `window_sec` is divided into windows that overlap by half. One long pass (`window_sec=None`)
         sees moments longer than half a window whole and compares all of the video at once, but its positions are
         stretched beyond what was trained and its attention grows with the square of the length; windows keep to the
         trained length and are the better choice when moments are short compared with the video.
@@ -500,7 +500,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             output_video_features: Also return `video_features`, which make up nine tenths of the output.
 
         Returns:
-            `VideoGroundingOutput` with one row for each query and window: all windows of the first query first.
+            `VideoGroundingOutput` with one row for each query and window, all windows of the first query first.
             `query_index` and `window_starts` tell them apart; post-processing merges them.
 
         Raises:

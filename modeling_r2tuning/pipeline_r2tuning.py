@@ -23,8 +23,8 @@ logger = logging.get_logger(__name__)
 TASK = "video-grounding"
 DEFAULT_MODEL_LIMITS = (
     "This is the small model that comes with the package. It knows only Moving Shapes, generated videos of coloured "
-    "shapes. For real video pass another model: one of the Hub, such as one trained with train/run.py, or the authors' "
-    "yeliudev/R2-Tuning, which `r2tuning convert` turns into a folder that `model=` takes."
+    "shapes. For real videos pass another `model`: a folder or a name on the Hub, such as one trained with `r2tuning "
+    "train`, or the folder that `r2tuning convert` makes from one of the authors' checkpoints."
 )
 
 # Options of a call, by the step that they belong to.

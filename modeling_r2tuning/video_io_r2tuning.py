@@ -133,7 +133,7 @@ def load_video_frames(
         progress: Called with the number of frames read so far and the total number of frames.
 
     Returns:
-        `VideoFrames`: frames of shape `(num_frames, height, width, 3)`, their times and the length of the video.
+        `VideoFrames` with frames of shape `(num_frames, height, width, 3)`, their times and the length of the video.
 
     Raises:
         FileNotFoundError: The path does not exist.
@@ -190,7 +190,7 @@ def iter_video_frames(
         progress: Called with the number of frames read so far and the total number of frames.
 
     Returns:
-        `VideoFrameIterator`: the arrays, and `num_frames`, `frame_times_sec`, `duration_sec` and `fps`.
+        A `VideoFrameIterator` over the arrays, with `num_frames`, `frame_times_sec`, `duration_sec` and `fps`.
 
     Raises:
         FileNotFoundError: The path does not exist.

@@ -69,7 +69,8 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--match-reference-code",
         action="store_true",
-        help="reproduce every corner case of the public evaluation code",
+        help="follow the public evaluation code in its corner cases; what it has no answer to, such as a query without a "
+        "prediction, is then an error instead of a score of 0",
     )
     parser.add_argument("--shared-queries-only", action="store_true", help="score only queries that have a prediction")
     parser.add_argument(
@@ -224,8 +225,8 @@ def _add_work_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_integer,
         default=1,
         metavar="N",
-        help="processes that share the work (default: 1). They are distributed over the GPUs; several for each GPU help, "
-        "since reading videos takes longer than CLIP there. On a CPU they divide its cores",
+        help="processes that share the work (default: 1). They are distributed over the GPUs; use several for each, since "
+        "reading videos takes longer than CLIP on a GPU. On a CPU they share its cores",
     )
 
 

@@ -25,7 +25,8 @@ PLOT_ENDINGS = (".png", ".pdf", ".svg")
 VIDEO_NAME = re.compile(r"https?://\S+|\S+\.(avi|flv|m4v|mkv|mov|mp4|mpe?g|ogv|ts|webm|wmv)", re.IGNORECASE)
 DEMO_DESCRIPTION = """\
 Generate a video of moving coloured shapes that no model was trained on, ask one query of each kind about it, and print
-the predicted moments next to the true ones. OUT receives the video, a timeline and a clip of each query's best moment.
+the predicted moments beside the true ones. OUT receives the video, a timeline, and each query's best moment as a video
+file.
 """
 DEMO_EPILOG = """\
 example:
@@ -37,7 +38,7 @@ Find moments in a video. For each query the best moments are printed as a table,
 0 and 1 and can be compared only between predictions of the same model.
 """
 EXPLAIN_DESCRIPTION = """\
-Show how a model arrives at its answer to one query. DIR receives three pictures: answer.png, saliency and moments over
+Show how a model arrives at its answer to one query. DIR receives three figures: answer.png, saliency and moments over
 time (Figure 6 of the paper); attention.png, where each word attends in frames of the video (Figure 8); and
 similarity.png, how similar frames and query are in each layer before and after training (Figure 9).
 """
@@ -77,7 +78,7 @@ def add_explain_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `r2tuning explain`."""
     _add_video_arguments(parser)
     parser.add_argument("query", metavar="QUERY", help="what to find, a sentence in quotes")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the figures")
     _add_model_arguments(parser)
 
 

@@ -60,13 +60,13 @@ class TrainingConfig:
     """
 
     # The model, and what it is trained on.
-    benchmark: str = option("the benchmark to train on, a name that load_vtg_dataset knows")
+    benchmark: str = option("the benchmark to train on, by its name in load_vtg_dataset")
     output_dir: str = option("folder of the run: checkpoints, best and final model, metrics.json, curves.png, logs")
     data_dir: str = option("folder of the annotation files")
     domain: str | None = option(
         "one domain of YouTube Highlights or TVSum, or 'all' to train one model for each in turn", None
     )
-    features: str | None = option("feature cache to train on", None)
+    features: str | None = option("feature cache to train on; either this or video_dir is required", None)
     video_dir: str | None = option(
         "folder of videos, or of the small videos of a frame store; CLIP runs during training", None
     )
@@ -208,9 +208,10 @@ def make_config(options: dict[str, Any]) -> TrainingConfig:
     missing = []
     for entry in fields(TrainingConfig):
         if _is_required(entry) and entry.name not in values:
-            missing.append(_flag(entry.name))
+            missing.append(f"`{_flag(entry.name)}`")
     if missing:
-        raise ValueError(f"Pass --preset, or the options {', '.join(missing)}.")
+        preset_hint = "" if preset else ", or a `--preset` that sets them"
+        raise ValueError(f"Pass {', '.join(missing)}{preset_hint}.")
     return TrainingConfig(**values)
 
 
@@ -230,7 +231,9 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     hints = typing.get_type_hints(TrainingConfig)
     for entry in fields(TrainingConfig):
         help_text = entry.metadata["help"]
-        if not _is_required(entry) and "(default:" not in help_text:
+        if _is_required(entry):
+            help_text += " (required, here or in the preset)"
+        elif "(default:" not in help_text:
             help_text += f" (default: {_format_default(entry)})"
         parser.add_argument(
             _flag(entry.name),

@@ -233,7 +233,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dataset_scripts.moving_shapes",
         description="Generate Moving Shapes, a benchmark of video temporal grounding: videos of coloured shapes with "
-        "queries, moments, saliency and importance. Run it again after an interruption and it continues.",
+        "queries, moments, saliency and importance. After an interruption, run the command again to continue.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write")
@@ -251,11 +251,9 @@ def _make_parser() -> argparse.ArgumentParser:
         type=float,
         default=DEFAULT_TRAIL_SEC,
         metavar="SECONDS",
-        help="how long the trail of a moving object lasts; with 0 no single frame shows a direction",
+        help="how long the trail behind a moving shape lasts; with 0 no single frame shows a direction",
     )
-    parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="work with so many processes"
-    )
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="number of processes")
     return parser
 
 

@@ -59,7 +59,7 @@ def _demo(args: argparse.Namespace) -> int:
     video = str(path)
     pipe = load_pipeline(args)
     answers = pipe(video, query=[query.text for query in queries])
-    write_line(sys.stdout, f"{video} (--seed {seed} makes it again)")
+    write_line(sys.stdout, f"{video} (--seed {seed} makes the same video again)")
     for query, answer in zip(queries, answers, strict=True):
         write_line(sys.stdout, "\n" + format_comparison(query, answer, args.top))
     write_line(sys.stdout, "\n" + format_summary(queries, answers))

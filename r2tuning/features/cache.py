@@ -6,7 +6,7 @@
     partial/                                       unfinished files
 
 A file holds one tensor in half precision, the last K hidden states of CLIP with the deepest layer last, and a record of
-what it was made from with a checksum. `run_feature_extraction.py` writes these caches. `FeatureCache` reads them, and
+what it was made from with a checksum. `r2tuning extract` writes these caches. `FeatureCache` reads them, and
 the caches that the authors published.
 """
 
@@ -30,7 +30,7 @@ from r2tuning.features.settings import (
 
 
 class FeatureCache:
-    """Reads the CLIP features of a benchmark, extracted by `run_feature_extraction.py` or published by the authors.
+    """Reads the CLIP features of a benchmark, extracted by `r2tuning extract` or published by the authors.
 
     A published cache has one folder of videos (`clip_b32_vid_k4`) and one of queries (`clip_b32_txt_k4`), whose files
     are named by video id and qid. It does not record CLIP's weights, frame rate or texts, so these cannot be verified;

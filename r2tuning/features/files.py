@@ -18,7 +18,7 @@ from modeling_r2tuning.files_r2tuning import writing
 
 PARTIAL = "partial"  # folder of unfinished files
 MAX_NAME = 200  # bytes; file systems allow 255, and a digest and an extension follow
-EXTRACT_AGAIN = "Run train/run_feature_extraction.py again to replace the file."
+EXTRACT_AGAIN = "Run `r2tuning extract` again to replace the file."
 
 
 def video_path(folder: Path, video_id: str, extension: str = "safetensors") -> Path:
@@ -67,7 +67,7 @@ def load_features(path: Path, *, check: bool = True) -> tuple[torch.Tensor, dict
         ValueError: The file is corrupt.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There are no features at '{path}'. Run train/run_feature_extraction.py.")
+        raise FileNotFoundError(f"There are no features at '{path}'. Run `r2tuning extract` first.")
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads(file.metadata()["record"])

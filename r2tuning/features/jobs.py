@@ -64,7 +64,7 @@ def plan_jobs(rows: Iterable[dict[str, Any]], fps: float | str, with_queries: bo
         job = _plan_video(row, fps)
         if videos.setdefault(job.id, job) != job and job.exact:
             raise ValueError(
-                f"The video '{job.id}' is annotated twice, with different clips. Extract one domain at a time."
+                f"The video '{job.id}' is annotated twice, with different units. Extract one domain at a time."
             )
     return [*queries.values(), *videos.values()]
 

@@ -28,8 +28,8 @@ class PublishedCache:
         videos, queries = sorted(folder.glob(VIDEO_FOLDERS)), sorted(folder.glob(QUERY_FOLDERS))
         if not videos and not queries:
             raise FileNotFoundError(
-                f"'{folder}' is no feature cache: it has neither a settings.json, as train/run_feature_extraction.py "
-                f"writes it, nor folders named {VIDEO_FOLDERS} and {QUERY_FOLDERS}, as the authors publish them."
+                f"'{folder}' is no feature cache: it has neither a settings.json, as `r2tuning extract` writes it, "
+                f"nor folders named {VIDEO_FOLDERS} and {QUERY_FOLDERS}, as the authors publish them."
             )
         if len(videos) != 1 or len(queries) != 1:
             names = [path.name for path in (*videos, *queries)]

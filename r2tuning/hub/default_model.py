@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="package_default_model.py",
         description="Make a checkpoint of a training run the default model of the package. Its code is not copied.",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="RUN/best", help="checkpoint of a run of train/run.py")
+    parser.add_argument("checkpoint", type=Path, metavar="RUN/best", help="checkpoint of a training run")
     args = parser.parse_args(argv)
     return report(functools.partial(_package, args.checkpoint), "package_default_model", {})
 

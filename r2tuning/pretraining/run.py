@@ -1,4 +1,4 @@
-"""Train a small CLIP from scratch on single pictures of Moving Shapes, to be frozen and used as any CLIP.
+"""Train a small CLIP from scratch on single pictures of Moving Shapes, to be frozen and used like any other CLIP.
 
 python train/pretrain_clip.py OUT
 

@@ -118,8 +118,10 @@ def _describe_training(config: TrainingConfig, history: dict[str, Any], evaluati
 def command_line(config: TrainingConfig) -> str:
     """The command that trains with these settings, without a preset, as presets may change."""
     processes = PartialState().num_processes
-    words = ["python"] if processes == 1 else ["torchrun", "--nproc_per_node", str(processes)]
-    words.append("train/run.py")
+    if processes == 1:
+        words = ["r2tuning", "train"]
+    else:
+        words = ["torchrun", "--nproc_per_node", str(processes), "-m", "r2tuning.training.run"]
     settings = _public_settings(config)
     for entry in fields(config):
         if entry.name in settings and settings[entry.name] != _default(entry):

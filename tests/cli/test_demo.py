@@ -85,7 +85,7 @@ def test_packaging_refuses_a_model_without_clip(make_model, tmp_path):
 def test_demo_prints_truth_and_draws(tmp_path, capsys):
     assert main(["demo", str(tmp_path / "out"), "--seed", "3"]) == 0
     printed = capsys.readouterr().out
-    assert "--seed 3 makes it again" in printed
+    assert "--seed 3 makes the same video again" in printed
     _, queries = make_demo(tmp_path, 3)
     assert printed.count("Query (") == len(queries) == len(list((tmp_path / "out/clips").glob("*.mp4")))
     assert printed.count("  truth ") == sum(len(query.moments) for query in queries)

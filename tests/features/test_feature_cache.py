@@ -116,7 +116,7 @@ def test_one_qid_with_two_texts_is_two_queries(folder, settings):
 
 def test_missing_features_are_reported(folder):
     cache = FeatureCache(folder)
-    with pytest.raises(FileNotFoundError, match=r"videos/other\.safetensors.*run_feature_extraction"):
+    with pytest.raises(FileNotFoundError, match=r"videos/other\.safetensors.*r2tuning extract"):
         cache.video("other")
     with pytest.raises(FileNotFoundError, match="queries/q-"):
         cache.query("q", "a text that was not extracted")
@@ -174,7 +174,7 @@ def test_a_corrupt_file_is_reported(folder, corruption):
     data = path.read_bytes()
     path.write_bytes(CORRUPTIONS[corruption](data))
     assert path.read_bytes() != data
-    with pytest.raises(ValueError, match=r"videos/v\.safetensors' is corrupt.*run_feature_extraction.py again"):
+    with pytest.raises(ValueError, match=r"videos/v\.safetensors' is corrupt.*r2tuning extract` again"):
         FeatureCache(folder).video("v")
 
 

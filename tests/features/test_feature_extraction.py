@@ -234,12 +234,25 @@ def test_a_video_annotated_in_two_domains_is_refused(rows):
 # ---- interrupted, corrupt, refused ---------------------------------------------------------------------------------
 
 
+# Runs a script whose processes are forked from a server that has imported the extraction.
+RUN_SCRIPT = """
+import multiprocessing, runpy, sys
+from fresh_python import quick_spawn
+
+del sys.argv[0]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+multiprocessing.get_context("forkserver").set_forkserver_preload(["r2tuning.features.run"])
+with quick_spawn():
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def test_a_killed_extraction_is_completed_exactly(options, run, complete, tmp_path):
     """Killed while two processes work, completed by one, and compared with an uninterrupted run of two."""
     output, count = tmp_path / "cache", len(contents(complete))
-    process = FreshPython([SCRIPT, *options(output, num_processes=2)], cwd=tmp_path)
+    process = FreshPython(["-c", RUN_SCRIPT, SCRIPT, *options(output, num_processes=2)], cwd=tmp_path)
     wait_until(lambda: len(list(output.glob("videos/*.safetensors"))) >= 2 or process.poll() is not None)
-    workers = child_processes(process.pid)
+    workers = started_processes(process.pid)
     process.kill()
     process.wait()
     wait_until(lambda: not any(map(is_running, workers)))
@@ -253,10 +266,13 @@ def test_a_killed_extraction_is_completed_exactly(options, run, complete, tmp_pa
     assert contents(output) == expected
 
 
-def child_processes(process):
-    """Processes that `process` started, on systems that report them."""
+def started_processes(process):
+    """Processes that `process` and those that it started have started, on systems that report them."""
     path = Path(f"/proc/{process}/task/{process}/children")
-    return path.read_text().split() if path.exists() else []
+    started = path.read_text().split() if path.exists() else []
+    for child in list(started):
+        started += started_processes(child)
+    return started
 
 
 def is_running(process):

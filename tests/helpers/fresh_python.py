@@ -103,8 +103,13 @@ def run_fresh(arguments, env=None, cwd=None, stdin="", timeout=120):
 @contextlib.contextmanager
 def quick_spawn():
     """Fork the processes that our own code starts by "spawn" from the same server."""
+
+    def get_context(method):
+        assert method == "spawn", "a process forked from one that has used CUDA cannot use it"
+        return _context
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(multiprocessing, "get_context", lambda method: _context)
+        patch.setattr(multiprocessing, "get_context", get_context)
         yield
 
 
@@ -121,8 +126,9 @@ def _run(arguments, env, cwd, folder):
     os.environ.update(env)
     os.chdir(cwd)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    installed = [path for path in sys.path if path and ROOT not in (Path(path), *Path(path).parents)]
-    sys.path[:] = [*env.get("PYTHONPATH", "").split(os.pathsep), *installed]
+    # Without the folders that pytest adds; an environment may lie inside the checkout.
+    installed = [path for path in sys.path if path not in ("", str(ROOT)) and not path.startswith(str(ROOT / "tests"))]
+    sys.path[:] = [*filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *installed]
     try:
         _run_main(arguments)
     finally:

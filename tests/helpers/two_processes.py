@@ -1,5 +1,5 @@
-"""Run by torchrun: losses and gradients of a batch in one process and divided among all; then a training run that is
-stopped and gone on with.
+"""Run in each of two processes: losses and gradients of a batch, computed in one process and divided among both; then a
+training run that is stopped and resumed.
 
 Arguments: a file for the differences as JSON, and the command line of `train/run.py`.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import torch  # noqa: E402 (behind the line above)
+import torch  # noqa: E402 (after the line above)
 import torch.distributed as dist  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from model_checks import make_inputs, make_labels  # noqa: E402
@@ -94,10 +94,10 @@ def run(path, arguments):
         dist.all_gather_object(report[name], difference(got, want[name]))
     if accelerator.is_main_process:
         Path(path).write_text(json.dumps(report))
-    return stop_and_go_on(arguments)
+    return stop_and_resume(arguments)
 
 
-def stop_and_go_on(arguments):
+def stop_and_resume(arguments):
     """The first process alone is asked to stop in the fourth step."""
     learning_rate = loop.learning_rate
 

@@ -11,12 +11,12 @@ from model_checks import make_inputs
 from safetensors.torch import save_file
 
 
-# An installed package must not be found: a finder refuses its name.
+# Our installed packages must not be found: a finder refuses their names.
 REFUSE = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name == "modeling_r2tuning":
+        if name in ("modeling_r2tuning", "r2tuning", "r2tuning_cli", "dataset_scripts"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
 """
@@ -25,7 +25,7 @@ import json, sys
 from transformers import AutoModel, AutoProcessor, pipeline
 folder, out = sys.argv[1:]
 video = folder + "/sample.mp4"
-assert "modeling_r2tuning" not in sys.modules
+assert not {"modeling_r2tuning", "r2tuning", "r2tuning_cli", "dataset_scripts"} & sys.modules.keys()
 pipe = pipeline("video-grounding", model=folder, trust_remote_code=True)
 first = pipe(video, query="a red circle")
 pipe.save_pretrained(out)

@@ -99,7 +99,7 @@ def test_no_path_of_this_machine_is_published(run):
 def test_the_recorded_command_has_every_setting_that_affects_the_result(run, changes):
     config = config_of(run, **changes)
     command = shlex.split(command_line(config))
-    assert command[:2] == ["python", "train/run.py"]
+    assert command[:2] == ["r2tuning", "train"]
     again = asdict(read_config(command[2:]))
     for name, value in asdict(config).items():
         if name not in training_hub.RESULT_INVARIANT_FIELDS | set(training_hub.PATH_FIELDS) - {"backbone"}:

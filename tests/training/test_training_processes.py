@@ -1,4 +1,4 @@
-"""Two processes with gloo, started by torchrun, compared with one."""
+"""Two processes with gloo, started as by torchrun, compared with one."""
 
 import json
 import os
@@ -43,8 +43,12 @@ def both(tiny_clip, tmp_path_factory):
         *as_arguments(options, output_dir=folder / "two"),
     ]
     processes = [FreshPython(arguments, {**os.environ, **environment}) for environment in torchrun_environments(2)]
-    for process in processes:
-        assert process.wait() == 0, process.output()[1][-3000:]
+    try:
+        for process in processes:
+            assert process.wait() == 0, process.output()[1][-3000:]
+    finally:
+        for process in processes:
+            process.kill()  # one may wait for the other in vain
     reset_accelerate()
     assert main(as_arguments(options, output_dir=folder / "one")) == DONE
     return json.loads((folder / "report.json").read_text()), folder / "two", folder / "one"
