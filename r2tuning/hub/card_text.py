@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -22,7 +23,7 @@ import yaml
 
 logger = logging.getLogger(__name__)
 
-CARDS = resources.files("r2tuning.hub_cards")  # the folder `hub_cards` of the sources
+CARDS = Path(str(resources.files("r2tuning.hub_cards")))  # the folder `hub_cards` of the sources
 MARKER = re.compile(r"^[ \t]*<!-- r2tuning: (begin|end) (\w+) -->[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?(?:\n|\Z)", re.MULTILINE | re.DOTALL)
 TOP_LEVEL_KEY = re.compile(r"""^(?:"([^"]+)"|'([^']+)'|([\w.-]+))[ \t]*:(?=\s|$)""")
@@ -31,9 +32,9 @@ BYTE_ORDER_MARK = "\ufeff"
 
 
 @functools.cache
-def read_yaml(name: str) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file of `hub_cards`, once: parsing it takes longer than anything else about a card."""
-    return yaml.safe_load((CARDS / name).read_text(encoding="utf-8"))
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _without_bool(resolvers: list[tuple[str, re.Pattern[str]]]) -> list[tuple[str, re.Pattern[str]]]:

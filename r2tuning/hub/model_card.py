@@ -150,12 +150,12 @@ def read_facts(benchmark: str) -> dict[str, Any]:
 
 
 def _read_all_facts() -> dict[str, dict[str, Any]]:
-    return read_yaml("datasets.yaml")
+    return read_yaml(CARDS / "datasets.yaml")
 
 
 def read_published() -> dict[str, Any]:
     """Read `hub_cards/published_results.yaml`: the authors' scores by benchmark, and their source."""
-    return read_yaml("published_results.yaml")
+    return read_yaml(CARDS / "published_results.yaml")
 
 
 def _card_data(name: str, config: dict[str, Any], results: Results | None, facts: dict[str, Any]) -> ModelCardData:

@@ -17,7 +17,7 @@ from dataset_scripts.loading import find_builder
 from dataset_scripts.metrics import compute_scores
 from dataset_scripts.splits import TVSUM, YOUTUBE_HIGHLIGHTS
 from dataset_scripts.targets import frame_rate, prepare_saliency
-from r2tuning.hub import dataset_export
+from r2tuning.hub import dataset_export, model_card
 from r2tuning.training.config import read_config
 from r2tuning.training.model import make_processor, model_fields
 from r2tuning_cli import training_options
@@ -95,7 +95,8 @@ def toys(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "hub_cards", cards)
     with open(cards / "datasets.yaml", "a") as file:
         file.write(CARD)
-    monkeypatch.setattr(dataset_export, "CARDS", cards)
+    for module in (dataset_export, model_card):
+        monkeypatch.setattr(module, "CARDS", cards)
     for split in ("train", "val"):
         (tmp_path / f"toys_{split}.jsonl").write_text(json.dumps(RECORD) + "\n")
     yield tmp_path

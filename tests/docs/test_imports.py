@@ -232,7 +232,9 @@ def test_the_command_line_needs_the_standard_library_alone(path):
 @pytest.mark.parametrize("name", ["card_text", "repository"])
 def test_what_models_and_datasets_share_on_the_hub_knows_neither(name):
     tree = ast.parse((ROOT / f"r2tuning/hub/{name}.py").read_text())
-    assert third_parties(tree) <= {"huggingface_hub", "yaml"}
+    assert third_parties(tree) <= {"huggingface_hub", "yaml", "r2tuning"}
+    own = {module for _, module in imports(tree) if module.startswith("r2tuning")}
+    assert own <= {"r2tuning.checkpoint_files"}
 
 
 def test_cards_are_data_alone():
