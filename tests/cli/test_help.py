@@ -118,11 +118,11 @@ def test_methods_are_those_of_the_model():
     assert typing.get_args(training_options.Method) == typing.get_args(Method)
 
 
-def test_all_released_checkpoints_are_counted(capsys):
+def test_help_counts_the_released_checkpoints(capsys):
     assert "convert the 20 released checkpoints" in " ".join(show_help(["convert"], capsys).split())
 
 
-def test_the_largest_download_is_told(capsys):
+def test_help_names_the_largest_download(capsys):
     assert f"(default: {MAX_DOWNLOAD_BYTES // 10**9}GB)" in " ".join(show_help(["ground"], capsys).split())
 
 

@@ -1,8 +1,8 @@
 """Writers of small annotation files of every benchmark in every form, and of videos that fit them.
 
-`write_benchmark(name, folder)` fills a folder as a user would hold it; `FORMS[name]` lists the forms, the authors' own
-first, except where that one needs videos to be read. All forms of a benchmark describe the same queries, and nothing in them needs cleaning. The records are made by
-formula: the same call always writes the same bytes.
+`write_benchmark(name, folder)` fills a folder as users have it; `FORMS[name]` lists the formats, the authors' own first,
+except where that one requires videos. All formats of a benchmark describe the same queries, and nothing in them needs
+cleaning. The records follow a formula: the same call always writes the same bytes.
 """
 
 import gzip

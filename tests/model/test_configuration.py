@@ -185,7 +185,7 @@ def test_an_unknown_key_is_kept_so_that_older_versions_read_newer_files(tmp_path
     assert R2TuningConfig.from_pretrained(tmp_path).some_new_field == 3
 
 
-def test_the_hubs_pipeline_is_not_needed_where_the_package_is_installed(tmp_path):
+def test_an_installed_package_needs_no_pipeline_from_the_hub(tmp_path):
     """`custom_pipelines` would make transformers ask for `trust_remote_code`."""
     R2TuningConfig().save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())

@@ -471,7 +471,7 @@ def test_the_loss_is_the_sum_of_its_parts(tiny_model):
     torch.testing.assert_close(outputs.loss, sum(outputs.loss_parts.values()))
 
 
-def test_one_step_of_learning_lowers_the_loss(make_model):
+def test_one_training_step_lowers_the_loss(make_model):
     model = make_model(dropout=0.0, drop_path=0.0).train()
     inputs = {**make_inputs(model.config, cached=True), **make_labels(model.config)}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
@@ -705,7 +705,7 @@ def test_any_clip_vit_works(make_model, vision, text, tokens):
 
 
 @torch.no_grad()
-def test_the_states_are_those_that_transformers_returns(make_model):
+def test_states_equal_those_of_transformers(make_model):
     """Output of the last K blocks, the last one without the final norm."""
     model = make_model(num_recurrent_steps=2)
     inputs = make_inputs(model.config, (4,), (5,))

@@ -352,6 +352,7 @@ def assert_steps(steps, want, rtol, norm_rtol):
     np.testing.assert_allclose(steps["learning_rate"], want["lr"][:count], rtol=1e-6)
 
 
+@pytest.mark.integration
 def test_training_loop_follows_the_released_run(train_released, parity_folder):
     """AdamW, warm-up and clipping are the released ones; a run with all weights moved by 1e-7 stays within 2e-6."""
     want = parity.expected(parity_folder, "U4", "spec/")

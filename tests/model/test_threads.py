@@ -12,7 +12,8 @@ from modeling_r2tuning import VideoGroundingPipeline
 
 
 # Something that a call leaves on the model for the length of a layer is noticed within 6 calls of each thread.
-NUM_THREADS, NUM_CALLS = 8, 20
+NUM_THREADS = 8
+ROUNDS = [20, pytest.param(50, marks=pytest.mark.integration)]
 
 
 @pytest.fixture(autouse=True)
@@ -85,9 +86,10 @@ def make_calls(model, halved, seeds=(0, 1)):
     return calls
 
 
+@pytest.mark.parametrize("rounds", ROUNDS)
 @pytest.mark.parametrize("halved", [False, True], ids=["float32", "autocast"])
-def test_threads_share_a_model(make_model, halved):
-    assert in_threads(make_calls(make_model(num_recurrent_steps=1), halved), NUM_CALLS) == (0, [])
+def test_threads_share_a_model(make_model, halved, rounds):
+    assert in_threads(make_calls(make_model(num_recurrent_steps=1), halved), rounds) == (0, [])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -106,11 +108,12 @@ def test_two_models_work_side_by_side(make_model):
     assert in_threads(calls, 12) == (0, [])
 
 
-def test_threads_share_a_pipeline(make_model, processor):
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_threads_share_a_pipeline(make_model, processor, rounds):
     text = {**make_model().config.text_config.to_dict(), "vocab_size": 600, "max_position_embeddings": 77}
     model = make_model(text_config=text, num_recurrent_steps=1)
     pipe = VideoGroundingPipeline(model=model, processor=processor)
     videos = torch.randint(256, (2, 2, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     queries = ["a", ["a man opens the door", "x"], "word " * 40, "a longer query about nothing at all"]
     calls = [lambda v=v, q=q: pipe(v.numpy(), query=q) for v, q in zip([*videos, *videos], queries, strict=True)]
-    assert in_threads(calls, NUM_CALLS) == (0, [])
+    assert in_threads(calls, rounds) == (0, [])

@@ -48,7 +48,7 @@ def both(tiny_clip, tmp_path_factory):
             assert process.wait() == 0, process.output()[1][-3000:]
     finally:
         for process in processes:
-            process.kill()  # one may wait for the other in vain
+            process.kill()  # one may still wait for the other
     reset_accelerate()
     assert main(as_arguments(options, output_dir=folder / "one")) == DONE
     return json.loads((folder / "report.json").read_text()), folder / "two", folder / "one"
