@@ -252,4 +252,4 @@ def _dump(values: dict[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-__all__ = ["CARDS", "CardRules", "refresh_card"]
+__all__ = ["CARDS", "CardRules", "read_yaml", "refresh_card"]
