@@ -21,9 +21,8 @@ settings.load_profile("fixed")
 gc.freeze()
 gc.set_threshold(100_000, 50, 100)
 torch.set_num_threads(1)  # threads that wait for each other make tiny models four times slower on a busy machine
-os.fsync = lambda descriptor: (
-    None
-)  # tests outlive no power failure, and waiting for the disk takes a fifth of the time
+# No test outlives a power failure, and waiting for the disk takes a fifth of the time.
+os.fsync = lambda descriptor: None
 os.environ["OMP_NUM_THREADS"] = "1"  # the same in processes that tests start, whose sums must be equal to the last bit
 
 
