@@ -36,8 +36,8 @@ def load_vtg_dataset(
     or noticed.
 
     Args:
-        name: "qvhighlights", "charades_sta", "ego4d_nlq", "tacos", "youtube_highlights" or "tvsum"; or "moving_shapes"
-            or "moving_shapes_summary", from a folder that `python -m dataset_scripts.moving_shapes` wrote.
+        name: One of `BENCHMARKS` in `dataset_scripts.benchmarks`, such as "qvhighlights". Those of Moving Shapes are read
+            from a folder that `python -m dataset_scripts.moving_shapes` wrote.
         split: "train", "val", "test" or "test_unseen", where the benchmark has it; `None` = all splits whose files
             exist.
         data_dir: Folder of the annotations. The format of a file is detected from its contents.

@@ -37,8 +37,7 @@ def compute_scores(
     """Score predictions for a benchmark.
 
     Args:
-        benchmark: "qvhighlights", "charades_sta", "ego4d_nlq", "tacos", "youtube_highlights", "tvsum", "moving_shapes" or
-            "moving_shapes_summary".
+        benchmark: One of `BENCHMARKS` in `dataset_scripts.benchmarks`, such as "qvhighlights".
         predictions: Records with `qid` (compared as string; else `vid`), `pred_relevant_windows`
             `[[start_sec, end_sec, score], ...]` and / or `pred_saliency_scores`, one per unit.
         references: Rows of the dataset, with `qid`, `query`, `moments`, `saliency` and `domain`.

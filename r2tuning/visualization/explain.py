@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_source_r2tuning import VideoInput
-from r2tuning.visualization.timeline import format_time, import_figure
+from r2tuning.visualization.timeline import TRUTH_COLOR, format_time, import_figure
 
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 NUM_FRAMES = 8
 FRAME_SIZE = 1.25  # inches
 ATTENTION_COLORS, SIMILARITY_COLORS = "inferno", "RdBu_r"
-TRUTH_COLOR = "#3a7d44"
 
 
 class WordAttention(NamedTuple):

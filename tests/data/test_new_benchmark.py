@@ -155,7 +155,7 @@ def test_a_new_benchmark_has_a_dataset_card(toys):
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_spec_names_its_builder(name):
-    assert find_builder(name).SPEC.name == name
+    assert find_builder(name).SPEC is BENCHMARKS[name]
 
 
 def test_domains_are_those_of_the_splits_and_of_the_released_checkpoints():

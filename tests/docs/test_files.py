@@ -145,8 +145,7 @@ def test_errors_name_the_destination_and_not_the_hidden_folder(tmp_path):
 
 KILLED = """
 import sys, time
-sys.path.insert(0, "dataset_scripts")
-from files import writing  # without torch
+from dataset_scripts.files import writing  # without torch
 with writing(sys.argv[1]) as partial:
     partial.write_text("half")
     (partial.parent / "of a library").write_text("half")
@@ -244,8 +243,7 @@ def test_folder_is_claimed_by_one_process(tmp_path):
 
 CLAIMED = """
 import os, sys, time
-sys.path.insert(0, "dataset_scripts")
-from files import claiming
+from dataset_scripts.files import claiming
 with claiming(sys.argv[1]):
     if os.fork() == 0:
         if os.fork() == 0:

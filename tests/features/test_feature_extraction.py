@@ -240,7 +240,6 @@ import multiprocessing, runpy, sys
 from fresh_python import quick_spawn
 
 del sys.argv[0]
-sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 multiprocessing.get_context("forkserver").set_forkserver_preload(["r2tuning.features.run"])
 with quick_spawn():
     runpy.run_path(sys.argv[0], run_name="__main__")
@@ -250,7 +249,8 @@ with quick_spawn():
 def test_a_killed_extraction_is_completed_exactly(options, run, complete, tmp_path):
     """Killed while two processes work, completed by one, and compared with an uninterrupted run of two."""
     output, count = tmp_path / "cache", len(contents(complete))
-    process = FreshPython(["-c", RUN_SCRIPT, SCRIPT, *options(output, num_processes=2)], cwd=tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}  # where Python looks when it is given the script
+    process = FreshPython(["-c", RUN_SCRIPT, SCRIPT, *options(output, num_processes=2)], environment, tmp_path)
     wait_until(lambda: len(list(output.glob("videos/*.safetensors"))) >= 2 or process.poll() is not None)
     workers = started_processes(process.pid)
     process.kill()

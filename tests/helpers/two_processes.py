@@ -10,18 +10,15 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from model_checks import make_inputs, make_labels
+from tiny_models import TINY, TINY_TEXT, TINY_VISION
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import torch  # noqa: E402 (after the line above)
-import torch.distributed as dist  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
-from model_checks import make_inputs, make_labels  # noqa: E402
-from tiny_models import TINY, TINY_TEXT, TINY_VISION  # noqa: E402
-
-from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding  # noqa: E402
-from r2tuning.training import loop  # noqa: E402
-from r2tuning.training.run import main  # noqa: E402
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding
+from r2tuning.training import loop
+from r2tuning.training.run import main
 
 
 FRAMES, WORDS = (13, 3, 20, 6, 9), (6, 4, 9, 2, 5)
