@@ -15,6 +15,7 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 
 import modeling_r2tuning
+from dataset_scripts.benchmarks import HUB_PREFIX
 from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
 from r2tuning.checkpoint_files import CURVES, METRICS
@@ -151,10 +152,15 @@ def _public_settings(config: TrainingConfig) -> dict[str, Any]:
     """Settings that affect the result, without paths of this machine."""
     settings = {name: value for name, value in asdict(config).items() if name not in RESULT_INVARIANT_FIELDS}
     for name in PATH_FIELDS:
-        is_hub_name = name == "backbone" and not Path(settings[name]).is_dir()
-        if settings[name] is not None and not is_hub_name:
+        value = settings[name]
+        if value is not None and not _is_hub_name(name, value):
             settings[name] = name.upper()
     return settings
+
+
+def _is_hub_name(name: str, value: str) -> bool:
+    """Whether one of `PATH_FIELDS` names something on the Hub, which means the same everywhere."""
+    return value.startswith(HUB_PREFIX) or (name == "backbone" and not Path(value).is_dir())
 
 
 def _step_of_model(folder: Path) -> int:
