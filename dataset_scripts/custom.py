@@ -297,14 +297,16 @@ def _refuse(findings: Findings, on_error: str, missing_videos: str) -> None:
     """
     unusable = findings.describe("left_out")
     if unusable and on_error == "raise":
+        kinds = list(findings.with_effect("left_out"))
+        advice = f" {KINDS[kinds[0]].advice}" if len(kinds) == 1 else ""
         raise AnnotationError(
-            f"The table has {unusable}. `r2tuning check-data` lists them all; correct them, or leave these queries out "
-            'with `on_error="skip"`.'
+            f"The table has {unusable}.{advice} `r2tuning check-data` lists everything; to leave these queries out, pass "
+            '`on_error="skip"`.'
         )
     missing = findings.describe("missing")
     if missing and missing_videos == "error":
         raise FileNotFoundError(
-            f"The table has {missing}. Add or replace the files, or leave these queries out with "
+            f"The table has {missing}. Add or replace the files; to leave these queries out, pass "
             '`missing_videos="skip"`.'
         )
 

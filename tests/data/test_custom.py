@@ -326,7 +326,7 @@ def test_without_videos_the_table_gives_the_lengths(load):
     text = table("a,x,1,2,0:20", "b,y,1,2,20", header="video,query,start,end,duration")
     [row] = load(text, video_dir=None)
     assert (row["video"], row["duration_sec"]) == (None, 20.0)
-    with pytest.raises(AnnotationError, match="videos of unknown length: 1 .*`video_dir`, or add a column|check-data"):
+    with pytest.raises(AnnotationError, match="of unknown length: 1 .*`video_dir`, or add a column `duration`"):
         load(table("a,x,1,2"), video_dir=None)
     [row] = load(table("a,x,1,2"), video_dir=None, lengths={"a": 12.5})
     assert row["duration_sec"] == 12.5
