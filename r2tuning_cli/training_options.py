@@ -77,10 +77,19 @@ class TrainingConfig:
     )
     train_split: str = option("split to train on", "train")
     eval_split: str | None = option("split to evaluate on; none = no evaluation", "val")
-    backbone: str = option("the frozen CLIP, a folder or a name on the Hub", DEFAULT_BACKBONE)
-    method: Method = option(
-        "what is trained [Table 9]: the R2 block, or the pyramid and heads with another transfer method or none",
-        "r2_tuning",
+    init_from: str | None = option(
+        "checkpoint whose weights the run starts from: a folder, a name on the Hub, 'packaged' for the model that comes "
+        "with r2tuning, or 'yeliudev/R2-Tuning/BENCHMARK[/DOMAIN]' for one of the authors'; the structure of the model is "
+        "the checkpoint's, the optimizer is new (default: new weights)",
+        None,
+    )
+    backbone: str | None = option(
+        f"the frozen CLIP, a folder or a name on the Hub (default: that of init_from, else {DEFAULT_BACKBONE})", None
+    )
+    method: Method | None = option(
+        "what is trained [Table 9]: the R2 block, or the pyramid and heads with another transfer method or none "
+        "(default: that of init_from, else r2_tuning)",
+        None,
     )
     model: dict = option(
         "fields of R2TuningConfig that differ from those of the benchmark and the preset", factory=dict
@@ -141,6 +150,9 @@ class TrainingConfig:
     dry_run: bool = option("run two steps, report the expected memory and time, and write nothing", False)
 
     def __post_init__(self) -> None:
+        if self.init_from is None:
+            self.backbone = self.backbone or DEFAULT_BACKBONE
+            self.method = self.method or "r2_tuning"
         for name, hint in typing.get_type_hints(TrainingConfig).items():
             _check_type(name, getattr(self, name), hint)
         self._check_numbers()
@@ -273,6 +285,8 @@ def _argument(hint: Any) -> dict[str, Any]:
         return {"choices": arguments}
     if origin is list:
         return {"type": arguments[0], "nargs": "*", "metavar": "VALUE"}
+    if typing.get_origin(arguments[0] if arguments else None) is Literal:  # or none, by leaving the option out
+        return _argument(arguments[0])
     if origin is types.UnionType:
         return {"type": _or_none(arguments[0]), "metavar": "VALUE"}
     return {"type": hint, "metavar": "VALUE"}
@@ -309,7 +323,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         _check_type(name, value, list)
         for each in value:
             _check_type(name, each, arguments[0])
-    elif origin is types.UnionType:
+    elif origin in (types.UnionType, typing.Union):  # with a Literal it is the latter
         if value is not None:
             _check_type(name, value, arguments[0])
     elif not _is_of_type(value, hint):

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import accelerate
 import torch
@@ -16,13 +16,14 @@ from accelerate.logging import get_logger
 
 import modeling_r2tuning
 from modeling_r2tuning.files_r2tuning import writing
-from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
+from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS, Method
 from r2tuning.checkpoint_files import CURVES, METRICS
 from r2tuning.hub.model_card import Results, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
 from r2tuning.json_files import read_json
 from r2tuning.training.checkpoints import PROGRESS_FILE
 from r2tuning.training.config import TrainingConfig
+from r2tuning.training.init_from import find_checkpoint, read_model_config
 from r2tuning.training.run_folder import BEST, SETTINGS_FILE, find_steps, step_of
 
 
@@ -30,7 +31,8 @@ logger = get_logger(__name__)
 
 ROOT = Path(__file__).parents[2]
 # Paths mean nothing on another machine: published settings hold the names of these fields, in capitals, instead.
-PATH_FIELDS = ("output_dir", "data_dir", "features", "video_dir", "backbone")
+PATH_FIELDS = ("output_dir", "data_dir", "features", "video_dir", "backbone", "init_from")
+MODEL_FIELDS = ("backbone", "init_from")  # may also be names, which others know
 RESULT_INVARIANT_FIELDS = frozenset(
     {"resume", "log_with", "push_to", "num_workers", "save_steps", "keep_checkpoints", "dry_run"}
 )
@@ -46,12 +48,25 @@ def check_push(config: TrainingConfig) -> None:
     if config.push_to is None:
         return
     check_destination(config.push_to)
-    holds_backbone = config.model.get("save_backbone") or METHOD_SPECS[config.method].trains_encoders
-    if Path(config.backbone).is_dir() and not holds_backbone:
+    backbone = _backbone_reference(config)
+    if backbone is not None and Path(backbone).is_dir():
         raise ValueError(
-            f"A model that refers to CLIP in the folder '{config.backbone}' cannot be published: give `backbone` a name on the "
+            f"A model that refers to CLIP in the folder '{backbone}' cannot be published: give `backbone` a name on the "
             """Hub, or keep CLIP in the checkpoint, --model '{"save_backbone": true, ...}'."""
         )
+
+
+def _backbone_reference(config: TrainingConfig) -> str | None:
+    """Name or folder of the CLIP that the model of a run refers to; `None` if the model holds it."""
+    method, backbone = config.method, config.backbone
+    holds_backbone = bool(config.model.get("save_backbone"))
+    if config.init_from is not None:
+        start = read_model_config(find_checkpoint(config))
+        method, backbone = start.method, backbone or start.backbone_name_or_path
+        holds_backbone = holds_backbone or start.save_backbone
+    if holds_backbone or METHOD_SPECS[cast("Method", method)].trains_encoders:
+        return None
+    return backbone
 
 
 def push_run(folder: Path, repo_id: str) -> bool:
@@ -151,8 +166,9 @@ def _public_settings(config: TrainingConfig) -> dict[str, Any]:
     """Settings that affect the result, without paths of this machine."""
     settings = {name: value for name, value in asdict(config).items() if name not in RESULT_INVARIANT_FIELDS}
     for name in PATH_FIELDS:
-        is_hub_name = name == "backbone" and not Path(settings[name]).is_dir()
-        if settings[name] is not None and not is_hub_name:
+        value = settings[name]
+        is_model_name = name in MODEL_FIELDS and value is not None and not Path(value).is_dir()
+        if value is not None and not is_model_name:
             settings[name] = name.upper()
     return settings
 

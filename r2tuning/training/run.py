@@ -24,6 +24,7 @@ from r2tuning.training.config import TrainingConfig, make_config
 from r2tuning.training.curves import draw_curves
 from r2tuning.training.dry_run import dry_run
 from r2tuning.training.hub import check_push, push_run, record_results
+from r2tuning.training.init_from import check_init_from
 from r2tuning.training.loop import NonFiniteError, train
 from r2tuning.training.preparation import longest_batch, prepare_run, start_or_resume
 from r2tuning.training.run_folder import BEST, check_new_run
@@ -142,7 +143,10 @@ def check_paths(config: TrainingConfig) -> None:
     if config.benchmark not in BENCHMARKS:
         raise ValueError(f"`benchmark` must be one of {list(BENCHMARKS)}, got {config.benchmark!r}.")
     check_folders(data_dir=config.data_dir, features=config.features, video_dir=config.video_dir)
-    check_model_name("backbone", config.backbone)
+    if config.init_from is not None:
+        check_init_from(config.init_from)
+    if config.backbone is not None:
+        check_model_name("backbone", config.backbone)
 
 
 @contextlib.contextmanager
