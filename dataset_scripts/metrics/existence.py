@@ -15,6 +15,7 @@ anything matches.
 | prediction for an unknown query | `ValueError` | left out |
 | two predictions for a query | the last one | the last one |
 | only present or only absent queries | AUROC and false alarms are `None` | AUROC is 50, false alarms are `None` |
+| only present queries | Rej-F1 is `None` | Rej-F1 is 0 |
 | reference whose `moments` is `None` | not scored | not scored |
 
 The lowest score is 0, or the lowest number among the scores if one is negative. A missing prediction therefore counts as
@@ -158,7 +159,7 @@ def score_existence(
     Returns:
         Percentages rounded to two decimals: `EX-AUROC` (`roc_auc`), `EX-FAR@95` (`false_alarm_rate` at 95 % detection),
         `EX-ECE` (`calibration_error`) and `EX-Rej-F1@0.5` (`rejection_f1`). `EX-AUROC` and `EX-FAR@95` are `None` without
-        both kinds of queries, and `EX-ECE` is `None` if a score is outside [0, 1].
+        both kinds of queries, `EX-Rej-F1@0.5` without absent ones, and `EX-ECE` if a score is outside [0, 1].
 
     Raises:
         ValueError: The two sides do not match, a score is not a finite number, or nothing is annotated.
@@ -172,21 +173,23 @@ def score_existence(
         scores = np.array([read_score_as_soccer_gmr(query.predictions[-1]) for query in queries])
     else:
         scores = read_scores(queries)
-    present = np.array([len(query.references[-1]["moments"]) > 0 for query in queries])
+    present = np.array([not query.is_absent for query in queries])
 
     has_both = present.any() and not present.all()
-    auroc = false_alarms = error = None
+    auroc = false_alarms = error = rejection = None
     if has_both or match_reference_code:
         auroc = percent(roc_auc(scores, present))
     if has_both:
         false_alarms = percent(false_alarm_rate(scores, present))
     if scores.min() >= 0 and scores.max() <= 1:
         error = percent(calibration_error(scores, present))
+    if not present.all() or match_reference_code:
+        rejection = percent(rejection_f1(scores, present, REJECTION_THRESHOLD))
     return {
         "EX-AUROC": auroc,
         "EX-FAR@95": false_alarms,
         "EX-ECE": error,
-        f"EX-Rej-F1@{REJECTION_THRESHOLD}": percent(rejection_f1(scores, present, REJECTION_THRESHOLD)),
+        f"EX-Rej-F1@{REJECTION_THRESHOLD}": rejection,
     }
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from dataset_scripts.metrics import compute_scores
 from dataset_scripts.metrics.existence import (
     calibration_error,
     false_alarm_rate,
@@ -120,6 +121,7 @@ def test_reference_mode_reads_as_soccer_gmr():
 def test_only_one_kind_of_queries():
     scores = score_existence([prediction("0", 0.2)], rows(False))
     assert scores == {"EX-AUROC": None, "EX-FAR@95": None, "EX-ECE": 20.0, "EX-Rej-F1@0.5": 100.0}
+    assert score_existence([prediction("0", 0.2)], rows(True))["EX-Rej-F1@0.5"] is None
 
 
 def test_queries_without_annotation_are_not_scored():
@@ -139,3 +141,52 @@ def test_malformed_score_is_named(value):
 def test_unknown_query_is_named():
     with pytest.raises(ValueError, match="lacks: '7'"):
         score_existence([prediction("7", 0.5)], rows(True, False))
+
+
+def grounding_rows():
+    """A present query, and an absent one whose annotated saliency is 0 throughout."""
+    present = {"qid": "1", "query": "a dog", "moments": [[0, 2]], "saliency": {"scores": [[4], [0]]}}
+    absent = {"qid": "2", "query": "a cat", "moments": [], "saliency": {"scores": [[0], [0]]}}
+    return [present, absent]
+
+
+def grounding_predictions(**fields):
+    found = {"qid": "1", "pred_relevant_windows": [[0, 2, 0.9]], "pred_saliency_scores": [0.9, 0.1]}
+    imagined = {"qid": "2", "pred_relevant_windows": [[0, 2, 0.8]], "pred_saliency_scores": [0.8, 0.1]}
+    return [{**found, **fields}, {**imagined, **fields}]
+
+
+def test_absent_queries_are_not_scored_for_moments_and_highlights():
+    predictions, references = grounding_predictions(), grounding_rows()
+    scores = compute_scores("qvhighlights", predictions, references)
+    assert scores == compute_scores("qvhighlights", predictions[:1], references[:1])
+    assert scores["brief"]["MR-full-mAP"] == scores["brief"]["HL-min-Fair-mAP"] == 100
+    assert not [name for name in scores["brief"] if name.startswith("EX")]
+
+
+def test_existence_joins_the_brief_scores():
+    predictions, references = grounding_predictions(pred_exist_score=0.5), grounding_rows()
+    brief = compute_scores("qvhighlights", predictions, references)["brief"]
+    without = compute_scores("qvhighlights", grounding_predictions(), references)["brief"]
+    assert brief == {**without, **score_existence(predictions, references)}
+    assert brief["EX-AUROC"] == 50
+    present_only = compute_scores("qvhighlights", predictions[:1], references[:1])
+    assert present_only["brief"] == without  # existence is not annotated where no query is absent
+
+
+def test_absent_queries_alone_have_existence_scores_alone():
+    predictions, references = grounding_predictions(pred_exist_score=0.25), grounding_rows()
+    scores = compute_scores("qvhighlights", predictions[1:], references[1:])
+    assert scores == {"brief": {"EX-AUROC": None, "EX-FAR@95": None, "EX-ECE": 25.0, "EX-Rej-F1@0.5": 100.0}}
+    with pytest.raises(ValueError, match="nothing to score: .*`pred_exist_score`"):
+        compute_scores("qvhighlights", grounding_predictions()[1:], references[1:])
+
+
+def test_reference_code_has_no_absent_queries():
+    predictions, references = grounding_predictions(pred_exist_score=0.5), grounding_rows()
+    with pytest.raises(ValueError, match="no score where `moments` is missing or empty, as for '2'"):
+        compute_scores("qvhighlights", predictions, references, match_reference_code=True)
+    saliency = [{"qid": some["qid"], "pred_saliency_scores": some["pred_saliency_scores"]} for some in predictions]
+    matched = compute_scores("qvhighlights", saliency, references, match_reference_code=True)
+    assert matched["HL-min-Fair"] == {"HL-mAP": 50, "HL-Hit1": 50}  # counted as a failure there
+    assert compute_scores("qvhighlights", saliency, references)["HL-min-Fair"] == {"HL-mAP": 100, "HL-Hit1": 100}
