@@ -35,7 +35,13 @@ STRUCTURE = (
 )
 EXISTENCE_HEAD = "grounding_head.existence_head."  # begins the names of its weights
 # Fields that a model takes over from the checkpoint unless the run sets them.
-INHERITED = ("initial_pooling_scale", "save_backbone", "backbone_name_or_path", "backbone_revision")
+INHERITED = (
+    "initial_pooling_scale",
+    "save_backbone",
+    "backbone_name_or_path",
+    "backbone_revision",
+    "use_existence_head",
+)
 
 
 def check_init_from(name: str) -> None:

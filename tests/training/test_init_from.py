@@ -1,6 +1,7 @@
 """`--init-from`: a run starts from the weights of a checkpoint."""
 
 import json
+import logging
 import shutil
 
 import pytest
@@ -129,6 +130,25 @@ def test_checkpoints_of_other_methods_are_started_from(options, make_model, clip
     model = make_model_of_run(config)
     assert model.config.method == method
     assert_equal_weights(model, AutoModel.from_pretrained(folder))
+
+
+def test_an_existence_head_is_added_taken_over_or_left_out(options, start, make_model, clip, tmp_path, caplog):
+    add, leave_out = '{"use_existence_head": true}', '{"use_existence_head": false}'
+    plain = AutoModel.from_pretrained(start).state_dict()
+    with caplog.at_level(logging.INFO):
+        added = model_of(make_run(options, init_from=start, output_dir=tmp_path, model=add)).state_dict()
+    assert f"'{start}' has no existence head" in caplog.text
+    assert all(torch.equal(added[name], value) for name, value in plain.items())
+    assert {name.rpartition("existence_head.")[1] for name in added.keys() - plain.keys()} == {"existence_head."}
+    fields = {**STRUCTURE, "use_existence_head": True, "backbone_name_or_path": str(clip)}
+    folder = save_ours(make_model(**fields), tmp_path / "with_head", existence_scale=2.0, existence_bias=-1.0)
+    run = make_run(options, init_from=folder, output_dir=tmp_path)
+    assert_equal_weights(model_of(run), AutoModel.from_pretrained(folder))
+    assert (run.processor.existence_scale, run.processor.existence_bias) == (2.0, -1.0)
+    with caplog.at_level(logging.INFO):
+        model = model_of(make_run(options, init_from=folder, output_dir=tmp_path, model=leave_out))
+    assert f"The existence head of '{folder}' is left out" in caplog.text
+    assert model.grounding_head.existence_head is None
 
 
 # ---- resuming ------------------------------------------------------------------------------------------------------
