@@ -41,7 +41,7 @@ COUNTS = (
     "keep_checkpoints",
     "save_steps",
 )
-NOT_NEGATIVE = ("warmup_steps", "warmup_ratio", "weight_decay", "num_workers", "seed")
+NOT_NEGATIVE = ("warmup_steps", "warmup_epochs", "warmup_ratio", "weight_decay", "num_workers", "seed")
 POSITIVE = ("learning_rate", "max_grad_norm")
 POST_PROCESSING = {"nms", "nms_threshold", "round_to"}
 
@@ -102,7 +102,11 @@ class TrainingConfig:
     )
 
     # Optimisation.
-    epochs: int = option("number of epochs, each of repeat_factor passes over the training split", 30)
+    epochs: int = option(
+        "number of epochs, each of repeat_factor passes over the training split; more of them lengthen a run that is "
+        "resumed",
+        30,
+    )
     repeat_factor: int = option("passes over the training split that count as one epoch", 1)
     batch_size: int = option("queries per step, over all processes and accumulated parts", 32)
     queries_per_video: int = option("queries of a video that share one copy of it in a batch", 1)
@@ -116,6 +120,9 @@ class TrainingConfig:
     )
     drop_epochs: list[int] = option("epochs, counted from 0, at which the rate is multiplied by 0.1", factory=list)
     warmup_steps: int = option("steps of the linear warm-up", 500)
+    warmup_epochs: float | None = option(
+        "longest warm-up in epochs, which shortens warmup_steps where an epoch has few steps", None
+    )
     warmup_ratio: float = option("fraction of the learning rate at which the warm-up starts", 0.001)
     weight_decay: float = option("weight decay of every parameter, including norms and biases", 1e-4)
     max_grad_norm: float = option("L2 norm to which the gradient is clipped", 35.0)
@@ -168,8 +175,9 @@ class TrainingConfig:
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
         for name in NOT_NEGATIVE:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"`{name}` must not be negative, got {value}.")
         for name in POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")

@@ -13,7 +13,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Progress:
         best_step: Steps after which the best model was evaluated; `None` if there is none yet.
         best_score: Score of the best model, in percent.
         num_processes: Training processes; a run that is resumed with another number is not exact.
+        lengthened: "step" and "epochs" of each time that the run was given more epochs: the steps completed by then, and
+            the number of epochs before.
     """
 
     step: int = 0
@@ -57,6 +59,7 @@ class Progress:
     best_step: int | None = None
     best_score: float | None = None
     num_processes: int = 1
+    lengthened: list[dict[str, int]] = field(default_factory=list)
 
 
 class _NotWrittenError(Exception):

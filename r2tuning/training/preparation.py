@@ -1,7 +1,7 @@
 """Assembly of a training run: devices, data, model, and the checkpoint that it resumes from."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,20 @@ from r2tuning.training.config import TrainingConfig
 from r2tuning.training.curves import History
 from r2tuning.training.data import GroundingData
 from r2tuning.training.model import make_model, make_processor
-from r2tuning.training.optim import make_optimizer
+from r2tuning.training.optim import learning_rate, make_optimizer
 from r2tuning.training.plan import BatchPlan
 from r2tuning.training.training_run import TrainingRun
 
 
 logger = get_logger(__name__)
 
-# Settings that may differ when a run is resumed: locations, and what does not affect the weights.
+# Settings that may differ when a run is resumed: locations, what does not affect the weights, and the number of epochs,
+# which may grow.
 CHANGEABLE_ON_RESUME = frozenset(
     {
         *("output_dir", "data_dir", "features", "video_dir", "backbone", "missing_videos", "num_workers", "cpu"),
         *(
+            "epochs",
             "eval_split",
             "eval_epochs",
             "best_metric",
@@ -237,10 +239,13 @@ def start_or_resume(run: TrainingRun) -> None:
     run.checkpoints.prepare()
     checkpoint = run.checkpoints.find()
     if checkpoint is not None:
-        _check_settings(checkpoint / STATE / run.settings_path.name, run.config)
+        before = read_json(checkpoint / STATE / run.settings_path.name)
+        _check_settings(before, run.config)
         run.progress = run.checkpoints.load(checkpoint, exact=run.config.resume != "inexact")
         run.history = History.load(checkpoint / STATE / run.metrics_path.name)
         logger.info(f"resuming from '{checkpoint}'")
+        if run.config.epochs > before["epochs"]:
+            _lengthen(run, before["epochs"])
     if run.accelerator.is_main_process:
         _rewrite(run.settings_path, asdict(run.config))
         if checkpoint is not None:
@@ -259,19 +264,44 @@ def _rewrite(path: Path, document: dict[str, Any]) -> None:
     write_json(path, document, indent=None)
 
 
-def _check_settings(path: Path, config: TrainingConfig) -> None:
-    """Refuse to resume a run with settings that would change its result.
+def _check_settings(before: dict[str, Any], config: TrainingConfig) -> None:
+    """Refuse to resume a run with settings that would change its result; it may only be given more epochs.
 
     Raises:
         ValueError: The message lists the settings that differ.
     """
-    before = read_json(path)
     differing = []
     for name, value in asdict(config).items():
         if name not in CHANGEABLE_ON_RESUME and before.get(name) != value:
             differing.append(f"`{name}` was {json.dumps(before.get(name))}, now is {json.dumps(value)}")
     if differing:
         raise ValueError(f"The run in '{config.output_dir}' was started with other settings: {'; '.join(differing)}.")
+    if config.epochs < before["epochs"]:
+        raise ValueError(
+            f"`epochs` of the run in '{config.output_dir}' was {before['epochs']}, now is {config.epochs}: a run can be "
+            "given more epochs, but not fewer, for which its learning rate would have been another one. Its best model "
+            "so far is in the folder `best`."
+        )
+
+
+def _lengthen(run: TrainingRun, epochs_before: int) -> None:
+    """Record that a run was given more epochs, and report what its learning rate does."""
+    config, step = run.config, run.progress.step
+    run.progress.lengthened.append({"step": step, "epochs": epochs_before})
+    next_rate = learning_rate(step, run.plan.steps_per_epoch, config)
+    if config.schedule == "cosine":
+        last_rate = learning_rate(step - 1, run.plan.steps_per_epoch, replace(config, epochs=epochs_before))
+        effect = (
+            f"from here on the learning rate follows the half cosine of {config.epochs} epochs: it goes from "
+            f"{last_rate:.3g} in the last step to {next_rate:.3g} in the next"
+        )
+    elif config.drop_epochs:
+        effect = (
+            f"the learning rate is {next_rate:.3g} in the next step; its drops stay at epochs {config.drop_epochs}"
+        )
+    else:
+        effect = f"the learning rate is {next_rate:.3g} in the next step and has no drops"
+    logger.info(f"the run is lengthened from {epochs_before} to {config.epochs} epochs; {effect}")
 
 
 __all__ = ["load_rows", "longest_batch", "make_accelerator", "prepare_run", "start_or_resume"]
