@@ -13,8 +13,10 @@ __all__ = [
     "BENCHMARKS",
     "FAMILIES",
     "HARD_FAMILIES",
+    "HUB_PREFIX",
     "MAIN_FAMILIES",
     "ORIGINAL_REPOSITORY",
+    "OWN_DATA",
     "UNIT_SEC",
     "BenchmarkSpec",
     "SaliencySpec",
@@ -22,6 +24,8 @@ __all__ = [
 ]
 
 ORIGINAL_REPOSITORY = "yeliudev/R2-Tuning"  # the authors' repository on the Hub
+OWN_DATA = "custom"  # a user's own table and videos
+HUB_PREFIX = "hf://datasets/"  # of own data in a dataset of the Hub
 UNIT_SEC = 2.0  # length of a unit of saliency; on YouTube Highlights each unit has times of its own
 
 
@@ -193,6 +197,13 @@ SPECS = (
         saliency=SaliencySpec(1, 5, "in_order"),
         positive_saliency="above_median",
         nms=None,
+    ),
+    BenchmarkSpec(
+        name=OWN_DATA,
+        builder="dataset_scripts.custom:Custom",
+        metric="grounding",
+        fps=1.0,
+        window_sec=150.0,
     ),
 )
 BENCHMARKS: dict[str, BenchmarkSpec] = {spec.name: spec for spec in SPECS}

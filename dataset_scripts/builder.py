@@ -48,6 +48,8 @@ class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
     SPEC: ClassVar[BenchmarkSpec]
     # File names of each split relative to `data_dir`, the preferred name first; each may also end in `.gz`.
     FILES: ClassVar[dict[str, tuple[str, ...]]]
+    # Whether a single file is divided among the splits, by a column of its own or by holding videos out.
+    DIVIDES_FILES: ClassVar[bool] = False
     # Part of a video's file name between its id and the file extension.
     VIDEO_SUFFIX: ClassVar[str] = ""
 

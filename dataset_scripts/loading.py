@@ -3,6 +3,7 @@
 import importlib
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import datasets
 
 from .benchmarks import BENCHMARKS
 from .builder import BenchmarkBuilder
+from .custom_tables import name_sources
 from .reading import is_json_lines
 
 
@@ -29,6 +31,7 @@ def load_vtg_dataset(
     missing_videos: Literal["error", "skip"] = "error",
     on_error: Literal["raise", "skip"] = "raise",
     streaming: bool = False,
+    lengths: Mapping[str, float] | None = None,
 ) -> datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict:
     """Load a benchmark from its authors' files, or from the files that R2-Tuning uses.
 
@@ -42,11 +45,15 @@ def load_vtg_dataset(
             exist.
         data_dir: Folder of the annotations. The format of a file is detected from its contents.
         domain: One domain of YouTube Highlights or TVSum, one family of Moving Shapes; `None` = all.
-        data_files: The annotation file, or files by split, where they have other names.
+        data_files: The annotation file, or files by split, where they have other names. For "custom" the user's own table,
+            a dataset folder, or "hf://datasets/ORG/NAME"; a single one is divided into "train" and "val" (see
+            `custom.py`).
         video_dir: Folder of the videos, searched with all its subfolders; `None` = the column `video` is null.
         missing_videos: "error", or "skip" to leave out (and count) examples whose video is not in `video_dir`.
         on_error: "raise" an `AnnotationError` for a malformed record, or "skip" and count it.
         streaming: Read the files during iteration instead of loading them into memory.
+        lengths: For "custom" without `video_dir`: lengths of the videos in seconds by id, such as those that a feature
+            cache has recorded. They come before the column `duration`.
 
     Returns:
         A dataset in the schema `FEATURES`, or a dictionary of datasets by split if `split` is `None`.
@@ -63,6 +70,8 @@ def load_vtg_dataset(
     for option, folder in (("data_dir", data_dir), ("video_dir", video_dir)):
         config[option] = None if folder is None else str(Path(folder).expanduser())
     config.update(missing_videos=missing_videos, on_error=on_error)
+    if lengths is not None:
+        config["lengths"] = dict(lengths)
     with tempfile.TemporaryDirectory() as cache:
         builder = builder_class(cache_dir=cache, **config)
         if streaming:
@@ -103,6 +112,9 @@ def _name_files(
     data_files: PathOrPaths, split: str | None, builder_class: type[BenchmarkBuilder]
 ) -> datasets.data_files.DataFilesDict:
     """The checked annotation files by split, in the type that the builder takes."""
+    if builder_class.DIVIDES_FILES:
+        sources = name_sources(data_files)
+        return datasets.data_files.DataFilesDict({name: _one_file(source) for name, source in sources.items()})
     if not isinstance(data_files, dict):
         if split is None and _holds_one_split(Path(data_files).expanduser(), builder_class):
             raise ValueError("Pass `split` with a single path, or `data_files` as {split: path}.")
@@ -114,9 +126,13 @@ def _name_files(
     for name, path in paths.items():
         if not Path(path).is_file():
             raise FileNotFoundError(f"`data_files` for {name}: '{path}' is not a file.")
-        # Built directly, since datasets would take a path with brackets for a pattern.
-        files[name] = datasets.data_files.DataFilesList([path], [(path,)])
+        files[name] = _one_file(path)
     return datasets.data_files.DataFilesDict(files)
+
+
+def _one_file(path: str) -> datasets.data_files.DataFilesList:
+    # Built directly, since datasets would take a path with brackets for a pattern.
+    return datasets.data_files.DataFilesList([path], [(path,)])
 
 
 def _holds_one_split(path: Path, builder_class: type[BenchmarkBuilder]) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "parse_json",
     "parse_number",
     "read_bytes",
+    "read_decompressed",
     "read_json",
     "read_lines",
     "read_text",
@@ -66,15 +67,24 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     Raises:
         AnnotationError: The file is blank, too large, not in UTF-8 or a broken gzip file.
     """
-    with open(path, "rb") as file:
-        is_gzip = file.peek(2).startswith(b"\x1f\x8b")
-        data = _read_limited(gzip.GzipFile(fileobj=file) if is_gzip else file, path)
+    data = read_decompressed(path)
     if data[:2] in OTHER_ENCODINGS:
         raise AnnotationError(f"{path}, line 1: found text in {OTHER_ENCODINGS[data[:2]]}, expected text in UTF-8")
     data = data.removeprefix(BYTE_ORDER_MARK)
     if not data.strip():
         raise AnnotationError(f"{path}: found an empty file, expected annotations or predictions")
     return data
+
+
+def read_decompressed(path: str | os.PathLike) -> bytes:
+    """Contents of a file of any format, decompressed if it is gzip.
+
+    Raises:
+        AnnotationError: The file is too large or a broken gzip file.
+    """
+    with open(path, "rb") as file:
+        is_gzip = file.peek(2).startswith(b"\x1f\x8b")
+        return _read_limited(gzip.GzipFile(fileobj=file) if is_gzip else file, path)
 
 
 def _read_limited(file: io.BufferedReader | gzip.GzipFile, path: str | os.PathLike) -> bytes:

@@ -10,7 +10,7 @@ from .containers import VideoSource, open_stream
 from .reading import AnnotationError
 
 
-__all__ = ["CONTAINERS", "VideoFacts", "VideoFolder", "index_videos", "probe_video"]
+__all__ = ["CONTAINERS", "VideoFacts", "VideoFolder", "index_videos", "probe_video", "stream_duration"]
 
 # Where an id has several files, the container that comes first here is used.
 CONTAINERS = ("mp4", "mkv", "webm", "avi", "mov", "m4v", "flv", "wmv", "mpg", "mpeg", "ts", "3gp")
@@ -109,7 +109,7 @@ def probe_video(path: str) -> VideoFacts:
         raise AnnotationError(f"{path}: found no file, expected a video")
     try:
         with open_stream(VideoSource("a file that", f"file:{path}")) as (_, container, stream):
-            duration = _stream_duration(container, stream)
+            duration = stream_duration(container, stream)
             fps = float(stream.average_rate or stream.guessed_rate or 0)
             num_frames = stream.frames or round(duration * fps)
     except ValueError as error:
@@ -119,7 +119,7 @@ def probe_video(path: str) -> VideoFacts:
     return VideoFacts(duration, fps, num_frames)
 
 
-def _stream_duration(container: Any, stream: Any) -> float:
+def stream_duration(container: Any, stream: Any) -> float:
     """The stream's own length, or the container's, or the time from the first to the last packet."""
     if stream.duration:
         return float(stream.duration * stream.time_base)

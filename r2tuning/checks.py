@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedConfig
 
+from dataset_scripts.benchmarks import HUB_PREFIX, OWN_DATA
 from modeling_r2tuning.loading_r2tuning import CONFIG, is_repository_name, loading
 from r2tuning_cli.defaults import DEFAULT_BACKBONE
 
@@ -18,6 +19,25 @@ def check_folders(**folders: Path | str | None) -> None:
     for name, folder in folders.items():
         if folder is not None and not Path(folder).expanduser().is_dir():
             raise FileNotFoundError(f"`{name}` must be a folder, but there is none at '{folder}'.")
+
+
+def check_annotation_files(benchmark: str, **files: Path | str | None) -> None:
+    """Refuse annotation files that do not exist; the keywords are the names of the options.
+
+    Own data may also be a dataset folder or a dataset of the Hub.
+
+    Raises:
+        FileNotFoundError: A file does not exist.
+    """
+    for name, path in files.items():
+        if path is None or Path(path).expanduser().is_file():
+            continue
+        if benchmark != OWN_DATA:
+            raise FileNotFoundError(f"`{name}` must be a file, but there is none at '{path}'.")
+        if not str(path).startswith(HUB_PREFIX) and not Path(path).expanduser().is_dir():
+            raise FileNotFoundError(
+                f"`{name}` must be a file, a dataset folder or {HUB_PREFIX}ORG/NAME, but there is no '{path}'."
+            )
 
 
 def check_model_name(option: str, name: str) -> None:
@@ -69,4 +89,4 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-__all__ = ["check_folders", "check_model_name", "check_model_type", "choose_device"]
+__all__ = ["check_annotation_files", "check_folders", "check_model_name", "check_model_type", "choose_device"]

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from dataset_scripts.benchmarks import BENCHMARKS
+from dataset_scripts.benchmarks import BENCHMARKS, HUB_PREFIX, OWN_DATA
 
 from .argument_types import add_renamed_clip_option, positive_integer, positive_number, repository_name
 from .defaults import DEFAULT_BACKBONE, DEFAULT_NUM_LAYERS, SUBMISSION_SPLITS
@@ -48,6 +48,45 @@ example:
 """
 
 
+def add_annotation_arguments(group: argparse._ActionsContainer) -> None:
+    """Where the annotations are: in a folder, or in files that are named one by one."""
+    group.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the annotation files")
+    group.add_argument(
+        "--data-file",
+        metavar="FILE",
+        help="a single annotation file, in place of those in --data-dir; for the benchmark 'custom' your own table, a "
+        f"dataset folder or {HUB_PREFIX}ORG/NAME",
+    )
+    group.add_argument(
+        "--val-file",
+        metavar="FILE",
+        help="for 'custom': a table of the split val, so that no videos of --data-file are held out for it",
+    )
+
+
+def check_annotation_arguments(args: argparse.Namespace, benchmark: str) -> None:
+    """Refuse options of `add_annotation_arguments` that do not go together."""
+    has_file = args.data_file is not None or args.val_file is not None
+    if benchmark == OWN_DATA:
+        if has_file == (args.data_dir is not None):
+            raise ValueError("Pass either `data_file`, your own table, or `data_dir`, a folder of such tables.")
+    elif args.val_file is not None:
+        raise ValueError(f"`val_file` is for own data, the benchmark '{OWN_DATA}'; leave it out with {benchmark}.")
+    elif not has_file and args.data_dir is None:
+        raise ValueError(f"Pass `data_dir`, the folder of the annotation files of {benchmark}.")
+
+
+def annotation_files(args: argparse.Namespace, benchmark: str) -> str | dict[str, str] | None:
+    """The files of `add_annotation_arguments` in the form of `load_vtg_dataset`; `None` = those in `--data-dir`."""
+    if benchmark != OWN_DATA:
+        return args.data_file
+    files = {}
+    for split, path in (("train", args.data_file), ("val", args.val_file)):
+        if path is not None:
+            files[split] = path
+    return files or None
+
+
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `r2tuning evaluate`."""
     source = parser.add_mutually_exclusive_group(required=True)
@@ -60,10 +99,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--domain", metavar="NAME", help="one domain of YouTube Highlights, TVSum or Moving Shapes (default: all)"
     )
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the annotation files")
-    parser.add_argument(
-        "--data-file", type=Path, metavar="FILE", help="a single annotation file, in place of those in --data-dir"
-    )
+    add_annotation_arguments(parser)
     _add_on_error_argument(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the scores as JSON")
     parser.add_argument(
@@ -108,6 +144,7 @@ def _add_evaluated_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_evaluate(args: argparse.Namespace) -> None:
     """Refuse options of `r2tuning evaluate` that do not go together."""
+    check_annotation_arguments(args, args.benchmark)
     if args.submission is not None and args.split not in SUBMISSION_SPLITS:
         raise ValueError(f"`submission` needs `split` {' or '.join(SUBMISSION_SPLITS)}, got '{args.split}'.")
     if args.model is not None:
@@ -138,7 +175,7 @@ def _add_extracted_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--domain", metavar="NAME", help="one domain of YouTube Highlights, TVSum or Moving Shapes (default: all)"
     )
-    group.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
+    add_annotation_arguments(group)
     group.add_argument(
         "--video-dir",
         type=Path,
@@ -232,6 +269,7 @@ def _add_work_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_extract(args: argparse.Namespace) -> None:
     """Refuse options of `r2tuning extract` that do not go together."""
+    check_annotation_arguments(args, args.benchmark)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("Start one process, without torchrun or accelerate: `num_processes` starts the others.")
     if args.model is not None and (args.fps is not None or args.num_layers is not None):
@@ -244,7 +282,13 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `r2tuning export-dataset`."""
     parser.add_argument("name", metavar="BENCHMARK", choices=tuple(BENCHMARKS), help=f"one of {', '.join(BENCHMARKS)}")
     parser.add_argument("output", type=Path, metavar="OUT", help="output folder, new or empty")
-    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
+    add_annotation_arguments(parser)
+    parser.add_argument(
+        "--video-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the videos, from which the lengths of own videos are read",
+    )
     _add_on_error_argument(parser)
     parser.add_argument(
         "--push", type=repository_name, metavar="ORG/NAME", help="upload to this dataset repository on the Hub"
@@ -255,6 +299,11 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="allow a public repository although the annotations' licence does not permit redistribution",
     )
+
+
+def check_export(args: argparse.Namespace) -> None:
+    """Refuse options of `r2tuning export-dataset` that do not go together."""
+    check_annotation_arguments(args, args.name)
 
 
 def _add_on_error_argument(group: argparse._ActionsContainer) -> None:
@@ -273,10 +322,14 @@ __all__ = [
     "EXPORT_EPILOG",
     "EXTRACT_DESCRIPTION",
     "EXTRACT_EPILOG",
+    "add_annotation_arguments",
     "add_evaluate_arguments",
     "add_export_arguments",
     "add_extract_arguments",
+    "annotation_files",
+    "check_annotation_arguments",
     "check_evaluate",
+    "check_export",
     "check_extract",
     "has_one_frame_per_unit",
 ]

@@ -108,6 +108,7 @@ PROGRAMS = {
         data.add_export_arguments,
         data.EXPORT_DESCRIPTION,
         data.EXPORT_EPILOG,
+        check=data.check_export,
         other_names={"repo_id": "--push"},
     ),
     "convert": Program(

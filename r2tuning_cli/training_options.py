@@ -62,7 +62,13 @@ class TrainingConfig:
     # The model, and what it is trained on.
     benchmark: str = option("the benchmark to train on, by its name in load_vtg_dataset")
     output_dir: str = option("folder of the run: checkpoints, best and final model, metrics.json, curves.png, logs")
-    data_dir: str = option("folder of the annotation files")
+    data_dir: str | None = option("folder of the annotation files; either this or data_file is required", None)
+    data_file: str | None = option(
+        "file of the annotations to train on; for the benchmark 'custom' your own table, a dataset folder or "
+        "hf://datasets/ORG/NAME, of which a tenth of the videos is held out for evaluation unless it has a column 'split'",
+        None,
+    )
+    val_file: str | None = option("file of the annotations to evaluate on, beside data_file", None)
     domain: str | None = option(
         "one domain of YouTube Highlights or TVSum, or 'all' to train one model for each in turn", None
     )
@@ -74,6 +80,9 @@ class TrainingConfig:
         "videos that are missing from video_dir or features, and unreadable videos of the evaluation split: stop, or "
         "leave their queries out and count them",
         "error",
+    )
+    on_error: Literal["raise", "skip"] = option(
+        "malformed annotations: stop, or leave them out and count them", "raise"
     )
     train_split: str = option("split to train on", "train")
     eval_split: str | None = option("split to evaluate on; none = no evaluation", "val")
@@ -166,6 +175,12 @@ class TrainingConfig:
         unknown = sorted(self.post_processing.keys() - POST_PROCESSING)
         if unknown:
             raise ValueError(f"`post_processing` has unknown fields: {unknown}.")
+        if (self.data_dir is None) == (self.data_file is None):
+            raise ValueError(
+                "Pass either `data_dir`, the folder of the annotation files, or `data_file`, a single one, got both or none."
+            )
+        if self.val_file is not None and self.data_file is None:
+            raise ValueError("`val_file` goes with `data_file`; leave it out with `data_dir`.")
         if (self.features is None) == (self.video_dir is None):
             raise ValueError("Pass either `features`, a feature cache, or `video_dir`, got both or none.")
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from dataset_scripts import load_vtg_dataset
-from dataset_scripts.benchmarks import BENCHMARKS
+from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA
+from dataset_scripts.custom import count_missing_queries
 from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.loading_r2tuning import check_vocabulary
-from r2tuning.checks import check_folders, check_model_name, check_model_type, choose_device
+from r2tuning.checks import check_annotation_files, check_folders, check_model_name, check_model_type, choose_device
 from r2tuning.evaluation.predictions import (
     find_unreadable,
     leave_out,
@@ -22,10 +23,11 @@ from r2tuning.evaluation.predictions import (
     write_predictions,
     write_submission,
 )
-from r2tuning.features.cache import FeatureCache
+from r2tuning.features.cache import FeatureCache, recorded_lengths
 from r2tuning.hub.model_card import Results, write_model_card
 from r2tuning.released.resolve import is_original, resolve_checkpoint
 from r2tuning.terminal import report
+from r2tuning_cli.data_arguments import annotation_files
 from r2tuning_cli.main import run_script
 from r2tuning_cli.programs import option_names
 
@@ -54,7 +56,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     check_arguments(args)
     rows = load_rows(args, args.video_dir)
     check_truth(args, rows)
-    num_queries = len(load_rows(args, None) if args.missing_videos == "skip" else rows)
+    num_queries = len(rows) + count_missing(args, rows)
     predictions, rows = get_predictions(args, rows)
     document = evaluate(args, predictions, rows, num_left_out=num_queries - len(rows))
     sys.stdout.write(format_scores(document))
@@ -70,7 +72,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         ValueError: The device cannot be used, or `--record` has nothing to add to.
     """
     check_folders(data_dir=args.data_dir, video_dir=args.video_dir, features=args.features)
-    inputs = [path for path in (args.predictions, args.data_file) if path is not None]
+    check_annotation_files(args.benchmark, data_file=args.data_file, val_file=args.val_file)
+    inputs = [path for path in (args.predictions, args.data_file, args.val_file) if path is not None]
     for path in (args.output, args.save_predictions):
         if path is not None:
             check_replaceable(path, *inputs)
@@ -92,12 +95,28 @@ def load_rows(args: argparse.Namespace, video_dir: Path | None) -> list[dict[str
         split=args.split,
         domain=args.domain,
         data_dir=args.data_dir,
-        data_files=args.data_file,
+        data_files=annotation_files(args, args.benchmark),
         video_dir=video_dir,
         missing_videos=args.missing_videos,
         on_error=args.on_error,
+        lengths=recorded_lengths(args.benchmark, args.features),
     )
     return list(dataset)
+
+
+def count_missing(args: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
+    """Number of queries that were left out of the rows because their videos are missing."""
+    if args.missing_videos == "error":
+        return 0
+    if args.benchmark == OWN_DATA:
+        return count_missing_queries(
+            args.split,
+            data_dir=args.data_dir,
+            data_files=annotation_files(args, args.benchmark),
+            video_dir=args.video_dir,
+            lengths=recorded_lengths(args.benchmark, args.features),
+        )
+    return len(load_rows(args, None)) - len(rows)
 
 
 def check_truth(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:

@@ -11,11 +11,13 @@ the caches that the authors published.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dataset_scripts.benchmarks import OWN_DATA
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding
 from r2tuning.features.files import EXTRACT_AGAIN, load_features, query_path, video_path
 from r2tuning.features.published import PublishedCache
@@ -109,6 +111,19 @@ class FeatureCache:
             return self._select_layers(self._published.query(qid, self._token_shape(), check=self.check))
         return self._load(query_path(self.folder, qid, text), {"id": qid, "text": text})
 
+    def lengths(self) -> dict[str, float]:
+        """Lengths in seconds of all videos of an extracted cache, by id, as recorded when they were read.
+
+        Files that cannot be read are left out; reading their features gives the error.
+        """
+        lengths = {}
+        for path in sorted((self.folder / "videos").glob("*.safetensors")):
+            with suppress(OSError, ValueError):
+                _, record = load_features(path, check=False)
+                if "duration_sec" in record:
+                    lengths[record["id"]] = record["duration_sec"]
+        return lengths
+
     def _load(self, path: Path, record: dict[str, Any]) -> torch.Tensor:
         states, found = load_features(path, check=self.check and path not in self._checked)
         wanted = {**record, "settings": self._digest}
@@ -134,6 +149,18 @@ class FeatureCache:
         if self._config is None:
             return None
         return self._config.num_recurrent_steps, self._config.text_config.hidden_size
+
+
+def recorded_lengths(benchmark: str, folder: str | os.PathLike | None) -> dict[str, float] | None:
+    """The lengths that a cache of own data has recorded, for `load_vtg_dataset`; `None` where they are not needed.
+
+    Args:
+        benchmark: Name of the benchmark; only own data may lack a column with the lengths of the videos.
+        folder: The cache; `None` = there is none.
+    """
+    if benchmark != OWN_DATA or folder is None:
+        return None
+    return FeatureCache(folder, check=False).lengths()
 
 
 def _check_method(config: R2TuningConfig) -> None:
@@ -162,4 +189,4 @@ def _wanted_settings(
     return wanted
 
 
-__all__ = ["FeatureCache"]
+__all__ = ["FeatureCache", "recorded_lengths"]

@@ -17,14 +17,14 @@ from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from modeling_r2tuning.towers_r2tuning import load_backbone
-from r2tuning.checks import check_folders, check_model_name, check_model_type, choose_device
+from r2tuning.checks import check_annotation_files, check_folders, check_model_name, check_model_type, choose_device
 from r2tuning.features.extraction import Store, Summary, extract
 from r2tuning.features.frames import FrameStore, frame_settings
 from r2tuning.features.jobs import QueryJob, plan_jobs
 from r2tuning.features.settings import ONE_PER_UNIT, prepare_folder
 from r2tuning.features.store import FeatureStore, feature_settings
 from r2tuning.terminal import report, silence_transformers
-from r2tuning_cli.data_arguments import has_one_frame_per_unit
+from r2tuning_cli.data_arguments import annotation_files, has_one_frame_per_unit
 from r2tuning_cli.defaults import DEFAULT_NUM_LAYERS
 from r2tuning_cli.main import run_script
 from r2tuning_cli.programs import option_names
@@ -82,6 +82,7 @@ def _quiet_processor() -> Iterator[None]:
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuse what does not exist, before anything is read or fetched."""
     check_folders(data_dir=args.data_dir, video_dir=args.video_dir)
+    check_annotation_files(args.benchmark, data_file=args.data_file, val_file=args.val_file)
     for option in ("backbone", "model"):
         if getattr(args, option) is not None:
             check_model_name(option, getattr(args, option))
@@ -107,6 +108,7 @@ def load_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     options = {
         "domain": args.domain,
         "data_dir": args.data_dir,
+        "data_files": annotation_files(args, args.benchmark),
         "video_dir": args.video_dir,
         "missing_videos": args.missing_videos,
         "on_error": args.on_error,

@@ -17,7 +17,8 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import HTTPError  # re-exported from httpx, whichever package provides it
 
-from dataset_scripts import load_vtg_dataset
+from dataset_scripts import FEATURES, load_vtg_dataset
+from dataset_scripts.custom import DataFiles
 from dataset_scripts.files import check_new_folder, writing_folder
 from r2tuning.checkpoint_files import CARD
 from r2tuning.hub.card_text import CARDS, CardRules, refresh_card
@@ -34,7 +35,9 @@ def export_dataset(
     name: str,
     output: str | os.PathLike,
     *,
-    data_dir: str | os.PathLike,
+    data_dir: str | os.PathLike | None = None,
+    data_files: DataFiles | None = None,
+    video_dir: str | os.PathLike | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     repo_id: str | None = None,
 ) -> Path:
@@ -44,6 +47,8 @@ def export_dataset(
         name: Name of the benchmark.
         output: Folder to create; it is written atomically.
         data_dir: Folder of the annotation files, as for `load_vtg_dataset`.
+        data_files: Annotation files in place of `data_dir`, as for `load_vtg_dataset`.
+        video_dir: Folder of the videos, from which the lengths of own videos are read. The exported rows name no file.
         on_error: `"raise"`, or `"skip"` to leave out and count malformed annotations.
         repo_id: Repository in the card's example; defaults to the name of the folder.
 
@@ -57,18 +62,27 @@ def export_dataset(
     output = Path(output).absolute()
     check_new_folder(output)
     with _collect_log() as log:
-        splits = load_vtg_dataset(name, data_dir=data_dir, on_error=on_error)
+        splits = load_vtg_dataset(
+            name, data_dir=data_dir, data_files=data_files, video_dir=video_dir, on_error=on_error
+        )
     configs = _split_by_domain(cast(DatasetDict, splits))  # loaded without `split` and not streamed
     output.parent.mkdir(parents=True, exist_ok=True)
     with writing_folder(output) as folder:
         for config, datasets in configs.items():
             (folder / config).mkdir()
             for split, dataset in datasets.items():
-                dataset.to_parquet(folder / config / f"{split}.parquet")
+                exported = dataset if video_dir is None else _without_paths(dataset)
+                exported.to_parquet(folder / config / f"{split}.parquet")
         lines = [line.replace(f"{data_dir}{os.sep}", "") for line in log]
         card = _make_card(name, configs, lines, repo_id or output.name)
         (folder / CARD).write_text(str(card), encoding="utf-8")
     return output
+
+
+def _without_paths(dataset: Dataset) -> Dataset:
+    """The dataset without the paths of this machine's videos, whose files `to_parquet` would otherwise embed."""
+    rows = [{**row, "video": None} for row in dataset]
+    return Dataset.from_list(rows, features=FEATURES)
 
 
 def push_dataset(

@@ -31,7 +31,7 @@ logger = get_logger(__name__)
 
 ROOT = Path(__file__).parents[2]
 # Paths mean nothing on another machine: published settings hold the names of these fields, in capitals, instead.
-PATH_FIELDS = ("output_dir", "data_dir", "features", "video_dir", "backbone", "init_from")
+PATH_FIELDS = ("output_dir", "data_dir", "data_file", "val_file", "features", "video_dir", "backbone", "init_from")
 MODEL_FIELDS = ("backbone", "init_from")  # may also be names, which others know
 RESULT_INVARIANT_FIELDS = frozenset(
     {"resume", "log_with", "push_to", "num_workers", "save_steps", "keep_checkpoints", "dry_run"}

@@ -11,11 +11,13 @@ from accelerate.logging import get_logger
 from accelerate.utils import gather_object, is_tensorboard_available, set_seed
 
 from dataset_scripts import load_vtg_dataset
+from dataset_scripts.benchmarks import OWN_DATA
+from dataset_scripts.custom import count_missing_queries
 from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
 from r2tuning.evaluation.predictions import find_unreadable, leave_out
-from r2tuning.features.cache import FeatureCache
+from r2tuning.features.cache import FeatureCache, recorded_lengths
 from r2tuning.json_files import read_json, write_json
 from r2tuning.training.checkpoints import STATE, CheckpointFolder, Progress
 from r2tuning.training.collate import GroundingCollator
@@ -34,7 +36,8 @@ logger = get_logger(__name__)
 # which may grow.
 CHANGEABLE_ON_RESUME = frozenset(
     {
-        *("output_dir", "data_dir", "features", "video_dir", "backbone", "missing_videos", "num_workers", "cpu"),
+        *("output_dir", "data_dir", "data_file", "val_file", "features", "video_dir", "backbone"),
+        *("missing_videos", "on_error", "num_workers", "cpu"),
         *(
             "epochs",
             "eval_split",
@@ -154,10 +157,23 @@ def _load_split(config: TrainingConfig, split: str, video_dir: str | None) -> li
         split=split,
         domain=config.domain,
         data_dir=config.data_dir,
+        data_files=_annotation_files(config),
         video_dir=video_dir,
         missing_videos=config.missing_videos,
+        on_error=config.on_error,
+        lengths=recorded_lengths(config.benchmark, config.features),
     )
     return list(dataset)
+
+
+def _annotation_files(config: TrainingConfig) -> dict[str, str] | None:
+    """Annotation files by split, if they were given one by one."""
+    if config.data_file is None:
+        return None
+    files = {config.train_split: config.data_file}
+    if config.val_file is not None:
+        files[config.eval_split or "val"] = config.val_file
+    return files
 
 
 def _eval_rows(config: TrainingConfig, rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -168,6 +184,13 @@ def count_missing(config: TrainingConfig, rows: dict[str, list[dict[str, Any]]])
     """Number of queries of the evaluation split that were left out because their videos are missing."""
     if config.eval_split is None or config.video_dir is None or config.missing_videos == "error":
         return 0
+    if config.benchmark == OWN_DATA:
+        return count_missing_queries(
+            config.eval_split,
+            data_dir=config.data_dir,
+            data_files=_annotation_files(config),
+            video_dir=config.video_dir,
+        )
     return len(_load_split(config, config.eval_split, None)) - len(rows[config.eval_split])
 
 
@@ -274,6 +297,9 @@ def _check_settings(before: dict[str, Any], config: TrainingConfig) -> None:
     for name, value in asdict(config).items():
         if name not in CHANGEABLE_ON_RESUME and before.get(name) != value:
             differing.append(f"`{name}` was {json.dumps(before.get(name))}, now is {json.dumps(value)}")
+    if (before.get("val_file") is None) != (config.val_file is None):
+        # Paths may change, but without a file of its own the evaluation takes videos from the training data.
+        differing.append(f"`val_file` was {json.dumps(before.get('val_file'))}, now is {json.dumps(config.val_file)}")
     if differing:
         raise ValueError(f"The run in '{config.output_dir}' was started with other settings: {'; '.join(differing)}.")
     if config.epochs < before["epochs"]:

@@ -17,7 +17,7 @@ from accelerate.logging import get_logger
 from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning.files_r2tuning import claiming
 from r2tuning.checkpoint_files import CURVES, METRICS
-from r2tuning.checks import check_folders, check_model_name
+from r2tuning.checks import check_annotation_files, check_folders, check_model_name
 from r2tuning.json_files import write_json
 from r2tuning.terminal import is_first_process, report, write_line
 from r2tuning.training.config import TrainingConfig, make_config
@@ -142,6 +142,7 @@ def check_paths(config: TrainingConfig) -> None:
     """
     if config.benchmark not in BENCHMARKS:
         raise ValueError(f"`benchmark` must be one of {list(BENCHMARKS)}, got {config.benchmark!r}.")
+    check_annotation_files(config.benchmark, data_file=config.data_file, val_file=config.val_file)
     check_folders(data_dir=config.data_dir, features=config.features, video_dir=config.video_dir)
     if config.init_from is not None:
         check_init_from(config.init_from)
