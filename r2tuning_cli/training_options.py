@@ -10,6 +10,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from dataset_scripts.benchmarks import OWN_DATA
+
 from .argument_types import add_renamed_clip_option
 from .defaults import DEFAULT_BACKBONE
 
@@ -21,6 +23,9 @@ TRAIN_EPILOG = """\
 examples:
   r2tuning train --preset qvhighlights --data-dir ANNOTATIONS --features CACHE --output-dir RUN
   r2tuning train --preset tvsum --data-dir ANNOTATIONS --video-dir VIDEOS --output-dir RUN --resume auto
+  r2tuning train --preset custom --data-file my.csv --video-dir VIDEOS --init-from org/r2tuning-qvhl --output-dir RUN
+  r2tuning train --preset custom --data-file my.csv --video-dir VIDEOS --init-from org/r2tuning-qvhl --output-dir RUN \\
+      --resume auto --epochs 60
   accelerate launch -m r2tuning.training.run --preset qvhighlights --data-dir ANNOTATIONS --features CACHE \\
       --output-dir RUN
 
@@ -43,6 +48,7 @@ COUNTS = (
 )
 NOT_NEGATIVE = ("warmup_steps", "warmup_epochs", "warmup_ratio", "weight_decay", "num_workers", "seed")
 POSITIVE = ("learning_rate", "max_grad_norm")
+OWN_DATA_FACTS = ("data_name", "data_licence", "data_description")  # on the card of a model trained on own data
 POST_PROCESSING = {"nms", "nms_threshold", "round_to"}
 
 
@@ -69,6 +75,12 @@ class TrainingConfig:
         None,
     )
     val_file: str | None = option("file of the annotations to evaluate on, beside data_file", None)
+    data_name: str | None = option("name of your own data, for the model card; a name on the Hub becomes a link", None)
+    data_licence: str | None = option(
+        "licence of your own data, for the model card, best by its identifier on the Hub: cc-by-4.0, mit, other ...",
+        None,
+    )
+    data_description: str | None = option("a sentence about your own data, for the model card", None)
     domain: str | None = option(
         "one domain of YouTube Highlights or TVSum, or 'all' to train one model for each in turn", None
     )
@@ -181,6 +193,11 @@ class TrainingConfig:
             )
         if self.val_file is not None and self.data_file is None:
             raise ValueError("`val_file` goes with `data_file`; leave it out with `data_dir`.")
+        for name in OWN_DATA_FACTS:
+            if getattr(self, name) is not None and self.benchmark != OWN_DATA:
+                raise ValueError(
+                    f"`{name}` describes your own data, the benchmark '{OWN_DATA}'; leave it out with '{self.benchmark}'."
+                )
         if (self.features is None) == (self.video_dir is None):
             raise ValueError("Pass either `features`, a feature cache, or `video_dir`, got both or none.")
 
@@ -362,6 +379,7 @@ def _is_of_type(value: Any, hint: type) -> bool:
 
 
 __all__ = [
+    "OWN_DATA_FACTS",
     "PRESETS",
     "TRAIN_DESCRIPTION",
     "TRAIN_EPILOG",

@@ -50,6 +50,7 @@ class Progress:
         best_step: Steps after which the best model was evaluated; `None` if there is none yet.
         best_score: Score of the best model, in percent.
         num_processes: Training processes; a run that is resumed with another number is not exact.
+        num_queries: Queries of the training split; with another number of them a resumed run is not exact.
         lengthened: "step" and "epochs" of each time that the run was given more epochs: the steps completed by then, and
             the number of epochs before.
     """
@@ -59,6 +60,7 @@ class Progress:
     best_step: int | None = None
     best_score: float | None = None
     num_processes: int = 1
+    num_queries: int | None = None
     lengthened: list[dict[str, int]] = field(default_factory=list)
 
 
@@ -210,11 +212,12 @@ class CheckpointFolder:
         check_new_run(self.folder)
         return None
 
-    def load(self, checkpoint: Path, *, exact: bool = True) -> Progress:
+    def load(self, checkpoint: Path, num_queries: int | None, *, exact: bool = True) -> Progress:
         """Restore model, optimizer and random state from a checkpoint.
 
         Args:
             checkpoint: A checkpoint that `find` returned.
+            num_queries: Queries of the training split as it is now.
             exact: Refuse to resume if the final weights would differ from those of an uninterrupted run.
 
         Raises:
@@ -226,6 +229,9 @@ class CheckpointFolder:
             now = f"now there are {self.accelerator.num_processes}"
             _deviate(exact, f"'{checkpoint}' was written by {progress.num_processes} processes, {now}")
             progress.num_processes = self.accelerator.num_processes
+        if progress.num_queries not in (None, num_queries):  # `None`: written by an earlier version
+            _deviate(exact, f"The training split had {progress.num_queries} queries, now it has {num_queries}")
+        progress.num_queries = num_queries
         self._load_weights(checkpoint)
         self.accelerator.load_state(str(checkpoint / STATE))
         # accelerate does not report a random state that it could not restore.

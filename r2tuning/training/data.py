@@ -101,6 +101,19 @@ class GroundingData(Dataset):
         return example
 
 
+def count_labels(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Number of "videos", "queries", "moments", and of "absent" queries: annotated ones without a moment.
+
+    Args:
+        rows: Examples in the schema of `dataset_scripts.features`.
+    """
+    counts = {"videos": len({row["video_id"] for row in rows}), "queries": len(rows), "moments": 0, "absent": 0}
+    for row in rows:
+        counts["moments"] += len(row["moments"] or ())
+        counts["absent"] += row["moments"] == []
+    return counts
+
+
 def make_loader(
     data: GroundingData, collator: GroundingCollator, plan: BatchPlan, first_step: int = 0, rank: int = 0
 ) -> DataLoader:
@@ -164,4 +177,4 @@ def _depend_on_parent(worker: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-__all__ = ["GroundingData", "make_loader"]
+__all__ = ["GroundingData", "count_labels", "make_loader"]

@@ -15,16 +15,19 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 
 import modeling_r2tuning
+from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY, OWN_DATA
 from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS, Method
 from r2tuning.checkpoint_files import CURVES, METRICS
-from r2tuning.hub.model_card import Results, write_model_card
+from r2tuning.hub.model_card import Results, discard_generated_card, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
 from r2tuning.json_files import read_json
 from r2tuning.training.checkpoints import PROGRESS_FILE
 from r2tuning.training.config import TrainingConfig
-from r2tuning.training.init_from import find_checkpoint, read_model_config
+from r2tuning.training.init_from import PACKAGED, find_checkpoint, read_model_config, released_checkpoint
+from r2tuning.training.notes import chooses_on_test
 from r2tuning.training.run_folder import BEST, SETTINGS_FILE, find_steps, step_of
+from r2tuning_cli.training_options import OWN_DATA_FACTS
 
 
 logger = get_logger(__name__)
@@ -34,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 PATH_FIELDS = ("output_dir", "data_dir", "data_file", "val_file", "features", "video_dir", "backbone", "init_from")
 MODEL_FIELDS = ("backbone", "init_from")  # may also be names, which others know
 RESULT_INVARIANT_FIELDS = frozenset(
-    {"resume", "log_with", "push_to", "num_workers", "save_steps", "keep_checkpoints", "dry_run"}
+    {"resume", "log_with", "push_to", "num_workers", "save_steps", "keep_checkpoints", "dry_run", *OWN_DATA_FACTS}
 )
 
 
@@ -98,13 +101,15 @@ def record_results(folder: Path) -> None:
     config = TrainingConfig(**read_json(run / SETTINGS_FILE))
     history = read_json(run / METRICS)
     evaluation = _evaluation_at(_step_of_model(folder), history)
+    discard_generated_card(folder)
     Results(
         benchmark=config.benchmark,
         domain=config.domain,
         split=config.eval_split,
         scores=evaluation["scores"],
         left_out=evaluation.get("left_out", 0),
-        training=_describe_training(config, history, evaluation),
+        training=_describe_training(folder, config, history, evaluation),
+        data=_describe_data(config, history),
     ).save(folder)
     for name in (METRICS, CURVES):
         if (run / name).exists():
@@ -113,8 +118,24 @@ def record_results(folder: Path) -> None:
     write_model_card(folder)
 
 
-def _describe_training(config: TrainingConfig, history: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
-    """How the model was trained, in the form of `Results.training`."""
+def _describe_data(config: TrainingConfig, history: dict[str, Any]) -> dict[str, Any] | None:
+    """What a model was trained on, in the form of `Results.data`; `None` for a benchmark, which has its own card."""
+    if config.benchmark != OWN_DATA:
+        return None
+    return {
+        "name": config.data_name,
+        "licence": config.data_licence,
+        "description": config.data_description,
+        "splits": history.get("data", {}),
+    }
+
+
+def _describe_training(
+    folder: Path, config: TrainingConfig, history: dict[str, Any], evaluation: dict[str, Any]
+) -> dict[str, Any]:
+    """How the model in a folder was trained, in the form of `Results.training`."""
+    progress = read_json(find_steps(folder.parent)[-1] / PROGRESS_FILE)
+    is_best = folder.name == BEST and progress["best_step"] == evaluation["step"]
     versions = {"r2tuning": modeling_r2tuning.__version__}
     for package in (torch, transformers, accelerate):
         versions[package.__name__] = package.__version__
@@ -127,7 +148,24 @@ def _describe_training(config: TrainingConfig, history: dict[str, Any], evaluati
         "device": _device(config),
         "versions": versions,
         "settings": _public_settings(config),
+        "start": None if config.init_from is None else _describe_start(config.init_from),
+        "lengthened": progress.get("lengthened", []),
+        "chosen_on_test": is_best and chooses_on_test(config.eval_split),
     }
+
+
+def _describe_start(init_from: str) -> dict[str, str | None]:
+    """The checkpoint that a run started from: a "text" for readers, and the "repository" on the Hub that holds it."""
+    if Path(init_from).is_dir():
+        return {"text": "a checkpoint that is not published", "repository": None}
+    if init_from == PACKAGED:
+        return {"text": "the model in the package `r2tuning`", "repository": None}
+    released = released_checkpoint(init_from)
+    if released is None:
+        return {"text": f"`{init_from}`", "repository": init_from}
+    benchmark, domain = released
+    part = "" if domain is None else f", domain `{domain}`"
+    return {"text": f"the authors' checkpoint for `{benchmark}`{part}", "repository": ORIGINAL_REPOSITORY}
 
 
 def command_line(config: TrainingConfig) -> str:

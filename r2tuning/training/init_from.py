@@ -54,7 +54,7 @@ def check_init_from(name: str) -> None:
         FileNotFoundError: There is no such folder.
         ValueError: It is a checkpoint of the authors' code that must be converted first, or none of theirs.
     """
-    released = _released_checkpoint(name)
+    released = released_checkpoint(name)
     if released is not None:
         original_filename(*released)
     elif is_original(name):
@@ -78,7 +78,7 @@ def find_checkpoint(config: TrainingConfig) -> str:
     """
     name = str(config.init_from)
     check_init_from(name)
-    released = _released_checkpoint(name)
+    released = released_checkpoint(name)
     if released is not None:
         benchmark, domain = released
         name = resolve_checkpoint(ORIGINAL_REPOSITORY, benchmark=benchmark, domain=domain, backbone=config.backbone)
@@ -88,7 +88,7 @@ def find_checkpoint(config: TrainingConfig) -> str:
     return name
 
 
-def _released_checkpoint(name: str) -> tuple[str, str | None] | None:
+def released_checkpoint(name: str) -> tuple[str, str | None] | None:
     """Benchmark and domain in the name of a released checkpoint, `None` for other names."""
     prefix = f"{ORIGINAL_REPOSITORY}/"
     if not name.startswith(prefix) or os.path.isdir(name):
@@ -207,5 +207,6 @@ __all__ = [
     "find_checkpoint",
     "load_checkpoint",
     "read_model_config",
+    "released_checkpoint",
     "start_fields",
 ]

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from dataset_scripts.benchmarks import BENCHMARKS
+from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import MODEL_FILES, check_weights, loading, read_backbone_config, safe_weights
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS, Method
@@ -28,7 +28,8 @@ def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
     """Make the model before its first step.
 
     Without `config.init_from` it has a new side block and the encoders of `config.backbone`. Otherwise it has the
-    weights and the structure of that checkpoint; dropout, frame rate, window and losses are those of the run.
+    weights and the structure of that checkpoint; dropout, losses, frame rate and window are those of the run, except that
+    on own data the last two are the checkpoint's, too, unless `config.model` sets them.
 
     Raises:
         OSError: The backbone or the checkpoint is not found or cannot be fetched.
@@ -56,13 +57,16 @@ def _new_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
 
 def _model_of_checkpoint(config: TrainingConfig) -> R2TuningForVideoGrounding:
     name = find_checkpoint(config)
+    start = read_model_config(name)
     fields = _run_fields(config)
     _check_names(fields)
+    if config.benchmark == OWN_DATA:  # whose annotations demand no frame rate of their own
+        fields |= {"fps": start.fps, "window_sec": start.window_sec, **config.model}
     if config.method is not None:
         fields["method"] = config.method
     # The default of the configuration counts as set here: a benchmark with moments needs the head.
     fields.setdefault("use_moment_head", True)
-    fields = start_fields(config, read_model_config(name), fields)
+    fields = start_fields(config, start, fields)
     model = R2TuningForVideoGrounding(R2TuningConfig(**fields))
     copy_weights(model, load_checkpoint(config, name), name)
     logger.info(f"starting from the weights of '{config.init_from}'")

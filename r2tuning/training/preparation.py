@@ -23,11 +23,12 @@ from r2tuning.training.checkpoints import STATE, CheckpointFolder, Progress
 from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig
 from r2tuning.training.curves import History
-from r2tuning.training.data import GroundingData
+from r2tuning.training.data import GroundingData, count_labels
 from r2tuning.training.model import make_model, make_processor
 from r2tuning.training.optim import learning_rate, make_optimizer
 from r2tuning.training.plan import BatchPlan
 from r2tuning.training.training_run import TrainingRun
+from r2tuning_cli.training_options import OWN_DATA_FACTS
 
 
 logger = get_logger(__name__)
@@ -48,6 +49,7 @@ CHANGEABLE_ON_RESUME = frozenset(
             "resume",
             "log_with",
             "push_to",
+            *OWN_DATA_FACTS,
         ),
     }
 )
@@ -85,8 +87,8 @@ def prepare_run(config: TrainingConfig) -> TrainingRun:
         collator=GroundingCollator(config.seed, model.config.positive_saliency),
         plan=plan,
         eval_rows=_eval_rows(config, rows),
-        progress=Progress(num_processes=accelerator.num_processes),
-        history=History(),
+        progress=Progress(num_processes=accelerator.num_processes, num_queries=len(data)),
+        history=History(data={split: count_labels(rows[split]) for split in rows}),
         checkpoints=CheckpointFolder(config.output_dir, accelerator, model, processor, config.keep_checkpoints),
         num_left_out=num_missing + num_eval_rows - len(_eval_rows(config, rows)),
     )
@@ -264,8 +266,9 @@ def start_or_resume(run: TrainingRun) -> None:
     if checkpoint is not None:
         before = read_json(checkpoint / STATE / run.settings_path.name)
         _check_settings(before, run.config)
-        run.progress = run.checkpoints.load(checkpoint, exact=run.config.resume != "inexact")
-        run.history = History.load(checkpoint / STATE / run.metrics_path.name)
+        run.progress = run.checkpoints.load(checkpoint, len(run.data), exact=run.config.resume != "inexact")
+        data = run.history.data
+        run.history = replace(History.load(checkpoint / STATE / run.metrics_path.name), data=data)
         logger.info(f"resuming from '{checkpoint}'")
         if run.config.epochs > before["epochs"]:
             _lengthen(run, before["epochs"])

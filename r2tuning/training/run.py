@@ -26,6 +26,7 @@ from r2tuning.training.dry_run import dry_run
 from r2tuning.training.hub import check_push, push_run, record_results
 from r2tuning.training.init_from import check_init_from
 from r2tuning.training.loop import NonFiniteError, train
+from r2tuning.training.notes import log_notes
 from r2tuning.training.preparation import longest_batch, prepare_run, start_or_resume
 from r2tuning.training.run_folder import BEST, check_new_run
 from r2tuning.training.signals import Interrupted
@@ -90,6 +91,7 @@ class Outcome:
 def train_model(config: TrainingConfig) -> Outcome:
     """Train one model, or resume its training; evaluate and publish it."""
     run = prepare_run(config)
+    log_notes(run)
     if config.dry_run:
         sys.stdout.write(f"{dry_run(run, longest_batch(run))}\n")
         return Outcome()

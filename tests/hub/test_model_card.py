@@ -106,6 +106,60 @@ def test_queries_that_were_not_scored_are_reported(card_of):
     assert "Without" not in card_of(Results("qvhighlights", "val", SCORES, training=TRAINING)).text
 
 
+def own_data(**facts):
+    """Results of a model trained on own data."""
+    data = {"name": None, "licence": None, "description": None, "splits": {}, **facts}
+    return Results("custom", "val", {"MR-full-mAP": 1.0}, training=TRAINING, data=data)
+
+
+@pytest.mark.parametrize(
+    ("licence", "identifier", "name"),
+    [
+        ("cc-by-4.0", "cc-by-4.0", None),
+        ("MIT", "mit", None),
+        ("Licence of the Archive, 2024", "other", "licence-of-the-archive-2024"),
+        (None, None, None),
+    ],
+)
+def test_licence_of_own_data(card_of, licence, identifier, name):
+    """The Hub knows a list of identifiers; any other licence is "other" with a name."""
+    data = card_of(own_data(licence=licence)).data.to_dict()
+    assert (data.get("license"), data.get("license_name")) == (identifier, name)
+
+
+def test_own_data_on_the_hub_are_linked(card_of):
+    data = ModelCard(str(card_of(own_data(name="org/kitchen")))).data
+    assert data.datasets == ["org/kitchen"]
+    assert data.eval_results[0].dataset_type == "org/kitchen"
+    assert ModelCard(str(card_of(own_data(name="Kitchen")))).data.datasets is None
+
+
+@pytest.mark.parametrize(
+    ("repository", "expected"), [("org/start", ("org/start", "finetune")), (None, ("org/clip", "adapter"))]
+)
+def test_the_checkpoint_that_a_model_started_from(card_of, repository, expected):
+    training = {**TRAINING, "start": {"text": "`another model`", "repository": repository}}
+    card = card_of(Results("qvhighlights", "val", SCORES, training=training))
+    assert (card.data.base_model, card.data.base_model_relation) == expected
+    assert "trained on the training split of QVHighlights, starting from `another model`.\n" in card.text
+    assert "The terms of the checkpoint that it started from apply, too." in card.text
+
+
+def test_a_choice_on_test_is_told_with_its_recipe(card_of):
+    training = {**TRAINING, "chosen_on_test": True}
+    card = card_of(Results("charades_sta", "test", {"MR-full-mIoU": 50.0}, training=training))
+    words = (
+        "was chosen among those of its run by its scores on this split**, as in the published recipe: they are higher"
+    )
+    assert words in card.text
+
+
+def test_a_lengthened_run(card_of):
+    training = {**TRAINING, "lengthened": [{"step": 40, "epochs": 8}]}
+    text = card_of(Results("qvhighlights", "val", SCORES, training=training)).text
+    assert "The run was planned for 8 epochs and lengthened after step 40." in text
+
+
 def test_published_results(card_of):
     original = "yeliudev/R2-Tuning/checkpoints/r2_tuning_tvsum_bk-45b59440.pth"
     card = card_of(Results("tvsum", "val", {"mAP-BK": 91.23}, domain="BK", original=original))

@@ -92,4 +92,4 @@ def test_presets_match_the_published_recipe(name):
 
 
 def test_every_benchmark_has_a_preset():
-    assert set(preset_names()) == {*PUBLISHED, "moving_shapes"}
+    assert set(preset_names()) == {*PUBLISHED, "custom", "moving_shapes"}
