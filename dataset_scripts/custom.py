@@ -14,22 +14,20 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 
-from .benchmarks import BENCHMARKS, OWN_DATA, UNIT_SEC
+from .benchmarks import BENCHMARKS, OWN_DATA
 from .builder import BenchmarkBuilder, BenchmarkConfig
-from .cleaning import MIN_TRAINING_SEC
-from .custom_findings import KINDS, Findings, RowError
-from .custom_rows import KNOWN_COLUMNS, OwnQuery, OwnRow, join_rows, read_rows, saliency_of
+from .custom_examples import Example, make_examples
+from .custom_findings import KINDS, Findings
+from .custom_rows import KNOWN_COLUMNS, OwnQuery, OwnRow, join_rows, read_rows
 from .custom_tables import Table, is_dataset, name_sources, read_dataset, read_table
-from .custom_values import video_id_of
-from .custom_videos import END_TOLERANCE_SEC, OwnVideos, measure_videos
+from .custom_videos import OwnVideos
 from .features import FEATURES
-from .reading import LONGEST_SEC, AnnotationError, find_files
+from .reading import AnnotationError, find_files
 
 
 __all__ = ["Custom", "DataFiles", "OwnData", "count_missing_queries", "find_sources", "read_own_data"]
@@ -40,8 +38,8 @@ SPLIT_NAMES = ("train", "val", "test")
 ENDINGS = ("jsonl", "json", "csv", "tsv", "parquet")
 # File names in `data_dir`; `r2tuning export-dataset` writes the last one.
 FILES = {split: (*(f"{split}.{ending}" for ending in ENDINGS), f"default/{split}.parquet") for split in SPLIT_NAMES}
-HELD_OUT_SHARE = 10  # one video of ten
-Example = dict[str, Any]
+VIDEOS_PER_HELD_OUT = 10
+OTHER_COLUMNS = ("domain", "task")  # of Parquet files that `r2tuning export-dataset` wrote
 DataFiles = str | os.PathLike | Mapping[str, str | os.PathLike]
 
 
@@ -87,16 +85,18 @@ def read_own_data(
         ValueError: There is only one video, so none can be held out.
     """
     data = OwnData()
-    rows = _read_sources(sources, data.findings)
-    pairs = _divide(rows, sources, split, data)
-    queries = join_rows(pairs, data.findings)
+    rows, has_splits = _read_sources(sources, data.findings)
+    queries = join_rows(_divide(rows, has_splits, split, data), data.findings)
+    _note_repeated_videos(queries, data.findings)
     videos = OwnVideos(video_dir, lengths)
-    _find_repeated_videos(queries, data.findings)
     for name in SPLIT_NAMES:
         chosen = [query for query in queries if query.split == name]
         if chosen and split in (None, name):
             data.num_queries[name] = len(chosen)
-            data.examples[name] = _make_examples(chosen, videos, data.findings)
+            data.examples[name] = make_examples(chosen, videos, data.findings)
+    if split is None:
+        for relative in videos.unused():
+            data.findings.add("unused_video", f"'{relative}'", "no row names it")
     return data
 
 
@@ -139,52 +139,71 @@ def count_missing_queries(
 # ---- tables and splits ---------------------------------------------------------------------------------------------
 
 
-def _read_sources(sources: Mapping[str, str], findings: Findings) -> dict[str, list[OwnRow]]:
-    """The rows of each source, by the split that it was given for."""
+def _read_sources(sources: Mapping[str, str], findings: Findings) -> tuple[dict[str, list[OwnRow]], bool]:
+    """The rows of each source by the split that it was given for; and whether they have splits of their own."""
     rows: dict[str, list[OwnRow]] = {}
+    has_splits = False
     for given, source in sources.items():
         rows[given] = []
-        tables = read_dataset(source) if is_dataset(source) else {"train": read_table(source, KNOWN_COLUMNS)}
-        for name, table in tables.items():
-            _note_table(table, findings)
-            if list(tables) != ["train"]:  # the dataset's own splits are those of its rows
-                for row in table.rows:
-                    row.fields.setdefault("split", name)
-                table.columns.append("split")
-            rows[given] += read_rows(table, findings)
-    return rows
+        for table in _read_tables(source, name_of(source, sources)):
+            own_rows = read_rows(table, findings)
+            _note_table(table, own_rows, findings)
+            has_splits = has_splits or "split" in table.columns
+            rows[given] += own_rows
+    return rows, has_splits
 
 
-def _note_table(table: Table, findings: Findings) -> None:
-    ignored = [column for column in table.columns if column not in (*KNOWN_COLUMNS, "domain", "task")]
-    for column in ignored:
-        findings.add("ignored_columns", table.name, f"'{column}'")
+def name_of(source: str, sources: Mapping[str, str]) -> str:
+    """Name of a source in messages: without its folder, unless another one has the same name."""
+    name = Path(source).name
+    same = [other for other in set(sources.values()) if Path(other).name == name]
+    return name if len(same) == 1 else source
+
+
+def _read_tables(source: str, name: str) -> list[Table]:
+    if not is_dataset(source):
+        return [read_table(source, name, KNOWN_COLUMNS)]
+    tables = read_dataset(source, name)
+    if list(tables) != ["train"]:  # the dataset's own splits are those of its rows
+        for split, table in tables.items():
+            for row in table.rows:
+                row.fields.setdefault("split", split)
+            table.columns.append("split")
+    return list(tables.values())
+
+
+def _note_table(table: Table, rows: list[OwnRow], findings: Findings) -> None:
+    for column in table.columns:
+        if column not in (*KNOWN_COLUMNS, *OTHER_COLUMNS):
+            findings.add("ignored_column", table.name, f"'{column}'")
     if table.legacy_encoding is not None:
         findings.add("other_encoding", table.name, f"read as {table.legacy_encoding}")
+    scores = []
+    for row in rows:
+        scores += [max(unit) for unit in row.saliency or []]
+    if scores and max(scores) <= 1:
+        findings.add("saliency_scale", table.name, f"the highest score is {max(scores):g}")
 
 
 def _divide(
-    rows: Mapping[str, list[OwnRow]], sources: Mapping[str, str], split: str | None, data: OwnData
+    rows: Mapping[str, list[OwnRow]], has_splits: bool, split: str | None, data: OwnData
 ) -> list[tuple[str, OwnRow]]:
-    """Each row with its split."""
-    if list(sources) != ["train"]:
-        pairs = []
-        for given, own_rows in rows.items():
-            for row in own_rows:
-                if row.split not in (None, given):
-                    detail = f"`split` is {row.split}, but the file was given for {given}; pass a file with a column `split` alone"
-                    data.findings.add("bad_split", row.place, detail)
-                else:
-                    pairs.append((given, row))
-        return pairs
-    if any(row.split is not None for row in rows["train"]):
-        return [(row.split, row) for row in rows["train"] if row.split is not None]
-    data.held_out = _hold_out({video_id_of(row.video) for row in rows["train"]}, split)
-    held_out = set(data.held_out)
+    """Each row with its split; rows whose split cannot be used are broken."""
+    if list(rows) == ["train"]:
+        own_rows = rows["train"]
+        if has_splits:
+            return [(row.split or "train", row) for row in own_rows]  # a row without a readable split is broken
+        data.held_out = _hold_out({row.video_id for row in own_rows}, split)
+        held_out = set(data.held_out)
+        return [("val" if row.video_id in held_out else "train", row) for row in own_rows]
     pairs = []
-    for row in rows["train"]:
-        is_held_out = video_id_of(row.video) in held_out
-        pairs.append(("val" if is_held_out else "train", row))
+    for given, own_rows in rows.items():
+        for row in own_rows:
+            is_elsewhere = row.split not in (None, given)
+            if is_elsewhere:
+                detail = f"`split` is {row.split}, but the file was given for {given}; pass this file alone"
+                data.findings.add("bad_split", row.place, detail)
+            pairs.append((given, replace(row, is_broken=row.is_broken or is_elsewhere)))
     return pairs
 
 
@@ -198,155 +217,15 @@ def _hold_out(video_ids: set[str], split: str | None) -> list[str]:
             "'train' alone."
         )
     in_order = sorted(video_ids, key=lambda video_id: hashlib.sha256(video_id.encode()).hexdigest())
-    return in_order[: max(round(len(in_order) / HELD_OUT_SHARE), 1)]
+    return in_order[: max(round(len(in_order) / VIDEOS_PER_HELD_OUT), 1)]
 
 
-def _find_repeated_videos(queries: list[OwnQuery], findings: Findings) -> None:
+def _note_repeated_videos(queries: list[OwnQuery], findings: Findings) -> None:
     splits: dict[str, str] = {}
     for query in queries:
         first = splits.setdefault(query.video_id, query.split)
         if query.split != first:
-            findings.add("two_splits", query.video_id, f"in {first} and in {query.split}")
-
-
-# ---- examples ------------------------------------------------------------------------------------------------------
-
-
-def _make_examples(queries: list[OwnQuery], videos: OwnVideos, findings: Findings) -> list[Example]:
-    """The usable queries of a split as examples; the others become findings."""
-    paths = _find_videos(queries, videos, findings)
-    lengths = _find_lengths(queries, paths, videos, findings)
-    examples = []
-    for query in queries:
-        duration_sec = lengths.get(query.video_id)
-        if duration_sec is None:
-            continue  # a finding says why
-        if query.split == "train" and duration_sec < MIN_TRAINING_SEC:
-            findings.add("short_video", query.place, f"'{query.video_id}' has {duration_sec:.2f} s")
-            continue
-        try:
-            examples.append(_make_example(query, duration_sec, paths.get(query.video_id), findings))
-        except RowError as error:
-            findings.add(error.kind, query.place, str(error))
-    return examples
-
-
-def _find_videos(queries: list[OwnQuery], videos: OwnVideos, findings: Findings) -> dict[str, str]:
-    """The file of each video id that has one; none without a folder."""
-    paths: dict[str, str] = {}
-    ids_by_path: dict[str, str] = {}
-    if videos.folder is None:
-        return paths
-    ambiguous = set()
-    for query in queries:
-        video_id = query.video_id
-        try:
-            path = videos.find(query.video)
-            if paths.setdefault(video_id, path) != path:
-                ambiguous.add(video_id)
-            if video_id in ambiguous:
-                raise RowError("ambiguous_video", f"'{video_id}' stands for {paths[video_id]} and {path}")
-        except RowError as error:
-            findings.add(error.kind, query.place, f"'{query.video}': {error}")
-            continue
-        first = ids_by_path.setdefault(path, video_id)
-        if first != video_id:
-            findings.add("two_names", query.place, f"'{video_id}' is the file of '{first}'")
-    return {video_id: path for video_id, path in paths.items() if video_id not in ambiguous}
-
-
-def _find_lengths(
-    queries: list[OwnQuery], paths: Mapping[str, str], videos: OwnVideos, findings: Findings
-) -> dict[str, float]:
-    """Length in seconds of each video id where it is known."""
-    if videos.folder is not None:
-        return _measure_lengths(queries, paths, findings)
-    lengths: dict[str, float] = {}
-    for query in queries:
-        known = (videos.lengths or {}).get(query.video_id)
-        if known is None:
-            known = next((row.duration_sec for row in query.rows if row.duration_sec is not None), None)
-        if known is not None:
-            lengths.setdefault(query.video_id, known)
-    for query in queries:
-        if query.video_id not in lengths:
-            if videos.lengths is None:
-                findings.add("no_duration", query.place, f"'{query.video_id}'")
-            else:
-                findings.add("missing_video", query.place, f"'{query.video_id}': its length is not recorded")
-    return lengths
-
-
-def _measure_lengths(queries: list[OwnQuery], paths: Mapping[str, str], findings: Findings) -> dict[str, float]:
-    """Length in seconds of each readable video, compared with its header and with the table."""
-    measured = measure_videos(paths.values())
-    lengths = {}
-    for query in queries:
-        video_id = query.video_id
-        if video_id not in paths:
-            continue
-        result = measured[paths[video_id]]
-        if isinstance(result, ValueError):
-            findings.add("unreadable_video", query.place, f"'{video_id}': {result}")
-            continue
-        length, declared = result
-        if length > LONGEST_SEC:
-            findings.add("unreadable_video", query.place, f"'{video_id}' has {length:.0f} s, more than a day")
-            continue
-        lengths[video_id] = length
-        if declared - length > END_TOLERANCE_SEC:
-            findings.add("damaged_video", video_id, f"its header declares {declared:.2f} s, found {length:.2f} s")
-        for row in query.rows:
-            if row.duration_sec is not None and abs(row.duration_sec - length) > END_TOLERANCE_SEC:
-                findings.add(
-                    "duration_differs", video_id, f"{row.duration_sec:g} s in the table, {length:.2f} s in the file"
-                )
-    return lengths
-
-
-def _make_example(query: OwnQuery, duration_sec: float, path: str | None, findings: Findings) -> Example:
-    """An example in the schema of `features.py`.
-
-    Raises:
-        RowError: A moment or the saliency does not fit the video.
-    """
-    moments = [_check_moment(start, end, query, duration_sec, findings) for start, end in query.moments]
-    scores = saliency_of(query, duration_sec)
-    saliency = None
-    task = ["moment_retrieval"]
-    if scores is not None:
-        times = [[UNIT_SEC * unit, UNIT_SEC * (unit + 1)] for unit in range(len(scores))]
-        times[-1][1] = max(min(times[-1][1], duration_sec), times[-1][0])
-        saliency = {"times_sec": times, "scores": scores}
-        task.append("highlight_detection")
-    return {
-        "qid": query.qid,
-        "query": query.query,
-        "video_id": query.video_id,
-        "video": path,
-        "duration_sec": duration_sec,
-        "moments": sorted(moments),
-        "saliency": saliency,
-        "domain": None,
-        "task": task,
-    }
-
-
-def _check_moment(start: float, end: float, query: OwnQuery, duration_sec: float, findings: Findings) -> list[float]:
-    """A moment inside the video; an end a little after it is set to it."""
-    found = f"[{start:g}, {end:g}]"
-    if start < 0 or end < 0:
-        raise RowError("negative_time", found)
-    if end < start:
-        raise RowError("reversed_moment", found)
-    if end == start:
-        raise RowError("empty_moment", found)
-    if start >= duration_sec or end > duration_sec + END_TOLERANCE_SEC:
-        raise RowError("beyond_end", f"{found} in '{query.video_id}' of {duration_sec:.2f} s")
-    if end > duration_sec:
-        findings.add("cut_end", query.place, f"{found} in '{query.video_id}' of {duration_sec:.2f} s")
-        end = duration_sec
-    return [start, end]
+            findings.add("two_splits", f"'{query.video_id}'", f"in {first} and in {query.split}")
 
 
 # ---- the builder ---------------------------------------------------------------------------------------------------
@@ -421,7 +300,7 @@ def _refuse(findings: Findings, on_error: str, missing_videos: str) -> None:
 
 def _explain_empty(split: str, sources: Mapping[str, str], data: OwnData) -> str:
     """Why a split has no example."""
-    names = ", ".join(Path(source).name for source in sources.values())
+    names = ", ".join(name_of(source, sources) for source in sources.values())
     if split in data.num_queries:
         reasons = [data.findings.describe(effect) for effect in ("left_out", "missing", "changed")]
         return f"{names}: no query of {split} is left: {'; '.join(reason for reason in reasons if reason)}"
@@ -432,15 +311,17 @@ def _explain_empty(split: str, sources: Mapping[str, str], data: OwnData) -> str
 def _log(split: str, sources: Mapping[str, str], data: OwnData) -> None:
     """Log in one line what a split holds and what was found."""
     examples = data.examples[split]
-    names = ", ".join(Path(source).name for source in sources.values())
+    names = ", ".join(name_of(source, sources) for source in sources.values())
     num_videos = len({example["video_id"] for example in examples})
     num_absent = sum(not example["moments"] for example in examples)
     parts = [f"custom {split}: {len(examples):,} queries of {num_videos:,} videos read from {names}"]
     if num_absent:
-        parts.append(f"{num_absent:,} queries that nothing matches")
+        parts.append(f"queries that nothing matches: {num_absent:,}")
     if data.held_out:
-        parts.append(f"{len(data.held_out):,} videos held out for validation, by a hash of their names")
-    counts = {kind: len(findings) for kind, findings in data.findings.by_kind().items()}
-    parts += [f"{count:,} {KINDS[kind].title}" for kind, count in counts.items()]
-    level = logging.WARNING if counts else logging.INFO
+        parts.append(f"videos held out for val, by a hash of their names: {len(data.held_out):,}")
+    level = logging.INFO
+    for kind, findings in data.findings.by_kind().items():
+        parts.append(f"{KINDS[kind].title}: {len(findings):,}")
+        if KINDS[kind].effect != "information":
+            level = logging.WARNING
     logger.log(level, "%s", "; ".join(parts))

@@ -46,7 +46,7 @@ DIGEST_LENGTH = 8
 
 @dataclass(frozen=True)
 class OwnRow:
-    """A row of a table with its values read.
+    """A row of a table, its values read.
 
     Attributes:
         place: Where it was found.
@@ -59,8 +59,8 @@ class OwnRow:
         duration_sec: Length of the video.
         saliency: Scores of each annotator for each unit, or (from QVHighlights) for each of `units`.
         units: Numbers of the units that have scores; `None` = all units.
-        is_broken: Some value could not be read. The other rows of its query are then of no use either, as the query would
-            miss a moment.
+        is_broken: Some value could not be read. The other rows of its query are then left out too, because the query
+            would lack a moment.
     """
 
     place: str
@@ -75,6 +75,17 @@ class OwnRow:
     units: list[int] | None = None
     is_broken: bool = False
 
+    @property
+    def video_id(self) -> str:
+        """Id of its video."""
+        return video_id_of(self.video)
+
+    @property
+    def query_keys(self) -> set[tuple[str, ...]]:
+        """What it has in common with the other rows of its query."""
+        keys: set[tuple[str, ...]] = {(self.video_id, self.query)}
+        return keys if self.qid is None else {*keys, (self.qid,)}
+
 
 @dataclass
 class OwnQuery:
@@ -84,13 +95,13 @@ class OwnQuery:
         rows: The rows that it was made of.
         qid: Its id.
         split: Its split.
-        moments: Its moments in seconds, in the order of the rows.
+        moments: Its moments in seconds, each with the place where it was found first.
     """
 
     rows: list[OwnRow]
     qid: str
     split: str
-    moments: list[Moment] = field(default_factory=list)
+    moments: dict[Moment, str] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -110,7 +121,7 @@ class OwnQuery:
     @property
     def video_id(self) -> str:
         """Id of its video."""
-        return video_id_of(self.video)
+        return self.rows[0].video_id
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
@@ -165,7 +176,7 @@ def _value(row: TableRow, names: Mapping[str, list[str]], meaning: str) -> tuple
 
 
 def _read_start(row: TableRow, names: Mapping[str, list[str]]) -> OwnRow:
-    """What says to which query and split a row belongs."""
+    """What says to which query a row belongs."""
     if row.problem is not None:
         raise RowError("unreadable_row", row.problem)
     column, video = _value(row, names, "video")
@@ -174,11 +185,11 @@ def _read_start(row: TableRow, names: Mapping[str, list[str]]) -> OwnRow:
         video=clean_video_name(video, column),
         query=_read_query(row, names),
         qid=_read_qid(row, names),
-        split=_read_split(row, names),
     )
 
 
 def _read_rest(start: OwnRow, row: TableRow, names: Mapping[str, list[str]], decimal_comma: bool) -> OwnRow:
+    split = _read_split(row, names)
     moments, lists_moments = _read_moments(row, names, decimal_comma)
     saliency, units = _read_saliency(row, names)
     column, duration = _value(row, names, "duration")
@@ -189,6 +200,7 @@ def _read_rest(start: OwnRow, row: TableRow, names: Mapping[str, list[str]], dec
             raise RowError("unreadable_row", f"`{column}` is {reprlib.repr(duration)}, expected a length above 0")
     return replace(
         start,
+        split=split,
         moments=moments,
         lists_moments=lists_moments,
         duration_sec=duration_sec,
@@ -216,13 +228,15 @@ def _read_moments(row: TableRow, names: Mapping[str, list[str]], decimal_comma: 
         if start is not None or end is not None:
             raise RowError("unreadable_row", f"both `{list_column}` and `{start_column}`, `{end_column}` have values")
         return parse_moments(listed, list_column), True
-    if "start" not in names or "end" not in names:
-        raise RowError("bad_time", f"`{list_column}` is empty, expected [] where nothing matches")
+    # A key that is missing is not taken for an empty cell, which says that nothing matches.
+    if not {start_column, end_column} <= row.fields.keys():
+        wanted = list_column if "moments" in names else f"{start_column}` or `{end_column}"
+        raise RowError("bad_time", f"`{wanted}` is missing; for a query that nothing matches, write [] as its moments")
     if start is None and end is None:
         return [], False
     if start is None or end is None:
         empty = start_column if start is None else end_column
-        raise RowError("bad_time", f"`{empty}` is empty; leave both empty where nothing matches")
+        raise RowError("bad_time", f"`{empty}` is empty; leave both times empty where nothing matches")
     moment = (parse_time(start, start_column, decimal_comma), parse_time(end, end_column, decimal_comma))
     return [moment], False
 
@@ -273,51 +287,53 @@ def _read_split(row: TableRow, names: Mapping[str, list[str]]) -> str | None:
 def join_rows(rows: Iterable[tuple[str, OwnRow]], findings: Findings) -> list[OwnQuery]:
     """The queries of one or several tables; rows of the same video and query in the same split are one query.
 
-    Rows with a `qid` are joined by it instead.
+    Rows with a `qid` are joined by it instead. A query with a broken row is left out.
 
     Args:
         rows: (split, row) pairs.
         findings: Gets what cannot be joined.
     """
+    pairs = list(rows)
+    broken: set[tuple[str, ...]] = set()
+    for _, row in pairs:
+        if row.is_broken:
+            broken |= row.query_keys
     queries: dict[tuple[str, ...], OwnQuery] = {}
-    for split, row in rows:
-        video_id = video_id_of(row.video)
-        if row.qid is None:
-            key: tuple[str, ...] = (split, video_id, row.query)
-            qid = f"{video_id}-{_digest(row.query)}"
-        else:
-            key, qid = (split, row.qid), row.qid
+    for split, row in pairs:
+        if row.query_keys & broken:
+            continue
+        key, qid = _identify(split, row)
         query = queries.setdefault(key, OwnQuery([], qid, split))
         try:
             _add_row(query, row, findings)
         except RowError as error:
             findings.add(error.kind, row.place, str(error))
-    usable = []
-    for query in queries.values():
-        is_broken = any(row.is_broken for row in query.rows)
-        if query.rows and not is_broken and not _is_contradiction(query, findings):
-            usable.append(query)
-    return usable
+    return [query for query in queries.values() if not _is_contradiction(query, findings)]
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+def _identify(split: str, row: OwnRow) -> tuple[tuple[str, ...], str]:
+    """What the rows of a query have in common, and the id of the query."""
+    if row.qid is not None:
+        return (split, row.qid), row.qid
+    # The id depends on nothing but video and query, so that it stays the same when other rows are added.
+    digest = hashlib.sha256(row.query.encode()).hexdigest()[:DIGEST_LENGTH]
+    return (split, row.video_id, row.query), f"{row.video_id}-{digest}"
 
 
 def _add_row(query: OwnQuery, row: OwnRow, findings: Findings) -> None:
     """Add a row to a query, with the moments that are not there yet."""
     if query.rows:
-        if (query.video_id, query.query) != (video_id_of(row.video), row.query):
+        if (query.video_id, query.query) != (row.video_id, row.query):
             raise RowError("duplicate_id", f"qid '{row.qid}' belongs to the query at {query.place}")
         repeats = [moment for moment in row.moments if moment in query.moments]
         for moment in repeats:
-            findings.add("repeated_moment", row.place, f"[{moment[0]:g}, {moment[1]:g}] as at {query.place}")
+            detail = f"[{moment[0]:g}, {moment[1]:g}] of '{row.query}', as at {query.moments[moment]}"
+            findings.add("repeated_moment", row.place, detail)
         if row.lists_moments and len(repeats) < len(row.moments):
-            findings.add("joined_rows", row.place, f"'{row.query}' as at {query.place}")
+            findings.add("joined_rows", row.place, f"'{row.query}', as at {query.place}")
     query.rows.append(row)
     for moment in row.moments:
-        if moment not in query.moments:
-            query.moments.append(moment)
+        query.moments.setdefault(moment, row.place)
 
 
 def _is_contradiction(query: OwnQuery, findings: Findings) -> bool:

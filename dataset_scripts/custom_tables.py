@@ -27,6 +27,7 @@ EXCEL_HINT = re.compile(r"sep=(.)\s*")  # first line of some CSV files, which Ex
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 LEGACY_ENCODING = "cp1252"  # Latin-1 with the printable characters that Windows adds
 DATA_KEY = "data"  # of a JSON document that keeps its rows under a key
+DATASET_ERRORS = (OSError, RuntimeError, TypeError, ValueError)  # of files that `datasets` cannot read
 LIST_OF_ROWS = 'a list of objects, or {"data": [...]}'
 
 
@@ -35,7 +36,7 @@ class TableRow:
     """A row of a table.
 
     Attributes:
-        fields: Values by column; empty cells are left out.
+        fields: Values by column; `None` = an empty cell.
         place: Where it was found, such as "my.csv, line 7".
         problem: Why it cannot be used; `None` if it can.
     """
@@ -50,7 +51,7 @@ class Table:
     """A table.
 
     Attributes:
-        name: Its file name, for messages.
+        name: Its name in messages.
         rows: Its rows.
         columns: Names of its columns, cleaned by `clean_column`.
         decimal_comma: Whether numbers may have a comma instead of a point.
@@ -69,17 +70,17 @@ def clean_column(name: object) -> str:
     return re.sub(r"[\s-]+", "_", str(name).strip().lower())
 
 
-def read_table(path: str | os.PathLike, known_columns: Sequence[str]) -> Table:
+def read_table(path: str | os.PathLike, name: str, known_columns: Sequence[str]) -> Table:
     """Read a file.
 
     Args:
         path: The file.
+        name: Its name in messages.
         known_columns: Names that a header may hold; they show which delimiter a CSV file has.
 
     Raises:
         AnnotationError: The file is none of the formats.
     """
-    name = Path(path).name
     data = read_decompressed(path)
     if data.startswith(PARQUET):
         return _read_parquet(name, data)
@@ -222,10 +223,10 @@ def _csv_row(place: str, columns: list[str], cells: list[str]) -> TableRow:
             place,
             f"found {len(cells)} cells, but the header has {len(columns)}; put quotes around a text that holds the delimiter",
         )
-    fields = {}
+    fields: dict[str, Any] = {}
     for column, cell in zip(columns, cells, strict=True):
-        if column and cell.strip():
-            fields[column] = cell
+        if column:
+            fields[column] = cell if cell.strip() else None
     return TableRow(fields, place)
 
 
@@ -267,28 +268,33 @@ def is_dataset(source: str) -> bool:
     return source.startswith(HUB_PREFIX) or Path(source).is_dir()
 
 
-def read_dataset(source: str) -> dict[str, Table]:
+def read_dataset(source: str, name: str) -> dict[str, Table]:
     """The tables of a dataset by split, read with `datasets.load_dataset`, which runs none of its code.
 
     Args:
         source: A folder, or "hf://datasets/ORG/NAME", also with "@REVISION".
+        name: Its name in messages.
 
     Raises:
         AnnotationError: `datasets` cannot load it.
     """
-    name, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
-    if not source.startswith(HUB_PREFIX):
-        name, revision = source, ""
-    try:
-        splits = datasets.load_dataset(name, revision=revision or None)
-    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise AnnotationError(f"'{source}' cannot be loaded with `datasets`: {error}") from error
+    path, revision = source, ""
+    if source.startswith(HUB_PREFIX):
+        path, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
     tables = {}
-    for split, dataset in splits.items():
-        for column, feature in dataset.features.items():
-            if isinstance(feature, datasets.Video):
-                dataset = dataset.cast_column(column, datasets.Video(decode=False))
-        place = f"{Path(name).name}, {split} row"
-        rows = [_json_row(item, f"{place} {number}") for number, item in enumerate(dataset, 1)]
-        tables[str(split)] = _make_table(Path(name).name, rows)
+    try:
+        # Streamed, so that no copy stays in the cache of `datasets`.
+        splits = datasets.load_dataset(path, revision=revision or None, streaming=True)
+        for split, dataset in splits.items():
+            rows = _dataset_rows(dataset, f"{name}, {split} row")
+            tables[str(split)] = _make_table(name, rows)
+    except (*DATASET_ERRORS, datasets.exceptions.DatasetGenerationError) as error:
+        raise AnnotationError(f"'{source}' cannot be loaded with `datasets`: {error}") from error
     return tables
+
+
+def _dataset_rows(dataset: datasets.IterableDataset, place: str) -> list[TableRow]:
+    for column, feature in (dataset.features or {}).items():
+        if isinstance(feature, datasets.Video):
+            dataset = dataset.cast_column(column, datasets.Video(decode=False))
+    return [_json_row(item, f"{place} {number}") for number, item in enumerate(dataset, 1)]

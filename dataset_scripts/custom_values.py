@@ -10,10 +10,10 @@ from typing import Any
 from .benchmarks import BENCHMARKS, OWN_DATA
 from .custom_findings import RowError
 from .reading import MAX_ANNOTATORS, MAX_INTERVALS, is_number, parse_number
-from .videos import CONTAINERS
+from .videos import strip_extension
 
 
-__all__ = ["Moment", "clean_video_name", "parse_moments", "parse_saliency", "parse_time", "video_id_of"]
+__all__ = ["Moment", "clean_video_name", "is_absolute", "parse_moments", "parse_saliency", "parse_time", "video_id_of"]
 
 Moment = tuple[float, float]  # start and end in seconds
 
@@ -158,5 +158,4 @@ def video_id_of(name: str) -> str:
     """The id of a video: its cleaned name without extension; of an absolute path only the file name, which is no secret."""
     if is_absolute(name):
         name = name.rpartition("/")[2]
-    stem, _, extension = name.rpartition(".")
-    return stem if stem and extension.lower() in CONTAINERS else name
+    return strip_extension(name)

@@ -1,9 +1,12 @@
 """The videos of a user's own table: which file a name stands for, and how long the video really is."""
 
 import os
+import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,11 @@ import datasets
 from .containers import VideoSource, open_stream
 from .custom_findings import RowError
 from .custom_values import is_absolute
-from .videos import CONTAINERS, stream_duration
+from .videos import safe_name, stream_duration, strip_extension, walk_files
 
 
-__all__ = ["END_TOLERANCE_SEC", "OwnVideos", "measure_video"]
+__all__ = ["OwnVideos", "VideoLength", "measure_video", "measure_videos"]
 
-END_TOLERANCE_SEC = 1.0  # annotated times are often rounded to seconds, and headers are not exact
 NUM_THREADS = 8  # waiting for a disk or a network file system takes longer than reading the headers
 
 
@@ -32,30 +34,26 @@ class OwnVideos:
     def __init__(self, folder: str | os.PathLike | None, lengths: Mapping[str, float] | None = None):
         self.folder = None if folder is None else os.path.abspath(folder)
         self.lengths = lengths
-        # Both in composed Unicode, as macOS stores names in decomposed form.
-        self._by_path: dict[str, str] = {}  # by path relative to the folder
-        self._by_stem: dict[str, list[str]] = {}  # relative paths, by path without extension and by name alone
+        self._used: set[str] = set()
+        # Relative paths, in composed Unicode as in the table, since macOS stores names in decomposed form.
+        self._by_path: dict[str, str] = {}  # the real path
+        self._by_name: dict[str, list[str]] = {}  # all relative paths with this file name
+        self._by_stem: dict[str, list[str]] = {}  # all with this path without extension
+        self._by_name_stem: dict[str, list[str]] = {}  # all with this file name without extension
         if self.folder is not None:
             self._index(self.folder)
 
     def _index(self, folder: str) -> None:
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"`video_dir` '{folder}' is not a folder.")
-        visited = set()
-        for root, folders, files in os.walk(folder, followlinks=True):
-            real = os.path.realpath(root)
-            if real in visited:
-                folders.clear()
-                continue
-            visited.add(real)
-            for file in files:
-                path = os.path.join(root, file)
-                relative = unicodedata.normalize("NFC", Path(path).relative_to(folder).as_posix())
-                self._by_path[relative] = path
-                stem, _, extension = relative.rpartition(".")
-                if stem and extension.lower() in CONTAINERS:
-                    for key in {stem, stem.rpartition("/")[2]}:
-                        self._by_stem.setdefault(key, []).append(relative)
+        for path in walk_files(folder):
+            relative = unicodedata.normalize("NFC", Path(path).relative_to(folder).as_posix())
+            name = relative.rpartition("/")[2]
+            self._by_path[relative] = path
+            self._by_name.setdefault(name, []).append(relative)
+            if strip_extension(name) != name:
+                self._by_stem.setdefault(strip_extension(relative), []).append(relative)
+                self._by_name_stem.setdefault(strip_extension(name), []).append(relative)
 
     def find(self, name: str) -> str:
         """The file that a cleaned name stands for.
@@ -68,81 +66,122 @@ class OwnVideos:
         Raises:
             RowError: There is no such file, or there are several.
         """
+        path = name if is_absolute(name) and os.path.isfile(name) else self._look_up(name)
+        self._used.add(path)
+        return path
+
+    def _look_up(self, name: str) -> str:
         if is_absolute(name):
-            if os.path.isfile(name):
-                return name
             name = name.rpartition("/")[2]
         if name in self._by_path:
             return self._by_path[name]
-        in_subfolders = [path for path in self._by_path if path.endswith(f"/{name}")]
-        stem, _, extension = name.rpartition(".")
-        if not (stem and extension.lower() in CONTAINERS):
-            stem = name
-        candidates = in_subfolders or self._by_stem.get(name) or self._by_stem.get(stem) or []
+        stem = strip_extension(name)
+        places = (
+            self._by_name.get(name),
+            self._by_stem.get(stem),
+            self._by_name_stem.get(stem),
+            self._by_stem.get(safe_name(stem)),  # the videos of `r2tuning extract --store frames` have escaped names
+        )
+        candidates = next(filter(None, places), [])
         if not candidates:
             raise RowError("missing_video", "there is no such file")
         if len(candidates) > 1:
-            raise RowError("ambiguous_video", f"the name stands for {', '.join(sorted(candidates)[:3])}")
+            raise RowError("ambiguous_video", f"it may be {' or '.join(sorted(candidates)[:3])}")
         return self._by_path[candidates[0]]
 
-    def unused(self, used: Iterable[str]) -> list[str]:
-        """Relative paths of the videos that are not among the paths `used`."""
-        paths = set(used)
-        videos = {relative for candidates in self._by_stem.values() for relative in candidates}
-        return sorted(relative for relative in videos if self._by_path[relative] not in paths)
+    def unused(self) -> list[str]:
+        """Relative paths of the videos that `find` has not returned."""
+        unused = []
+        for relative, path in self._by_path.items():
+            if path not in self._used and strip_extension(relative) != relative:
+                unused.append(relative)
+        return sorted(unused)
 
 
-def measure_videos(paths: Iterable[str]) -> dict[str, tuple[float, float] | ValueError]:
-    """What `measure_video` gives for each file, or its error; with a progress bar on a terminal."""
+@dataclass(frozen=True)
+class VideoLength:
+    """How long a video is.
+
+    Attributes:
+        real_sec: Length of what the file holds, in seconds.
+        declared_sec: Length in the header; `None` = there is none of the pictures alone.
+        frame_sec: Usual time from one frame to the next.
+    """
+
+    real_sec: float
+    declared_sec: float | None = None
+    frame_sec: float = 0.0
+
+
+def measure_videos(paths: Iterable[str]) -> dict[str, VideoLength | ValueError]:
+    """The length of each file, or the error of `measure_video`; with a progress bar on a terminal."""
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         results = pool.map(_measure, unique)
         bar = datasets.utils.tqdm(
-            results, desc="reading lengths", total=len(unique), unit=" videos", leave=False, disable=None
+            results,
+            desc="reading lengths",
+            total=len(unique),
+            unit=" videos",
+            leave=False,
+            disable=not sys.stderr.isatty(),
         )
         return dict(zip(unique, bar, strict=True))
 
 
-def _measure(path: str) -> tuple[float, float] | ValueError:
+def _measure(path: str) -> VideoLength | ValueError:
     try:
         return measure_video(path)
     except ValueError as error:
         return error
 
 
-def measure_video(path: str) -> tuple[float, float]:
-    """The real length of a video in seconds, and the one in its header.
+def measure_video(path: str) -> VideoLength:
+    """The length of a video.
 
-    The header of a damaged file may declare more than the file holds, so the packets at the declared end are read, too.
+    The header of a damaged file may declare more than the file holds, so its last packets are read, too. Where the index
+    leads to a part that is missing, or where a format has no index, all packets are read. Nothing is decoded.
 
     Raises:
         ValueError: The file is not a readable video.
     """
-    with open_stream(VideoSource("it", f"file:{path}")) as (av, container, stream):
-        declared = stream_duration(container, stream)
-        start = float(stream.start_time * stream.time_base) if stream.start_time else 0.0
-        try:
-            container.seek(int((start + declared) / stream.time_base), stream=stream)
-            end = _last_end(av, container, stream)
-        except av.error.FFmpegError:
-            end = None
-    if end is None:
-        # The index leads to a part that is missing, or the format has none: read all there is.
-        with open_stream(VideoSource("it", f"file:{path}")) as (av, container, stream):
-            end = _last_end(av, container, stream)
-    if end is None or end <= start:
-        raise ValueError("it holds no picture with a time")
-    return end - start, declared
+    source = VideoSource("it", f"file:{path}")
+    with open_stream(source) as (av, container, stream):
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        start_sec = float(stream.start_time * stream.time_base) if stream.start_time else 0.0
+        declared_sec = _declared_length(container, stream)
+        end_sec, _ = _read_to_end(av, container, stream, seek_to=start_sec + stream_duration(container, stream))
+    if end_sec is None:
+        with open_stream(source) as (av, container, stream):
+            end_sec, num_packets = _read_to_end(av, container, stream)
+        if end_sec is None and rate:  # a raw stream without any times
+            end_sec = start_sec + num_packets / rate
+    if end_sec is None or end_sec <= start_sec:
+        raise ValueError("it holds no picture")
+    return VideoLength(end_sec - start_sec, declared_sec, 1 / rate if rate else 0.0)
 
 
-def _last_end(av: Any, container: Any, stream: Any) -> float | None:
-    """End in seconds of the last picture from the current place on; `None` if there is no picture."""
-    end = None
-    try:
+def _declared_length(container: Any, stream: Any) -> float | None:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    is_alone = len(container.streams) == 1  # with sound, the container's length may be that of the sound
+    return container.duration / 1e6 if container.duration and is_alone else None
+
+
+def _read_to_end(av: Any, container: Any, stream: Any, seek_to: float | None = None) -> tuple[float | None, int]:
+    """End in seconds of the last picture, `None` if none has a time; and the number of packets that were read."""
+    end_sec: float | None = None
+    num_packets = 0
+    # Of a damaged file the packets before the damage count.
+    with suppress(av.error.FFmpegError):
+        if seek_to is not None:
+            container.seek(int(seek_to / stream.time_base), stream=stream)
         for packet in container.demux(stream):
-            if packet.pts is not None and packet.size and not packet.is_discard:
-                packet_end = float((packet.pts + (packet.duration or 0)) * stream.time_base)
-                end = packet_end if end is None else max(end, packet_end)
-    except av.error.FFmpegError:
-        pass  # the packets up to a damaged one count
-    return end
+            if not packet.size or packet.is_discard:
+                continue
+            num_packets += 1
+            time = packet.dts if packet.pts is None else packet.pts
+            if time is not None:
+                packet_end = float((time + (packet.duration or 0)) * stream.time_base)
+                end_sec = packet_end if end_sec is None else max(end_sec, packet_end)
+    return end_sec, num_packets

@@ -1,19 +1,33 @@
 """Finding the video file of an id, and reading a video's length without decoding it."""
 
+import hashlib
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .containers import VideoSource, open_stream
 from .reading import AnnotationError
 
 
-__all__ = ["CONTAINERS", "VideoFacts", "VideoFolder", "index_videos", "probe_video", "stream_duration"]
+__all__ = [
+    "CONTAINERS",
+    "VideoFacts",
+    "VideoFolder",
+    "index_videos",
+    "probe_video",
+    "safe_name",
+    "stream_duration",
+    "strip_extension",
+    "walk_files",
+]
 
 # Where an id has several files, the container that comes first here is used.
 CONTAINERS = ("mp4", "mkv", "webm", "avi", "mov", "m4v", "flv", "wmv", "mpg", "mpeg", "ts", "3gp")
+MAX_NAME = 200  # bytes of a file name; file systems allow 255, and a digest and an extension follow
 NUM_EXAMPLES = 3  # missing videos that the error names
 
 
@@ -41,7 +55,22 @@ def index_videos(folder: str | os.PathLike) -> dict[str, str]:
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"`video_dir` '{folder}' is not a folder.")
-    found, visited = [], set()
+    found = []
+    for path in walk_files(folder):
+        file = os.path.basename(path)
+        stem = strip_extension(file)
+        if stem != file:
+            extension = file.removeprefix(f"{stem}.").lower()
+            found.append((CONTAINERS.index(extension), path.count(os.sep), path, stem))
+    index: dict[str, str] = {}
+    for _, _, path, stem in sorted(found):
+        index.setdefault(stem, path)
+    return index
+
+
+def walk_files(folder: str | os.PathLike) -> Iterator[str]:
+    """Paths of all files in a folder and its subfolders; links to folders are followed, each folder is visited once."""
+    visited = set()
     for root, folders, files in os.walk(os.fspath(folder), followlinks=True):
         real = os.path.realpath(root)
         if real in visited:
@@ -49,14 +78,22 @@ def index_videos(folder: str | os.PathLike) -> dict[str, str]:
             continue
         visited.add(real)
         for file in files:
-            stem, _, extension = file.rpartition(".")
-            if stem and extension.lower() in CONTAINERS:
-                path = os.path.join(root, file)
-                found.append((CONTAINERS.index(extension.lower()), path.count(os.sep), path, stem))
-    index: dict[str, str] = {}
-    for _, _, path, stem in sorted(found):
-        index.setdefault(stem, path)
-    return index
+            yield os.path.join(root, file)
+
+
+def strip_extension(name: str) -> str:
+    """A name without the extension of a video file; a name without such an extension unchanged."""
+    stem, _, extension = name.rpartition(".")
+    return stem if stem and extension.lower() in CONTAINERS else name
+
+
+def safe_name(identifier: str) -> str:
+    """A valid file name for any id, different for different ids; letters, digits and `_.-~` are kept."""
+    name = quote(identifier, safe="")
+    if len(name) <= MAX_NAME:
+        return name
+    # `quote` escapes every "+", so that a shortened name never equals another id's.
+    return f"{name[: MAX_NAME // 2]}+{hashlib.sha256(identifier.encode()).hexdigest()}"
 
 
 class VideoFolder:

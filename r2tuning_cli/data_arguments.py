@@ -1,4 +1,4 @@
-"""Arguments of `r2tuning evaluate`, `extract` and `export-dataset`, and their help texts."""
+"""Arguments of `r2tuning check-data`, `evaluate`, `extract` and `export-dataset`, and their help texts."""
 
 import argparse
 import os
@@ -17,6 +17,21 @@ EVALUATE_EPILOG = """\
 examples:
   r2tuning evaluate --predictions preds.jsonl --benchmark qvhighlights --data-dir ANNOTATIONS
   r2tuning evaluate --model RUN/best --benchmark tvsum --domain BK --data-dir ANNOTATIONS --video-dir VIDEOS
+"""
+CHECK_DESCRIPTION = """\
+Check your own table and videos before training: count videos, queries and moments, and name each row that cannot be used
+or should be looked at.
+"""
+CHECK_EPILOG = """\
+examples:
+  r2tuning check-data --data-file my.csv --video-dir clips/
+  r2tuning check-data --data-file train.jsonl --val-file val.jsonl --video-dir clips/ --json report.json
+
+The table is CSV, JSON lines, JSON or Parquet. It has the columns video, query, start and end with a row for each moment, or
+video, query and moments, [[start, end], ...]. The columns duration, split, qid and saliency are optional. Times are seconds,
+mm:ss or h:mm:ss; a query that nothing in its video matches has an empty start and end, or the moments [].
+
+The exit status is 0 when nothing was found, 1 when some rows or videos need attention, and 2 when nothing can be used.
 """
 EXTRACT_DESCRIPTION = """\
 Encode every video and query of a benchmark with CLIP once and keep the last K hidden states of both encoders, one file
@@ -306,6 +321,23 @@ def check_export(args: argparse.Namespace) -> None:
     check_annotation_arguments(args, args.name)
 
 
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `r2tuning check-data`."""
+    add_annotation_arguments(parser)
+    parser.add_argument(
+        "--video-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the videos, searched with all its subfolders; without it their lengths are those in the table",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
+
+
+def check_check(args: argparse.Namespace) -> None:
+    """Refuse options of `r2tuning check-data` that do not go together."""
+    check_annotation_arguments(args, OWN_DATA)
+
+
 def _add_on_error_argument(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--on-error",
@@ -316,6 +348,8 @@ def _add_on_error_argument(group: argparse._ActionsContainer) -> None:
 
 
 __all__ = [
+    "CHECK_DESCRIPTION",
+    "CHECK_EPILOG",
     "EVALUATE_DESCRIPTION",
     "EVALUATE_EPILOG",
     "EXPORT_DESCRIPTION",
@@ -323,11 +357,13 @@ __all__ = [
     "EXTRACT_DESCRIPTION",
     "EXTRACT_EPILOG",
     "add_annotation_arguments",
+    "add_check_arguments",
     "add_evaluate_arguments",
     "add_export_arguments",
     "add_extract_arguments",
     "annotation_files",
     "check_annotation_arguments",
+    "check_check",
     "check_evaluate",
     "check_export",
     "check_extract",

@@ -69,6 +69,15 @@ PROGRAMS = {
         check=grounding.check_explain,
         other_names=BACKBONE_NAMES,
     ),
+    "check-data": Program(
+        "r2tuning.commands.check_data",
+        "check your own table and videos before training",
+        data.add_check_arguments,
+        data.CHECK_DESCRIPTION,
+        data.CHECK_EPILOG,
+        check=data.check_check,
+        other_names={"data_files": "--data-file"},
+    ),
     "train": Program(
         "r2tuning.training.run",
         "train on a benchmark",

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from dataset_scripts.videos import safe_name
 from modeling_r2tuning.files_r2tuning import writing
 
 
 PARTIAL = "partial"  # folder of unfinished files
-MAX_NAME = 200  # bytes; file systems allow 255, and a digest and an extension follow
 EXTRACT_AGAIN = "Run `r2tuning extract` again to replace the file."
 
 
@@ -30,15 +29,6 @@ def query_path(folder: Path, qid: str, text: str) -> Path:
     """File of a query; two texts with the same qid have two files."""
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return folder / "queries" / f"{safe_name(qid)}-{digest}.safetensors"
-
-
-def safe_name(identifier: str) -> str:
-    """A valid file name for any id, different for different ids; letters, digits and `_.-~` are kept."""
-    name = quote(identifier, safe="")
-    if len(name) <= MAX_NAME:
-        return name
-    # `quote` escapes every "+", so that a shortened name never equals another id's.
-    return f"{name[: MAX_NAME // 2]}+{hashlib.sha256(identifier.encode()).hexdigest()}"
 
 
 def save_features(folder: Path, path: Path, states: torch.Tensor, record: dict[str, Any]) -> None:

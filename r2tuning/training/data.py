@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dataset_scripts.benchmarks import BENCHMARKS
+from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA
 from dataset_scripts.targets import frame_rate, prepare_moments, prepare_saliency
 from modeling_r2tuning import R2TuningProcessor
 from r2tuning.features.cache import FeatureCache
@@ -19,6 +19,7 @@ from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.plan import BatchPlan, PlannedBatches
 
 
+ROUNDING_SEC = 1.0  # of annotated times, see `dataset_scripts.custom_examples`
 PREFETCHED_BATCHES = 2  # of each worker
 PR_SET_PDEATHSIG = 1  # option of Linux's prctl: the signal that a process gets when its parent ends
 
@@ -88,6 +89,8 @@ class GroundingData(Dataset):
         """The video, cut to its annotated part (TVSum), with the targets of its frames."""
         name, frames = video
         fps = frame_rate(row, self.spec, self.processor.fps)
+        if self.spec.name == OWN_DATA:
+            _check_end(row, len(frames) / fps, 1 / fps)
         saliency = prepare_saliency(row, len(frames), fps, self.spec)
         example = {
             "video_id": row["video_id"],
@@ -112,6 +115,28 @@ def count_labels(rows: list[dict[str, Any]]) -> dict[str, int]:
         counts["moments"] += len(row["moments"] or ())
         counts["absent"] += row["moments"] == []
     return counts
+
+
+def _check_end(row: dict[str, Any], sampled_sec: float, frame_sec: float) -> None:
+    """Refuse own data with a moment after the last frame, which `prepare_moments` would move to it in silence.
+
+    Loading compares moments with the lengths of the files. This compares them with the frames that are trained on, which
+    may come from a cache that was made of other files.
+
+    Args:
+        row: The annotation.
+        sampled_sec: Length of the sampled video.
+        frame_sec: Time from one frame to the next; the number of frames is rounded.
+
+    Raises:
+        ValueError: A moment begins or ends after the sampled video.
+    """
+    for start, end in row["moments"] or []:
+        if start >= sampled_sec + frame_sec or end > sampled_sec + frame_sec + ROUNDING_SEC:
+            raise ValueError(
+                f"'{row['video_id']}' has frames for {sampled_sec:g} s, but qid {row['qid']} has the moment [{start:g}, "
+                f"{end:g}]. Extract its features or frames again, or correct its length in the table."
+            )
 
 
 def make_loader(
