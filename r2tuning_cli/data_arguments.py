@@ -108,7 +108,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--predictions", type=Path, metavar="FILE", help="predictions, one JSON object per line; may be a .gz file"
     )
-    source.add_argument("--model", metavar="DIR_OR_REPO", help="checkpoint that makes the predictions")
+    source.add_argument("--model", metavar="DIR_OR_REPO", help="checkpoint that makes the predictions, or 'packaged'")
     parser.add_argument("--benchmark", required=True, choices=tuple(BENCHMARKS), help="the benchmark")
     parser.add_argument("--split", default="val", metavar="NAME", help="the split (default: val)")
     parser.add_argument(
@@ -219,7 +219,7 @@ def _add_feature_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--model",
         metavar="DIR_OR_REPO",
-        help="an R2-Tuning checkpoint that will read the features: it determines CLIP, K and the frame rate",
+        help="an R2-Tuning checkpoint, or 'packaged', that will read the features: it determines CLIP, K and the frame rate",
     )
     add_renamed_clip_option(parser)
     group.add_argument("--fps", type=positive_number, metavar="N", help=_fps_help())

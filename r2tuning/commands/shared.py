@@ -14,7 +14,7 @@ from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_io_r2tuning import cut_clip
 from modeling_r2tuning.video_source_r2tuning import LocalCopy, file_stem, local_copy
-from r2tuning.checks import check_model_type, choose_device
+from r2tuning.checks import check_model_type, choose_device, locate_model
 from r2tuning.released.resolve import check_original, resolve_checkpoint
 from r2tuning.terminal import progress_bar
 
@@ -39,7 +39,7 @@ def check_model_options(args: argparse.Namespace) -> None:
 
 def model_name(args: argparse.Namespace) -> str:
     """The checkpoint to use, by default the packaged model."""
-    return str(DEFAULT_MODEL) if args.model is None else args.model
+    return str(DEFAULT_MODEL) if args.model is None else locate_model(args.model)
 
 
 def load_pipeline(args: argparse.Namespace) -> VideoGroundingPipeline:

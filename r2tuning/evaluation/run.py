@@ -14,7 +14,14 @@ from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.loading_r2tuning import check_vocabulary
-from r2tuning.checks import check_annotation_files, check_folders, check_model_name, check_model_type, choose_device
+from r2tuning.checks import (
+    check_annotation_files,
+    check_folders,
+    check_model_name,
+    check_model_type,
+    choose_device,
+    locate_model,
+)
 from r2tuning.evaluation.predictions import (
     find_unreadable,
     leave_out,
@@ -79,6 +86,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             check_replaceable(path, *inputs)
     if args.model is None:
         return
+    args.model = locate_model(args.model)
     if not is_original(args.model):
         check_model_name("model", args.model)
     if args.backbone is not None:

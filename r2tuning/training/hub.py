@@ -24,9 +24,10 @@ from r2tuning.hub.push import check_destination, push_checkpoint
 from r2tuning.json_files import read_json
 from r2tuning.training.checkpoints import PROGRESS_FILE
 from r2tuning.training.config import TrainingConfig
-from r2tuning.training.init_from import PACKAGED, find_checkpoint, read_model_config, released_checkpoint
+from r2tuning.training.init_from import find_checkpoint, read_model_config, released_checkpoint
 from r2tuning.training.notes import chooses_on_test
 from r2tuning.training.run_folder import BEST, SETTINGS_FILE, find_steps, step_of
+from r2tuning_cli.defaults import PACKAGED
 from r2tuning_cli.training_options import OWN_DATA_FACTS
 
 

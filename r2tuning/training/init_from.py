@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY
-from modeling_r2tuning import DEFAULT_MODEL, R2TuningConfig, R2TuningForVideoGrounding
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding
 from modeling_r2tuning.loading_r2tuning import CONFIG, loading
-from r2tuning.checks import check_model_name, check_model_type
+from r2tuning.checks import check_model_name, check_model_type, locate_model
 from r2tuning.released.convert import original_filename
 from r2tuning.released.resolve import is_original, resolve_checkpoint
 from r2tuning.training.config import TrainingConfig
@@ -17,7 +17,6 @@ from r2tuning.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-PACKAGED = "packaged"  # stands for the model that comes with the package
 # Fields that decide which weights a model has, or what they mean. Dropout, frame rate, window and losses are not among
 # them: a run sets these as if it started from new weights.
 STRUCTURE = (
@@ -63,8 +62,8 @@ def check_init_from(name: str) -> None:
             f"'{ORIGINAL_REPOSITORY}/BENCHMARK' or '{ORIGINAL_REPOSITORY}/BENCHMARK/DOMAIN'; convert a .pth file to a "
             "folder with `r2tuning convert FILE.pth FOLDER --benchmark NAME`, and pass the folder."
         )
-    elif name != PACKAGED:
-        check_model_name("init_from", name)
+    else:
+        check_model_name("init_from", locate_model(name))
 
 
 def find_checkpoint(config: TrainingConfig) -> str:
@@ -82,8 +81,8 @@ def find_checkpoint(config: TrainingConfig) -> str:
     if released is not None:
         benchmark, domain = released
         name = resolve_checkpoint(ORIGINAL_REPOSITORY, benchmark=benchmark, domain=domain, backbone=config.backbone)
-    elif name == PACKAGED and not os.path.isdir(name):
-        name = str(DEFAULT_MODEL)
+    else:
+        name = locate_model(name)
     check_model_type(name, "r2tuning")
     return name
 
@@ -201,7 +200,6 @@ def copy_weights(model: R2TuningForVideoGrounding, checkpoint: R2TuningForVideoG
 
 
 __all__ = [
-    "PACKAGED",
     "check_init_from",
     "copy_weights",
     "find_checkpoint",
