@@ -46,7 +46,8 @@ class Results:
             model was trained with this package.
         training: How the model was trained: "command", "commit", "epoch", "step", "seconds", "device", "versions" by
             package and "settings"; "start": the checkpoint that it started from, if any; "lengthened": when it was given
-            more epochs; "chosen_on_test": whether it is the best of its run on a test split.
+            more epochs; "chosen_on_test": whether it is the best of its run on a test split; "chosen_as_published":
+            whether the published recipe chooses on the same split.
         evaluations: Scores on further splits, by split and by part of the split.
         left_out: Number of queries that were not scored because their videos were missing or unreadable.
         data: A user's own data, if the model was trained on them: "name", "licence" and "description", each `None` if it

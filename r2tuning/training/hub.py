@@ -25,7 +25,7 @@ from r2tuning.json_files import read_json
 from r2tuning.training.checkpoints import PROGRESS_FILE
 from r2tuning.training.config import TrainingConfig
 from r2tuning.training.init_from import find_checkpoint, read_model_config, released_checkpoint
-from r2tuning.training.notes import chooses_on_test
+from r2tuning.training.notes import chooses_as_published, chooses_on_test
 from r2tuning.training.run_folder import BEST, SETTINGS_FILE, find_steps, step_of
 from r2tuning_cli.defaults import PACKAGED
 from r2tuning_cli.training_options import OWN_DATA_FACTS
@@ -152,6 +152,7 @@ def _describe_training(
         "start": None if config.init_from is None else _describe_start(config.init_from),
         "lengthened": progress.get("lengthened", []),
         "chosen_on_test": is_best and chooses_on_test(config.eval_split),
+        "chosen_as_published": chooses_as_published(config),
     }
 
 

@@ -126,7 +126,7 @@ def start_fields(config: TrainingConfig, checkpoint: R2TuningConfig, fields: dic
     if differing:
         raise ValueError(
             f"`init_from` '{config.init_from}' does not fit the settings of this run: {'; '.join(differing)}. Leave "
-            "these settings out to keep the checkpoint's, or start from another checkpoint."
+            "out those that you set, or start from another checkpoint."
         )
     inherited = {name: getattr(checkpoint, name) for name in STRUCTURE + INHERITED}
     inherited |= {"vision_config": checkpoint.vision_config, "text_config": checkpoint.text_config}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from accelerate.logging import get_logger
 
 from dataset_scripts.benchmarks import OWN_DATA
+from r2tuning.training.config import TrainingConfig, preset_names, read_preset
 from r2tuning.training.optim import count_warmup_steps
 from r2tuning.training.training_run import TrainingRun
 
@@ -28,11 +29,17 @@ def chooses_on_test(eval_split: str | None) -> bool:
     return eval_split is not None and eval_split.startswith("test")
 
 
+def chooses_as_published(config: TrainingConfig) -> bool:
+    """Whether the best model is chosen on the split that the benchmark's published recipe chooses it on."""
+    has_recipe = config.benchmark in preset_names()
+    return has_recipe and read_preset(config.benchmark).get("eval_split", "val") == config.eval_split
+
+
 def _note_choice(run: TrainingRun) -> str | None:
     config = run.config
     if not chooses_on_test(config.eval_split):
         return None
-    recipe = "" if config.benchmark == OWN_DATA else ", as in the published recipe"
+    recipe = ", as in the published recipe" if chooses_as_published(config) else ""
     return (
         f"the best model is chosen by {config.best_metric} on the split '{config.eval_split}'{recipe}: its scores there are "
         "higher than on videos that had no part in the choice"
@@ -89,4 +96,4 @@ FINDERS: tuple[Callable[[TrainingRun], str | None], ...] = (
 )
 
 
-__all__ = ["chooses_on_test", "log_notes"]
+__all__ = ["chooses_as_published", "chooses_on_test", "log_notes"]

@@ -145,13 +145,11 @@ def test_the_checkpoint_that_a_model_started_from(card_of, repository, expected)
     assert "The terms of the checkpoint that it started from apply, too." in card.text
 
 
-def test_a_choice_on_test_is_told_with_its_recipe(card_of):
-    training = {**TRAINING, "chosen_on_test": True}
+@pytest.mark.parametrize(("as_published", "recipe"), [(True, ", as in the published recipe"), (False, "")])
+def test_the_card_reports_a_choice_on_test(card_of, as_published, recipe):
+    training = {**TRAINING, "chosen_on_test": True, "chosen_as_published": as_published}
     card = card_of(Results("charades_sta", "test", {"MR-full-mIoU": 50.0}, training=training))
-    words = (
-        "was chosen among those of its run by its scores on this split**, as in the published recipe: they are higher"
-    )
-    assert words in card.text
+    assert f"was chosen among those of its run by its scores on this split**{recipe}: they are higher" in card.text
 
 
 def test_a_lengthened_run(card_of):

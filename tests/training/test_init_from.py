@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from modeling_r2tuning import DEFAULT_MODEL, R2TuningProcessor
 from r2tuning.training import init_from
 from r2tuning.training import run as run_script
 from r2tuning.training.config import read_config
-from r2tuning.training.hub import _public_settings, check_push, command_line
+from r2tuning.training.hub import _describe_start, _public_settings, check_push, command_line
 from r2tuning.training.init_from import find_checkpoint
 from r2tuning.training.loop import train_step
 from r2tuning.training.model import make_model as make_model_of_run
@@ -271,8 +272,13 @@ def config_of(options, **changes):
     return read_config(as_arguments(options, output_dir="run", **changes))
 
 
-def test_the_packaged_model_has_a_name(options, tmp_path, monkeypatch):
-    assert find_checkpoint(config_of(options, init_from="packaged")) == str(DEFAULT_MODEL)
+def test_the_packaged_model_has_a_name(options, start, tmp_path, monkeypatch):
+    """Which a folder of that name takes."""
+    config = config_of(options, init_from="packaged")
+    assert find_checkpoint(config) == str(DEFAULT_MODEL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(start, "packaged")
+    assert find_checkpoint(config) == "packaged"
 
 
 def test_released_checkpoints_are_converted(options, start, monkeypatch):
@@ -304,6 +310,21 @@ def test_another_kind_of_model_is_refused(options, clip, tmp_path, capsys):
 
 
 # ---- publishing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "repository"),
+    [
+        ("org/r2tuning-qvhl", "`org/r2tuning-qvhl`", "org/r2tuning-qvhl"),
+        ("packaged", "the model in the package `r2tuning`", None),
+        ("yeliudev/R2-Tuning/tacos", "the authors' checkpoint for `tacos`", "yeliudev/R2-Tuning"),
+        ("yeliudev/R2-Tuning/tvsum/BK", "the authors' checkpoint for `tvsum`, domain `BK`", "yeliudev/R2-Tuning"),
+        ("tests", "a checkpoint that is not published", None),
+    ],
+)
+def test_a_start_is_described_for_readers_and_for_the_hub(name, text, repository, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert _describe_start(name) == {"text": text, "repository": repository}
 
 
 def test_published_settings_hold_names_but_no_folders(options, start):

@@ -12,9 +12,9 @@ from video_samples import write_video
 from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA
 from r2tuning.hub.model_card import read_facts
 from r2tuning.training import run as run_script
-from r2tuning.training.config import read_config, read_preset
+from r2tuning.training.config import TrainingConfig, preset_names, read_config, read_preset
 from r2tuning.training.model import make_model as make_model_of_run
-from r2tuning.training.notes import chooses_on_test
+from r2tuning.training.notes import chooses_as_published, chooses_on_test
 from r2tuning.training.run import DONE, USAGE, main
 
 
@@ -169,8 +169,11 @@ def test_a_head_without_absent_queries_is_reported(options, tmp_path, caplog):
 
 def test_a_choice_on_test_is_reported(options, tmp_path, caplog):
     """In the log and on the card; two published recipes choose so."""
-    for name in ("charades_sta", "tacos"):
-        assert chooses_on_test(read_preset(name)["eval_split"])
+    published = [name for name in preset_names() if chooses_on_test(read_preset(name).get("eval_split"))]
+    assert published == ["charades_sta", "tacos"]
+    for name in published:
+        places = {"data_dir": "", "features": "", "output_dir": ""}
+        assert chooses_as_published(TrainingConfig(**read_preset(name), **places))
     table = tmp_path / "table.csv"
     table.write_text(options["data-file"].read_text().replace(",val", ",test"))
     changes = {"data_file": table, "eval_split": "test", "epochs": 1}
