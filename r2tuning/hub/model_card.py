@@ -153,7 +153,13 @@ def discard_generated_card(folder: Path) -> None:
     Refreshing replaces the marked parts alone; the title, for example, would stay.
     """
     path = folder / CARD
-    if path.exists() and read_text(path) == str(make_model_card(folder, folder.name, read_json(folder / CONFIG))):
+    if not path.exists():
+        return
+    try:
+        generated = str(make_model_card(folder, folder.name, read_json(folder / CONFIG)))
+    except ValueError:  # damaged results, which will be written again
+        return
+    if read_text(path) == generated:
         path.unlink()
 
 

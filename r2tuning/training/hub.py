@@ -17,6 +17,7 @@ from accelerate.logging import get_logger
 import modeling_r2tuning
 from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY, OWN_DATA
 from modeling_r2tuning.files_r2tuning import writing
+from modeling_r2tuning.loading_r2tuning import is_repository_name
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS, Method
 from r2tuning.checkpoint_files import CURVES, METRICS
 from r2tuning.hub.model_card import Results, discard_generated_card, write_model_card
@@ -158,8 +159,8 @@ def _describe_training(
 
 def _describe_start(init_from: str) -> dict[str, str | None]:
     """The checkpoint that a run started from: a "text" for readers, and the "repository" on the Hub that holds it."""
-    if Path(init_from).is_dir():
-        return {"text": "a checkpoint that is not published", "repository": None}
+    if not _is_public(init_from):
+        return {"text": _describe_local(Path(init_from)), "repository": None}
     if init_from == PACKAGED:
         return {"text": "the model in the package `r2tuning`", "repository": None}
     released = released_checkpoint(init_from)
@@ -168,6 +169,19 @@ def _describe_start(init_from: str) -> dict[str, str | None]:
     benchmark, domain = released
     part = "" if domain is None else f", domain `{domain}`"
     return {"text": f"the authors' checkpoint for `{benchmark}`{part}", "repository": ORIGINAL_REPOSITORY}
+
+
+def _describe_local(folder: Path) -> str:
+    """A checkpoint on this machine, without its path."""
+    results = Results.load(folder)
+    trained_on = "" if results is None else f" and was trained on {results.title}"
+    return f"a checkpoint that is not published{trained_on}"
+
+
+def _is_public(model: str) -> bool:
+    """Whether the value of `backbone` or `init_from` means the same on other machines; a folder does not."""
+    is_name = model == PACKAGED or released_checkpoint(model) is not None or is_repository_name(model)
+    return is_name and not Path(model).is_dir()
 
 
 def command_line(config: TrainingConfig) -> str:
@@ -207,8 +221,8 @@ def _public_settings(config: TrainingConfig) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(config).items() if name not in RESULT_INVARIANT_FIELDS}
     for name in PATH_FIELDS:
         value = settings[name]
-        is_model_name = name in MODEL_FIELDS and value is not None and not Path(value).is_dir()
-        if value is not None and not is_model_name:
+        is_kept = value is None or (name in MODEL_FIELDS and _is_public(value))
+        if not is_kept:
             settings[name] = name.upper()
     return settings
 

@@ -308,8 +308,8 @@ def _check_settings(before: dict[str, Any], config: TrainingConfig) -> None:
     if config.epochs < before["epochs"]:
         raise ValueError(
             f"`epochs` of the run in '{config.output_dir}' was {before['epochs']}, now is {config.epochs}: a run can be "
-            "given more epochs, but not fewer, for which its learning rate would have been another one. Its best model "
-            "so far is in the folder `best`."
+            "given more epochs, but not fewer, as it may have taken steps that a shorter run would not. Its best model so "
+            "far is in the folder `best`."
         )
 
 

@@ -13,6 +13,7 @@ from training_samples import as_arguments, reset_accelerate, write_benchmark
 from transformers import AutoModel, CLIPModel
 
 from modeling_r2tuning import DEFAULT_MODEL, R2TuningProcessor
+from r2tuning.hub.model_card import Results
 from r2tuning.training import init_from
 from r2tuning.training import run as run_script
 from r2tuning.training.config import read_config
@@ -320,11 +321,17 @@ def test_another_kind_of_model_is_refused(options, clip, tmp_path, capsys):
         ("yeliudev/R2-Tuning/tacos", "the authors' checkpoint for `tacos`", "yeliudev/R2-Tuning"),
         ("yeliudev/R2-Tuning/tvsum/BK", "the authors' checkpoint for `tvsum`, domain `BK`", "yeliudev/R2-Tuning"),
         ("tests", "a checkpoint that is not published", None),
+        ("/gone/run/best", "a checkpoint that is not published", None),
     ],
 )
 def test_a_start_is_described_for_readers_and_for_the_hub(name, text, repository, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     assert _describe_start(name) == {"text": text, "repository": repository}
+
+
+def test_a_local_start_is_described_by_its_results(tmp_path):
+    Results("tacos", "test", {}).save(tmp_path)
+    assert _describe_start(str(tmp_path))["text"] == "a checkpoint that is not published and was trained on TACoS"
 
 
 def test_published_settings_hold_names_but_no_folders(options, start):
