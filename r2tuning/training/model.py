@@ -60,7 +60,7 @@ def _model_of_checkpoint(config: TrainingConfig) -> R2TuningForVideoGrounding:
     start = read_model_config(name)
     fields = _run_fields(config)
     _check_names(fields)
-    if config.benchmark == OWN_DATA:  # whose annotations demand no frame rate of their own
+    if config.benchmark == OWN_DATA:  # which prescribes neither frame rate nor window
         fields |= {"fps": start.fps, "window_sec": start.window_sec, **config.model}
     if config.method is not None:
         fields["method"] = config.method

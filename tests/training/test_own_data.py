@@ -191,7 +191,7 @@ def test_a_choice_on_test_is_reported(options, tmp_path, caplog):
 
 
 def test_frame_rate_and_window_are_those_of_the_start(options, make_model, tmp_path):
-    """Own data demand none; dropout and losses are those of the run."""
+    """Own data prescribe none; dropout and losses are those of the run."""
     fields = {"fps": 0.5, "window_sec": 60.0, "dropout": 0.3, "backbone_name_or_path": str(options["backbone"])}
     start = save_ours(make_model(**fields), tmp_path / "start")
     options = {name: value for name, value in options.items() if name not in ("model", "backbone")}
