@@ -86,13 +86,15 @@ def read_own_data(
     """
     data = OwnData()
     rows, has_splits = _read_sources(sources, data.findings)
-    queries = join_rows(_divide(rows, has_splits, split, data), data.findings)
+    pairs = _divide(rows, has_splits, split, data)
+    queries = join_rows(pairs, data.findings, is_one_table=len(sources) == 1)
     _note_repeated_videos(queries, data.findings)
     videos = OwnVideos(video_dir, lengths)
     for name in SPLIT_NAMES:
         chosen = [query for query in queries if query.split == name]
-        if chosen and split in (None, name):
+        if chosen:
             data.num_queries[name] = len(chosen)
+        if chosen and split in (None, name):
             data.examples[name] = make_examples(chosen, videos, data.findings)
     if split is None:
         for relative in videos.unused():
@@ -193,7 +195,7 @@ def _divide(
         own_rows = rows["train"]
         if has_splits:
             return [(row.split or "train", row) for row in own_rows]  # a row without a readable split is broken
-        data.held_out = _hold_out({row.video_id for row in own_rows}, split)
+        data.held_out = _hold_out(own_rows, split)
         held_out = set(data.held_out)
         return [("val" if row.video_id in held_out else "train", row) for row in own_rows]
     pairs = []
@@ -207,17 +209,25 @@ def _divide(
     return pairs
 
 
-def _hold_out(video_ids: set[str], split: str | None) -> list[str]:
-    """Ids of the videos to validate on: a tenth, at least one, chosen by a hash of the id alone."""
-    if len(video_ids) < 2:
-        if split == "train" or not video_ids:
+def _hold_out(rows: list[OwnRow], split: str | None) -> list[str]:
+    """Ids of the videos to validate on: a tenth, at least one, chosen by a hash of the id alone.
+
+    At least one of them has a moment, since queries that nothing matches are not enough to score moments.
+    """
+    has_moment: dict[str, bool] = {}
+    for row in rows:
+        has_moment[row.video_id] = has_moment.get(row.video_id, False) or bool(row.moments)
+    if len(has_moment) < 2:
+        if split == "train" or not rows:
             return []
         raise ValueError(
             "There is only one video, so none can be held out for validation. Pass a file for `val`, or load the split "
             "'train' alone."
         )
-    in_order = sorted(video_ids, key=lambda video_id: hashlib.sha256(video_id.encode()).hexdigest())
-    return in_order[: max(round(len(in_order) / VIDEOS_PER_HELD_OUT), 1)]
+    in_order = sorted(has_moment, key=lambda video_id: hashlib.sha256(video_id.encode()).hexdigest())
+    first = next((video_id for video_id in in_order if has_moment[video_id]), in_order[0])
+    others = [video_id for video_id in in_order if video_id != first]
+    return [first, *others][: max(round(len(in_order) / VIDEOS_PER_HELD_OUT), 1)]
 
 
 def _note_repeated_videos(queries: list[OwnQuery], findings: Findings) -> None:
@@ -264,8 +274,9 @@ class Custom(BenchmarkBuilder):
         for split in wanted:
             if not data.examples.get(split):
                 raise AnnotationError(_explain_empty(split, sources, data))
-            generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"examples": data.examples[split]}))
             _log(split, sources, data)
+            generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"split": split, "path": ""}))
+        self._examples = data.examples
         return generators
 
     def _find_sources(self) -> dict[str, str]:
@@ -273,8 +284,8 @@ class Custom(BenchmarkBuilder):
             return find_sources(self.config.data_dir)
         return {split: files[0] for split, files in self.config.data_files.items()}
 
-    def _generate_examples(self, examples: list[Example]) -> Iterator[tuple[int, Example]]:
-        yield from enumerate(examples)
+    def _generate_examples(self, split: str, path: str) -> Iterator[tuple[int, Example]]:
+        yield from enumerate(self._examples[split])
 
 
 def _refuse(findings: Findings, on_error: str, missing_videos: str) -> None:

@@ -102,6 +102,9 @@ def format_report(data: OwnData) -> str:
     """The report as text: the numbers of each split, the findings, and suggested settings."""
     document = describe_data(data)
     lines = _format_splits(document["splits"]) if document["splits"] else ["No query can be used."]
+    empty = [split for split in data.num_queries if not data.examples.get(split)]
+    if empty:
+        lines += ["", f"No query of {' and '.join(empty)} can be used."]
     if data.held_out:
         lines += ["", f"Videos held out for val, by a hash of their names: {len(data.held_out):,}."]
     lines += ["", *_format_findings(data)]

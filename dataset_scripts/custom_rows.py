@@ -284,7 +284,7 @@ def _read_split(row: TableRow, names: Mapping[str, list[str]]) -> str | None:
 # ---- queries -------------------------------------------------------------------------------------------------------
 
 
-def join_rows(rows: Iterable[tuple[str, OwnRow]], findings: Findings) -> list[OwnQuery]:
+def join_rows(rows: Iterable[tuple[str, OwnRow]], findings: Findings, *, is_one_table: bool = True) -> list[OwnQuery]:
     """The queries of one or several tables; rows of the same video and query in the same split are one query.
 
     Rows with a `qid` are joined by it instead. A query with a broken row is left out.
@@ -292,6 +292,7 @@ def join_rows(rows: Iterable[tuple[str, OwnRow]], findings: Findings) -> list[Ow
     Args:
         rows: (split, row) pairs.
         findings: Gets what cannot be joined.
+        is_one_table: Each `qid` belongs to one query of all splits, as they come from the same table.
     """
     pairs = list(rows)
     broken: set[tuple[str, ...]] = set()
@@ -302,29 +303,31 @@ def join_rows(rows: Iterable[tuple[str, OwnRow]], findings: Findings) -> list[Ow
     for split, row in pairs:
         if row.query_keys & broken:
             continue
-        key, qid = _identify(split, row)
+        key, qid = _identify("" if is_one_table else split, row)
         query = queries.setdefault(key, OwnQuery([], qid, split))
         try:
-            _add_row(query, row, findings)
+            _add_row(query, row, split, findings)
         except RowError as error:
             findings.add(error.kind, row.place, str(error))
     return [query for query in queries.values() if not _is_contradiction(query, findings)]
 
 
-def _identify(split: str, row: OwnRow) -> tuple[tuple[str, ...], str]:
+def _identify(scope: str, row: OwnRow) -> tuple[tuple[str, ...], str]:
     """What the rows of a query have in common, and the id of the query."""
     if row.qid is not None:
-        return (split, row.qid), row.qid
+        return (scope, row.qid), row.qid
     # The id depends on nothing but video and query, so that it stays the same when other rows are added.
     digest = hashlib.sha256(row.query.encode()).hexdigest()[:DIGEST_LENGTH]
-    return (split, row.video_id, row.query), f"{row.video_id}-{digest}"
+    return (scope, row.video_id, row.query), f"{row.video_id}-{digest}"
 
 
-def _add_row(query: OwnQuery, row: OwnRow, findings: Findings) -> None:
+def _add_row(query: OwnQuery, row: OwnRow, split: str, findings: Findings) -> None:
     """Add a row to a query, with the moments that are not there yet."""
     if query.rows:
         if (query.video_id, query.query) != (row.video_id, row.query):
             raise RowError("duplicate_id", f"qid '{row.qid}' belongs to the query at {query.place}")
+        if split != query.split:
+            raise RowError("bad_split", f"'{row.query}' is in {split} here, but in {query.split} at {query.place}")
         repeats = [moment for moment in row.moments if moment in query.moments]
         for moment in repeats:
             detail = f"[{moment[0]:g}, {moment[1]:g}] of '{row.query}', as at {query.moments[moment]}"

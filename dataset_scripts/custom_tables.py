@@ -21,7 +21,7 @@ from .reading import AnnotationError, parse_json, read_decompressed
 
 __all__ = ["Table", "TableRow", "is_dataset", "name_sources", "read_dataset", "read_table"]
 
-PARQUET = b"PAR1"
+PARQUET, ZIP = b"PAR1", b"PK\x03\x04"  # first bytes
 DELIMITERS = (",", ";", "\t", "|")
 EXCEL_HINT = re.compile(r"sep=(.)\s*")  # first line of some CSV files, which Excel reads
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -84,6 +84,8 @@ def read_table(path: str | os.PathLike, name: str, known_columns: Sequence[str])
     data = read_decompressed(path)
     if data.startswith(PARQUET):
         return _read_parquet(name, data)
+    if data.startswith(ZIP):
+        raise AnnotationError(f"{name}: found a workbook of Excel or another zip file; save the sheet as CSV")
     text, legacy_encoding = _decode(name, data)
     if not text.strip():
         raise AnnotationError(f"{name}: found an empty file, expected a table")
@@ -158,7 +160,9 @@ def _parse_line(name: str, number: int, line: str) -> TableRow:
 def _json_row(item: object, place: str) -> TableRow:
     if not isinstance(item, dict):
         return TableRow({}, place, f"found {type(item).__name__}, expected an object with named values")
-    return TableRow({clean_column(key): value for key, value in item.items()}, place)
+    fields = {clean_column(key): value for key, value in item.items()}
+    problem = None if len(fields) == len(item) else f"the keys {list(item)} differ in spelling alone"
+    return TableRow(fields, place, problem)
 
 
 def _make_table(name: str, rows: list[TableRow]) -> Table:
@@ -174,35 +178,34 @@ def _make_table(name: str, rows: list[TableRow]) -> Table:
 def _read_csv(name: str, text: str, known_columns: Sequence[str]) -> Table:
     first_line, _, rest = text.partition("\n")
     hint = EXCEL_HINT.fullmatch(first_line)
-    num_skipped = 0
-    if hint is not None:
-        text, num_skipped = rest, 1
-    delimiter = hint[1] if hint is not None else _find_delimiter(text, known_columns)
-    records = _csv_records(name, text, delimiter, num_skipped)
-    _, header = next(records, (0, []))
+    if hint is None:
+        delimiter = _find_delimiter(text, known_columns)
+        records = _csv_records(name, text, delimiter)
+    else:
+        delimiter = hint[1]
+        records = _csv_records(name, rest, delimiter, num_skipped=1)
+    line, header = next(records, (1, []))
     columns = [clean_column(cell) for cell in header]
     repeated = sorted({column for column in columns if column and columns.count(column) > 1})
     if repeated:
-        raise AnnotationError(f"{name}, line 1: the header has the columns {repeated} more than once")
-    rows = []
-    for line, cells in records:
-        if any(cell.strip() for cell in cells):
-            rows.append(_csv_row(f"{name}, line {line}", columns, cells))
+        raise AnnotationError(f"{name}, line {line}: the header has the columns {repeated} more than once")
+    rows = [_csv_row(f"{name}, line {line}", columns, cells) for line, cells in records]
     return Table(name, rows, [column for column in columns if column], decimal_comma=delimiter != ",")
 
 
 def _find_delimiter(text: str, known_columns: Sequence[str]) -> str:
     """The delimiter with which the header has most known columns; the first of `DELIMITERS` if all have as many."""
+    from_header = text.lstrip("\r\n")
 
     def count_known(delimiter: str) -> int:
-        header = next(csv.reader(io.StringIO(text), delimiter=delimiter), [])
+        header = next(csv.reader(io.StringIO(from_header), delimiter=delimiter), [])
         return sum(clean_column(cell) in known_columns for cell in header)
 
     return max(DELIMITERS, key=count_known)
 
 
-def _csv_records(name: str, text: str, delimiter: str, num_skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """Number of the first line and cells of each record; a quoted cell may hold line breaks."""
+def _csv_records(name: str, text: str, delimiter: str, num_skipped: int = 0) -> Iterator[tuple[int, list[str]]]:
+    """Number of the first line and cells of each record that is not blank; a quoted cell may hold line breaks."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:
         line = reader.line_num + 1 + num_skipped
@@ -212,7 +215,7 @@ def _csv_records(name: str, text: str, delimiter: str, num_skipped: int) -> Iter
             raise AnnotationError(f"{name}, line {line}: found a broken CSV record ({error})") from error
         if cells is None:
             return
-        if cells:
+        if any(cell.strip() for cell in cells):
             yield line, cells
 
 

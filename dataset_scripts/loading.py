@@ -17,7 +17,7 @@ from .reading import is_json_lines
 
 __all__ = ["find_builder", "load_vtg_dataset"]
 
-PathOrPaths = str | os.PathLike | dict[str, str | os.PathLike]
+PathOrPaths = str | os.PathLike | Mapping[str, str | os.PathLike]
 
 
 def load_vtg_dataset(
@@ -71,6 +71,8 @@ def load_vtg_dataset(
         config[option] = None if folder is None else str(Path(folder).expanduser())
     config.update(missing_videos=missing_videos, on_error=on_error)
     if lengths is not None:
+        if not builder_class.DIVIDES_FILES:
+            raise ValueError(f"`lengths` is for own data; {name} has the lengths of its videos.")
         config["lengths"] = dict(lengths)
     with tempfile.TemporaryDirectory() as cache:
         builder = builder_class(cache_dir=cache, **config)
@@ -115,7 +117,7 @@ def _name_files(
     if builder_class.DIVIDES_FILES:
         sources = name_sources(data_files)
         return datasets.data_files.DataFilesDict({name: _one_file(source) for name, source in sources.items()})
-    if not isinstance(data_files, dict):
+    if not isinstance(data_files, Mapping):
         if split is None and _holds_one_split(Path(data_files).expanduser(), builder_class):
             raise ValueError("Pass `split` with a single path, or `data_files` as {split: path}.")
         data_files = dict.fromkeys(builder_class.FILES if split is None else [split], data_files)

@@ -86,7 +86,7 @@ def check_annotation_arguments(args: argparse.Namespace, benchmark: str) -> None
         if has_file == (args.data_dir is not None):
             raise ValueError("Pass either `data_file`, your own table, or `data_dir`, a folder of such tables.")
     elif args.val_file is not None:
-        raise ValueError(f"`val_file` is for own data, the benchmark '{OWN_DATA}'; leave it out with {benchmark}.")
+        raise ValueError(f"Leave out `val_file`, which the benchmark '{OWN_DATA}' alone has; got it with {benchmark}.")
     elif not has_file and args.data_dir is None:
         raise ValueError(f"Pass `data_dir`, the folder of the annotation files of {benchmark}.")
 

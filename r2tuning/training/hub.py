@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 
 import modeling_r2tuning
-from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY, OWN_DATA
+from dataset_scripts.benchmarks import HUB_PREFIX, ORIGINAL_REPOSITORY, OWN_DATA
 from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.loading_r2tuning import is_repository_name
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS, Method
@@ -159,7 +159,7 @@ def _describe_training(
 
 def _describe_start(init_from: str) -> dict[str, str | None]:
     """The checkpoint that a run started from: a "text" for readers, and the "repository" on the Hub that holds it."""
-    if not _is_public(init_from):
+    if not _is_public_model(init_from):
         return {"text": _describe_local(Path(init_from)), "repository": None}
     if init_from == PACKAGED:
         return {"text": "the model in the package `r2tuning`", "repository": None}
@@ -178,10 +178,10 @@ def _describe_local(folder: Path) -> str:
     return f"a checkpoint that is not published{trained_on}"
 
 
-def _is_public(model: str) -> bool:
-    """Whether the value of `backbone` or `init_from` means the same on other machines; a folder does not."""
-    is_name = model == PACKAGED or released_checkpoint(model) is not None or is_repository_name(model)
-    return is_name and not Path(model).is_dir()
+def _is_public_model(name: str) -> bool:
+    """Whether the name of a model means the same on other machines; that of a folder does not."""
+    is_name = name == PACKAGED or released_checkpoint(name) is not None or is_repository_name(name)
+    return is_name and not Path(name).is_dir()
 
 
 def command_line(config: TrainingConfig) -> str:
@@ -221,10 +221,14 @@ def _public_settings(config: TrainingConfig) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(config).items() if name not in RESULT_INVARIANT_FIELDS}
     for name in PATH_FIELDS:
         value = settings[name]
-        is_kept = value is None or (name in MODEL_FIELDS and _is_public(value))
-        if not is_kept:
+        if value is not None and not _is_public(name, value):
             settings[name] = name.upper()
     return settings
+
+
+def _is_public(name: str, value: str) -> bool:
+    """Whether the value of one of `PATH_FIELDS` means the same on other machines."""
+    return value.startswith(HUB_PREFIX) or (name in MODEL_FIELDS and _is_public_model(value))
 
 
 def _step_of_model(folder: Path) -> int:
