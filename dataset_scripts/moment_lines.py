@@ -4,6 +4,7 @@
      "relevant_clip_ids": [0, 1, ...], "saliency_scores": [[score of each annotator], ...]}
 
 The last two fields are optional; a test split may also lack `relevant_windows`. A "clip" is a unit of two seconds.
+`"relevant_windows": []` is an annotation as well: nothing in the video matches the query.
 lighthouse's lines for YouTube Highlights and TVSum have other fields, which the builders of those benchmarks read.
 """
 
@@ -26,7 +27,7 @@ ReadLine = Callable[[Record, str, str, Report], dict[str, Any]]
 
 
 def holds_moments(path: str) -> bool:
-    """Whether the first readable line of a file has `relevant_windows`: a hidden test split has none."""
+    """Whether the first readable line of a file has `relevant_windows`, even an empty list: a hidden test split has none."""
     for _, line in read_lines(path):
         try:
             return json.loads(line).get("relevant_windows") is not None
@@ -86,12 +87,17 @@ def _read_example(record: Record, annotated: bool, num_annotators: int) -> dict[
     if record.has("relevant_windows") and not annotated:
         raise record.error("relevant_windows", "no such field, as in the first line of the file")
     duration = record.duration(record.number("duration", above=0))
+    moments = record.intervals("relevant_windows") if annotated else None
+    if moments == [] and record.fields.get("relevant_clip_ids"):
+        raise record.error(
+            "relevant_clip_ids", "an empty list, as `relevant_windows` says that nothing matches the query"
+        )
     return {
         "qid": record.identifier("qid"),
         "query": record.text("query", "a sentence"),
         "video_id": record.text("vid"),
         "duration_sec": duration,
-        "moments": record.intervals("relevant_windows") if annotated else None,
+        "moments": moments,
         "saliency": _dense_saliency(record, duration, num_annotators),
         "domain": None,
     }

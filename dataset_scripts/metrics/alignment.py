@@ -35,6 +35,12 @@ class Query(NamedTuple):
         saliency = self.references[-1].get("saliency") or {}
         return saliency.get("scores") or []
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether the query is annotated as absent: its list of moments is empty, which `None` is not."""
+        moments = self.references[-1].get("moments")
+        return moments is not None and len(moments) == 0
+
 
 def query_id(record: Mapping) -> str | None:
     """The `qid` of a record, or else its `vid`, as a string."""
@@ -140,6 +146,9 @@ def align_saliency(
 ) -> list[Query]:
     """`align` the queries with annotated saliency.
 
+    Absent queries have no highlights, so their saliency, 0 throughout, is not scored. With `match_reference_code` it is:
+    the public evaluator counts such a query as a failure.
+
     Raises:
         ValueError: No query has any, or, with `match_reference_code`, some lack predicted or annotated saliency.
     """
@@ -147,6 +156,8 @@ def align_saliency(
     if match_reference_code:
         require("pred_saliency_scores", [(query.qid, query.scores) for query in queries])
         require("saliency", [(query.qid, query.annotation) for query in queries])
+    else:
+        queries = [query for query in queries if not query.is_absent]
     annotated = [query for query in queries if query.annotation]
     if not annotated:
         raise ValueError("None of the `references` has `saliency`: there is nothing to score saliency against.")

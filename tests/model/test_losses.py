@@ -263,6 +263,8 @@ def make_case(config_fields=None, moments=((2.0, 5.0),), num_frames=8):
         "loss_recipe": "released",
         "saliency_loss_weight": 0.01,
         "use_moment_head": moments is not None,
+        "use_existence_head": False,
+        "existence_loss_weight": 0.3,
         "use_video_calibration": True,
         "use_layer_calibration": True,
         "positive_saliency": "above_half",
