@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 NUM_FRAMES = 10
 FRAME_SIZE = 160  # short side in pixels
 TITLE_LENGTH = 120  # characters of a query
-TITLE_LENGTH_BESIDE = 100  # beside a probability
 TICK_STEPS_SEC = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 MAX_TICKS = 12
 DPI = 150
@@ -30,6 +29,7 @@ TOP, LEFT, RIGHT = 0.1, 0.85, 0.3
 STRIP_HEIGHT = (0.5, 1.2)  # smallest and largest; in between, as the proportions of the frames require
 TITLE_HEIGHT = 0.42
 CURVE_HEIGHT = 1.0
+TITLE_MIDDLE = 1.12  # of the query above a curve, as a share of the curve's height
 LANE_HEIGHT = 0.2  # of a row of bars
 BOTTOM = 0.5
 LABEL_WIDTH = 0.62  # of the rank and score of a moment
@@ -52,7 +52,7 @@ def plot_grounding(
     """Draw answers on the time axis of the video: frames, then a saliency curve and moments for each query (Figure 6).
 
     Moments are bars labelled with rank and score; the better the moment, the more opaque its bar. In the curve, the best
-    moment is shaded and dots mark the highlights. The probability that anything matches a query stands above its curve;
+    moment is shaded and dots mark the highlights. The probability that anything matches a query stands to its left;
     where an answer has `found=False`, the curve is grey and "not there" is written across it.
 
     Args:
@@ -249,20 +249,12 @@ def _draw_curve(axes: "Axes", answer: dict[str, Any]) -> None:
     axes.set_yticks(ticks, [f"{tick:.2f}" for tick in ticks])
     # A flat curve has its one tick in the middle.
     _label_row(axes, "saliency", 0.5 if low < high else 0.8)
-    _draw_query(axes, answer)
+    title = textwrap.shorten(answer["query"], TITLE_LENGTH, placeholder=" ...")
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=5, parse_math=False)
     if absence is not None:
         _draw_absence(axes, absence)
-
-
-def _draw_query(axes: "Axes", answer: dict[str, Any]) -> None:
-    """Write a query above its curve, and at the right the probability that anything matches it."""
-    is_rated = "probability" in answer and answer.get("found", True)
-    length = TITLE_LENGTH_BESIDE if is_rated else TITLE_LENGTH
-    title = textwrap.shorten(answer["query"], length, placeholder=" ...")
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=5, parse_math=False)
-    if is_rated:
-        text = f"probability {format_probability(answer['probability'])}"
-        axes.set_title(text, loc="right", fontsize=8, color=TEXT_COLOR, pad=5)
+    elif "probability" in answer:
+        _label_row(axes, f"there: {format_probability(answer['probability'])}", TITLE_MIDDLE)
 
 
 def _draw_absence(axes: "Axes", text: str) -> None:
