@@ -84,7 +84,7 @@ def pad_moments(
     """Pad a list of moments, or check moments that are padded.
 
     Args:
-        moments: For each query `(n, 2)`, or one padded tensor `(batch, num_moments, 2)`.
+        moments: For each query `(n, 2)`, or one padded tensor `(batch, num_moments, 2)`; no moments for absent queries.
         mask: `(batch, num_moments)`, `True` = real; only with one padded tensor.
         device: Device of the result.
 
@@ -104,6 +104,8 @@ def pad_moments(
         raise ValueError(f"`moments` must have the shape (batch, num_moments, 2), got {tuple(moments.shape)}.")
     if mask.shape != moments.shape[:2]:
         raise ValueError(f"`moment_mask` must have the shape {tuple(moments.shape[:2])}, got {tuple(mask.shape)}.")
+    if moments.shape[1] == 0:  # all queries are absent
+        moments, mask = moments.new_zeros(len(moments), 1, 2), mask.new_zeros(len(moments), 1)
     mask = mask.to(device, torch.bool)
     return moments.to(device, torch.float32).masked_fill(~mask[..., None], 0.0), mask
 
