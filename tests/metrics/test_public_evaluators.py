@@ -1,0 +1,76 @@
+"""The metrics of Soccer-GMR, QV-M2, TVR and VUE-TR give what the public evaluators print."""
+
+import gzip
+import json
+
+import pytest
+
+from dataset_scripts.metrics.generalized import score_generalized
+from dataset_scripts.metrics.multi_moment import score_multi_moment
+
+
+def read_lines(path):
+    with gzip.open(path, "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def read_json(path):
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:
+        return json.load(file)
+
+
+def to_row(record):
+    """A record of a QVHighlights-like release as a row of the dataset."""
+    return {"qid": str(record["qid"]), "duration_sec": record["duration"], "moments": record["relevant_windows"]}
+
+
+def check(score, predictions, references, expected):
+    """The public figures, or an error where the public code raises."""
+    if "error" in expected:
+        with pytest.raises(ValueError, match="`"):
+            score(predictions, references, match_reference_code=True)
+    else:
+        assert score(predictions, references, match_reference_code=True) == expected
+
+
+def text_nan(value):
+    """NaN as the stored files spell it."""
+    if isinstance(value, dict):
+        return {key: text_nan(inner) for key, inner in value.items()}
+    return "nan" if value != value else value
+
+
+def test_soccer_gmr(shared_data):
+    references = [to_row(record) for record in read_lines(shared_data / "soccer_gmr/val.jsonl.gz")]
+    folder = shared_data / "metrics/gmr"
+    cases = read_json(folder / "expected.json")
+    assert len(cases) == 8
+    for case, expected in cases.items():
+        check(score_generalized, read_lines(folder / f"{case}.jsonl.gz"), references, expected)
+
+
+def test_soccer_gmr_tiny(shared_data):
+    cases = read_json(shared_data / "metrics/gmr/tiny.json")
+    assert len(cases) == 16
+    for case in cases.values():
+        references = [to_row(record) for record in case["ground_truth"]]
+        check(score_generalized, case["predictions"], references, case["expected"])
+
+
+def test_qv_m2(shared_data):
+    rows = [to_row(record) for record in read_lines(shared_data / "qv_m2/val.jsonl.gz")]
+    folder = shared_data / "metrics/qv_m2"
+    cases = read_json(folder / "expected.json")
+    assert len(cases) == 8
+    for case, expected in cases.items():
+        predictions = read_lines(folder / f"{case}.jsonl.gz")
+        qids = {str(record["qid"]) for record in predictions}
+        check(score_multi_moment, predictions, [row for row in rows if row["qid"] in qids], expected)
+
+
+def test_qv_m2_tiny(shared_data):
+    cases = read_json(shared_data / "metrics/qv_m2/tiny.json")
+    assert len(cases) == 13
+    for case in cases.values():
+        references = [to_row(record) for record in case["ground_truth"]]
+        check(score_multi_moment, case["predictions"], references, case["expected"])
