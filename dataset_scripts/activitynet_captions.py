@@ -6,7 +6,7 @@ Notes:
   the test split, so that their videos are the same.
 - Moments of the release are cleaned as those of other benchmarks, and counted: in train two are reversed and two have no
   length, and 261 end up to 0.01 s after the video; 134 in val and 111 in test.
-- Most sentences begin with a blank, which is removed. The longest has 82 words, more than CLIP's 77 tokens.
+- Most sentences begin with a blank, which is removed. The longest, in val, has 82 words, more than CLIP's 77 tokens.
 - A query id is "{video}_{number of the sentence}"; lighthouse numbers the sentences of all splits from 0.
 """
 
