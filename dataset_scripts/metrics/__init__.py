@@ -4,14 +4,15 @@
 `moment_retrieval.py`, `highlight_detection.py` and `summarization.py` wrap them as modules for `evaluate.load`. (These
 are separate files because `evaluate` imports transformers, and with it torch.)
 
-Where the evaluator of the released R2-Tuning code has an answer, ours agrees with it to the last printed digit; in the
-default mode except for the last two rows of this table. In brackets: what the released code does where it has no answer.
+The first table is for benchmarks whose metric is "grounding", "highlights" or "summaries". Where the evaluator of the released R2-Tuning code has an answer, ours agrees with it to the last printed digit; in the
+default mode except for the last three rows of this table. In brackets: what the released code does where it has no answer.
 
 | case | default | `match_reference_code=True` |
 |---|---|---|
 | query without a prediction | counts as 0 | `ValueError` (AssertionError) |
 | `pred_relevant_windows` empty or missing | counts as 0 | `ValueError` (IndexError, KeyError) |
 | `pred_saliency_scores` empty or missing | counts as 0 | `ValueError` (ValueError, KeyError) |
+| absent query: `moments` is an empty list | scored for existence alone (`existence.py`) | `ValueError` (IndexError); its saliency counts as 0 if only saliency is scored |
 | query without `moments` or without `saliency` | not scored for that task | `ValueError` (IndexError, KeyError) |
 | prediction for an unknown query | `ValueError` | `ValueError` (AssertionError) |
 | value that is not finite, moment without score | `ValueError` | `ValueError` (NaN, IndexError) |

@@ -10,6 +10,7 @@ from typing import Any
 from dataset_scripts.benchmarks import BENCHMARKS
 
 from .alignment import Query, align, query_id
+from .existence import score_existence
 from .highlights import score_highlights, score_youtube_highlights
 from .moments import score_moments
 from .summaries import score_summaries
@@ -72,20 +73,40 @@ def compute_scores(
     metric = BENCHMARKS[benchmark].metric
     if metric in DOMAIN_METRICS:
         return {"brief": DOMAIN_METRICS[metric](predictions, references, **options)}
+    return score_grounding(predictions, references, **options)
+
+
+def score_grounding(
+    predictions: list[Mapping], references: list[Mapping], *, match_reference_code: bool, match_number: bool
+) -> dict[str, dict[str, Any]]:
+    """Moments, saliency and existence, each where it is predicted and annotated."""
+    options = {"match_reference_code": match_reference_code, "match_number": match_number}
     queries = align(predictions, references, **options)
     if match_reference_code:
         with_moments, with_saliency = tasks_of_reference_code(queries, references)
+        with_existence = False  # the public evaluator knows no absent queries
     else:
         with_moments, with_saliency = tasks_to_score(queries)
-    if not with_moments and not with_saliency:
+        with_existence = has_existence(queries)
+    if not with_moments and not with_saliency and not with_existence:
         raise ValueError(
-            "There is nothing to score: `predictions` need `pred_relevant_windows` for `references` with `moments`, or "
-            "`pred_saliency_scores` for `references` with `saliency`."
+            "There is nothing to score: `predictions` need `pred_relevant_windows` for `references` with `moments`, "
+            "`pred_saliency_scores` for `references` with `saliency`, or `pred_exist_score` for `references` whose "
+            "`moments` are empty."
         )
     moments = score_moments(predictions, references, **options) if with_moments else {}
     saliency = score_highlights(predictions, references, **options) if with_saliency else {}
-    brief = {**summarize_moments(moments), **summarize_saliency(saliency)}
+    existence = score_existence(predictions, references, match_number=match_number) if with_existence else {}
+    brief = {**summarize_moments(moments), **summarize_saliency(saliency), **existence}
     return {"brief": brief, **saliency, **moments}
+
+
+def has_existence(queries: list[Query]) -> bool:
+    """Whether existence is scored: any query is absent, and any prediction has a score for it."""
+    if not any(query.is_absent for query in queries):
+        return False
+    predictions = chain.from_iterable(query.predictions for query in queries)
+    return any(record.get("pred_exist_score") is not None for record in predictions)
 
 
 def tasks_to_score(queries: list[Query]) -> tuple[bool, bool]:
@@ -95,7 +116,7 @@ def tasks_to_score(queries: list[Query]) -> tuple[bool, bool]:
     moments_predicted = any(record.get("pred_relevant_windows") is not None for record in predictions)
     moments_annotated = any(record.get("moments") for record in references)
     saliency_predicted = any(record.get("pred_saliency_scores") is not None for record in predictions)
-    saliency_annotated = any(query.annotation for query in queries)
+    saliency_annotated = any(query.annotation and not query.is_absent for query in queries)
     return moments_predicted and moments_annotated, saliency_predicted and saliency_annotated
 
 
