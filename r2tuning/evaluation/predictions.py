@@ -263,6 +263,8 @@ def _find_reason(read: Callable[..., Any], row: dict[str, Any], cache: FeatureCa
 
 
 def _open_video(row: dict[str, Any], cache: FeatureCache | None) -> None:
+    if row["video_id"] is None:
+        raise ValueError("the annotation names no video to ground it in.")
     if cache is not None:
         cache.video(row["video_id"])
     elif row["video"] is not None:
