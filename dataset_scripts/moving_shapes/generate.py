@@ -39,7 +39,7 @@ from dataset_scripts.files import claiming, remove_leftovers, writing
 from .absent import make_absent_queries
 from .queries import ObjectFacts, Query, make_queries, observe, rate_importance, rate_saliency
 from .render import DEFAULT_SIZE, DEFAULT_TRAIL_SEC, write_video
-from .scenes import SPLITS, combinations_of, make_scene, random_stream
+from .scenes import SPLITS, make_scene, random_stream
 
 
 NUM_VIDEOS = {"train": 900, "val": 100, "test": 150, "test_unseen": 50}
@@ -149,7 +149,7 @@ def annotate_absent(seed: int, split: str, index: int) -> list[dict[str, Any]]:
     video, facts, queries = _observe(seed, split, index)
     random = random_stream(seed, split, index, ABSENT)
     rows = []
-    for number, query in enumerate(make_absent_queries(facts, queries, combinations_of(split), random)):
+    for number, query in enumerate(make_absent_queries(facts, queries, split, random)):
         rows.append(
             {
                 "qid": f"{video['vid']}_absent_{number}",
