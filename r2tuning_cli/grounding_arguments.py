@@ -25,8 +25,8 @@ PLOT_ENDINGS = (".png", ".pdf", ".svg")
 VIDEO_NAME = re.compile(r"https?://\S+|\S+\.(avi|flv|m4v|mkv|mov|mp4|mpe?g|ogv|ts|webm|wmv)", re.IGNORECASE)
 DEMO_DESCRIPTION = """\
 Generate a video of moving coloured shapes that no model was trained on, ask one query of each kind about it, and print
-the predicted moments beside the true ones. OUT receives the video, a timeline, and each query's best moment as a video
-file.
+the predicted moments beside the true ones. A model with an existence head is also asked for something that is not there.
+OUT receives the video, a timeline, and each query's best moment as a video file.
 """
 DEMO_EPILOG = """\
 example:
@@ -184,7 +184,7 @@ def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
         type=score_or_none,
         default=argparse.SUPPRESS,
         metavar="P",
-        help="answer \"not there\" to a query if the probability that anything in the video matches it is lower, 0 to 1; "
+        help='answer "not there" to a query if the probability that anything in the video matches it is lower, 0 to 1; '
         "none = never (default: 0.5). Only for models with an existence head; others always name moments",
     )
 

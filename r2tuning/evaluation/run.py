@@ -261,7 +261,9 @@ def format_scores(document: dict[str, Any]) -> str:
     if levels:
         columns = {label: {"mAP": part["HL-mAP"], "HIT@1": part["HL-Hit1"]} for label, part in levels.items()}
         tables.append(_table("highlights", columns))
-    existence = {column: scores["brief"][name] for column, name in EXISTENCE_COLUMNS.items() if name in scores["brief"]}
+    existence = {
+        column: scores["brief"][name] for column, name in EXISTENCE_COLUMNS.items() if name in scores["brief"]
+    }
     if existence:
         tables.append(_table("existence", {"all": existence}))
     elif set(scores) == {"brief"}:

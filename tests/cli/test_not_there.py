@@ -52,7 +52,13 @@ def answers(canned, monkeypatch):
 
 
 def test_probabilities_are_whole_percent():
-    assert [format_probability(value) for value in (0.0, 0.004, 0.125, 0.934, 1.0)] == ["0 %", "0 %", "12 %", "93 %", "100 %"]
+    assert [format_probability(value) for value in (0.0, 0.004, 0.125, 0.934, 1.0)] == [
+        "0 %",
+        "0 %",
+        "12 %",
+        "93 %",
+        "100 %",
+    ]
 
 
 def test_only_a_query_that_was_not_found_is_absent():
@@ -85,7 +91,9 @@ def test_table_says_what_is_not_there(ground, answers, video):
 
 def test_a_query_that_is_there_may_have_no_moments():
     answer = {"query": "a", "moments": [], "highlights": [], "summary": [], "probability": 0.7}
-    assert format_answer(answer, 5) == "Query: a\n  probability: 70 %\n  no moments\n  highlights: none\n  summary: none"
+    assert (
+        format_answer(answer, 5) == "Query: a\n  probability: 70 %\n  no moments\n  highlights: none\n  summary: none"
+    )
 
 
 def test_nothing_is_cut_for_a_query_that_is_not_there(ground, answers, tmp_path):
@@ -130,7 +138,9 @@ def test_without_the_head_the_option_is_reported_once(ground):
     logging.warning_once.cache_clear()  # as in a new process
     status, out, err = ground("--min-probability", 0.9)
     assert status == 0
-    assert only_line(err).startswith("r2tuning: warning: `--min-probability` has no effect: this model has no existence")
+    assert only_line(err).startswith(
+        "r2tuning: warning: `--min-probability` has no effect: this model has no existence"
+    )
     assert ground()[1:] == (out, "")
 
 

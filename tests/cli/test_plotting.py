@@ -127,7 +127,7 @@ def test_the_probability_has_room_beside_query_and_truth(video):
     curve = figure.axes[1]
     boxes = {text.get_text(): text.get_window_extent() for text in curve.texts}
     probability = boxes["there: 100 %"]
-    assert 0 <= probability.x0
+    assert probability.x0 >= 0
     assert probability.x1 < curve._left_title.get_window_extent().x0
     assert probability.y0 >= boxes["truth"].y1
 

@@ -40,7 +40,15 @@ def with_head(options):
 def options(tiny_clip, tmp_path_factory):
     """Two epochs of three steps, with a checkpoint after each step; a third of the queries is absent."""
     options = write_benchmark(tmp_path_factory.mktemp("benchmark"), tiny_clip, num_train=6, absent=True)
-    parts = {"eval-split": "train", "learning-rate": 2e-2, "batch-size": 6, "queries-per-video": 3, "save-steps": 1, "keep-checkpoints": 10, "resume": "auto"}
+    parts = {
+        "eval-split": "train",
+        "learning-rate": 2e-2,
+        "batch-size": 6,
+        "queries-per-video": 3,
+        "save-steps": 1,
+        "keep-checkpoints": 10,
+        "resume": "auto",
+    }
     return with_head({**options, **parts})
 
 
