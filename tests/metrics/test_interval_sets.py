@@ -45,7 +45,7 @@ def test_threshold_that_is_a_little_above_its_name():
 
 def test_answer_is_rounded_outwards():
     assert both_modes([(10.9, 19.1)], [(10, 20)]) == [100, 100, 99.5]
-    assert both_modes([(10, 20)], [(10.5, 20)])[0] == 95.5  # moments are not
+    assert both_modes([(10, 20)], [(10.25, 20)])[0] == 97.5  # moments are not
 
 
 def test_wrong_answer():
