@@ -140,7 +140,7 @@ def read_queries(queries: list[Query], *, allow_reversed: bool) -> list[Query]:
         if reference.get("moments") is None:
             continue
         moments = clean_moments(reference["moments"], reference["duration_sec"])
-        records = []
+        records: list[Mapping] = []
         for record in query.predictions:
             predicted = read_predictions(record, allow_reversed=allow_reversed)
             records.append({**record, "pred_relevant_windows": predicted})
@@ -215,8 +215,8 @@ def score_threshold(found: np.ndarray, present: np.ndarray) -> dict[str, Any]:
         found: Mask `(num_queries,)` of the queries that the model takes for present.
         present: Mask `(num_queries,)`.
     """
-    num_right, num_missed = np.count_nonzero(found & present), np.count_nonzero(~found & present)
-    num_rejected, num_false = np.count_nonzero(~found & ~present), np.count_nonzero(found & ~present)
+    num_right, num_missed = int((found & present).sum()), int((~found & present).sum())
+    num_rejected, num_false = int((~found & ~present).sum()), int((found & ~present).sum())
     precision = num_rejected / max(1, num_rejected + num_missed)
     recall = num_rejected / max(1, num_rejected + num_false)
     f1 = 2 * precision * recall / (precision + recall) if num_rejected else 0.0
@@ -329,7 +329,9 @@ def score_present(queries: list[Query], empty: float | None) -> dict[str, dict[s
     """
     scored = []
     for query in queries:
-        records = [{"pred_relevant_windows": with_scores(some["pred_relevant_windows"])} for some in query.predictions]
+        records: list[Mapping] = []
+        for record in query.predictions:
+            records.append({"pred_relevant_windows": with_scores(record["pred_relevant_windows"])})
         scored.append(Query(query.qid, records, query.references))
     pairs = measure_pairs(scored)
     has_several = pairs.num_moments > 1
