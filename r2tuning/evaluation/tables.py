@@ -101,7 +101,8 @@ def _describe_interval_sets(scores: dict[str, Any]) -> list[tuple[str, Rows]]:
 
 
 def _describe_first_moment(scores: dict[str, Any]) -> list[tuple[str, Rows]]:
-    return [("first moment", {"all": scores["brief"]})]
+    rows = {"all": scores["full"], **scores["by_domain"]}
+    return [("first moment", rows)]
 
 
 DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], list[tuple[str, Rows]]]] = {
