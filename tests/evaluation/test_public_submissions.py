@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+import shutil
 
 import pytest
 import retrieval_samples as samples
@@ -10,6 +12,7 @@ from annotation_samples import write_json, write_json_lines, write_text
 from dataset_scripts import AnnotationError
 from r2tuning.evaluation.run import format_scores, main
 from r2tuning.evaluation.submissions import read_prediction_file
+from r2tuning.hub.model_card import Results
 
 
 def read_json(path):
@@ -240,3 +243,46 @@ def test_tables_of_the_other_benchmarks_are_unchanged():
     document = {"benchmark": "tvsum", "split": "val", "num_queries": 1, "num_left_out": 0, "scores": scores}
     lines = ["tvsum val, 1 queries", "", "domain     mAP", "dog      50.00", "average  50.00"]
     assert format_scores(document) == "\n".join(lines) + "\n"
+
+
+# ---- checkpoints ----
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "measure"),
+    [
+        ("soccer_gmr", "G-mIoU@1", "G-mIoU@1"),
+        ("tvr", "SVMR-R1@0.5", "R1@0.5"),
+        ("vue_tr", "AUC-IoU", "AUC-IoU"),
+        ("qv_m2", "MR-full-mAP", "mAP"),
+    ],
+)
+def test_scores_of_a_checkpoint_are_recorded_in_its_card(checkpoint, tmp_path, capsys, name, score, measure):
+    """It grounds the queries of each benchmark in its video, and the saved predictions have the same scores."""
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    split = "val" if "val" in samples.SPLITS[name] else "test"
+    Results(name, split, {score: 12.5}).save(folder)
+    data_dir = write_about_one_video(name, tmp_path / "data", "sample")
+    saved, output = tmp_path / "predictions.jsonl", tmp_path / "scores.json"
+    data = ["--benchmark", name, "--split", split, "--data-dir", data_dir, "--output", output]
+    model = ["--model", folder, "--video-dir", folder, "--device", "cpu", "--save-predictions", saved, "--record"]
+    assert main([str(word) for word in [*data, *model]]) == 0, capsys.readouterr().err
+    scores = json.loads(output.read_text())["scores"]
+    card = (folder / "README.md").read_text()
+    assert f"The same weights on the `{split}` split" in card
+    assert score in card
+    assert f" {scores['brief'][score]:.2f} " in card
+    assert f"type: {measure}\n" in card
+    assert main([str(word) for word in [*data, "--predictions", saved]]) == 0, capsys.readouterr().err
+    assert json.loads(output.read_text())["scores"] == scores
+
+
+def write_about_one_video(name, folder, video_id):
+    """The generated annotations of a benchmark, all about the same video."""
+    samples.write_benchmark(name, folder)
+    for path in folder.rglob("*.json*"):
+        text = path.read_text()
+        for field in ("vid", "vid_name", "video_id"):
+            text = re.sub(rf'"{field}": "[^"]*"', f'"{field}": "{video_id}"', text)
+        path.write_text(text)
+    return folder
