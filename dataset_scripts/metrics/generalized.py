@@ -119,6 +119,7 @@ def score_generalized(
     present = np.array([count_moments(query) > 0 for query in queries], dtype=bool)
     if not present.any():
         raise ValueError("None of the `references` has a moment inside its video: moments cannot be scored.")
+    with_moments = [query for query in queries if count_moments(query)]
     existence = read_existence(queries, match_reference_code)
     empty = 0.0 if match_reference_code else None  # a figure without queries
 
@@ -126,7 +127,7 @@ def score_generalized(
         "GMR-CLS": score_classes(existence, present, match_reference_code),
         "G-mIoU_gate": count_gate(queries, existence),
         "G-mIoU_detail": score_gated(queries, existence),
-        **score_present([query for query, has_moment in zip(queries, present, strict=True) if has_moment], empty),
+        **score_present(with_moments, empty),
         "stats": count_queries(queries),
     }
     return {"brief": summarize(scores), **scores}
