@@ -122,7 +122,9 @@ def score_corpus(
     queries = align(predictions, references, match_reference_code=match_reference_code, match_number=match_number)
     corpus = read_corpus(queries, match_reference_code)
     types = read_types(corpus.queries, match_reference_code)
-    brief, scores, by_type = {}, {}, {}
+    brief: dict[str, float] = {}
+    scores: dict[str, dict[str, Any]] = {}
+    by_type: dict[str, dict[str, Any]] = {}
     for task in TASKS:
         rows = select_task(corpus, task, allow_reversed=match_reference_code)
         if not any(row is not None for row in rows):

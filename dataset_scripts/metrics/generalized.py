@@ -119,6 +119,7 @@ def score_generalized(
     present = np.array([count_moments(query) > 0 for query in queries], dtype=bool)
     if not present.any():
         raise ValueError("None of the `references` has a moment inside its video: moments cannot be scored.")
+    with_moments = [query for query in queries if count_moments(query)]
     existence = read_existence(queries, match_reference_code)
     empty = 0.0 if match_reference_code else None  # a figure without queries
 
@@ -126,7 +127,7 @@ def score_generalized(
         "GMR-CLS": score_classes(existence, present, match_reference_code),
         "G-mIoU_gate": count_gate(queries, existence),
         "G-mIoU_detail": score_gated(queries, existence),
-        **score_present([query for query, has_moment in zip(queries, present, strict=True) if has_moment], empty),
+        **score_present(with_moments, empty),
         "stats": count_queries(queries),
     }
     return {"brief": summarize(scores), **scores}
@@ -140,7 +141,7 @@ def read_queries(queries: list[Query], *, allow_reversed: bool) -> list[Query]:
         if reference.get("moments") is None:
             continue
         moments = clean_moments(reference["moments"], reference["duration_sec"])
-        records = []
+        records: list[Mapping] = []
         for record in query.predictions:
             predicted = read_predictions(record, allow_reversed=allow_reversed)
             records.append({**record, "pred_relevant_windows": predicted})
@@ -215,8 +216,8 @@ def score_threshold(found: np.ndarray, present: np.ndarray) -> dict[str, Any]:
         found: Mask `(num_queries,)` of the queries that the model takes for present.
         present: Mask `(num_queries,)`.
     """
-    num_right, num_missed = np.count_nonzero(found & present), np.count_nonzero(~found & present)
-    num_rejected, num_false = np.count_nonzero(~found & ~present), np.count_nonzero(found & ~present)
+    num_right, num_missed = int((found & present).sum()), int((~found & present).sum())
+    num_rejected, num_false = int((~found & ~present).sum()), int((found & ~present).sum())
     precision = num_rejected / max(1, num_rejected + num_missed)
     recall = num_rejected / max(1, num_rejected + num_false)
     f1 = 2 * precision * recall / (precision + recall) if num_rejected else 0.0
@@ -225,10 +226,10 @@ def score_threshold(found: np.ndarray, present: np.ndarray) -> dict[str, Any]:
         "Acc": percent((num_right + num_rejected) / len(present)),
         "Rej-P": percent(precision),
         "Rej-R": percent(recall),
-        "TP": num_right,
-        "TN": num_rejected,
-        "FP": num_false,
-        "FN": num_missed,
+        "TP": int(num_right),
+        "TN": int(num_rejected),
+        "FP": int(num_false),
+        "FN": int(num_missed),
     }
 
 
@@ -329,7 +330,9 @@ def score_present(queries: list[Query], empty: float | None) -> dict[str, dict[s
     """
     scored = []
     for query in queries:
-        records = [{"pred_relevant_windows": with_scores(some["pred_relevant_windows"])} for some in query.predictions]
+        records: list[Mapping] = []
+        for record in query.predictions:
+            records.append({"pred_relevant_windows": with_scores(record["pred_relevant_windows"])})
         scored.append(Query(query.qid, records, query.references))
     pairs = measure_pairs(scored)
     has_several = pairs.num_moments > 1

@@ -24,7 +24,7 @@ domain "{duration category}/{query format}/{query modality}".
 | reversed prediction (end before start) | `ValueError` | swapped in precision and recall; dropped, after merging, in IoU |
 | prediction that is not numeric or not finite | `ValueError` | `ValueError` (undefined) |
 | two predictions for a query | the last one | each counts as a query |
-| reference whose `moments` is `None` | not scored | `ValueError` (undefined) |
+| reference whose `moments` is `None` | not scored | not scored (undefined) |
 
 `match_number=False` scores the queries that both sides have, in both modes.
 """
@@ -81,13 +81,11 @@ def score_interval_sets(
         ValueError: The two sides do not match, a prediction is malformed, or nothing is annotated.
     """
     queries = align(predictions, references, match_number=match_number)
-    if match_reference_code:
-        queries = [query for query in queries if query.predictions]
     queries = [query for query in queries if query.references[-1].get("moments") is not None]
+    if match_reference_code:
+        queries = split_records(queries)
     if not queries:
         raise ValueError("None of the `references` has `moments`: there is nothing to score predictions against.")
-    if match_reference_code:
-        queries = [Query(query.qid, [record], query.references) for query in queries for record in query.predictions]
     measures = measure_queries(queries, match_reference_code)
     groups = {"overall": np.ones(len(queries), dtype=bool), **read_groups(queries)}
     scores = {}
@@ -99,6 +97,15 @@ def score_interval_sets(
         value = scores["overall"][key]
         brief[name] = None if value is None else percent(value / 100)
     return {"brief": brief, **scores}
+
+
+def split_records(queries: list[Query]) -> list[Query]:
+    """One query for each prediction: none without a prediction, and several for a repeated id."""
+    split = []
+    for query in queries:
+        for record in query.predictions:
+            split.append(Query(query.qid, [record], query.references))
+    return split
 
 
 def read_groups(queries: list[Query]) -> dict[str, np.ndarray]:

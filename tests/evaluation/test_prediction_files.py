@@ -124,7 +124,7 @@ def test_the_command_reports_the_error_in_one_line(tmp_path, capsys, case):
 
 def test_saliency_of_a_single_annotator_is_scored(tmp_path, capsys):
     """A query without a relevant clip has as many scores a clip as the others, which counts as nothing found."""
-    unrated = {**RATED, "qid": 2, "vid": "v2", "relevant_windows": [], "relevant_clip_ids": [], "saliency_scores": []}
+    unrated = {**RATED, "qid": 2, "vid": "v2", "relevant_clip_ids": [], "saliency_scores": []}
     predictions = f"{LINE}\n{changed(qid=2, vid='v2')}"
     for annotations in ([RATED, unrated], [unrated, RATED]):
         status, output, error = evaluate(tmp_path, capsys, predictions, annotations)
