@@ -239,7 +239,7 @@ def test_a_video_encoded_with_other_weights_is_refused(make_model, field):
     encoded = model.encode_video(video_hidden_states=video_states(model.config, 5))
     with torch.no_grad():
         model.r2_block.steps[-1].video_projection.get_parameter(field).flatten()[0] += 1e-3
-    with pytest.raises(ValueError, match="made by weights other than"):
+    with pytest.raises(ValueError, match="made with weights other than"):
         model.ground(encoded, input_ids=torch.tensor([[62, 5, 63]]))
 
 

@@ -22,7 +22,6 @@ from examples.transformers_trainer import train as train_by_transformers
 from r2tuning.training import run as run_script
 from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig, read_config, read_preset
-from r2tuning.training.data import GroundingData
 from r2tuning.training.loop import NonFiniteError, train_step
 from r2tuning.training.preparation import prepare_run
 from r2tuning.training.run import DONE, NOT_FINITE, NOT_PUBLISHED, USAGE, main
