@@ -32,7 +32,7 @@ def prepare_moments(moments: list[list[float]], num_frames: int, fps: float) -> 
     """Moments clipped to the sampled video (num_frames / fps), swapped if reversed, and at least a frame long.
 
     Args:
-        moments: [start, end] pairs in seconds.
+        moments: [start, end] pairs in seconds; none for an absent query.
         num_frames: Frames that were sampled from the video.
         fps: Frames per second at which they were sampled.
 
@@ -53,7 +53,7 @@ def prepare_saliency(row: dict[str, Any], num_frames: int, fps: float, spec: Ben
 
     A unit's saliency is the mean of its annotators' scores, rescaled so that the lowest score is 0 and the highest 1;
     `spec.saliency.frames` says which unit a frame belongs to. Where saliency is not annotated, it is 1 for frames inside
-    a moment and 0 elsewhere.
+    a moment and 0 elsewhere. For an absent query, whose `moments` are `[]`, it is 0 everywhere.
 
     Args:
         row: An example in the schema of `features.py`.
@@ -67,7 +67,7 @@ def prepare_saliency(row: dict[str, Any], num_frames: int, fps: float, spec: Ben
     Raises:
         ValueError: The row has no annotation, or there must be one frame per unit and the numbers differ.
     """
-    if row["saliency"] is None:
+    if row["saliency"] is None or row["moments"] == []:
         return _inside_moments(row, num_frames, fps)
     scores = np.asarray(row["saliency"]["scores"], np.float32)  # (num_units, num_annotators)
     num_units, num_annotators = scores.shape

@@ -61,6 +61,8 @@ class R2TuningConfig(PreTrainedConfig):
             Append each frame's relative start and end (TEF) to its features.
         use_moment_head (`bool`, defaults to `True`):
             Predict moments. Without it (YouTube Highlights, TVSum) the class scores are the saliency.
+        use_existence_head (`bool`, defaults to `False`):
+            Predict whether the video holds any moment that matches the query; needs `use_moment_head`.
         dropout (`float`, defaults to 0.5):
             Dropout of the two input projections.
         drop_path (`float`, defaults to 0.1):
@@ -73,6 +75,8 @@ class R2TuningConfig(PreTrainedConfig):
             Losses of the published checkpoints, or the formulas as printed in the paper.
         saliency_loss_weight (`float`, defaults to 0.1):
             Weight of the saliency loss in the released recipe; in the paper's it is 0.1.
+        existence_loss_weight (`float`, defaults to 0.3):
+            Weight of the existence head's loss.
         positive_saliency (`"above_median"` or `"above_half"`, defaults to `"above_median"`):
             Positive frames of the contrastive losses without a moment head: those whose saliency is above the (lower)
             median of the video (TVSum) or above 0.5 (YouTube Highlights). With a moment head they are the frames
@@ -114,12 +118,14 @@ class R2TuningConfig(PreTrainedConfig):
     strides: list[int] | tuple[int, ...] = (1, 2, 4, 8)
     use_temporal_endpoints: bool = True
     use_moment_head: bool = True
+    use_existence_head: bool = False
     dropout: float | int = 0.5
     drop_path: float | int = 0.1
     use_video_calibration: bool = True
     use_layer_calibration: bool = True
     loss_recipe: Literal["released", "paper"] = "released"
     saliency_loss_weight: float | int = 0.1
+    existence_loss_weight: float | int = 0.3
     positive_saliency: Literal["above_median", "above_half"] = "above_median"
     fps: float | int = 0.5
     window_sec: float | int | None = 150.0
@@ -200,15 +206,19 @@ class R2TuningConfig(PreTrainedConfig):
         if not self.use_moment_head and strides != [1]:
             raise ValueError(f"`strides` must be [1] without moment head, as points are frames, got {strides}.")
 
+    def validate_existence_head(self) -> None:
+        """An existence head needs a moment head: only annotated moments tell present queries from absent ones."""
+        if self.use_existence_head and not self.use_moment_head:
+            raise ValueError("`use_existence_head` needs `use_moment_head`, got `use_moment_head=False`.")
+
     def validate_rates(self) -> None:
         """Dropout rates are in [0, 1), weights non-negative, times positive."""
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
-        if not 0 <= self.saliency_loss_weight < float("inf"):
-            raise ValueError(
-                f"`saliency_loss_weight` must not be negative or infinite, got {self.saliency_loss_weight}."
-            )
+        for name in ("saliency_loss_weight", "existence_loss_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` must not be negative or infinite, got {getattr(self, name)}.")
         if not 0 < self.fps < float("inf"):
             raise ValueError(f"`fps` must be positive and finite, got {self.fps}.")
         if self.window_sec is not None and not 0 < self.window_sec < float("inf"):

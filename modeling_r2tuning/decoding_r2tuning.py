@@ -167,12 +167,15 @@ class DecodedVideos:
         scores: `(num_queries, num_points)`, in [0, 1]; -1 marks padding.
         saliency: `(num_queries, num_frames)`; 0 where padded.
         num_frames: `(num_queries,)`, each video's own length.
+        existence: `(num_queries,)`, logit of the event that any moment matches the query; of a windowed video, the
+            highest of its windows. `None` without existence head.
     """
 
     moments: torch.Tensor
     scores: torch.Tensor
     saliency: torch.Tensor
     num_frames: torch.Tensor
+    existence: torch.Tensor | None = None
 
 
 def decode_outputs(outputs: Mapping[str, torch.Tensor]) -> DecodedVideos:
@@ -188,7 +191,9 @@ def decode_outputs(outputs: Mapping[str, torch.Tensor]) -> DecodedVideos:
         points = points[:0]
         moments = outputs["logits"].new_zeros(len(logits), 0, 2)
         scores = outputs["logits"].new_zeros(len(logits), 0)
-    decoded = DecodedVideos(moments, scores, saliency, frame_mask.sum(dim=1))
+    existence = outputs.get("existence_logits")
+    existence = None if existence is None else existence.float()
+    decoded = DecodedVideos(moments, scores, saliency, frame_mask.sum(dim=1), existence)
     starts = outputs.get("window_starts")
     if starts is None:
         return decoded
@@ -218,11 +223,15 @@ def _merge_windows(
     for window, (first, end) in enumerate(owned.tolist()):
         pieces.append(curves[:, window, first:end])
     saliency = torch.cat(pieces, dim=1)  # (num_queries, num_frames)
+    existence = decoded.existence
+    if existence is not None:  # a query is present in the video if it is in any window
+        existence = existence.unflatten(0, (num_queries, num_windows)).amax(dim=1)  # (num_queries,)
     return DecodedVideos(
         moments=moments.reshape(num_queries, -1, 2),  # (num_queries, num_windows * num_points, 2)
         scores=scores.reshape(num_queries, -1),  # (num_queries, num_windows * num_points)
         saliency=saliency,
         num_frames=torch.full_like(starts[:num_queries], saliency.shape[1]),
+        existence=existence,
     )
 
 

@@ -29,8 +29,8 @@ def gather_rows(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Rows of all processes, concatenated in the order of the processes; a process's own rows keep their gradient.
 
     Args:
-        tensors: `(batch, ...)`; all sizes may differ between processes. Sizes other than the batch are padded to the
-            largest with zeros (`False`).
+        tensors: `(batch, ...)`; all sizes may differ between processes, and the batch may be empty in some or all of
+            them. Sizes other than the batch are padded to the largest with zeros (`False`).
     """
     if num_processes() == 1:
         return tensors
@@ -44,6 +44,8 @@ def _gather(own: torch.Tensor) -> torch.Tensor:
     # All processes must send the same shape: pad to the largest, then cut each piece to its own number of rows.
     padded = own.new_zeros(torch.stack(shapes).amax(dim=0).tolist())
     padded[tuple(slice(size) for size in own.shape)] = own
+    if padded.numel() == 0:  # no process has a row
+        return padded
     pieces = [torch.empty_like(padded, requires_grad=False) for _ in shapes]
     dist.all_gather(pieces, padded.detach())
     pieces[dist.get_rank()] = padded

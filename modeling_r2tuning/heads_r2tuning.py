@@ -1,4 +1,7 @@
-"""From the R2 block's features to predictions: feature pyramid, classification head, boundary head, pooled text."""
+"""From the R2 block's features to predictions: feature pyramid, pooled text, and heads.
+
+The heads classify points, regress the boundaries of moments and predict whether any moment matches the query.
+"""
 
 import math
 from dataclasses import dataclass
@@ -23,6 +26,8 @@ class VideoGroundingOutput(ModelOutput):
         logits: `(batch, num_points)`, class logits of the points, level after level.
         boundary_offsets: `(batch, num_points, 2)`, distances to start and end in strides; `None` without moment head.
         saliency_scores: `(batch, num_frames)`, cosine of frame and text in [-1, 1]; 0 where padded.
+        existence_logits: `(batch,)`, logit of the event that any moment matches the query, not calibrated (the
+            processor does that); `None` without existence head.
         video_features: `(batch, num_frames, hidden)`, output of the R2 block; 0 where padded. `ground` returns it on
             request.
         text_features: `(batch, hidden)`, pooled text.
@@ -41,6 +46,7 @@ class VideoGroundingOutput(ModelOutput):
     logits: torch.Tensor | None = None
     boundary_offsets: torch.Tensor | None = None
     saliency_scores: torch.Tensor | None = None
+    existence_logits: torch.Tensor | None = None
     video_features: torch.Tensor | None = None
     text_features: torch.Tensor | None = None
     points: torch.Tensor | None = None
@@ -138,8 +144,44 @@ class TextPooling(nn.Module):
         return torch.einsum("bl,blc->bc", scores.softmax(dim=1), text)  # (batch, hidden)
 
 
+class ExistenceHead(nn.Module):
+    """Two layers that predict from a summary of text, frames and class logits whether any moment matches the query."""
+
+    def __init__(self, config: R2TuningConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(3 * config.hidden_size)
+        self.linear1 = nn.Linear(3 * config.hidden_size + 1, config.hidden_size)
+        self.linear2 = nn.Linear(config.hidden_size, 1)
+
+    def forward(
+        self,
+        text_features: torch.Tensor,
+        frames: torch.Tensor,
+        frame_mask: torch.Tensor,
+        logits: torch.Tensor,
+        point_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits `(batch,)`.
+
+        Args:
+            text_features: `(batch, hidden)`, pooled text.
+            frames: `(batch, num_frames, hidden)`, non-negative features of the frames.
+            frame_mask: `(batch, num_frames)`, `True` = real.
+            logits: `(batch, num_points)`, class logits.
+            point_mask: `(batch, num_points)`, `True` = real.
+        """
+        # W2 relu(W1 [LayerNorm([text, max_t frame_t, mean_t frame_t]), max_i logit_i]), over real frames and points
+        padding = ~frame_mask[..., None]
+        highest = frames.masked_fill(padding, float("-inf")).amax(dim=1)  # (batch, hidden)
+        mean = frames.masked_fill(padding, 0.0).sum(dim=1) / frame_mask.sum(dim=1, keepdim=True)  # (batch, hidden)
+        summary = self.norm(torch.cat([text_features, highest, mean], dim=-1))  # (batch, 3 * hidden)
+        best_logit = logits.masked_fill(~point_mask, float("-inf")).amax(dim=1, keepdim=True)  # (batch, 1)
+        hidden = self.linear1(torch.cat([summary, best_logit], dim=-1)).relu()  # (batch, hidden)
+        return self.linear2(hidden).squeeze(-1)
+
+
 class GroundingHead(nn.Module):
-    """Feature pyramid, classification head, boundary head and pooled-text similarity; always in full precision."""
+    """Feature pyramid, pooled-text similarity and all heads; always in full precision."""
 
     def __init__(self, config: R2TuningConfig):
         super().__init__()
@@ -149,6 +191,12 @@ class GroundingHead(nn.Module):
         self.classification_head = ConvHead(config, 1)
         self.boundary_head = ConvHead(config, 2) if config.use_moment_head else None
         self.level_scale = nn.Parameter(torch.ones(len(config.strides)))
+        self.existence_head: ExistenceHead | None = None
+        if config.use_existence_head:
+            # Created last and with a forked generator, so that with or without it all other modules draw the same
+            # initial weights: the model initialises its modules again in this order.
+            with torch.random.fork_rng(devices=[]):
+                self.existence_head = ExistenceHead(config)
 
     def forward(
         self,
@@ -164,15 +212,21 @@ class GroundingHead(nn.Module):
         cosine = F.cosine_similarity(frames, text_features[:, None], dim=-1)  # (batch, num_frames)
         levels, mask = self._join_levels(self.pyramid(frames, num_frames))
         points = make_points(longest, self.strides, frame_mask.device)
+        point_mask = make_point_mask(points, num_frames)
         kept = self._point_columns(longest, frame_mask.device)
+        logits = self.classification_head(levels, mask)[:, kept, 0]
+        existence_logits = None
+        if self.existence_head is not None:
+            existence_logits = self.existence_head(text_features, frames, frame_mask, logits, point_mask)
         return VideoGroundingOutput(
-            logits=self.classification_head(levels, mask)[:, kept, 0],
+            logits=logits,
             boundary_offsets=self._boundary_offsets(levels, mask, kept, longest),
             saliency_scores=cosine.masked_fill(~frame_mask, 0.0),
+            existence_logits=existence_logits,
             video_features=video_features.masked_fill(~frame_mask[..., None], 0.0),
             text_features=text_features,
             points=points,
-            point_mask=make_point_mask(points, num_frames),
+            point_mask=point_mask,
             frame_mask=frame_mask,
         )
 
@@ -214,4 +268,4 @@ class GroundingHead(nn.Module):
         return unused
 
 
-__all__ = ["GroundingHead", "TemporalFeaturePyramid", "VideoGroundingOutput"]
+__all__ = ["ExistenceHead", "GroundingHead", "TemporalFeaturePyramid", "VideoGroundingOutput"]

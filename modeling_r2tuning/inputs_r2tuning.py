@@ -79,7 +79,10 @@ def check_labels(
     saliency: torch.Tensor | None,
     positive_frame: torch.Tensor | None,
 ) -> GroundingLabels | None:
-    """Check the labels of a batch and convert their times to frames; `None` if there are no labels."""
+    """Check the labels of a batch and convert their times to frames; `None` if there are no labels.
+
+    The positive frame of an absent query, one without a moment, means nothing: it is not checked and becomes 0.
+    """
     given = {"saliency": saliency is not None, "positive_frame": positive_frame is not None}
     if config.use_moment_head:
         given["moments"] = moments is not None
@@ -92,15 +95,21 @@ def check_labels(
         raise ValueError(f"Labels are incomplete: {missing} missing, needed are {sorted(given)}.")
     check_shape("saliency", saliency, tuple(frame_mask.shape))
     check_shape("positive_frame", positive_frame, (len(saliency),))
-    num_frames = frame_mask.sum(dim=1)
-    if not ((positive_frame >= 0) & (positive_frame < num_frames)).all():
-        raise ValueError(f"`positive_frame` must be a valid frame of its video, got {positive_frame.tolist()}.")
     saliency = saliency.float().masked_fill(~frame_mask, 0.0)
     if moments is None or fps is None or not config.use_moment_head:
+        _check_positive_frame(positive_frame, frame_mask)
         return GroundingLabels(saliency, positive_frame)
     moments, moment_mask = pad_moments(moments, moment_mask, saliency.device)
     check_shape("moments", moments, (len(saliency), None, 2))
+    positive_frame = positive_frame.masked_fill(~moment_mask.any(dim=1), 0)
+    _check_positive_frame(positive_frame, frame_mask)
     return GroundingLabels(saliency, positive_frame, moments * fps[:, None, None], moment_mask)
+
+
+def _check_positive_frame(positive_frame: torch.Tensor, frame_mask: torch.Tensor) -> None:
+    num_frames = frame_mask.sum(dim=1)
+    if not ((positive_frame >= 0) & (positive_frame < num_frames)).all():
+        raise ValueError(f"`positive_frame` must be a valid frame of its video, got {positive_frame.tolist()}.")
 
 
 def check_per_query(

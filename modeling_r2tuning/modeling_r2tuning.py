@@ -325,10 +325,11 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
                 `get_video_hidden_states` or a feature cache, instead of pixels.
             text_hidden_states: `(batch, text_length, num_layers, text_hidden)` instead of token ids.
             moments: Labels: for each query `(num_moments, 2)`, start and end in seconds; or one padded tensor
-                `(batch, num_moments, 2)` with `moment_mask`.
+                `(batch, num_moments, 2)` with `moment_mask`. A query without moments is absent: nothing matches it.
             moment_mask: `(batch, num_moments)`, `True` = real; only with one padded tensor.
-            saliency: Labels: `(batch, num_frames)`, in [0, 1].
-            positive_frame: Labels: `(batch,)`, index of one positive frame, drawn by the data collator.
+            saliency: Labels: `(batch, num_frames)`, in [0, 1]; not used for absent queries.
+            positive_frame: Labels: `(batch,)`, index of one positive frame, drawn by the data collator; not used for
+                absent queries.
             fps: `(batch,)` or a number, frames per second; needed with `moments`.
             duration_sec: `(batch,)` or a number, length of the video; only passed on to post-processing.
             output_hidden_states: Return the output of every recurrent step.

@@ -78,6 +78,9 @@ class R2TuningProcessor(ProcessorMixin):
         nms (`"hard"`, `"linear"`, `"gaussian"` or `None`, defaults to `"hard"`): Default kind of suppression.
         nms_threshold (`float`, defaults to 0.7): Default overlap from which hard suppression acts.
         round_to (`float`, *optional*): Default unit in seconds to which moments are rounded.
+        existence_scale (`float`, defaults to 1.0): Factor of the existence head's logits, see `existence_bias`.
+        existence_bias (`float`, defaults to 0.0): The probability that any moment matches a query is
+            sigmoid(existence_scale * logit + existence_bias). Training fits both numbers on the evaluation split.
     """
 
     def __init__(
@@ -88,13 +91,24 @@ class R2TuningProcessor(ProcessorMixin):
         nms: str | None = "hard",
         nms_threshold: float = 0.7,
         round_to: float | None = None,
+        existence_scale: float = 1.0,
+        existence_bias: float = 0.0,
         **kwargs: Any,
     ):
-        check_options(fps=fps, nms=nms, nms_threshold=nms_threshold, round_to=round_to)
+        check_options(
+            fps=fps,
+            nms=nms,
+            nms_threshold=nms_threshold,
+            round_to=round_to,
+            existence_scale=existence_scale,
+            existence_bias=existence_bias,
+        )
         self.fps = fps
         self.nms = nms
         self.nms_threshold = nms_threshold
         self.round_to = round_to
+        self.existence_scale = existence_scale
+        self.existence_bias = existence_bias
         super().__init__(image_processor, tokenizer, **kwargs)
         # A tokenizer may have been saved with these settings, but `_tokenize` truncates and pads itself.
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -311,6 +325,7 @@ class R2TuningProcessor(ProcessorMixin):
         score_threshold: float | None = None,
         num_highlights: int = 5,
         summary_share: float = 0.15,
+        min_probability: float | None = None,
     ) -> list[dict[str, Any]]:
         """Turn the model's outputs into one answer for each query, following the steps of the released evaluation.
 
@@ -333,11 +348,15 @@ class R2TuningProcessor(ProcessorMixin):
                 all, as the released evaluation does.
             num_highlights: Number of frames listed as highlights.
             summary_share: Share of the video that the summary covers.
+            min_probability: Probability, from 0 to 1, from which a query counts as found in the video; `None` = do not
+                decide. Without effect on a model without existence head.
 
         Returns:
             For each query a dict of plain Python values: `moments`, a list of `{"start", "end", "score"}` in seconds,
             best first (empty for a model without moment head); `saliency`, a score for each of `frame_times`;
-            `highlights`, a list of `{"time", "score"}`; `summary`, a list of `{"start", "end"}` in temporal order.
+            `highlights`, a list of `{"time", "score"}`; `summary`, a list of `{"start", "end"}` in temporal order. With
+            an existence head also `probability`, that any moment matches the query, and with `min_probability` `found`;
+            where that is `False`, `moments`, `highlights` and `summary` are empty.
 
         Raises:
             TypeError: `outputs` is not the whole output, but for example the logits.
@@ -351,6 +370,7 @@ class R2TuningProcessor(ProcessorMixin):
             score_threshold=score_threshold,
             num_highlights=num_highlights,
             summary_share=summary_share,
+            min_probability=min_probability,
         )
         _check_outputs(outputs)
         method = self.nms if nms == "default" else nms
@@ -364,11 +384,27 @@ class R2TuningProcessor(ProcessorMixin):
         answers = []
         for query, num_frames in enumerate(decoded.num_frames.tolist()):
             saliency = decoded.saliency[query, :num_frames]
-            found = _list_moments(moments[query], scores[query], score_threshold)
+            listed = _list_moments(moments[query], scores[query], score_threshold)
             rate, duration = fps[query].item(), duration_sec[query].item()
             described = _describe_saliency(saliency, rate, duration, num_highlights, summary_share)
-            answers.append({"moments": found, **described})
+            answers.append({"moments": listed, **described})
+        if decoded.existence is not None:
+            self._add_probabilities(answers, decoded.existence, min_probability)
         return answers
+
+    def _add_probabilities(
+        self, answers: list[dict[str, Any]], logits: torch.Tensor, min_probability: float | None
+    ) -> None:
+        """Add `probability` and `found` to the answers, whose logits are `(num_queries,)`; empty those not found."""
+        # In float64, so that high probabilities stay distinct.
+        probabilities = (self.existence_scale * logits.cpu().double() + self.existence_bias).sigmoid()
+        for answer, probability in zip(answers, probabilities.tolist(), strict=True):
+            answer["probability"] = probability
+            if min_probability is None:
+                continue
+            answer["found"] = probability >= min_probability
+            if not answer["found"]:
+                answer.update(moments=[], highlights=[], summary=[])
 
 
 def _check_lengths(padding: bool | str, truncation: bool | str, max_length: int | None, longest: int) -> None:
@@ -481,7 +517,9 @@ def _check_outputs(outputs: Any) -> None:
     if not isinstance(outputs, Mapping):
         raise TypeError(f"`outputs` must be the model's whole output, got {type(outputs).__name__}.")
     offsets = outputs.get("boundary_offsets")
+    existence = outputs.get("existence_logits")
     is_finite = outputs["logits"].isfinite().all() and outputs["saliency_scores"].isfinite().all()
+    is_finite = is_finite and (existence is None or existence.isfinite().all())
     # Offsets may be infinite: moments are clamped to the video.
     if not is_finite or (offsets is not None and offsets.isnan().any()):
         raise ValueError("The predictions are not finite: the video's pixels or the model's weights hold NaN.")

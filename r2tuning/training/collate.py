@@ -28,7 +28,7 @@ class GroundingCollator:
       width)`
     - `text_hidden_states (text_length, num_layers, hidden)` or `input_ids (text_length,)`
     - `saliency (num_frames,)` from 0 to 1, `fps`, `duration_sec`, and if the model predicts moments
-      `moments (num_moments, 2)` in seconds
+      `moments (num_moments, 2)` in seconds; an absent query has none
 
     Args:
         seed: Seed of the positive frames.
@@ -59,8 +59,10 @@ class GroundingCollator:
         return batch
 
     def draw_positive_frame(self, example: dict[str, Any]) -> int:
-        """Index of a random positive frame; the same for the same seed and draw."""
+        """Index of a random positive frame, the same for the same seed and draw; 0 for an absent query."""
         saliency = example["saliency"]
+        if "moments" in example and len(example["moments"]) == 0:
+            return 0
         if "moments" in example:
             positive = saliency > 0
         elif self.positive_saliency == "above_median":

@@ -110,7 +110,15 @@ def test_a_video_without_frames_is_refused(pieces):
 
 @torch.no_grad()
 @pytest.mark.parametrize("cached", [False, True], ids=["pixels", "cached"])
-@pytest.mark.parametrize("fields", [{}, {"layer_fusion": "forward", "shared_block": False}, {"layer_fusion": "mean"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"layer_fusion": "forward", "shared_block": False},
+        {"layer_fusion": "mean"},
+        {"use_existence_head": True},
+    ],
+)
 def test_a_short_video_is_grounded_as_by_forward(make_model, fields, cached):
     model = make_model(**fields)
     inputs = make_inputs(model.config, (9,), (5, 2, 6), cached=cached)

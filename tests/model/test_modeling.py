@@ -38,6 +38,7 @@ CONFIGURATIONS = {
     "without_tuning": {"method": "none", "num_recurrent_steps": 1},
     **{name: {"method": name, "num_recurrent_steps": 1} for name in ("full", "lora", "vpt", "vop", "st_adapter")},
     **{name: {"method": name} for name in ("e3va", "losa", "lst")},
+    "existence": {"use_existence_head": True},
     "no_calibration": {"use_video_calibration": False, "use_layer_calibration": False},
 }
 
