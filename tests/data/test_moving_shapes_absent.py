@@ -41,7 +41,7 @@ def annotations():
 @pytest.fixture(scope="module")
 def many_videos():
     """For statistics."""
-    return {"train": annotate(7, "train", range(130)), "test": annotate(7, "test", range(60))}
+    return {"train": annotate(7, "train", range(100)), "test": annotate(7, "test", range(50))}
 
 
 @pytest.fixture(scope="module")
