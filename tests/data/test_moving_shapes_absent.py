@@ -372,7 +372,18 @@ def test_a_domain_must_agree_with_the_moments(benchmark_folder, tmp_path):
     rows = load_vtg_dataset("moving_shapes_absent", split="train", data_files=path)
     assert len(rows) == len(lines)
     path.write_text("\n".join(lines).replace('"domain": "size"', '"domain": "size/easy"'))
-    with pytest.raises(AnnotationError, match=r"both.jsonl, line \d+: `domain` is 'size/easy', .* has moments"):
+    with pytest.raises(AnnotationError, match=r"both.jsonl, line \d+: `domain` is 'size/easy', .* query with moments"):
         load_vtg_dataset("moving_shapes_absent", split="train", data_files=path)
     kept = load_vtg_dataset("moving_shapes_absent", split="train", data_files=path, on_error="skip")
     assert len(kept) == len(lines) - sum(row["domain"] == "size" for row in rows)
+
+
+def test_absent_queries_are_no_domain_of_the_benchmark_without_them(benchmark_folder, tmp_path):
+    """They are counted with `on_error="skip"`."""
+    path = tmp_path / "both.jsonl"
+    names = ("moving_shapes_train.jsonl", "moving_shapes_absent_train.jsonl")
+    path.write_text("".join((benchmark_folder / name).read_text() for name in names))
+    with pytest.raises(AnnotationError, match=r"`domain` is '[a-z-]+/[a-z]+', expected one of presence, .*order$"):
+        load_vtg_dataset("moving_shapes", split="train", data_files=path)
+    kept = load_vtg_dataset("moving_shapes", split="train", data_files=path, on_error="skip")
+    assert kept["qid"] == [row["qid"] for row in read_lines(benchmark_folder / names[0])]
