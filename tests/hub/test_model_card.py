@@ -98,7 +98,7 @@ def test_card_of_a_model_with_an_existence_head(make_model, tmp_path):
     assert 'answer["moments"][0]' not in usage, "there may be none"
     for name, value in EXISTENCE.items():
         assert f"| `{name}` | {value:.2f} |" in card.text
-    assert "`FAR@95`: share of the absent queries" in card.text
+    assert "`FAR@95`: share of the latter that pass where 95 % of the former do (lower is better)" in card.text
     assert "| queries | R1@0.5 | AUROC | FAR@95 |" in card.text
     assert "| all | 90.10 | 80.50 | - |" in card.text
     types = [result.metric_type for result in card.data.eval_results]
