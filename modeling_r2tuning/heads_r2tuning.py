@@ -22,7 +22,7 @@ class VideoGroundingOutput(ModelOutput):
 
     Attributes:
         loss: Scalar, the sum of `loss_parts`; only with labels.
-        loss_parts: Scalar losses by name, their weights included; only with labels.
+        loss_parts: Scalar losses by name, weighted; only with labels.
         logits: `(batch, num_points)`, class logits of the points, level after level.
         boundary_offsets: `(batch, num_points, 2)`, distances to start and end in strides; `None` without moment head.
         saliency_scores: `(batch, num_frames)`, cosine of frame and text in [-1, 1]; 0 where padded.
@@ -36,9 +36,9 @@ class VideoGroundingOutput(ModelOutput):
         frame_mask: `(batch, num_frames)`, `True` = real.
         fps: `(batch,)`, frames per second, if given.
         duration_sec: `(batch,)`, length of the video in seconds, if given.
-        query_index: `(batch,)`, for a windowed video: index of the query that a row answers.
-        window_starts: `(batch,)`, for a windowed video: first frame of the row's window.
-        hidden_states: One `(batch, num_frames, hidden)` for each recurrent step, first step first; on request.
+        query_index: `(batch,)`, from `ground`: index of the query that a row answers.
+        window_starts: `(batch,)`, from `ground`: first frame of the row's window.
+        hidden_states: `(batch, num_frames, hidden)` for each recurrent step, in order; on request.
     """
 
     loss: torch.Tensor | None = None
@@ -68,8 +68,8 @@ class Downsample(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """From `(batch, length, hidden)` to `(batch, length // 2, hidden)`; an odd last frame is left out."""
-        # Frames do not overlap, so the convolution is a linear layer over pairs of frames.
+        """From `(batch, length, hidden)` to `(batch, length // 2, hidden)`; an odd last frame is dropped."""
+        # Kernels do not overlap, so the convolution is a linear layer over pairs of frames.
         even = features[:, : features.shape[1] // 2 * 2]
         pairs = even.unflatten(1, (-1, 2)).flatten(-2)  # (batch, length // 2, 2 * hidden)
         weight = self.conv.weight.transpose(1, 2).flatten(1)  # (hidden, 2 * hidden)
@@ -77,7 +77,7 @@ class Downsample(nn.Module):
 
 
 class TemporalFeaturePyramid(nn.Module):
-    """One sequence of features for each temporal stride; each level has convolutions of its own from the frames up."""
+    """One level of features for each temporal stride, computed from the frames by convolutions of its own."""
 
     def __init__(self, config: R2TuningConfig):
         super().__init__()
@@ -87,14 +87,15 @@ class TemporalFeaturePyramid(nn.Module):
             self.levels.append(nn.ModuleList(Downsample(config) for _ in range(num_halvings)))
 
     def forward(self, features: torch.Tensor, num_frames: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Build the levels that have a point.
+        """Build the levels that have at least one point.
 
         Args:
             features: `(batch, num_frames, hidden)`.
-            num_frames: `(batch,)`, each video's own length.
+            num_frames: `(batch,)`, length of each video without padding.
 
         Returns:
-            For each level the features, `(batch, num_points_of_level, hidden)`, 0 where padded, and their mask.
+            For each level the features `(batch, num_points_of_level, hidden)`, 0 where padded, and their mask
+            `(batch, num_points_of_level)`.
         """
         levels = []
         for module in self.levels:
@@ -111,13 +112,13 @@ class TemporalFeaturePyramid(nn.Module):
 
 
 def _zero_padding(features: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features with zeros beyond each video's own length, and their mask."""
+    """Features `(batch, length, hidden)` with zeros beyond the length `(batch,)` of each video, and their mask."""
     mask = torch.arange(features.shape[1], device=features.device) < length[:, None]
     return features.masked_fill(~mask[..., None], 0.0), mask
 
 
 class ConvHead(nn.Module):
-    """Two convolutions of kernel 3 over the points of a level, shared by all levels."""
+    """Two convolutions of kernel 3 over the points of a level; all levels share them."""
 
     def __init__(self, config: R2TuningConfig, num_outputs: int):
         super().__init__()
@@ -231,19 +232,19 @@ class GroundingHead(nn.Module):
         )
 
     def _join_levels(self, levels: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Concatenate all levels, so that each convolution of the heads runs once instead of once for each level.
+        """Concatenate all levels, so that each convolution of the heads runs once and not once for each level.
 
-        One zero after each level keeps the convolutions, of kernel 3, from mixing neighbouring levels.
+        A zero after each level keeps the convolutions, whose kernel is 3, from mixing neighbouring levels.
 
         Returns:
-            Features `(batch, hidden, length)` and their mask `(batch, 1, length)`, where length counts the zeros too.
+            Features `(batch, hidden, length)` and their mask `(batch, 1, length)`; the length includes the zeros.
         """
         features = torch.cat([F.pad(level, (0, 0, 0, 1)) for level, _ in levels], dim=1)  # (batch, length, hidden)
         mask = torch.cat([F.pad(mask, (0, 1)) for _, mask in levels], dim=1)  # (batch, length)
         return features.transpose(1, 2), mask[:, None]
 
     def _point_columns(self, num_frames: int, device: torch.device) -> torch.Tensor:
-        """Indices of the points, `(num_points,)`, in the concatenated levels: all but the zeros between them."""
+        """Indices of the points in the concatenated levels, `(num_points,)`: all but the zeros between levels."""
         lengths = [length for length in level_lengths(num_frames, self.strides) if length]
         levels = torch.arange(len(lengths), device=device)
         gaps = levels.repeat_interleave(torch.tensor(lengths, device=device))  # zeros before each point
@@ -252,7 +253,10 @@ class GroundingHead(nn.Module):
     def _boundary_offsets(
         self, levels: torch.Tensor, mask: torch.Tensor, kept: torch.Tensor, num_frames: int
     ) -> torch.Tensor | None:
-        """Distances from each point to start and end in strides: exp(head) times a learned scale of the level."""
+        """Distances from each point to start and end in strides, `(batch, num_points, 2)`.
+
+        They are exp(head output) times a learned scale of the level.
+        """
         if self.boundary_head is None:
             return None
         lengths = torch.tensor(level_lengths(num_frames, self.strides), device=levels.device)
@@ -260,7 +264,7 @@ class GroundingHead(nn.Module):
         return self.boundary_head(levels, mask)[:, kept].exp() * scale[:, None]  # (batch, num_points, 2)
 
     def maybe_unused_parameters(self, num_frames: int) -> list[nn.Parameter]:
-        """Parameters that may have no part in the loss of videos of `num_frames` frames."""
+        """Parameters that the loss of videos of `num_frames` frames may not depend on."""
         unused = [self.level_scale]
         for stride, level in zip(self.strides, self.pyramid.levels, strict=True):
             if stride > num_frames:

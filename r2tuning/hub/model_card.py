@@ -19,7 +19,7 @@ MOMENT_RETRIEVAL = "moment-retrieval"
 TASK = "Video temporal grounding"
 PIPELINE_TAG = "video-text-to-text"  # the closest to ours among the tasks of the Hub
 # How the names of measures begin; the rest of a score's name is what it was measured on ("MR-full-R1@0.5", "mAP-dog").
-MEASURES = ("R1@", "R5@", "mAP", "mIoU", "Hit1")
+MEASURES = ("R1@", "R5@", "mAP", "mIoU", "Hit1", "AUROC", "FAR@", "ECE", "F1@")
 PRIVATE_DATA = "a private data set"  # title of own data without a name
 # Identifiers of licences that are common for data and that the Hub knows; others are "other" there, with a name.
 LICENCES = frozenset(
@@ -287,6 +287,8 @@ def _eval_results(results: Results) -> list[EvalResult]:
 
 def _metric_type(score: str) -> str:
     """Return the measure in the name of a score: "R1@0.5" for "MR-full-R1@0.5", "mAP" for "mAP-dog"."""
+    if score.startswith("G-mIoU"):  # no mean of IoUs, in spite of its name
+        return score
     for part in score.split("-"):
         if part.startswith(MEASURES):
             return part

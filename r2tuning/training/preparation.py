@@ -226,14 +226,14 @@ def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig) -> None:
     predictions = []
     for row in rows:
         num_scores = len(row["saliency"]["scores"]) if row["saliency"] else 1
-        moment = [0.0, row["duration_sec"], 1.0]
-        predictions.append(
-            {
-                "qid": row["qid"],
-                "pred_relevant_windows": [moment],
-                "pred_saliency_scores": [0.0] * num_scores,
-            }
-        )
+        prediction = {
+            "qid": row["qid"],
+            "pred_relevant_windows": [[0.0, row["duration_sec"], 1.0]],
+            "pred_saliency_scores": [0.0] * num_scores,
+        }
+        if config.model.get("use_existence_head"):
+            prediction["pred_exist_score"] = 0.5
+        predictions.append(prediction)
     scores = compute_scores(config.benchmark, predictions, rows)["brief"]
     if scores.get(config.best_metric) is None:
         known = sorted(name for name, score in scores.items() if score is not None)

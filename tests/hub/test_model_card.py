@@ -78,6 +78,39 @@ def test_card_of_a_baseline_names_its_method(make_model, tmp_path, method, says)
     assert "side block on" not in card.text
 
 
+EXISTENCE = {"EX-AUROC": 81.3, "EX-FAR@95": 45.3, "EX-ECE": 3.6, "EX-Rej-F1@0.5": 70.02}
+
+
+def test_card_of_a_model_with_an_existence_head(make_model, tmp_path):
+    folder = save_ours(make_model(use_existence_head=True, backbone_name_or_path="org/clip"), tmp_path / "ours")
+    columns = {"R1@0.5": 90.1, "AUROC": 80.5, "FAR@95": None}
+    Results(
+        "moving_shapes_absent",
+        "val",
+        {**SCORES, **EXISTENCE},
+        training=TRAINING,
+        evaluations={"test": {"all": columns}},
+    ).save(folder)
+    card = make_model_card(folder, "org/name", json.loads((folder / "config.json").read_text()))
+    assert "sentence.\nIt also gives the probability that anything in the video matches the sentence" in card.text
+    usage = python_blocks(card)[0]
+    assert 'answer["probability"]  # that anything' in usage
+    assert 'answer["moments"][0]' not in usage, "there may be none"
+    for name, value in EXISTENCE.items():
+        assert f"| `{name}` | {value:.2f} |" in card.text
+    assert "`FAR@95`: share of the latter that pass where 95 % of the former do (lower is better)" in card.text
+    assert "| queries | R1@0.5 | AUROC | FAR@95 |" in card.text
+    assert "| all | 90.10 | 80.50 | - |" in card.text
+    types = [result.metric_type for result in card.data.eval_results]
+    assert types == ["R1@0.5", "mAP", "Hit1", "AUROC", "FAR@95", "ECE", "F1@0.5"]
+
+
+def test_other_cards_do_not_speak_of_existence(card_of):
+    text = card_of(Results("qvhighlights", "val", SCORES, training=TRAINING)).text
+    assert "probability" not in text
+    assert "EX" not in text
+
+
 def test_metadata(card_of):
     card = card_of(Results("qvhighlights", "val", SCORES, training=TRAINING))
     data = ModelCard(str(card)).data  # as the Hub reads it

@@ -152,6 +152,11 @@ WRONG = {
     ],
     "dropout": [(1.0, r"must be in \[0, 1\), got 1.0"), (-0.1, r"must be in \[0, 1\)"), (float("nan"), r"\[0, 1\)")],
     "drop_path": [(1, r"must be in \[0, 1\)")],
+    "use_existence_head": [(1, "expected bool")],
+    "existence_loss_weight": [
+        (-0.1, "must not be negative or infinite, got -0.1"),
+        (float("inf"), "infinite, got inf"),
+    ],
     "saliency_loss_weight": [(-1, "must not be negative or infinite, got -1"), (float("nan"), "must not be negative")],
     "method": [
         *(
@@ -183,6 +188,11 @@ def test_wrong_values_are_refused_with_the_rule(field, value, message):
 def test_points_are_frames_where_only_frames_are_scored():
     with pytest.raises(StrictDataclassError, match=r"`strides` must be \[1\] without moment head"):
         R2TuningConfig(use_moment_head=False)
+
+
+def test_an_existence_head_needs_a_moment_head():
+    with pytest.raises(StrictDataclassError, match="`use_existence_head` needs `use_moment_head`"):
+        R2TuningConfig(use_moment_head=False, strides=[1], use_existence_head=True)
 
 
 def test_the_shallower_encoder_limits_the_number_of_layers_read():
