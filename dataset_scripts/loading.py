@@ -44,7 +44,8 @@ def load_vtg_dataset(
         split: "train", "val", "test" or "test_unseen", where the benchmark has it; `None` = all splits whose files
             exist.
         data_dir: Folder of the annotations. The format of a file is detected from its contents.
-        domain: One domain of YouTube Highlights or TVSum, one family of Moving Shapes; `None` = all.
+        domain: One domain of YouTube Highlights or TVSum, one family of Moving Shapes, one source of TimeLens-Bench;
+            `None` = all. On Soccer-GMR the labels, "standard" (`None`) or "full".
         data_files: The annotation file, or files by split, where they have other names. For "custom" the user's own table,
             a dataset folder, or "hf://datasets/ORG/NAME"; a single one is divided into "train" and "val" (see
             `custom.py`).

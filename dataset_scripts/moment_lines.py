@@ -4,6 +4,7 @@
      "relevant_clip_ids": [0, 1, ...], "saliency_scores": [[score of each annotator], ...]}
 
 The last two fields are optional; a test split may also lack `relevant_windows`. A "clip" is a unit of two seconds.
+`"relevant_windows": []` is an annotation as well: nothing in the video matches the query.
 lighthouse's lines for YouTube Highlights and TVSum have other fields, which the builders of those benchmarks read.
 """
 
@@ -26,7 +27,7 @@ ReadLine = Callable[[Record, str, str, Report], dict[str, Any]]
 
 
 def holds_moments(path: str) -> bool:
-    """Whether the first readable line of a file has `relevant_windows`: a hidden test split has none."""
+    """Whether the first readable line of a file has `relevant_windows`, even an empty list: a hidden test split has none."""
     for _, line in read_lines(path):
         try:
             return json.loads(line).get("relevant_windows") is not None
@@ -42,13 +43,26 @@ def read_records(path: str, report: Report) -> Iterator[Record]:
             yield Record(parse_json(line, path, number), f"{path}, line {number}")
 
 
-def read_moment_lines(path: str, split: str, report: Report) -> Iterator[tuple[Record, dict[str, Any]]]:
-    """Records and examples of a file in the common format."""
+def read_moment_lines(
+    path: str, split: str, report: Report, scores_required: bool = True
+) -> Iterator[tuple[Record, dict[str, Any]]]:
+    """Records and examples of a file in the common format.
+
+    Args:
+        path: The file.
+        split: The split it holds; a test split may be hidden.
+        report: Counts malformed records.
+        scores_required: Whether a line with `relevant_clip_ids` must have `saliency_scores`; if not, the saliency of a
+            line without them is null.
+    """
     annotated = split != "test" or holds_moments(path)
     num_annotators = count_annotators(path)
     for record in read_records(path, report):
         with report.skip_errors():
-            yield record, _read_example(record, annotated, num_annotators)
+            example = _read_example(record, annotated)
+            if scores_required or record.has("saliency_scores"):
+                example["saliency"] = _dense_saliency(record, example["duration_sec"], num_annotators)
+            yield record, example
 
 
 def read_lighthouse_lines(
@@ -82,17 +96,23 @@ def count_annotators(path: str) -> int:
     return NUM_ANNOTATORS
 
 
-def _read_example(record: Record, annotated: bool, num_annotators: int) -> dict[str, Any]:
+def _read_example(record: Record, annotated: bool) -> dict[str, Any]:
+    """The example of a line, without its saliency."""
     if record.has("relevant_windows") and not annotated:
         raise record.error("relevant_windows", "no such field, as in the first line of the file")
     duration = record.duration(record.number("duration", above=0))
+    moments = record.intervals("relevant_windows") if annotated else None
+    if moments == [] and record.fields.get("relevant_clip_ids"):
+        raise record.error(
+            "relevant_clip_ids", "an empty list, as `relevant_windows` says that nothing matches the query"
+        )
     return {
         "qid": record.identifier("qid"),
         "query": record.text("query", "a sentence"),
         "video_id": record.text("vid"),
         "duration_sec": duration,
-        "moments": record.intervals("relevant_windows") if annotated else None,
-        "saliency": _dense_saliency(record, duration, num_annotators),
+        "moments": moments,
+        "saliency": None,
         "domain": None,
     }
 

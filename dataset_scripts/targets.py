@@ -15,8 +15,8 @@ def frame_rate(row: dict[str, Any], spec: BenchmarkSpec, fps: float) -> float:
 
     Args:
         row: An example in the schema of `features.py`.
-        spec: The benchmark; where it has one frame per annotated unit, the rate follows from the row.
-        fps: The rate on all other benchmarks.
+        spec: The benchmark; if it has one frame per annotated unit, the rate follows from the row.
+        fps: The rate for all other benchmarks.
     """
     if spec.saliency.frames == "one_per_unit":
         return units_per_second(row)
@@ -24,15 +24,15 @@ def frame_rate(row: dict[str, Any], spec: BenchmarkSpec, fps: float) -> float:
 
 
 def units_per_second(row: dict[str, Any]) -> float:
-    """The frame rate at which a video has one frame per annotated unit."""
+    """Frames per second at which a video has one frame per annotated unit."""
     return len(row["saliency"]["scores"]) / row["duration_sec"]
 
 
 def prepare_moments(moments: list[list[float]], num_frames: int, fps: float) -> np.ndarray:
-    """Moments clipped to the sampled video (num_frames / fps), swapped if reversed, and at least a frame long.
+    """Moments clipped to the sampled video (num_frames / fps), with ends in order, and at least one frame long.
 
     Args:
-        moments: [start, end] pairs in seconds.
+        moments: [start, end] pairs in seconds; none for an absent query.
         num_frames: Frames that were sampled from the video.
         fps: Frames per second at which they were sampled.
 
@@ -49,11 +49,11 @@ def prepare_moments(moments: list[list[float]], num_frames: int, fps: float) -> 
 
 
 def prepare_saliency(row: dict[str, Any], num_frames: int, fps: float, spec: BenchmarkSpec) -> np.ndarray:
-    """Saliency of each sampled frame, from 0 to 1, as the released code trains on.
+    """Saliency of each sampled frame, from 0 to 1, as in the training of the released code.
 
     A unit's saliency is the mean of its annotators' scores, rescaled so that the lowest score is 0 and the highest 1;
     `spec.saliency.frames` says which unit a frame belongs to. Where saliency is not annotated, it is 1 for frames inside
-    a moment and 0 elsewhere.
+    a moment and 0 elsewhere. For an absent query, whose `moments` are `[]`, it is 0 everywhere.
 
     Args:
         row: An example in the schema of `features.py`.
@@ -67,12 +67,13 @@ def prepare_saliency(row: dict[str, Any], num_frames: int, fps: float, spec: Ben
     Raises:
         ValueError: The row has no annotation, or there must be one frame per unit and the numbers differ.
     """
-    if row["saliency"] is None:
+    if row["saliency"] is None or row["moments"] == []:
         return _inside_moments(row, num_frames, fps)
     scores = np.asarray(row["saliency"]["scores"], np.float32)  # (num_units, num_annotators)
     num_units, num_annotators = scores.shape
     lowest, highest = spec.saliency.lowest, spec.saliency.highest
-    # Summed before they are divided, for the released code's last bit: (sum - A * lowest) / (A * (highest - lowest)).
+    # (sum - A * lowest) / (A * (highest - lowest)) for A annotators: bit for bit as in the released code, which sums
+    # before it divides.
     values = (scores.sum(axis=1) - lowest * num_annotators) / ((highest - lowest) * num_annotators)
     if spec.saliency.frames == "in_order":
         return values[:num_frames]
@@ -89,10 +90,12 @@ def prepare_saliency(row: dict[str, Any], num_frames: int, fps: float, spec: Ben
 
 def _inside_moments(row: dict[str, Any], num_frames: int, fps: float) -> np.ndarray:
     if row["moments"] is None:
-        raise ValueError(f"qid {row['qid']}: neither `moments` nor `saliency` is annotated; nothing to train on.")
+        raise ValueError(
+            f"qid {row['qid']}: neither `moments` nor `saliency` is annotated, so there is nothing to train on."
+        )
     saliency = np.zeros(num_frames, np.float32)
     moments = prepare_moments(row["moments"], num_frames, fps)
     for start, end in np.ceil(moments * np.float32(fps)).astype(int):
-        first = min(start, end - 1)  # rounding up a start just after 0 would leave a one-frame moment without a frame
+        first = min(start, end - 1)  # rounding up a start just above 0 would leave a one-frame moment without a frame
         saliency[first:end] = 1
     return saliency

@@ -9,7 +9,7 @@ from .method_specs_r2tuning import METHOD_SPECS, Method, MethodSpec
 
 
 ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
-# Fields of earlier versions, by which stored checkpoints may still name their backbone.
+# Former names of fields, which the config.json of older checkpoints may still contain.
 RENAMED_FIELDS = {"clip_model_name_or_path": "backbone_name_or_path", "clip_revision": "backbone_revision"}
 
 
@@ -17,8 +17,8 @@ RENAMED_FIELDS = {"clip_model_name_or_path": "backbone_name_or_path", "clip_revi
 class R2TuningConfig(PreTrainedConfig):
     r"""Configuration of an R2-Tuning model; the defaults are those of the paper's QVHighlights model.
 
-    Training settings (learning rate, batch size, epochs) are not part of it. A table or figure in brackets is the one
-    of the paper (arXiv 2404.00801) whose rows the field reproduces.
+    Training settings (learning rate, batch size, epochs) are not part of it. Brackets name the table or figure of the
+    paper (arXiv 2404.00801) whose rows the field reproduces.
 
     Args:
         vision_config (`CLIPVisionConfig` or `dict`, *optional*):
@@ -30,20 +30,21 @@ class R2TuningConfig(PreTrainedConfig):
         backbone_revision (`str`, *optional*):
             Branch, tag or commit of `backbone_name_or_path`.
         save_backbone (`bool`, defaults to `False`):
-            Store the encoders in the checkpoint too. Otherwise it holds only what is learned (about 11 MB). Always
-            `True` with full tuning, which trains the encoders.
+            Store the encoders in the checkpoint too. Otherwise it holds only the learned weights (about 11 MB).
+            Always `True` with full tuning, which trains the encoders.
         method (`str`, defaults to `"r2_tuning"`):
-            Transfer method [Table 9]. `"r2_tuning"`: recurrent refinement. `"none"`: no tuning; a frame is the CLS
-            token of the last layer, and only its projection, one temporal layer, pyramid and heads are learned.
-            `"full"`, `"lora"`, `"vpt"`, `"vop"`, `"st_adapter"`, `"e3va"`, `"losa"` or `"lst"`: the same with a CLS
-            token computed by that method; see `method_specs_r2tuning.py` and `method_*_r2tuning.py`.
+            Transfer method [Table 9]. `"r2_tuning"`: recurrent refinement. `"none"`: no tuning; a frame is represented
+            by the CLS token of the last layer, and only its projection, one temporal layer, pyramid and heads are
+            learned. `"full"`, `"lora"`, `"vpt"`, `"vop"`, `"st_adapter"`, `"e3va"`, `"losa"` or `"lst"`: as
+            `"none"`, but the method computes the CLS token; see `method_specs_r2tuning.py` and
+            `method_*_r2tuning.py`.
         hidden_size (`int`, defaults to 256):
             Width C of the side block.
         num_attention_heads (`int`, defaults to 8):
             Attention heads of the temporal layers; must divide `hidden_size`.
         num_recurrent_steps (`int`, defaults to 4):
-            Number of the encoders' last layers that are read, K in the paper [Figure 7]. Side networks use it too;
-            reading all layers works best there.
+            Number of last layers of each encoder that are used, K in the paper [Figure 7]. Side networks use it too;
+            all layers work best there.
         num_temporal_layers (`int`, defaults to 1):
             Transformer layers in each recurrent step [Table 12].
         attention_order (`"cross_self"` or `"self_cross"`, defaults to `"cross_self"`):
@@ -51,16 +52,18 @@ class R2TuningConfig(PreTrainedConfig):
         shared_block (`bool`, defaults to `True`):
             Whether all steps share one block [Table 11].
         layer_fusion (`"reversed"`, `"forward"`, `"single"` or `"mean"`, defaults to `"reversed"`):
-            Refinement from the deepest layer to the shallowest or in the opposite order, the K-th layer from the end
-            alone, or the mean of the last K layers [Figure 7].
+            Refinement from the deepest layer to the shallowest, refinement in the opposite order, the K-th layer from
+            the end alone, or the mean of the last K layers [Figure 7].
         initial_pooling_scale (`float`, defaults to 0.0):
-            Initial scale of the spatial pooling, before its tanh; with 0 pooling is off at the start of training.
+            Initial scale of the spatial pooling, before its tanh; 0 starts with pooling off.
         strides (`list[int]`, defaults to `(1, 2, 4, 8)`):
             Temporal strides of the feature pyramid in frames: increasing powers of two.
         use_temporal_endpoints (`bool`, defaults to `True`):
             Append each frame's relative start and end (TEF) to its features.
         use_moment_head (`bool`, defaults to `True`):
-            Predict moments. Without it (YouTube Highlights, TVSum) the class scores are the saliency.
+            Predict moments. Without it (YouTube Highlights, TVSum) the class scores serve as saliency.
+        use_existence_head (`bool`, defaults to `False`):
+            Predict whether the video holds any moment that matches the query; needs `use_moment_head`.
         dropout (`float`, defaults to 0.5):
             Dropout of the two input projections.
         drop_path (`float`, defaults to 0.1):
@@ -70,9 +73,11 @@ class R2TuningConfig(PreTrainedConfig):
         use_layer_calibration (`bool`, defaults to `True`):
             Contrast layers within each video, Eq. 10 [Table 5].
         loss_recipe (`"released"` or `"paper"`, defaults to `"released"`):
-            Losses of the published checkpoints, or the formulas as printed in the paper.
+            Losses of the released code, which trained the published checkpoints, or the formulas of the paper.
         saliency_loss_weight (`float`, defaults to 0.1):
             Weight of the saliency loss in the released recipe; in the paper's it is 0.1.
+        existence_loss_weight (`float`, defaults to 0.3):
+            Weight of the existence head's loss.
         positive_saliency (`"above_median"` or `"above_half"`, defaults to `"above_median"`):
             Positive frames of the contrastive losses without a moment head: those whose saliency is above the (lower)
             median of the video (TVSum) or above 0.5 (YouTube Highlights). With a moment head they are the frames
@@ -80,8 +85,8 @@ class R2TuningConfig(PreTrainedConfig):
         fps (`float`, defaults to 0.5):
             Frames per second of the training videos.
         window_sec (`float`, *optional*, defaults to 150.0):
-            Longest video grounded in one pass, in seconds; longer videos are grounded in overlapping windows. `None`:
-            always one pass.
+            Longest video grounded in one pass, in seconds; longer videos are grounded in overlapping windows. `None`
+            grounds every video in one pass.
 
     Raises:
         StrictDataclassError: A field has a wrong type or value; the message names it.
@@ -114,12 +119,14 @@ class R2TuningConfig(PreTrainedConfig):
     strides: list[int] | tuple[int, ...] = (1, 2, 4, 8)
     use_temporal_endpoints: bool = True
     use_moment_head: bool = True
+    use_existence_head: bool = False
     dropout: float | int = 0.5
     drop_path: float | int = 0.1
     use_video_calibration: bool = True
     use_layer_calibration: bool = True
     loss_recipe: Literal["released", "paper"] = "released"
     saliency_loss_weight: float | int = 0.1
+    existence_loss_weight: float | int = 0.3
     positive_saliency: Literal["above_median", "above_half"] = "above_median"
     fps: float | int = 0.5
     window_sec: float | int | None = 150.0
@@ -147,13 +154,13 @@ class R2TuningConfig(PreTrainedConfig):
 
     @property
     def num_steps(self) -> int:
-        """Number of recurrent steps: K, or 1 where one state of the encoders reaches the block."""
+        """Number of recurrent steps: K, or 1 where the block receives a single state of the encoders."""
         recurrent = self.method_spec.place == "recurrence" and self.layer_fusion in ("reversed", "forward")
         return self.num_recurrent_steps if recurrent else 1
 
     @property
     def layers_read(self) -> slice:
-        """Layers of each encoder that are read."""
+        """Layers of each encoder whose hidden states are used."""
         return self.method_spec.layers_read(self.num_recurrent_steps)
 
     @property
@@ -167,7 +174,7 @@ class R2TuningConfig(PreTrainedConfig):
         return self.method_spec.num_video_states(self.num_recurrent_steps)
 
     def validate_sizes(self) -> None:
-        """Counts are positive, the width divides into heads, K layers exist in both encoders."""
+        """Counts are positive, the heads divide the width evenly, and both encoders have K layers."""
         for name in ("hidden_size", "num_attention_heads", "num_recurrent_steps", "num_temporal_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
@@ -184,15 +191,15 @@ class R2TuningConfig(PreTrainedConfig):
             )
 
     def validate_method(self) -> None:
-        """Without recurrence or side network only the last layer is read."""
+        """Methods without recurrence or side network use the last layer only."""
         if self.method_spec.reads_last_layer_only and self.num_recurrent_steps != 1:
             raise ValueError(
-                f"`num_recurrent_steps` must be 1 with `method` '{self.method}', which reads the last layer only, got "
+                f"`num_recurrent_steps` must be 1 with `method` '{self.method}', which uses the last layer only, got "
                 f"{self.num_recurrent_steps}."
             )
 
     def validate_strides(self) -> None:
-        """Strides are increasing powers of two that start with 1; without moment head 1 is the only one."""
+        """Strides are increasing powers of two that start with 1; without moment head there is only stride 1."""
         strides = list(self.strides)
         powers = all(stride > 0 and stride & (stride - 1) == 0 for stride in strides)
         if not strides or strides[0] != 1 or not powers or strides != sorted(set(strides)):
@@ -200,15 +207,19 @@ class R2TuningConfig(PreTrainedConfig):
         if not self.use_moment_head and strides != [1]:
             raise ValueError(f"`strides` must be [1] without moment head, as points are frames, got {strides}.")
 
+    def validate_existence_head(self) -> None:
+        """An existence head needs a moment head: only annotated moments tell present queries from absent ones."""
+        if self.use_existence_head and not self.use_moment_head:
+            raise ValueError("`use_existence_head` needs `use_moment_head`, got `use_moment_head=False`.")
+
     def validate_rates(self) -> None:
-        """Dropout rates are in [0, 1), weights non-negative, times positive."""
+        """Dropout rates are in [0, 1), loss weights are not negative, and times are positive."""
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
-        if not 0 <= self.saliency_loss_weight < float("inf"):
-            raise ValueError(
-                f"`saliency_loss_weight` must not be negative or infinite, got {self.saliency_loss_weight}."
-            )
+        for name in ("saliency_loss_weight", "existence_loss_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` must not be negative or infinite, got {getattr(self, name)}.")
         if not 0 < self.fps < float("inf"):
             raise ValueError(f"`fps` must be positive and finite, got {self.fps}.")
         if self.window_sec is not None and not 0 < self.window_sec < float("inf"):
@@ -216,7 +227,12 @@ class R2TuningConfig(PreTrainedConfig):
 
 
 def _as_config(value: dict | ConfigT | None, kind: type[ConfigT]) -> ConfigT:
-    return kind(**(value or {})) if value is None or isinstance(value, dict) else value
+    """The configuration of an encoder from an object, a dict of its fields, or `None` for the default."""
+    if value is None:
+        return kind()
+    if isinstance(value, dict):
+        return kind(**value)
+    return value
 
 
 __all__ = ["R2TuningConfig"]

@@ -1,4 +1,4 @@
-"""Decoding raw predictions to moments, saliency, highlights and a summary: tensors in, tensors or numbers out."""
+"""Decode raw predictions to moments, saliency, highlights and a summary: tensors in, tensors or numbers out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,22 +27,22 @@ def temporal_nms(
 ) -> torch.Tensor:
     """Lower the scores of moments that overlap better ones; no moment is removed.
 
-    Repeatedly, the best remaining moment is taken and the scores of the others that remain are multiplied: by 0 where
+    The best remaining moment is taken repeatedly, and the scores of the moments that then remain are multiplied by 0 if
     the overlap reaches `threshold` (`"hard"`), by `1 - IoU` (`"linear"`), or by `exp(-IoU^2 / sigma)` (`"gaussian"`).
 
     Args:
         moments: `(batch, num_moments, 2)`, start and end.
         scores: `(batch, num_moments)` in [0, 1]; a negative score marks padding, which has no effect.
         method: `"hard"`, `"linear"` or `"gaussian"`.
-        threshold: For `"hard"`.
-        sigma: For `"gaussian"`.
+        threshold: IoU of `"hard"`.
+        sigma: Width of `"gaussian"`.
 
     Returns:
-        New scores, in the same order.
+        New scores `(batch, num_moments)`, in the same order.
     """
     # while moments remain:  best = argmax of their scores; remove it from those that remain;
     #                        score_j = score_j * factor(IoU(best, j)) for each j that remains
-    # In the batch every video takes as many rounds as the longest; a video without remaining moments is unchanged.
+    # The batch takes as many rounds as its longest video; a video without remaining moments does not change.
     iou = temporal_iou(moments, moments)  # (batch, num_moments, num_moments)
     if method == "hard":
         factors = (iou < threshold).to(scores.dtype)
@@ -75,23 +75,27 @@ def refine_moments(
     nms_threshold: float = 0.7,
     round_to: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clamp, round, suppress and sort, in the order of the released evaluation.
+    """Clamp, round, suppress and sort moments, in the order of the released evaluation.
 
-    Only moments that end before the video does are rounded, half to even. Without suppression the order is unchanged.
+    Only moments that end before the video does are rounded, half to even. Without suppression they are not sorted.
 
     Args:
         moments: `(batch, num_moments, 2)`, in seconds.
         scores: `(batch, num_moments)`, negative where padded.
-        duration_sec: `(batch,)`.
+        duration_sec: `(batch,)`, length of each video.
         nms: Method of `temporal_nms`; `None` = no suppression.
-        nms_threshold: For hard suppression.
+        nms_threshold: Threshold of `temporal_nms`.
         round_to: Unit in seconds; `None` = no rounding.
+
+    Returns:
+        Moments `(batch, num_moments, 2)` in seconds, and scores `(batch, num_moments)`.
     """
     longest = duration_sec[:, None, None]  # (batch, 1, 1)
-    free = moments[..., 1:] < longest  # (batch, num_moments, 1)
+    ends_early = moments[..., 1:] < longest  # (batch, num_moments, 1)
     moments = torch.minimum(moments.clamp(min=0), longest)
     if round_to is not None:
-        moments = torch.where(free, (moments / round_to).round() * round_to, moments)
+        rounded = (moments / round_to).round() * round_to
+        moments = torch.where(ends_early, rounded, moments)
     if nms is None:
         return moments, scores
     return sort_by_score(moments, temporal_nms(moments, scores, nms, nms_threshold))
@@ -105,10 +109,10 @@ def decode_saliency(
     frame_mask: torch.Tensor,
     merge: bool,
 ) -> torch.Tensor:
-    """Saliency of each frame: the highest class score of any level there, times the cosine with the text if `merge`.
+    """Saliency of each frame: its highest class score over the levels, times the cosine with the text if `merge`.
 
-    A level of n points repeats each score `T // n` times and fills the rest up to T with the last one, where T is the
-    video's own number of frames.
+    A level of n points repeats each score `T // n` times and fills the remaining frames up to T with the last one, where
+    T is the number of frames of the video without padding.
 
     Args:
         logits: `(batch, num_points)`.
@@ -116,7 +120,7 @@ def decode_saliency(
         points: `(num_points, 4)`.
         point_mask: `(batch, num_points)`, `True` = real.
         frame_mask: `(batch, num_frames)`, `True` = real.
-        merge: Multiply by `similarity`, as models with a moment head do.
+        merge: Multiply by `similarity`, as for models with a moment head.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_frames)`; 0 where padded.
@@ -140,16 +144,14 @@ def decode_saliency(
 
 
 def owned_frames(frame_mask: torch.Tensor, window_starts: torch.Tensor) -> torch.Tensor:
-    """Frames that each window owns: two overlapping windows meet in the middle of their overlap.
-
-    Every frame of the video belongs to exactly one window.
+    """Assign each frame of a video to one window: two overlapping windows meet in the middle of their overlap.
 
     Args:
         frame_mask: `(num_windows, window_frames)`, `True` = real.
         window_starts: `(num_windows,)`, first frame of each window, rising.
 
     Returns:
-        `(num_windows, 2)`, first owned frame and end (exclusive), counted from the window's start.
+        `(num_windows, 2)`, first frame that a window owns and end (exclusive), counted from the window's start.
     """
     ends = window_starts + frame_mask.sum(dim=1)  # (num_windows,)
     borders = (window_starts[1:] + ends[:-1]) // 2  # (num_windows - 1,)
@@ -166,19 +168,22 @@ class DecodedVideos:
         moments: `(num_queries, num_points, 2)`, in frames, not clamped; no points if there is no moment head.
         scores: `(num_queries, num_points)`, in [0, 1]; -1 marks padding.
         saliency: `(num_queries, num_frames)`; 0 where padded.
-        num_frames: `(num_queries,)`, each video's own length.
+        num_frames: `(num_queries,)`, length of each video without padding.
+        existence: `(num_queries,)`, logit of the event that any moment matches the query; of a windowed video, the
+            highest of its windows. `None` without existence head.
     """
 
     moments: torch.Tensor
     scores: torch.Tensor
     saliency: torch.Tensor
     num_frames: torch.Tensor
+    existence: torch.Tensor | None = None
 
 
 def decode_outputs(outputs: Mapping[str, torch.Tensor]) -> DecodedVideos:
     """Decode the points and frames of a `VideoGroundingOutput`; merge the windows of a long video."""
-    logits, points, point_mask = outputs["logits"].float(), outputs["points"], outputs["point_mask"]
-    frame_mask, similarity = outputs["frame_mask"], outputs["saliency_scores"].float()
+    logits, similarity = outputs["logits"].float(), outputs["saliency_scores"].float()
+    points, point_mask, frame_mask = outputs["points"], outputs["point_mask"], outputs["frame_mask"]
     offsets = outputs.get("boundary_offsets")
     saliency = decode_saliency(logits, similarity, points, point_mask, frame_mask, merge=offsets is not None)
     if offsets is not None:
@@ -188,7 +193,9 @@ def decode_outputs(outputs: Mapping[str, torch.Tensor]) -> DecodedVideos:
         points = points[:0]
         moments = outputs["logits"].new_zeros(len(logits), 0, 2)
         scores = outputs["logits"].new_zeros(len(logits), 0)
-    decoded = DecodedVideos(moments, scores, saliency, frame_mask.sum(dim=1))
+    existence = outputs.get("existence_logits")
+    existence = None if existence is None else existence.float()
+    decoded = DecodedVideos(moments, scores, saliency, frame_mask.sum(dim=1), existence)
     starts = outputs.get("window_starts")
     if starts is None:
         return decoded
@@ -198,7 +205,7 @@ def decode_outputs(outputs: Mapping[str, torch.Tensor]) -> DecodedVideos:
 def _merge_windows(
     decoded: DecodedVideos, points: torch.Tensor, frame_mask: torch.Tensor, starts: torch.Tensor, num_queries: int
 ) -> DecodedVideos:
-    """Merge the windows of a video: each contributes the points and frames that it owns.
+    """Merge the windows of a video: each window contributes the points and frames that it owns.
 
     Args:
         decoded: One row for each query and window, all windows of the first query first.
@@ -218,11 +225,15 @@ def _merge_windows(
     for window, (first, end) in enumerate(owned.tolist()):
         pieces.append(curves[:, window, first:end])
     saliency = torch.cat(pieces, dim=1)  # (num_queries, num_frames)
+    existence = decoded.existence
+    if existence is not None:  # a query is present in the video if it is in any window
+        existence = existence.unflatten(0, (num_queries, num_windows)).amax(dim=1)  # (num_queries,)
     return DecodedVideos(
         moments=moments.reshape(num_queries, -1, 2),  # (num_queries, num_windows * num_points, 2)
         scores=scores.reshape(num_queries, -1),  # (num_queries, num_windows * num_points)
         saliency=saliency,
         num_frames=torch.full_like(starts[:num_queries], saliency.shape[1]),
+        existence=existence,
     )
 
 

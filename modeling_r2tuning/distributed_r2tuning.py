@@ -1,8 +1,8 @@
-"""One batch distributed over processes: sums and rows of all of them, so that a loss is that of the whole batch.
+"""Sums and rows of a batch that is divided among processes, so that every process computes the loss of the whole batch.
 
 Values from other processes carry no gradient: each process differentiates the loss of the whole batch with respect to
-its own rows, and the sum over processes is the gradient. Distributed training averages instead of summing, which
-`undo_averaging` compensates. In a single process, or without gradients, these functions change nothing.
+its own rows, and the sum over processes is the gradient. Distributed training averages gradients instead of summing
+them; `undo_averaging` compensates for that. In a single process, or without gradients, these functions change nothing.
 """
 
 import torch
@@ -10,14 +10,14 @@ import torch.distributed as dist
 
 
 def num_processes() -> int:
-    """Number of processes that share the batch; 1 without gradients, as each process then works on its own."""
+    """Number of processes that share the batch; 1 without gradients, because each process then has its own batch."""
     if torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
     return 1
 
 
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor of the same shape over all processes; only this process's own value has a gradient."""
+    """Sum of a tensor, of equal shape in all processes, over them; only this process's own value has a gradient."""
     if num_processes() == 1:
         return value
     total = value.detach().clone()
@@ -26,11 +26,11 @@ def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
 
 
 def gather_rows(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Rows of all processes, concatenated in the order of the processes; a process's own rows keep their gradient.
+    """Concatenate the rows of all processes, in order of rank; a process's own rows keep their gradient.
 
     Args:
-        tensors: `(batch, ...)`; all sizes may differ between processes. Sizes other than the batch are padded to the
-            largest with zeros (`False`).
+        tensors: `(batch, ...)`; all sizes may differ between processes, and the batch may be empty in some or all of
+            them. Sizes other than the batch are padded to the largest with zeros (`False`).
     """
     if num_processes() == 1:
         return tensors
@@ -41,20 +41,22 @@ def _gather(own: torch.Tensor) -> torch.Tensor:
     shape = torch.tensor(own.shape, device=own.device)
     shapes = [torch.empty_like(shape) for _ in range(num_processes())]
     dist.all_gather(shapes, shape)
-    # All processes must send the same shape: pad to the largest, then cut each piece to its own number of rows.
+    # All processes must send tensors of equal shape: pad to the largest, then keep each process's number of rows.
     padded = own.new_zeros(torch.stack(shapes).amax(dim=0).tolist())
     padded[tuple(slice(size) for size in own.shape)] = own
+    if padded.numel() == 0:  # no process has a row
+        return padded
     pieces = [torch.empty_like(padded, requires_grad=False) for _ in shapes]
     dist.all_gather(pieces, padded.detach())
     pieces[dist.get_rank()] = padded
     rows = []
-    for piece, its_shape in zip(pieces, shapes, strict=True):
-        rows.append(piece[: int(its_shape[0])])
+    for piece, piece_shape in zip(pieces, shapes, strict=True):
+        rows.append(piece[: int(piece_shape[0])])
     return torch.cat(rows)
 
 
 def undo_averaging(loss: torch.Tensor) -> torch.Tensor:
-    """The same value, with its gradient multiplied by the number of processes over which it will be averaged."""
+    """The same value with its gradient multiplied by the number of processes, over which it will be averaged."""
     count = num_processes()
     if count == 1:
         return loss

@@ -1,4 +1,7 @@
-"""From the R2 block's features to predictions: feature pyramid, classification head, boundary head, pooled text."""
+"""From the R2 block's features to predictions: feature pyramid, pooled text, and heads.
+
+The heads classify points, regress the boundaries of moments and predict whether any moment matches the query.
+"""
 
 import math
 from dataclasses import dataclass
@@ -19,10 +22,12 @@ class VideoGroundingOutput(ModelOutput):
 
     Attributes:
         loss: Scalar, the sum of `loss_parts`; only with labels.
-        loss_parts: Scalar losses by name, their weights included; only with labels.
+        loss_parts: Scalar losses by name, weighted; only with labels.
         logits: `(batch, num_points)`, class logits of the points, level after level.
         boundary_offsets: `(batch, num_points, 2)`, distances to start and end in strides; `None` without moment head.
         saliency_scores: `(batch, num_frames)`, cosine of frame and text in [-1, 1]; 0 where padded.
+        existence_logits: `(batch,)`, logit of the event that any moment matches the query, not calibrated (the
+            processor does that); `None` without existence head.
         video_features: `(batch, num_frames, hidden)`, output of the R2 block; 0 where padded. `ground` returns it on
             request.
         text_features: `(batch, hidden)`, pooled text.
@@ -31,9 +36,9 @@ class VideoGroundingOutput(ModelOutput):
         frame_mask: `(batch, num_frames)`, `True` = real.
         fps: `(batch,)`, frames per second, if given.
         duration_sec: `(batch,)`, length of the video in seconds, if given.
-        query_index: `(batch,)`, for a windowed video: index of the query that a row answers.
-        window_starts: `(batch,)`, for a windowed video: first frame of the row's window.
-        hidden_states: One `(batch, num_frames, hidden)` for each recurrent step, first step first; on request.
+        query_index: `(batch,)`, from `ground`: index of the query that a row answers.
+        window_starts: `(batch,)`, from `ground`: first frame of the row's window.
+        hidden_states: `(batch, num_frames, hidden)` for each recurrent step, in order; on request.
     """
 
     loss: torch.Tensor | None = None
@@ -41,6 +46,7 @@ class VideoGroundingOutput(ModelOutput):
     logits: torch.Tensor | None = None
     boundary_offsets: torch.Tensor | None = None
     saliency_scores: torch.Tensor | None = None
+    existence_logits: torch.Tensor | None = None
     video_features: torch.Tensor | None = None
     text_features: torch.Tensor | None = None
     points: torch.Tensor | None = None
@@ -62,8 +68,8 @@ class Downsample(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """From `(batch, length, hidden)` to `(batch, length // 2, hidden)`; an odd last frame is left out."""
-        # Frames do not overlap, so the convolution is a linear layer over pairs of frames.
+        """From `(batch, length, hidden)` to `(batch, length // 2, hidden)`; an odd last frame is dropped."""
+        # Kernels do not overlap, so the convolution is a linear layer over pairs of frames.
         even = features[:, : features.shape[1] // 2 * 2]
         pairs = even.unflatten(1, (-1, 2)).flatten(-2)  # (batch, length // 2, 2 * hidden)
         weight = self.conv.weight.transpose(1, 2).flatten(1)  # (hidden, 2 * hidden)
@@ -71,7 +77,7 @@ class Downsample(nn.Module):
 
 
 class TemporalFeaturePyramid(nn.Module):
-    """One sequence of features for each temporal stride; each level has convolutions of its own from the frames up."""
+    """One level of features for each temporal stride, computed from the frames by convolutions of its own."""
 
     def __init__(self, config: R2TuningConfig):
         super().__init__()
@@ -81,14 +87,15 @@ class TemporalFeaturePyramid(nn.Module):
             self.levels.append(nn.ModuleList(Downsample(config) for _ in range(num_halvings)))
 
     def forward(self, features: torch.Tensor, num_frames: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Build the levels that have a point.
+        """Build the levels that have at least one point.
 
         Args:
             features: `(batch, num_frames, hidden)`.
-            num_frames: `(batch,)`, each video's own length.
+            num_frames: `(batch,)`, length of each video without padding.
 
         Returns:
-            For each level the features, `(batch, num_points_of_level, hidden)`, 0 where padded, and their mask.
+            For each level the features `(batch, num_points_of_level, hidden)`, 0 where padded, and their mask
+            `(batch, num_points_of_level)`.
         """
         levels = []
         for module in self.levels:
@@ -105,13 +112,13 @@ class TemporalFeaturePyramid(nn.Module):
 
 
 def _zero_padding(features: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features with zeros beyond each video's own length, and their mask."""
+    """Features `(batch, length, hidden)` with zeros beyond the length `(batch,)` of each video, and their mask."""
     mask = torch.arange(features.shape[1], device=features.device) < length[:, None]
     return features.masked_fill(~mask[..., None], 0.0), mask
 
 
 class ConvHead(nn.Module):
-    """Two convolutions of kernel 3 over the points of a level, shared by all levels."""
+    """Two convolutions of kernel 3 over the points of a level; all levels share them."""
 
     def __init__(self, config: R2TuningConfig, num_outputs: int):
         super().__init__()
@@ -138,8 +145,44 @@ class TextPooling(nn.Module):
         return torch.einsum("bl,blc->bc", scores.softmax(dim=1), text)  # (batch, hidden)
 
 
+class ExistenceHead(nn.Module):
+    """Two layers that predict from a summary of text, frames and class logits whether any moment matches the query."""
+
+    def __init__(self, config: R2TuningConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(3 * config.hidden_size)
+        self.linear1 = nn.Linear(3 * config.hidden_size + 1, config.hidden_size)
+        self.linear2 = nn.Linear(config.hidden_size, 1)
+
+    def forward(
+        self,
+        text_features: torch.Tensor,
+        frames: torch.Tensor,
+        frame_mask: torch.Tensor,
+        logits: torch.Tensor,
+        point_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits `(batch,)`.
+
+        Args:
+            text_features: `(batch, hidden)`, pooled text.
+            frames: `(batch, num_frames, hidden)`, non-negative features of the frames.
+            frame_mask: `(batch, num_frames)`, `True` = real.
+            logits: `(batch, num_points)`, class logits.
+            point_mask: `(batch, num_points)`, `True` = real.
+        """
+        # W2 relu(W1 [LayerNorm([text, max_t frame_t, mean_t frame_t]), max_i logit_i]), over real frames and points
+        padding = ~frame_mask[..., None]
+        highest = frames.masked_fill(padding, float("-inf")).amax(dim=1)  # (batch, hidden)
+        mean = frames.masked_fill(padding, 0.0).sum(dim=1) / frame_mask.sum(dim=1, keepdim=True)  # (batch, hidden)
+        summary = self.norm(torch.cat([text_features, highest, mean], dim=-1))  # (batch, 3 * hidden)
+        best_logit = logits.masked_fill(~point_mask, float("-inf")).amax(dim=1, keepdim=True)  # (batch, 1)
+        hidden = self.linear1(torch.cat([summary, best_logit], dim=-1)).relu()  # (batch, hidden)
+        return self.linear2(hidden).squeeze(-1)
+
+
 class GroundingHead(nn.Module):
-    """Feature pyramid, classification head, boundary head and pooled-text similarity; always in full precision."""
+    """Feature pyramid, pooled-text similarity and all heads; always in full precision."""
 
     def __init__(self, config: R2TuningConfig):
         super().__init__()
@@ -149,6 +192,12 @@ class GroundingHead(nn.Module):
         self.classification_head = ConvHead(config, 1)
         self.boundary_head = ConvHead(config, 2) if config.use_moment_head else None
         self.level_scale = nn.Parameter(torch.ones(len(config.strides)))
+        self.existence_head: ExistenceHead | None = None
+        if config.use_existence_head:
+            # Created last and with a forked generator, so that with or without it all other modules draw the same
+            # initial weights: the model initialises its modules again in this order.
+            with torch.random.fork_rng(devices=[]):
+                self.existence_head = ExistenceHead(config)
 
     def forward(
         self,
@@ -164,32 +213,38 @@ class GroundingHead(nn.Module):
         cosine = F.cosine_similarity(frames, text_features[:, None], dim=-1)  # (batch, num_frames)
         levels, mask = self._join_levels(self.pyramid(frames, num_frames))
         points = make_points(longest, self.strides, frame_mask.device)
+        point_mask = make_point_mask(points, num_frames)
         kept = self._point_columns(longest, frame_mask.device)
+        logits = self.classification_head(levels, mask)[:, kept, 0]
+        existence_logits = None
+        if self.existence_head is not None:
+            existence_logits = self.existence_head(text_features, frames, frame_mask, logits, point_mask)
         return VideoGroundingOutput(
-            logits=self.classification_head(levels, mask)[:, kept, 0],
+            logits=logits,
             boundary_offsets=self._boundary_offsets(levels, mask, kept, longest),
             saliency_scores=cosine.masked_fill(~frame_mask, 0.0),
+            existence_logits=existence_logits,
             video_features=video_features.masked_fill(~frame_mask[..., None], 0.0),
             text_features=text_features,
             points=points,
-            point_mask=make_point_mask(points, num_frames),
+            point_mask=point_mask,
             frame_mask=frame_mask,
         )
 
     def _join_levels(self, levels: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Concatenate all levels, so that each convolution of the heads runs once instead of once for each level.
+        """Concatenate all levels, so that each convolution of the heads runs once and not once for each level.
 
-        One zero after each level keeps the convolutions, of kernel 3, from mixing neighbouring levels.
+        A zero after each level keeps the convolutions, whose kernel is 3, from mixing neighbouring levels.
 
         Returns:
-            Features `(batch, hidden, length)` and their mask `(batch, 1, length)`, where length counts the zeros too.
+            Features `(batch, hidden, length)` and their mask `(batch, 1, length)`; the length includes the zeros.
         """
         features = torch.cat([F.pad(level, (0, 0, 0, 1)) for level, _ in levels], dim=1)  # (batch, length, hidden)
         mask = torch.cat([F.pad(mask, (0, 1)) for _, mask in levels], dim=1)  # (batch, length)
         return features.transpose(1, 2), mask[:, None]
 
     def _point_columns(self, num_frames: int, device: torch.device) -> torch.Tensor:
-        """Indices of the points, `(num_points,)`, in the concatenated levels: all but the zeros between them."""
+        """Indices of the points in the concatenated levels, `(num_points,)`: all but the zeros between levels."""
         lengths = [length for length in level_lengths(num_frames, self.strides) if length]
         levels = torch.arange(len(lengths), device=device)
         gaps = levels.repeat_interleave(torch.tensor(lengths, device=device))  # zeros before each point
@@ -198,7 +253,10 @@ class GroundingHead(nn.Module):
     def _boundary_offsets(
         self, levels: torch.Tensor, mask: torch.Tensor, kept: torch.Tensor, num_frames: int
     ) -> torch.Tensor | None:
-        """Distances from each point to start and end in strides: exp(head) times a learned scale of the level."""
+        """Distances from each point to start and end in strides, `(batch, num_points, 2)`.
+
+        They are exp(head output) times a learned scale of the level.
+        """
         if self.boundary_head is None:
             return None
         lengths = torch.tensor(level_lengths(num_frames, self.strides), device=levels.device)
@@ -206,7 +264,7 @@ class GroundingHead(nn.Module):
         return self.boundary_head(levels, mask)[:, kept].exp() * scale[:, None]  # (batch, num_points, 2)
 
     def maybe_unused_parameters(self, num_frames: int) -> list[nn.Parameter]:
-        """Parameters that may have no part in the loss of videos of `num_frames` frames."""
+        """Parameters that the loss of videos of `num_frames` frames may not depend on."""
         unused = [self.level_scale]
         for stride, level in zip(self.strides, self.pyramid.levels, strict=True):
             if stride > num_frames:
@@ -214,4 +272,4 @@ class GroundingHead(nn.Module):
         return unused
 
 
-__all__ = ["GroundingHead", "TemporalFeaturePyramid", "VideoGroundingOutput"]
+__all__ = ["ExistenceHead", "GroundingHead", "TemporalFeaturePyramid", "VideoGroundingOutput"]

@@ -1,4 +1,4 @@
-"""Checks of what a caller passes to the model; the code that runs after them trusts its inputs."""
+"""Checks of the model's arguments; the code after them trusts its inputs."""
 
 from typing import cast
 
@@ -39,7 +39,7 @@ def check_video(
     frame_mask: torch.Tensor | None,
     num_queries: int,
 ) -> torch.Tensor:
-    """Check pixels or hidden states of a batch of videos; each is asked about by the same number of queries.
+    """Check pixels or hidden states of a batch of videos, which must divide the queries evenly.
 
     Returns:
         Their mask, boolean `(num_videos, num_frames)`.
@@ -48,18 +48,18 @@ def check_video(
         size = cast("int", config.vision_config.image_size)
         sizes = (None, None, config.vision_config.num_channels, size, size)
         check_shape("pixel_values_videos", pixel_values_videos, sizes)
-        given = pixel_values_videos
+        video = pixel_values_videos
     elif video_hidden_states is not None and pixel_values_videos is None:
         check_shape("video_hidden_states", video_hidden_states, (None, *video_state_shape(config)))
-        given = video_hidden_states
+        video = video_hidden_states
     else:
         raise ValueError("Pass either `pixel_values_videos` or `video_hidden_states`, got both or none.")
-    num_videos = len(given)
+    num_videos = len(video)
     if num_queries % num_videos:
         raise ValueError(f"{num_queries} queries cannot be divided evenly among {num_videos} videos.")
     if frame_mask is not None and len(frame_mask) == num_queries:
         frame_mask = frame_mask[:: num_queries // num_videos]
-    mask = _check_mask("frame_mask", frame_mask, given)
+    mask = _check_mask("frame_mask", frame_mask, video)
     if (mask[:, 1:] & ~mask[:, :-1]).any():
         raise ValueError("`frame_mask` must be padded on the right: no `True` may follow a `False`.")
     return mask
@@ -79,7 +79,10 @@ def check_labels(
     saliency: torch.Tensor | None,
     positive_frame: torch.Tensor | None,
 ) -> GroundingLabels | None:
-    """Check the labels of a batch and convert their times to frames; `None` if there are no labels."""
+    """Check the labels of a batch and convert their times to frames; `None` if there are no labels.
+
+    The positive frame of an absent query, one without a moment, means nothing: it is not checked and becomes 0.
+    """
     given = {"saliency": saliency is not None, "positive_frame": positive_frame is not None}
     if config.use_moment_head:
         given["moments"] = moments is not None
@@ -89,24 +92,34 @@ def check_labels(
         given["fps"] = fps is not None
     if saliency is None or positive_frame is None or not all(given.values()):
         missing = sorted(name for name, present in given.items() if not present)
-        raise ValueError(f"Labels are incomplete: {missing} missing, needed are {sorted(given)}.")
+        raise ValueError(f"Labels are incomplete: {missing} are missing; pass all of {sorted(given)} or no labels.")
     check_shape("saliency", saliency, tuple(frame_mask.shape))
     check_shape("positive_frame", positive_frame, (len(saliency),))
-    num_frames = frame_mask.sum(dim=1)
-    if not ((positive_frame >= 0) & (positive_frame < num_frames)).all():
-        raise ValueError(f"`positive_frame` must be a valid frame of its video, got {positive_frame.tolist()}.")
     saliency = saliency.float().masked_fill(~frame_mask, 0.0)
     if moments is None or fps is None or not config.use_moment_head:
+        _check_positive_frame(positive_frame, frame_mask)
         return GroundingLabels(saliency, positive_frame)
     moments, moment_mask = pad_moments(moments, moment_mask, saliency.device)
     check_shape("moments", moments, (len(saliency), None, 2))
+    positive_frame = positive_frame.masked_fill(~moment_mask.any(dim=1), 0)
+    _check_positive_frame(positive_frame, frame_mask)
     return GroundingLabels(saliency, positive_frame, moments * fps[:, None, None], moment_mask)
+
+
+def _check_positive_frame(positive_frame: torch.Tensor, frame_mask: torch.Tensor) -> None:
+    num_frames = frame_mask.sum(dim=1)
+    if not ((positive_frame >= 0) & (positive_frame < num_frames)).all():
+        raise ValueError(f"`positive_frame` must be a valid frame of its video, got {positive_frame.tolist()}.")
 
 
 def check_per_query(
     name: str, value: torch.Tensor | float | None, num_queries: int, device: torch.device
 ) -> torch.Tensor | None:
-    """Check a positive number, or one for each query or video; return one for each query, float32 `(num_queries,)`."""
+    """Check a positive number, or one for each query or video.
+
+    Returns:
+        One number for each query, float32 `(num_queries,)`; `None` if nothing is given.
+    """
     if value is None:
         return None
     value = torch.as_tensor(value, dtype=torch.float32, device=device)
@@ -118,7 +131,7 @@ def check_per_query(
 
 
 def check_shape(name: str, tensor: torch.Tensor, sizes: tuple[int | None, ...]) -> None:
-    """Refuse a tensor whose sizes are others, `None` = any, or that is empty in one of its first two axes."""
+    """Refuse a tensor of other `sizes` (`None` = any), or one whose first two axes are not both at least 1."""
     fits = tensor.dim() == len(sizes)
     for size, found in zip(sizes, tensor.shape, strict=False):
         fits = fits and size in (None, found)
@@ -128,7 +141,7 @@ def check_shape(name: str, tensor: torch.Tensor, sizes: tuple[int | None, ...]) 
 
 
 def _check_mask(name: str, mask: torch.Tensor | None, masked: torch.Tensor) -> torch.Tensor:
-    """Check a mask of the first two axes of `masked`, and make it boolean; without a mask everything is real."""
+    """Check a mask of the first two axes of `masked` and convert it to boolean; without a mask everything is real."""
     if mask is None:
         return torch.ones(masked.shape[:2], dtype=torch.bool, device=masked.device)
     check_shape(name, mask, tuple(masked.shape[:2]))

@@ -1,13 +1,17 @@
 """Losses of R2-Tuning: pure functions of tensors, computed in float32.
 
 There are two recipes: "released" reproduces the authors' code, which trained the published checkpoints, and "paper"
-follows the formulas as printed (arXiv 2404.00801, Eq. 9-15). `RECIPES` holds every number in which they differ.
+follows the printed formulas (arXiv 2404.00801, Eq. 9-15). `RECIPES` holds everything in which they differ.
+
+A query is present if it has at least one moment, otherwise absent: nothing in its video matches it. Absent queries take
+part in two losses only: all of their points are negative in the classification, and they are the negatives of the
+existence loss. Without moment head all queries are present.
 
 In distributed training each process computes `video_grounding_loss` of the batch of all processes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +21,7 @@ from .distributed_r2tuning import gather_rows, sum_over_processes, undo_averagin
 from .points_r2tuning import assign_targets
 
 
-TEMPERATURE = 0.07  # of all contrastive losses; fixed in the released code
+TEMPERATURE = 0.07  # tau of all contrastive losses; fixed in the released code
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,9 @@ class LossRecipe:
     Attributes:
         focal_alpha: Weight of positive points, with 1 - alpha for negative ones; `None` = no weights.
         boundary_weight: Weight of the boundary loss.
-        saliency_weight: Weight of the saliency loss; `None` = that of the configuration.
-        average_positives: Calibrate the mean of all positive frames instead of one of them.
-        strict_negatives: Negatives are only frames of lower saliency of the same video, as in Eq. 15.
+        saliency_weight: Weight of the saliency loss; `None` = `config.saliency_loss_weight`.
+        average_positives: Calibrate the mean of all positive frames instead of a single one.
+        strict_negatives: The only negatives are less salient frames of the same video, as in Eq. 15.
     """
 
     focal_alpha: float | None
@@ -56,9 +60,9 @@ class GroundingLabels:
 
     Attributes:
         saliency: `(batch, num_frames)`, annotated saliency in [0, 1].
-        positive_frame: `(batch,)`, index of one positive frame.
+        positive_frame: `(batch,)`, index of one positive frame; any valid index for an absent query.
         moments: `(batch, num_moments, 2)`, start and end in frames; `None` for a model without moment head.
-        moment_mask: `(batch, num_moments)`, `True` = real.
+        moment_mask: `(batch, num_moments)`, `True` = real; an absent query has no `True`.
     """
 
     saliency: torch.Tensor
@@ -66,14 +70,21 @@ class GroundingLabels:
     moments: torch.Tensor | None = None
     moment_mask: torch.Tensor | None = None
 
+    @property
+    def present(self) -> torch.Tensor:
+        """Whether each query has a moment, `(batch,)`; all `True` for a model without moment head."""
+        if self.moment_mask is None:
+            return torch.ones_like(self.positive_frame, dtype=torch.bool)
+        return self.moment_mask.any(dim=1)
+
 
 def pad_moments(
     moments: torch.Tensor | list, mask: torch.Tensor | None, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad a list of moments, or check moments that are padded.
+    """Pad the moments of a batch to equal numbers, or check moments that are padded already.
 
     Args:
-        moments: For each query `(n, 2)`, or one padded tensor `(batch, num_moments, 2)`.
+        moments: For each query `(n, 2)`, or one padded tensor `(batch, num_moments, 2)`; no moments for absent queries.
         mask: `(batch, num_moments)`, `True` = real; only with one padded tensor.
         device: Device of the result.
 
@@ -93,25 +104,28 @@ def pad_moments(
         raise ValueError(f"`moments` must have the shape (batch, num_moments, 2), got {tuple(moments.shape)}.")
     if mask.shape != moments.shape[:2]:
         raise ValueError(f"`moment_mask` must have the shape {tuple(moments.shape[:2])}, got {tuple(mask.shape)}.")
+    if moments.shape[1] == 0:  # all queries are absent
+        moments, mask = moments.new_zeros(len(moments), 1, 2), mask.new_zeros(len(moments), 1)
     mask = mask.to(device, torch.bool)
     return moments.to(device, torch.float32).masked_fill(~mask[..., None], 0.0), mask
 
 
 def _pad_list(moments: list, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    each = [torch.as_tensor(some, dtype=torch.float32, device=device) for some in moments]
-    if any(some.numel() and some.shape[1:] != (2,) for some in each):
-        raise ValueError(f"`moments` must hold tensors (n, 2), got {[tuple(some.shape) for some in each]}.")
-    counts = [len(some) for some in each]
-    longest = max(counts, default=0) or 1
-    padded = []
-    for some in each:
-        padded.append(F.pad(some.reshape(-1, 2), (0, 0, 0, longest - len(some))))  # (longest, 2)
-    mask = torch.arange(longest, device=device) < torch.tensor(counts, device=device)[:, None]
-    return torch.stack(padded), mask
+    rows = [torch.as_tensor(row, dtype=torch.float32, device=device) for row in moments]
+    for row in rows:
+        if row.numel() and row.shape[1:] != (2,):
+            raise ValueError(f"`moments` must hold tensors (n, 2), got {[tuple(row.shape) for row in rows]}.")
+    longest = max([1, *map(len, rows)])  # at least 1, also if all queries are absent
+    padded = torch.zeros(len(rows), longest, 2, device=device)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool, device=device)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row.reshape(-1, 2)
+        mask[index, : len(row)] = True
+    return padded, mask
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of `values` where `mask` is `True`, over all processes; 0, with a zero gradient, if it never is."""
+    """Mean of `values` where `mask` is `True`, over all processes; 0, with a zero gradient, if it is `True` nowhere."""
     sums = torch.stack([values.masked_fill(~mask, 0.0).sum(), mask.sum().to(values.dtype)])
     total, count = sum_over_processes(sums)
     return total / count.clamp(min=1)
@@ -140,7 +154,7 @@ def focal_loss(
 
 
 def boundary_loss(offsets: torch.Tensor, target_offsets: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-    """L1 distance of the boundary offsets at positive points, Eq. 13; 0 if there is none.
+    """L1 distance of the boundary offsets at positive points, Eq. 13; 0 without positive points.
 
     Args:
         offsets: `(batch, num_points, 2)`, in strides.
@@ -161,7 +175,8 @@ def saliency_loss(
     """Contrast one positive frame of each video with the less salient frames of the video, Eq. 15.
 
     For the similarity s of frames and text, the positive frame i and the negative frames j of the same video it is
-    -log(exp(s_i / tau) / (exp(s_i / tau) + sum_j exp(s_j / tau))), averaged over the videos.
+    -log(exp(s_i / tau) / (exp(s_i / tau) + sum_j exp(s_j / tau))), averaged over the videos; 0, with a zero gradient,
+    if there are none.
 
     Args:
         similarity: `(batch, num_frames)`, cosine of frame and text.
@@ -169,16 +184,19 @@ def saliency_loss(
         frame_mask: `(batch, num_frames)`, `True` = real.
         positive_frame: `(batch,)`, index of the positive frame.
         strict_negatives: Exclude frames of equal saliency, as the paper does.
-        over_batch: Add the contrast with the other videos' frames at the same index, each compared with its own text.
+        over_batch: Add the contrast with the frames of the other videos at the same index, each compared with its own
+            text.
     """
     logits = similarity / TEMPERATURE
+    if len(logits) == 0:
+        return logits.sum()
     here = positive_frame[:, None]  # (batch, 1)
     positive_saliency = saliency.gather(1, here)
     kept = saliency < positive_saliency if strict_negatives else saliency <= positive_saliency
     logits = logits.masked_fill(~(kept & frame_mask).scatter(1, here, True), float("-inf"))
     loss = -logits.log_softmax(dim=1).gather(1, here).mean()
     if over_batch:
-        # Columns are chosen before the softmax over the batch, so that each has a finite entry: its own video's.
+        # Select columns before the softmax over the batch: each has a finite entry, that of its own video.
         columns = logits[:, positive_frame]  # (batch, batch), column i at the positive frame of video i
         loss = loss - columns.log_softmax(dim=0).diagonal().mean()
     return loss
@@ -188,7 +206,8 @@ def calibration_loss(video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """Symmetric contrastive loss within each group, Eq. 9-11.
 
     With the cosine c_ij of frame i and text j it is the mean over i of
-    -(log softmax_j(c_ij / tau) + log softmax_j(c_ji / tau)) / 2 at j = i.
+    -(log softmax_j(c_ij / tau) + log softmax_j(c_ji / tau)) / 2 at j = i; 0, with a zero gradient, if there are no
+    pairs.
 
     Args:
         video: `(groups, n, hidden)`, frame embeddings.
@@ -196,15 +215,31 @@ def calibration_loss(video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """
     video, text = F.normalize(video.float(), dim=-1), F.normalize(text.float(), dim=-1)
     logits = video @ text.mT / TEMPERATURE  # (groups, n, n)
+    if logits.numel() == 0:
+        return logits.sum()
     rows, columns = logits.log_softmax(dim=2), logits.log_softmax(dim=1)
     return -(rows + columns).diagonal(dim1=1, dim2=2).mean() / 2
+
+
+def existence_loss(logits: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the existence head, balanced: half the mean over present plus half that over absent queries.
+
+    For the logit x of a query it is -log sigmoid(x) if the query is present and -log(1 - sigmoid(x)) if it is absent.
+    The mean over no query is 0.
+
+    Args:
+        logits: `(batch,)`.
+        present: `(batch,)`, boolean.
+    """
+    errors = F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype), reduction="none")
+    return (masked_mean(errors, present) + masked_mean(errors, ~present)) / 2
 
 
 def positive_frame_mask(labels: GroundingLabels, frame_mask: torch.Tensor, rule: str) -> torch.Tensor:
     """All positive frames of each video, boolean `(batch, num_frames)`; if there are none, its `positive_frame`.
 
-    With moments, a frame t is positive if start <= t < end; without, `rule` decides: `"above_median"` (the lower
-    median of the valid frames) or `"above_half"`.
+    With a moment head, a frame t is positive if start <= t < end for any moment. Without, `rule` decides:
+    `"above_median"` (of the real frames; of an even number of them, the lower median) or `"above_half"`.
     """
     saliency = labels.saliency
     if labels.moments is not None and labels.moment_mask is not None:
@@ -242,25 +277,30 @@ def video_grounding_loss(
     labels: GroundingLabels,
     config: R2TuningConfig,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Sum of all losses, and its parts by name, weights included.
+    """Sum of all losses, and its weighted parts by name.
 
     Args:
-        outputs: The model's output: `logits`, `boundary_offsets`, `saliency_scores`, `points` and the masks.
-        frame_embeds: `(num_steps, batch, num_frames, hidden)`, projected CLS tokens.
-        text_embeds: `(num_steps, batch, hidden)`, pooled text.
+        outputs: The model's output: predictions, `points` and masks.
+        frame_embeds: `(num_steps, batch, num_frames, hidden)`, projected CLS tokens of each recurrent step.
+        text_embeds: `(num_steps, batch, hidden)`, pooled text of each recurrent step.
         labels: Labels.
         config: Configuration.
 
     Returns:
         `loss`, a scalar, and `parts`, a dict of scalars: "classification", "boundary", "saliency",
-        "video_calibration", "layer_calibration", those that the configuration enables.
+        "video_calibration", "layer_calibration", "existence", those that the configuration enables.
     """
-    # loss = classification + w_b boundary + w_s saliency + w_c (video calibration + layer calibration)
+    # loss = classification + w_b boundary + w_s saliency + w_c (video calibration + layer calibration) + w_e existence
     recipe = RECIPES[config.loss_recipe]
-    frame_mask = outputs["frame_mask"]
-    parts = _point_losses(outputs, labels, recipe)
+    present = labels.present  # (batch,)
+    # Only present queries are contrasted. They are selected before the rows of all processes are gathered, so that a
+    # process may have none.
+    rows = None if present.all() else present.nonzero().flatten()
+    parts = _point_losses(outputs, labels, rows, recipe)
+    labels = _select_labels(labels, rows)
+    frame_mask = _select(outputs["frame_mask"], rows)
     similarity, saliency, mask, positive_frame = gather_rows(
-        outputs["saliency_scores"], labels.saliency, frame_mask, labels.positive_frame
+        _select(outputs["saliency_scores"], rows), labels.saliency, frame_mask, labels.positive_frame
     )
     weight = config.saliency_loss_weight if recipe.saliency_weight is None else recipe.saliency_weight
     parts["saliency"] = weight * saliency_loss(
@@ -275,30 +315,61 @@ def video_grounding_loss(
         positive = positive_frame_mask(labels, frame_mask, config.positive_saliency)
     else:
         positive = F.one_hot(labels.positive_frame, frame_mask.shape[1]).bool()  # (batch, num_frames)
-    pooled = pool_positive_frames(frame_embeds, positive)  # (num_steps, batch, hidden)
-    # The rows of all processes, batch first as `gather_rows` expects: each (batch, num_steps, hidden).
-    frames, texts = gather_rows(pooled.transpose(0, 1), text_embeds.transpose(0, 1))
-    if config.use_video_calibration:  # a group is a step: the videos of a batch are contrasted
+    pooled = pool_positive_frames(_select(frame_embeds, rows, dim=1), positive)  # (num_steps, num_present, hidden)
+    # The rows of all processes, batch first as `gather_rows` expects: each (num_present, num_steps, hidden).
+    frames, texts = gather_rows(pooled.transpose(0, 1), _select(text_embeds, rows, dim=1).transpose(0, 1))
+    if config.use_video_calibration:  # a group is a recurrent step: the videos of a batch are contrasted
         contrast = calibration_loss(frames.transpose(0, 1), texts.transpose(0, 1))
         parts["video_calibration"] = CALIBRATION_WEIGHT * contrast
-    if config.use_layer_calibration:  # a group is a video: its steps are contrasted
+    if config.use_layer_calibration:  # a group is a video: its recurrent steps are contrasted
         parts["layer_calibration"] = CALIBRATION_WEIGHT * calibration_loss(frames, texts)
+    if config.use_existence_head:
+        parts["existence"] = config.existence_loss_weight * existence_loss(outputs["existence_logits"], present)
     return undo_averaging(sum(parts.values(), start=torch.zeros_like(parts["saliency"]))), parts
 
 
+def _select(tensor: torch.Tensor, rows: torch.Tensor | None, dim: int = 0) -> torch.Tensor:
+    """Rows of a tensor, in the same memory layout; `None` = all of them, without a copy."""
+    return tensor if rows is None else tensor.index_select(dim, rows)
+
+
+def _select_labels(labels: GroundingLabels, rows: torch.Tensor | None) -> GroundingLabels:
+    if rows is None or labels.moments is None or labels.moment_mask is None:
+        return labels
+    return replace(
+        labels,
+        saliency=_select(labels.saliency, rows),
+        positive_frame=_select(labels.positive_frame, rows),
+        moments=_select(labels.moments, rows),
+        moment_mask=_select(labels.moment_mask, rows),
+    )
+
+
 def _point_losses(
-    outputs: Mapping[str, torch.Tensor], labels: GroundingLabels, recipe: LossRecipe
+    outputs: Mapping[str, torch.Tensor], labels: GroundingLabels, rows: torch.Tensor | None, recipe: LossRecipe
 ) -> dict[str, torch.Tensor]:
-    """Losses of the heads: at the points if there are moments, otherwise of the frames' class scores."""
+    """Classification and boundary loss of the points; without moment head, classification of the frames.
+
+    Args:
+        outputs: As for `video_grounding_loss`.
+        labels: Labels of all queries.
+        rows: Indices of the present queries, the only ones with positive points; `None` = all.
+        recipe: Recipe.
+    """
     logits = outputs["logits"]
     if labels.moments is None or labels.moment_mask is None:
         errors = F.binary_cross_entropy_with_logits(logits, labels.saliency, reduction="none")
         return {"classification": masked_mean(errors, outputs["frame_mask"])}
     point_mask = outputs["point_mask"]
     positive, offsets = assign_targets(outputs["points"], point_mask, labels.moments, labels.moment_mask)
+    # Absent queries add nothing but zeros to the boundary loss; without them its sum is rounded as if they were not
+    # in the batch.
+    boundary = boundary_loss(
+        _select(outputs["boundary_offsets"], rows), _select(offsets, rows), _select(positive, rows)
+    )
     return {
         "classification": focal_loss(logits, positive, point_mask, alpha=recipe.focal_alpha),
-        "boundary": recipe.boundary_weight * boundary_loss(outputs["boundary_offsets"], offsets, positive),
+        "boundary": recipe.boundary_weight * boundary,
     }
 
 
@@ -310,6 +381,7 @@ __all__ = [
     "LossRecipe",
     "boundary_loss",
     "calibration_loss",
+    "existence_loss",
     "focal_loss",
     "masked_mean",
     "pad_moments",

@@ -1,7 +1,7 @@
 """R2-Tuning (arXiv 2404.00801): frozen encoders and one small recurrent side block for video temporal grounding.
 
-The size of a batch is its number of queries; where several consecutive queries ask about the same video, the video's
-tensors may hold it once.
+The batch size is the number of queries. Where consecutive queries ask about the same video, the video tensors may hold
+it once.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ FINGERPRINT_VALUES = 64  # of each trained weight of the method: a step of train
 
 
 class R2TuningPreTrainedModel(PreTrainedModel):
-    """Base class: configuration, initialisation, and the class attributes that transformers reads."""
+    """Base class: configuration, initialisation, and the class attributes that transformers uses."""
 
     config: R2TuningConfig
     config_class = R2TuningConfig
@@ -79,12 +79,12 @@ class R2TuningPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise as the released code: attention xavier, feed-forward kaiming, the rest with torch's defaults."""
+        """Initialise like the released code: attention xavier, feed-forward kaiming, all else with torch's defaults."""
         if isinstance(module, R2Block):
             init.constant_(module.scale, self.config.initial_pooling_scale)
             init.zeros_(module.gate)
-            # The block comes after its parts. In custom code transformers never visits modules without parameters of
-            # their own, so the block initialises them.
+            # Transformers calls this for the block after its parts. It skips modules of custom code that have no
+            # parameters of their own, so the block initialises those.
             for part in module.modules():
                 _init_temporal_part(part)
         elif isinstance(module, GroundingHead):
@@ -116,9 +116,9 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     With another `config.method` it is a baseline of the paper's Table 9: the method's features replace R2-Tuning's;
     the rest is unchanged.
 
-    The encoders stay in eval mode and, except for full tuning, frozen; if parameters of theirs are made trainable,
-    they get gradients. `from_pretrained(..., dtype=torch.bfloat16)` holds the encoders in half precision; all other
-    modules stay in float32.
+    The encoders stay in eval mode and, except for full tuning, frozen; parameters of theirs that are made trainable get
+    gradients. `from_pretrained(..., dtype=torch.bfloat16)` loads the encoders in half precision; all other modules stay
+    in float32.
     """
 
     def __init__(self, config: R2TuningConfig):
@@ -141,7 +141,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     def reset_block_and_head(self) -> None:
         """Initialise the R2 block and the grounding head again, with new random numbers."""
         for part in (self.r2_block, self.grounding_head):
-            # Children before their parents, as transformers does: a parent may change what its children drew.
+            # Children before their parents, as in transformers: a parent may overwrite its children's weights.
             for module in reversed(list(part.modules())):
                 self._init_weights(module)
 
@@ -173,8 +173,8 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     ) -> "R2TuningForVideoGrounding":
         """Load a checkpoint, and the encoders from `config.backbone_name_or_path` if the checkpoint lacks them.
 
-        Arguments are those of `PreTrainedModel.from_pretrained`; any field of the configuration may be given too,
-        such as `backbone_name_or_path="/folder/with/clip"`.
+        The arguments are those of `PreTrainedModel.from_pretrained`, and any field of the configuration, such as
+        `backbone_name_or_path="/folder/with/clip"`.
 
         Raises:
             OSError: The checkpoint or the backbone cannot be found or fetched.
@@ -206,7 +206,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         if not model.config.save_backbone:
             model._load_backbone(pretrained_model_name_or_path, **hub)
         model._freeze_encoders()
-        if output_loading_info:  # declared is the usual return type, as in transformers
+        if output_loading_info:  # the annotation names the usual return type, as in transformers
             return cast("R2TuningForVideoGrounding", (model, info))
         return model
 
@@ -221,7 +221,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         self.copy_backbone(clip.vision_model, clip.text_model)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save what is learned, and the encoders if `config.save_backbone` is set or any of their weights is trained."""
+        """Save the learned weights; also the encoders if `config.save_backbone` is set or any of them is trained."""
         spec = self.config.method_spec
         adapters_only = getattr(self, "_hf_peft_config_loaded", False)
         if self._trains_encoder_weights() and not adapters_only and not self.config.save_backbone:
@@ -255,7 +255,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         *,
         frame_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The last K hidden states of every frame; methods other than R2-Tuning read what `config.method_spec` says.
+        """The last K hidden states of every frame; for other methods, those that `config.method_spec` names.
 
         Args:
             pixel_values_videos: `(batch, num_frames, 3, height, width)`, normalised pixels.
@@ -325,12 +325,13 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
                 `get_video_hidden_states` or a feature cache, instead of pixels.
             text_hidden_states: `(batch, text_length, num_layers, text_hidden)` instead of token ids.
             moments: Labels: for each query `(num_moments, 2)`, start and end in seconds; or one padded tensor
-                `(batch, num_moments, 2)` with `moment_mask`.
+                `(batch, num_moments, 2)` with `moment_mask`. A query without moments is absent: nothing matches it.
             moment_mask: `(batch, num_moments)`, `True` = real; only with one padded tensor.
-            saliency: Labels: `(batch, num_frames)`, in [0, 1].
-            positive_frame: Labels: `(batch,)`, index of one positive frame, drawn by the data collator.
+            saliency: Labels: `(batch, num_frames)`, in [0, 1]; not used for absent queries.
+            positive_frame: Labels: `(batch,)`, index of one positive frame, drawn by the data collator; not used for
+                absent queries.
             fps: `(batch,)` or a number, frames per second; needed with `moments`.
-            duration_sec: `(batch,)` or a number, length of the video; only passed on to post-processing.
+            duration_sec: `(batch,)` or a number, length of the video; only post-processing uses it.
             output_hidden_states: Return the output of every recurrent step.
 
         Raises:
@@ -395,7 +396,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         with torch.autocast(text_mask.device.type, enabled=False):
             texts = torch.stack([head.text_pooling(text.to(dtype), text_mask) for text in block.text_embeds])
             loss, parts = video_grounding_loss(outputs, torch.stack(block.frame_embeds), texts, labels, self.config)
-        # Distributed training waits for a gradient of each parameter, so those that may have had no part get 0.
+        # Distributed training waits for a gradient of every parameter, so those without effect on the loss get 0.
         unused = self.r2_block.maybe_unused_parameters() + head.maybe_unused_parameters(labels.saliency.shape[1])
         return loss + 0.0 * sum(parameter.sum() for parameter in unused), parts
 
@@ -415,13 +416,13 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         """Encode one video of any length once, so that `ground` can answer any number of queries about it.
 
         A video longer than `window_sec` is divided into windows that overlap by half. One long pass (`window_sec=None`)
-        sees moments longer than half a window whole and compares all of the video at once, but its positions are
-        stretched beyond what was trained and its attention grows with the square of the length; windows keep to the
-        trained length and are the better choice when moments are short compared with the video.
+        sees moments that are longer than half a window as a whole, and compares all frames of the video with each
+        other. However, its positions exceed those seen in training, and its attention grows with the square of the
+        length. Windows keep to the trained length and are better where moments are short compared with the video.
 
         Args:
             pixel_values_videos: `(num_frames, 3, height, width)`, with or without a batch axis of one, or an iterable
-                of such pieces, so that no more than a window of frames need be in memory.
+                of such pieces, so that only one window of frames is in memory.
             video_hidden_states: Cached states `(num_frames, num_layers, num_tokens, vision_hidden)` instead.
             fps: Frames per second; default `config.fps`.
             duration_sec: Length of the video in seconds; default `num_frames / fps`.
@@ -453,7 +454,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     def _encode_windows(
         self, pixel_values_videos: torch.Tensor | Iterable[torch.Tensor], window: int | None, chunk_size: int
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the first frame and the hidden states of each window."""
+        """Yield the index of the first frame and the hidden states of each window."""
         pieces = stream_pixels(pixel_values_videos, chunk_size, self.device)
         if self.config.method_spec.mixes_frames:  # frames see those of their window
             for start, frames in stream_windows(pieces, window):
@@ -468,7 +469,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         return torch.cat(list(self.project_video(states[None], frame_mask)))
 
     def _fingerprint(self) -> str:
-        """Identifies the weights that an encoded video depends on, except those of frozen encoders."""
+        """Hash of the weights that an encoded video depends on, except those of frozen encoders."""
         digest = hashlib.sha256(f"{self.config.layer_fusion} {self.config.num_recurrent_steps}".encode())
         weights = self.r2_block.video_projection_weights()
         for name, parameter in self.named_parameters():
@@ -501,13 +502,13 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
 
         Returns:
             `VideoGroundingOutput` with one row for each query and window, all windows of the first query first.
-            `query_index` and `window_starts` tell them apart; post-processing merges them.
+            `query_index` and `window_starts` identify the rows; post-processing merges the windows.
 
         Raises:
             ValueError: The video was encoded with other weights, or the text is missing or malformed.
         """
         if encoded_video.fingerprint != self._fingerprint():
-            raise ValueError("`encoded_video` was made by weights other than this model's. Encode the video again.")
+            raise ValueError("`encoded_video` was made with weights other than this model's. Encode the video again.")
         text_mask = check_text(self.config, input_ids, text_hidden_states, attention_mask)
         words = self.project_text(self._text_states(input_ids, text_hidden_states, text_mask))
         starts, frame_masks = encoded_video.window_starts.to(self.device), encoded_video.frame_mask.to(self.device)

@@ -1,5 +1,6 @@
 """The allowed values of each option, in one place for the processor, the pipeline and the command line."""
 
+import math
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -39,6 +40,14 @@ def check_options(**options: Any) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
+def _is_finite_and_positive(value: Any) -> bool:
+    return _is_finite(value) and value > 0
 
 
 def _is_positive(value: Any) -> bool:
@@ -95,6 +104,9 @@ RULES = {
     "round_to": Rule(f"{POSITIVE} or None", _is_positive_or_none, defaults=("default",)),
     "max_moments": Rule(COUNT, _is_count),
     "score_threshold": Rule("a number from 0 to 1 or None", _is_score_or_none),
+    "min_probability": Rule("a number from 0 to 1 or None", _is_score_or_none),
+    "existence_scale": Rule("a finite number above 0", _is_finite_and_positive),
+    "existence_bias": Rule("a finite number", _is_finite),
     "num_highlights": Rule("a whole number of at least 0", _is_whole),
     "summary_share": Rule(SHARE, _is_share),
 }

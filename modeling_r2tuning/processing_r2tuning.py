@@ -1,4 +1,4 @@
-"""Processor of R2-Tuning: from videos and texts to tensors, from predictions to moments, highlights and a summary."""
+"""Processor of R2-Tuning: videos and texts to tensors, predictions to moments, highlights and a summary."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,7 +36,7 @@ from .video_io_r2tuning import MAX_FRAMES, iter_video_frames
 
 logger = logging.get_logger(__name__)
 
-MAX_TEXT_LENGTH = 77  # tokens that CLIP reads, for tokenizers that do not know it
+MAX_TEXT_LENGTH = 77  # in tokens, of CLIP; for tokenizers without a maximum length
 DO_PAD, DO_NOT_PAD = (True, "longest", "max_length"), (False, "do_not_pad")
 DO_TRUNCATE, DO_NOT_TRUNCATE = (True, "longest_first", "only_first"), (False, "do_not_truncate")
 
@@ -50,7 +50,7 @@ def make_image_processor(size: int = 224) -> Any:
 
 @dataclass
 class FrameStream:
-    """Normalised frames of one video, piece by piece, so that a long video is never in memory as a whole.
+    """Normalised frames of one video in pieces, so that a long video is never in memory as a whole.
 
     Attributes:
         pieces: Tensors `(num_frames_of_piece, 3, height, width)`.
@@ -75,9 +75,12 @@ class R2TuningProcessor(ProcessorMixin):
         image_processor (`CLIPImageProcessor`): Resizes, crops and normalises frames.
         tokenizer (`CLIPTokenizer`): Tokenizer of the same CLIP.
         fps (`float`, defaults to 0.5): Frames sampled per second of video.
-        nms (`"hard"`, `"linear"`, `"gaussian"` or `None`, defaults to `"hard"`): Default kind of suppression.
-        nms_threshold (`float`, defaults to 0.7): Default overlap from which hard suppression acts.
+        nms (`"hard"`, `"linear"`, `"gaussian"` or `None`, defaults to `"hard"`): Default method of suppression.
+        nms_threshold (`float`, defaults to 0.7): Default IoU from which hard suppression removes a moment.
         round_to (`float`, *optional*): Default unit in seconds to which moments are rounded.
+        existence_scale (`float`, defaults to 1.0): Factor of the existence head's logits, see `existence_bias`.
+        existence_bias (`float`, defaults to 0.0): The probability that any moment matches a query is
+            sigmoid(existence_scale * logit + existence_bias). Training fits both numbers on the evaluation split.
     """
 
     def __init__(
@@ -88,15 +91,26 @@ class R2TuningProcessor(ProcessorMixin):
         nms: str | None = "hard",
         nms_threshold: float = 0.7,
         round_to: float | None = None,
+        existence_scale: float = 1.0,
+        existence_bias: float = 0.0,
         **kwargs: Any,
     ):
-        check_options(fps=fps, nms=nms, nms_threshold=nms_threshold, round_to=round_to)
+        check_options(
+            fps=fps,
+            nms=nms,
+            nms_threshold=nms_threshold,
+            round_to=round_to,
+            existence_scale=existence_scale,
+            existence_bias=existence_bias,
+        )
         self.fps = fps
         self.nms = nms
         self.nms_threshold = nms_threshold
         self.round_to = round_to
+        self.existence_scale = existence_scale
+        self.existence_bias = existence_bias
         super().__init__(image_processor, tokenizer, **kwargs)
-        # A tokenizer may have been saved with these settings, but `_tokenize` truncates and pads itself.
+        # A tokenizer may have been saved with these settings, but `_tokenize` itself truncates and pads.
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
             backend.no_truncation()
@@ -174,12 +188,12 @@ class R2TuningProcessor(ProcessorMixin):
             images: Not allowed: frames are passed as `videos`.
             fps: Frames per second; default: the processor's.
             max_frames: Largest number of frames sampled from a video file, which may claim to last for years.
-            max_pixels: Largest number of pixels of a picture in a video file.
+            max_pixels: Largest number of pixels of a frame in a video file.
             progress: Called for each video with the number of frames read so far and the total number.
             padding: Padding of texts: to the longest (`True` or `"longest"`), to `max_length` (`"max_length"`), or
                 none (`False` or `"do_not_pad"`). Videos are padded to the longest.
             truncation: Whether texts of more than `max_length` tokens are truncated, with a warning, or refused.
-            max_length: Largest number of tokens of a text; default: what CLIP reads, 77.
+            max_length: Largest number of tokens of a text; default: 77, the limit of CLIP.
             return_tensors: `"pt"` for tensors, `"np"` for arrays, `None` for lists.
 
         Returns:
@@ -227,7 +241,7 @@ class R2TuningProcessor(ProcessorMixin):
         chunk_size: int = 32,
         progress: Callable[[int, int], None] | None = None,
     ) -> FrameStream:
-        """Read one video piece by piece.
+        """Read one video in pieces.
 
         Args:
             video: As for `__call__`.
@@ -241,7 +255,7 @@ class R2TuningProcessor(ProcessorMixin):
         fps = self.fps if fps is None else fps
         video = unpack_row(video)
         if is_file(video):
-            # Scaled while decoding: a frame in the video's own size may be a hundred times as large.
+            # Frames are scaled while decoding: at full size, they may take a hundred times as much memory.
             size = self.image_processor.size["shortest_edge"]
             source = iter_video_frames(
                 video,
@@ -267,8 +281,8 @@ class R2TuningProcessor(ProcessorMixin):
     ) -> dict[str, list[list]]:
         """Tokenize queries, and truncate and pad them on the right.
 
-        The tokenizer is not asked to truncate or pad, because it would keep that as its own setting, which calls in
-        other threads would see.
+        The tokenizer is not asked to truncate or pad: it would store that as a setting of its own, which would affect
+        calls in other threads.
 
         Returns:
             Rows of `input_ids` and `attention_mask`.
@@ -285,7 +299,7 @@ class R2TuningProcessor(ProcessorMixin):
         if num_too_long:
             logger.warning(f"{num_too_long} of {len(texts)} queries exceed {limit} tokens and are truncated.")
             for row in rows:
-                # The last token stays: CLIP reads the features of a text at its end-of-text token.
+                # Keep the last token: CLIP takes the features of a text from its end-of-text token.
                 del row[limit - 1 : -1]
         if padding in DO_NOT_PAD:
             return {"input_ids": rows, "attention_mask": [[True] * len(row) for row in rows]}
@@ -311,36 +325,42 @@ class R2TuningProcessor(ProcessorMixin):
         score_threshold: float | None = None,
         num_highlights: int = 5,
         summary_share: float = 0.15,
+        min_probability: float | None = None,
     ) -> list[dict[str, Any]]:
-        """Turn the model's outputs into one answer for each query, following the steps of the released evaluation.
+        """Convert the model's outputs to one answer for each query, following the steps of the released evaluation.
 
         The best `max_moments` points are decoded to moments, clamped to the video, rounded, suppressed and sorted. The
-        windows of a long video are merged: each answers for the part of the video that it is nearest to.
+        windows of a long video are merged: each contributes the part of the video that its centre is nearest to. The
+        probability of a query is that of its most probable window.
 
-        The processor of transformers' TVP has a method of this name that is called with `(logits, video_durations)`
-        and returns one moment. This one takes the whole output, which includes the durations, and returns all moments.
+        The processor of transformers' TVP has a method of the same name that takes `(logits, video_durations)` and
+        returns one moment. This one takes the whole output, which includes the durations, and returns all moments.
 
         Args:
             outputs: `VideoGroundingOutput` of `forward` or `ground`.
             fps: Frames per second, one number or one for each query; default: as passed to the model, else the
                 processor's.
             duration_sec: Length of the video, likewise; default: as passed to the model, else frames / fps.
-            nms: Kind of suppression; `None` = none, `"default"` = the processor's.
-            nms_threshold: Overlap from which hard suppression acts; default: the processor's.
+            nms: Method of suppression; `None` = none, `"default"` = the processor's.
+            nms_threshold: IoU from which hard suppression removes a moment; default: the processor's.
             round_to: Unit in seconds to round moments to; `None` = no rounding, `"default"` = the processor's.
             max_moments: Number of moments kept for each query.
-            score_threshold: Drop moments with a lower score, and those whose score suppression set to 0; default: keep
-                all, as the released evaluation does.
+            score_threshold: Drop moments with a lower score and those removed by suppression, whose score is 0; default:
+                keep all, as the released evaluation does.
             num_highlights: Number of frames listed as highlights.
             summary_share: Share of the video that the summary covers.
+            min_probability: Probability, from 0 to 1, from which a query counts as found in the video; `None` = do not
+                decide. Without effect on a model without existence head.
 
         Returns:
             For each query a dict of plain Python values: `moments`, a list of `{"start", "end", "score"}` in seconds,
             best first (empty for a model without moment head); `saliency`, a score for each of `frame_times`;
-            `highlights`, a list of `{"time", "score"}`; `summary`, a list of `{"start", "end"}` in temporal order.
+            `highlights`, a list of `{"time", "score"}`; `summary`, a list of `{"start", "end"}` in temporal order. With
+            an existence head also `probability`, that any moment matches the query, and with `min_probability` `found`;
+            where that is `False`, `moments`, `highlights` and `summary` are empty.
 
         Raises:
-            TypeError: `outputs` is not the whole output, but for example the logits.
+            TypeError: `outputs` is not the whole output but, for example, the logits.
             ValueError: A setting is not allowed, or the predictions are not finite.
         """
         check_options(
@@ -351,6 +371,7 @@ class R2TuningProcessor(ProcessorMixin):
             score_threshold=score_threshold,
             num_highlights=num_highlights,
             summary_share=summary_share,
+            min_probability=min_probability,
         )
         _check_outputs(outputs)
         method = self.nms if nms == "default" else nms
@@ -364,11 +385,27 @@ class R2TuningProcessor(ProcessorMixin):
         answers = []
         for query, num_frames in enumerate(decoded.num_frames.tolist()):
             saliency = decoded.saliency[query, :num_frames]
-            found = _list_moments(moments[query], scores[query], score_threshold)
+            listed = _list_moments(moments[query], scores[query], score_threshold)
             rate, duration = fps[query].item(), duration_sec[query].item()
             described = _describe_saliency(saliency, rate, duration, num_highlights, summary_share)
-            answers.append({"moments": found, **described})
+            answers.append({"moments": listed, **described})
+        if decoded.existence is not None:
+            self._add_probabilities(answers, decoded.existence, min_probability)
         return answers
+
+    def _add_probabilities(
+        self, answers: list[dict[str, Any]], logits: torch.Tensor, min_probability: float | None
+    ) -> None:
+        """Add `probability` and `found` to the answers, whose logits are `(num_queries,)`; empty those not found."""
+        # In float64, so that high probabilities stay distinct.
+        probabilities = (self.existence_scale * logits.cpu().double() + self.existence_bias).sigmoid()
+        for answer, probability in zip(answers, probabilities.tolist(), strict=True):
+            answer["probability"] = probability
+            if min_probability is None:
+                continue
+            answer["found"] = probability >= min_probability
+            if not answer["found"]:
+                answer.update(moments=[], highlights=[], summary=[])
 
 
 def _check_lengths(padding: bool | str, truncation: bool | str, max_length: int | None, longest: int) -> None:
@@ -384,7 +421,7 @@ def _check_lengths(padding: bool | str, truncation: bool | str, max_length: int 
 
 
 def _convert_tensor(tensor: torch.Tensor, return_tensors: str | None) -> Any:
-    """Convert a tensor to an array or a list; as a list, pixels are one array for each video."""
+    """Convert a tensor to an array or a list; a list of pixels holds one array for each video."""
     if return_tensors == "pt":
         return tensor
     if return_tensors == "np":
@@ -423,7 +460,7 @@ def _per_query(given: Any, stored: torch.Tensor | None, default: Any, decoded: D
 
     Args:
         given: Value passed to the post-processing, a number or one for each query or video.
-        stored: Value passed to the model, which it repeats for each window.
+        stored: Value passed to the model, which repeats it for each window.
         default: Value if neither is given.
         decoded: The queries' predictions.
     """
@@ -443,16 +480,16 @@ def _per_query(given: Any, stored: torch.Tensor | None, default: Any, decoded: D
         raise ValueError(
             f"`fps` and `duration_sec` must be a number or one for each of {count} queries, got {len(value)}."
         )
-    if len(value) >= count:  # one for each window: all windows of a query have the same
+    if len(value) >= count:  # one for each window: those of a query are equal
         return value[:: len(value) // count]
-    return value.repeat_interleave(count // len(value))  # one for each video: all queries about it get the same
+    return value.repeat_interleave(count // len(value))  # one for each video: its queries share it
 
 
 def _list_moments(moments: torch.Tensor, scores: torch.Tensor, threshold: float | None) -> list[dict[str, float]]:
     """Moments `(max_moments, 2)` of one query as dicts."""
     answers = []
     for (start, end), score in zip(moments.tolist(), scores.tolist(), strict=True):
-        # Padding has a negative score; with a threshold, also drop the scores that suppression set to 0.
+        # Padding has a negative score. With a threshold, moments that suppression removed (score 0) are dropped too.
         is_kept = score >= 0 if threshold is None else score >= threshold and score > 0
         if is_kept:
             answers.append({"start": start, "end": end, "score": score})
@@ -462,7 +499,7 @@ def _list_moments(moments: torch.Tensor, scores: torch.Tensor, threshold: float 
 def _describe_saliency(
     saliency: torch.Tensor, fps: float, duration_sec: float, num_highlights: int, summary_share: float
 ) -> dict[str, Any]:
-    """Saliency scores `(num_frames,)` of one query as lists, with the highlights and the summary chosen by them."""
+    """Saliency `(num_frames,)` of one query as a list, and the highlights and the summary chosen by it."""
     highlights = []
     for frame in select_highlights(saliency, num_highlights):
         highlights.append({"time": frame / fps, "score": saliency[frame].item()})
@@ -481,7 +518,9 @@ def _check_outputs(outputs: Any) -> None:
     if not isinstance(outputs, Mapping):
         raise TypeError(f"`outputs` must be the model's whole output, got {type(outputs).__name__}.")
     offsets = outputs.get("boundary_offsets")
+    existence = outputs.get("existence_logits")
     is_finite = outputs["logits"].isfinite().all() and outputs["saliency_scores"].isfinite().all()
+    is_finite = is_finite and (existence is None or existence.isfinite().all())
     # Offsets may be infinite: moments are clamped to the video.
     if not is_finite or (offsets is not None and offsets.isnan().any()):
         raise ValueError("The predictions are not finite: the video's pixels or the model's weights hold NaN.")

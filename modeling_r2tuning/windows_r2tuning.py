@@ -1,4 +1,4 @@
-"""Long videos: cutting them into windows, encoding each, and joining the answers."""
+"""Long videos: divide them into windows, encode each window, and join the outputs."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -15,19 +15,21 @@ def window_size(window_sec: float | None, fps: float) -> int | None:
 
     It is one more than `window_sec` holds, so that rounding never splits a video of that length.
     """
-    return None if window_sec is None else max(2, math.ceil(window_sec * fps) + 1)
+    if window_sec is None:
+        return None
+    return max(2, math.ceil(window_sec * fps) + 1)
 
 
 def stream_windows(pieces: Iterable[torch.Tensor], window: int | None) -> Iterator[tuple[int, torch.Tensor]]:
-    """Cut a stream of frames into windows that overlap by half; only one window and one piece are in memory.
+    """Divide a stream of frames into windows that overlap by half; only one window and one piece are in memory.
 
     Args:
         pieces: Consecutive parts of a tensor whose first axis is time.
         window: Number of frames of a window; `None` = a single window.
 
     Yields:
-        First frame of the window and the window itself. The last window may be shorter than the others, but is longer
-        than the overlap.
+        Index of the window's first frame, and the window itself. The last window may be shorter than the others, but is
+        longer than the overlap.
 
     Raises:
         ValueError: There are no frames.
@@ -54,11 +56,11 @@ def encode_windows(
     """Project the hidden states of each window; the last window is padded.
 
     Args:
-        windows: First frame and hidden states of each window.
+        windows: Index of the first frame, and hidden states, of each window.
         project: From a window's hidden states to `(num_steps, window_frames, num_tokens, hidden)`.
         fps: Frames per second.
         duration_sec: Length of the video in seconds; `None` = number of frames / fps.
-        fingerprint: Identifies the weights of `project`.
+        fingerprint: Hash of the weights of `project`.
     """
     starts: list[int] = []
     embeds: list[torch.Tensor] = []
@@ -83,10 +85,10 @@ def encode_windows(
 def stream_pixels(
     pixel_values_videos: torch.Tensor | Iterable[torch.Tensor], chunk_size: int, device: torch.device
 ) -> Iterator[torch.Tensor]:
-    """Yield one video in pieces `(n, 3, height, width)` on a device; empty pieces are skipped.
+    """Yield one video in pieces `(n, 3, height, width)` on a device, without empty pieces.
 
     Raises:
-        ValueError: A piece has another number of axes.
+        ValueError: A piece does not have four axes.
     """
     pieces = pixel_values_videos
     if isinstance(pieces, torch.Tensor):
@@ -105,7 +107,7 @@ def stream_pixels(
 
 
 def join_windows(rows: list[VideoGroundingOutput], video: EncodedVideo) -> VideoGroundingOutput:
-    """Concatenate outputs of single windows; the rows are ordered by query and then by window."""
+    """Concatenate the outputs of single windows, ordered by query and then by window."""
     query_index = torch.cat([row["query_index"] for row in rows])  # (num_queries * num_windows,)
     order = query_index.argsort(stable=True)
     joined = VideoGroundingOutput(points=rows[0].points)

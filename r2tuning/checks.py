@@ -6,8 +6,9 @@ import torch
 from transformers import PreTrainedConfig
 
 from dataset_scripts.benchmarks import HUB_PREFIX, OWN_DATA
+from modeling_r2tuning import DEFAULT_MODEL
 from modeling_r2tuning.loading_r2tuning import CONFIG, is_repository_name, loading
-from r2tuning_cli.defaults import DEFAULT_BACKBONE
+from r2tuning_cli.defaults import DEFAULT_BACKBONE, PACKAGED
 
 
 def check_folders(**folders: Path | str | None) -> None:
@@ -54,6 +55,11 @@ def check_model_name(option: str, name: str) -> None:
         )
 
 
+def locate_model(name: str) -> str:
+    """The folder of the model that comes with the package for "packaged", unless there is a folder of that name."""
+    return str(DEFAULT_MODEL) if name == PACKAGED and not Path(name).is_dir() else name
+
+
 def check_model_type(name: str, expected: str) -> None:
     """Refuse a folder or Hub repository that holds another kind of model, which would load with random weights.
 
@@ -89,4 +95,11 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-__all__ = ["check_annotation_files", "check_folders", "check_model_name", "check_model_type", "choose_device"]
+__all__ = [
+    "check_annotation_files",
+    "check_folders",
+    "check_model_name",
+    "check_model_type",
+    "choose_device",
+    "locate_model",
+]

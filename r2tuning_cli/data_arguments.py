@@ -61,6 +61,10 @@ EXPORT_EPILOG = """\
 example:
   r2tuning export-dataset qvhighlights exported --data-dir ANNOTATIONS --push org/qvhighlights
 """
+DOMAIN_HELP = (
+    "one domain of YouTube Highlights, TVSum, Moving Shapes or TimeLens-Bench (default: all); on Soccer-GMR the labels, "
+    "standard or full (default: standard)"
+)
 
 
 def add_annotation_arguments(group: argparse._ActionsContainer) -> None:
@@ -106,14 +110,15 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `r2tuning evaluate`."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--predictions", type=Path, metavar="FILE", help="predictions, one JSON object per line; may be a .gz file"
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="predictions, one JSON object per line, or the submission file of TVR or VUE-TR; may be a .gz file",
     )
-    source.add_argument("--model", metavar="DIR_OR_REPO", help="checkpoint that makes the predictions")
+    source.add_argument("--model", metavar="DIR_OR_REPO", help="checkpoint that makes the predictions, or 'packaged'")
     parser.add_argument("--benchmark", required=True, choices=tuple(BENCHMARKS), help="the benchmark")
     parser.add_argument("--split", default="val", metavar="NAME", help="the split (default: val)")
-    parser.add_argument(
-        "--domain", metavar="NAME", help="one domain of YouTube Highlights, TVSum or Moving Shapes (default: all)"
-    )
+    parser.add_argument("--domain", metavar="NAME", help=DOMAIN_HELP)
     add_annotation_arguments(parser)
     _add_on_error_argument(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the scores as JSON")
@@ -187,9 +192,7 @@ def _add_extracted_data_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("train", "val", "test", "test_unseen"),
         help="a split; may be given several times (default: all splits whose annotations exist)",
     )
-    group.add_argument(
-        "--domain", metavar="NAME", help="one domain of YouTube Highlights, TVSum or Moving Shapes (default: all)"
-    )
+    group.add_argument("--domain", metavar="NAME", help=DOMAIN_HELP)
     add_annotation_arguments(group)
     group.add_argument(
         "--video-dir",
@@ -219,7 +222,7 @@ def _add_feature_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--model",
         metavar="DIR_OR_REPO",
-        help="an R2-Tuning checkpoint that will read the features: it determines CLIP, K and the frame rate",
+        help="an R2-Tuning checkpoint, or 'packaged', that will read the features: it determines CLIP, K and the frame rate",
     )
     add_renamed_clip_option(parser)
     group.add_argument("--fps", type=positive_number, metavar="N", help=_fps_help())

@@ -10,6 +10,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from dataset_scripts.benchmarks import OWN_DATA
+
 from .argument_types import add_renamed_clip_option
 from .defaults import DEFAULT_BACKBONE
 
@@ -21,6 +23,9 @@ TRAIN_EPILOG = """\
 examples:
   r2tuning train --preset qvhighlights --data-dir ANNOTATIONS --features CACHE --output-dir RUN
   r2tuning train --preset tvsum --data-dir ANNOTATIONS --video-dir VIDEOS --output-dir RUN --resume auto
+  r2tuning train --preset custom --data-file my.csv --video-dir VIDEOS --init-from org/r2tuning-qvhl --output-dir RUN
+  r2tuning train --preset custom --data-file my.csv --video-dir VIDEOS --init-from org/r2tuning-qvhl --output-dir RUN \\
+      --resume auto --epochs 60
   accelerate launch -m r2tuning.training.run --preset qvhighlights --data-dir ANNOTATIONS --features CACHE \\
       --output-dir RUN
 
@@ -41,8 +46,9 @@ COUNTS = (
     "keep_checkpoints",
     "save_steps",
 )
-NOT_NEGATIVE = ("warmup_steps", "warmup_ratio", "weight_decay", "num_workers", "seed")
+NOT_NEGATIVE = ("warmup_steps", "warmup_epochs", "warmup_ratio", "weight_decay", "num_workers", "seed")
 POSITIVE = ("learning_rate", "max_grad_norm")
+OWN_DATA_FACTS = ("data_name", "data_licence", "data_description")  # on the card of a model trained on own data
 POST_PROCESSING = {"nms", "nms_threshold", "round_to"}
 
 
@@ -69,6 +75,12 @@ class TrainingConfig:
         None,
     )
     val_file: str | None = option("file of the annotations to evaluate on, beside data_file", None)
+    data_name: str | None = option("name of your own data, for the model card; a name on the Hub becomes a link", None)
+    data_licence: str | None = option(
+        "licence of your own data, for the model card, best by its identifier on the Hub: cc-by-4.0, mit, other ...",
+        None,
+    )
+    data_description: str | None = option("a sentence about your own data, for the model card", None)
     domain: str | None = option(
         "one domain of YouTube Highlights or TVSum, or 'all' to train one model for each in turn", None
     )
@@ -86,10 +98,19 @@ class TrainingConfig:
     )
     train_split: str = option("split to train on", "train")
     eval_split: str | None = option("split to evaluate on; none = no evaluation", "val")
-    backbone: str = option("the frozen CLIP, a folder or a name on the Hub", DEFAULT_BACKBONE)
-    method: Method = option(
-        "what is trained [Table 9]: the R2 block, or the pyramid and heads with another transfer method or none",
-        "r2_tuning",
+    init_from: str | None = option(
+        "checkpoint whose weights the run starts from: a folder, a name on the Hub, 'packaged' for the model that comes "
+        "with r2tuning, or 'yeliudev/R2-Tuning/BENCHMARK[/DOMAIN]' for one of the authors'; the structure of the model is "
+        "the checkpoint's, the optimizer is new (default: new weights)",
+        None,
+    )
+    backbone: str | None = option(
+        f"the frozen CLIP, a folder or a name on the Hub (default: that of init_from, else {DEFAULT_BACKBONE})", None
+    )
+    method: Method | None = option(
+        "what is trained [Table 9]: the R2 block, or the pyramid and heads with another transfer method or none "
+        "(default: that of init_from, else r2_tuning)",
+        None,
     )
     model: dict = option(
         "fields of R2TuningConfig that differ from those of the benchmark and the preset", factory=dict
@@ -102,7 +123,11 @@ class TrainingConfig:
     )
 
     # Optimisation.
-    epochs: int = option("number of epochs, each of repeat_factor passes over the training split", 30)
+    epochs: int = option(
+        "number of epochs, each of repeat_factor passes over the training split; more of them lengthen a run that is "
+        "resumed",
+        30,
+    )
     repeat_factor: int = option("passes over the training split that count as one epoch", 1)
     batch_size: int = option("queries per step, over all processes and accumulated parts", 32)
     queries_per_video: int = option("queries of a video that share one copy of it in a batch", 1)
@@ -116,6 +141,9 @@ class TrainingConfig:
     )
     drop_epochs: list[int] = option("epochs, counted from 0, at which the rate is multiplied by 0.1", factory=list)
     warmup_steps: int = option("steps of the linear warm-up", 500)
+    warmup_epochs: float | None = option(
+        "longest warm-up in epochs, which shortens warmup_steps where an epoch has few steps", None
+    )
     warmup_ratio: float = option("fraction of the learning rate at which the warm-up starts", 0.001)
     weight_decay: float = option("weight decay of every parameter, including norms and biases", 1e-4)
     max_grad_norm: float = option("L2 norm to which the gradient is clipped", 35.0)
@@ -150,6 +178,9 @@ class TrainingConfig:
     dry_run: bool = option("run two steps, report the expected memory and time, and write nothing", False)
 
     def __post_init__(self) -> None:
+        if self.init_from is None:
+            self.backbone = self.backbone or DEFAULT_BACKBONE
+            self.method = self.method or "r2_tuning"
         for name, hint in typing.get_type_hints(TrainingConfig).items():
             _check_type(name, getattr(self, name), hint)
         self._check_numbers()
@@ -162,6 +193,11 @@ class TrainingConfig:
             )
         if self.val_file is not None and self.data_file is None:
             raise ValueError("`val_file` goes with `data_file`; leave it out with `data_dir`.")
+        for name in OWN_DATA_FACTS:
+            if getattr(self, name) is not None and self.benchmark != OWN_DATA:
+                raise ValueError(
+                    f"`{name}` describes your own data, the benchmark '{OWN_DATA}'; leave it out with '{self.benchmark}'."
+                )
         if (self.features is None) == (self.video_dir is None):
             raise ValueError("Pass either `features`, a feature cache, or `video_dir`, got both or none.")
 
@@ -171,8 +207,9 @@ class TrainingConfig:
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
         for name in NOT_NEGATIVE:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"`{name}` must not be negative, got {value}.")
         for name in POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
@@ -288,6 +325,8 @@ def _argument(hint: Any) -> dict[str, Any]:
         return {"choices": arguments}
     if origin is list:
         return {"type": arguments[0], "nargs": "*", "metavar": "VALUE"}
+    if typing.get_origin(arguments[0] if arguments else None) is Literal:  # or none, by leaving the option out
+        return _argument(arguments[0])
     if origin is types.UnionType:
         return {"type": _or_none(arguments[0]), "metavar": "VALUE"}
     return {"type": hint, "metavar": "VALUE"}
@@ -324,7 +363,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         _check_type(name, value, list)
         for each in value:
             _check_type(name, each, arguments[0])
-    elif origin is types.UnionType:
+    elif origin in (types.UnionType, typing.Union):  # with a Literal it is the latter
         if value is not None:
             _check_type(name, value, arguments[0])
     elif not _is_of_type(value, hint):
@@ -340,6 +379,7 @@ def _is_of_type(value: Any, hint: type) -> bool:
 
 
 __all__ = [
+    "OWN_DATA_FACTS",
     "PRESETS",
     "TRAIN_DESCRIPTION",
     "TRAIN_EPILOG",

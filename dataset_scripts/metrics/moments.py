@@ -357,8 +357,8 @@ def score_moments(
         for query in queries:
             predicted += [(query.qid, record.get("pred_relevant_windows")) for record in query.predictions]
             annotated += [(query.qid, record.get("moments")) for record in query.references]
-        require("pred_relevant_windows", predicted)
         require("moments", annotated)
+        require("pred_relevant_windows", predicted)
     queries = [query for query in queries if count_moments(query)]
     if not queries:
         raise ValueError("None of the `references` has `moments`: there is nothing to score predictions against.")

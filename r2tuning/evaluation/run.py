@@ -14,15 +14,23 @@ from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.loading_r2tuning import check_vocabulary
-from r2tuning.checks import check_annotation_files, check_folders, check_model_name, check_model_type, choose_device
+from r2tuning.checks import (
+    check_annotation_files,
+    check_folders,
+    check_model_name,
+    check_model_type,
+    choose_device,
+    locate_model,
+)
 from r2tuning.evaluation.predictions import (
     find_unreadable,
     leave_out,
     predict,
-    read_predictions,
     write_predictions,
     write_submission,
 )
+from r2tuning.evaluation.submissions import read_prediction_file
+from r2tuning.evaluation.tables import describe_scores
 from r2tuning.features.cache import FeatureCache, recorded_lengths
 from r2tuning.hub.model_card import Results, write_model_card
 from r2tuning.released.resolve import is_original, resolve_checkpoint
@@ -37,6 +45,12 @@ PART_COLUMNS = {
     "R1@0.7": "MR-full-R1@0.7",
     "mAP": "MR-full-mAP",
     "HIT@1": "HL-min-VeryGood-Hit1",
+}
+EXISTENCE_COLUMNS = {
+    "AUROC": "EX-AUROC",
+    "FAR@95": "EX-FAR@95",
+    "ECE": "EX-ECE",
+    "Rej-F1@0.5": "EX-Rej-F1@0.5",
 }
 RANGES = ("full", "short", "middle", "long")
 LEVELS = {"HL-min-Fair": "Fair", "HL-min-Good": "Good", "HL-min-VeryGood": "VeryGood"}
@@ -79,6 +93,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             check_replaceable(path, *inputs)
     if args.model is None:
         return
+    args.model = locate_model(args.model)
     if not is_original(args.model):
         check_model_name("model", args.model)
     if args.backbone is not None:
@@ -142,7 +157,7 @@ def get_predictions(
     the rows if `--missing-videos` allows it.
     """
     if args.predictions is not None:
-        return read_predictions(args.predictions), rows
+        return read_prediction_file(args.predictions, args.benchmark), rows
     name = args.model
     if is_original(name):
         name = resolve_checkpoint(name, benchmark=args.benchmark, domain=args.domain, backbone=args.backbone)
@@ -199,23 +214,38 @@ def evaluate(
         record(document)
     if args.output is not None:
         with writing(args.output) as partial:
-            partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(_null_nan(document), indent=2) + "\n", encoding="utf-8")
     return document
+
+
+def _null_nan(value: Any) -> Any:
+    """A document with null in place of NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _null_nan(inner) for key, inner in value.items()}
+    return None if value != value else value
 
 
 def score_parts(
     benchmark: str, predictions: list[dict[str, Any]], rows: list[dict[str, Any]]
-) -> dict[str, dict[str, float]]:
-    """Scores of each part of a benchmark that has queries among `rows`; unanswered queries count as zero."""
+) -> dict[str, dict[str, float | None]]:
+    """Scores of each part of a benchmark that has queries among `rows`; unanswered queries count as zero.
+
+    If any part has absent queries and scores for them, all parts have the columns of existence.
+    """
     by_qid = {prediction["qid"]: prediction for prediction in predictions}
-    scores = {}
+    briefs: dict[str, dict[str, float | None]] = {}
     for part, families in BENCHMARKS[benchmark].parts.items():
         some = [row for row in rows if row["domain"] in families]
         if not some:
             continue
         answered = [by_qid[row["qid"]] for row in some if row["qid"] in by_qid]
-        brief = compute_scores(benchmark, answered, some)["brief"]
-        scores[part] = {column: brief[name] for column, name in PART_COLUMNS.items()}
+        briefs[part] = compute_scores(benchmark, answered, some)["brief"]
+    columns = dict(PART_COLUMNS)
+    if any("EX-AUROC" in brief for brief in briefs.values()):
+        columns |= EXISTENCE_COLUMNS
+    scores = {}
+    for part, brief in briefs.items():
+        scores[part] = {column: brief.get(name) for column, name in columns.items()}
     return scores
 
 
@@ -254,6 +284,10 @@ def format_scores(document: dict[str, Any]) -> str:
     if scores is None:
         return f"{title}: no ground truth\n"
     tables = [title]
+    own_tables = describe_scores(BENCHMARKS[document["benchmark"]].metric, scores)
+    if own_tables:
+        tables += [_table(*table) for table in own_tables]
+        return "\n\n".join(tables) + "\n"
     if "full" in scores:
         tables.append(_table("moments", {name: _moment_columns(scores[name]) for name in RANGES}))
         lengths = {}
@@ -266,7 +300,12 @@ def format_scores(document: dict[str, Any]) -> str:
     if levels:
         columns = {label: {"mAP": part["HL-mAP"], "HIT@1": part["HL-Hit1"]} for label, part in levels.items()}
         tables.append(_table("highlights", columns))
-    if set(scores) == {"brief"}:
+    existence = {
+        column: scores["brief"][name] for column, name in EXISTENCE_COLUMNS.items() if name in scores["brief"]
+    }
+    if existence:
+        tables.append(_table("existence", {"all": existence}))
+    elif set(scores) == {"brief"}:
         domains = {name.removeprefix("mAP-"): {"mAP": value} for name, value in scores["brief"].items()}
         tables.append(_table("domain", domains))
     return "\n\n".join(tables) + "\n"
@@ -294,7 +333,7 @@ def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or value != value:
         return "-"
     if isinstance(value, int):
         return f"{value:,}"

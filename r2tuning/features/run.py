@@ -17,7 +17,14 @@ from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from modeling_r2tuning.towers_r2tuning import load_backbone
-from r2tuning.checks import check_annotation_files, check_folders, check_model_name, check_model_type, choose_device
+from r2tuning.checks import (
+    check_annotation_files,
+    check_folders,
+    check_model_name,
+    check_model_type,
+    choose_device,
+    locate_model,
+)
 from r2tuning.features.extraction import Store, Summary, extract
 from r2tuning.features.frames import FrameStore, frame_settings
 from r2tuning.features.jobs import QueryJob, plan_jobs
@@ -83,6 +90,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Refuse what does not exist, before anything is read or fetched."""
     check_folders(data_dir=args.data_dir, video_dir=args.video_dir)
     check_annotation_files(args.benchmark, data_file=args.data_file, val_file=args.val_file)
+    if args.model is not None:
+        args.model = locate_model(args.model)
     for option in ("backbone", "model"):
         if getattr(args, option) is not None:
             check_model_name(option, getattr(args, option))

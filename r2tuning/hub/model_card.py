@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from modeling_r2tuning.loading_r2tuning import CONFIG, PROCESSOR
+from modeling_r2tuning.loading_r2tuning import CONFIG, PROCESSOR, is_repository_name
 from r2tuning.checkpoint_files import CARD, CURVES, RESULTS
 from r2tuning.hub.card_text import CARDS, CardRules, read_yaml, refresh_card
 from r2tuning.json_files import read_json, read_text, write_json, write_text
@@ -18,7 +19,17 @@ MOMENT_RETRIEVAL = "moment-retrieval"
 TASK = "Video temporal grounding"
 PIPELINE_TAG = "video-text-to-text"  # the closest to ours among the tasks of the Hub
 # How the names of measures begin; the rest of a score's name is what it was measured on ("MR-full-R1@0.5", "mAP-dog").
-MEASURES = ("R1@", "R5@", "mAP", "mIoU", "Hit1")
+MEASURES = ("R1@", "R5@", "mAP", "mIoU", "Hit1", "AUROC", "FAR@", "ECE", "F1@")
+PRIVATE_DATA = "a private data set"  # title of own data without a name
+# Identifiers of licences that are common for data and that the Hub knows; others are "other" there, with a name.
+LICENCES = frozenset(
+    {
+        *("cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-3.0", "cc-by-nc-4.0"),
+        *("cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0"),
+        *("cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0", "odbl", "odc-by", "pddl"),
+        *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "unlicense", "other", "unknown"),
+    }
+)
 
 
 @dataclass
@@ -34,9 +45,13 @@ class Results:
         original: The authors' file that the checkpoint was converted from; its scores are the authors'. `None` if the
             model was trained with this package.
         training: How the model was trained: "command", "commit", "epoch", "step", "seconds", "device", "versions" by
-            package and "settings".
+            package and "settings"; "start": the checkpoint that it started from, if any; "lengthened": when it was given
+            more epochs; "chosen_on_test": whether it is the best of its run on a test split; "chosen_as_published":
+            whether the published recipe chooses on the same split.
         evaluations: Scores on further splits, by split and by part of the split.
         left_out: Number of queries that were not scored because their videos were missing or unreadable.
+        data: A user's own data, if the model was trained on them: "name", "licence" and "description", each `None` if it
+            was not given, and "splits": the numbers of videos, queries, moments and absent queries of each split.
     """
 
     benchmark: str
@@ -47,6 +62,7 @@ class Results:
     training: dict[str, Any] | None = None
     evaluations: dict[str, dict[str, dict[str, float | None]]] | None = None
     left_out: int = 0
+    data: dict[str, Any] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> "Results | None":
@@ -70,9 +86,14 @@ class Results:
         write_json(folder / RESULTS, asdict(self))
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the training data: the benchmark's entry in `datasets.yaml`, or what the user said."""
+        return read_facts(self.benchmark) if self.data is None else _own_facts(self.data)
+
+    @property
     def title(self) -> str:
         """Benchmark and domain, for readers."""
-        name = read_facts(self.benchmark).get("pretty_name", self.benchmark)
+        name = self.facts.get("pretty_name", self.benchmark)
         return name if self.domain is None else f"{name} ({self.domain})"
 
     @property
@@ -96,7 +117,7 @@ def make_model_card(folder: Path, name: str, config: dict[str, Any]) -> ModelCar
     facts: dict[str, Any] = {}
     title, scores, training = None, {}, None
     if results is not None:
-        facts = read_facts(results.benchmark)
+        facts = results.facts
         title = results.title
         scores = results.defined_scores
         training = results.training and _format_training(results.training)
@@ -126,6 +147,22 @@ def write_model_card(folder: str | os.PathLike) -> None:
     write_text(path, card)
 
 
+def discard_generated_card(folder: Path) -> None:
+    """Remove the card of a checkpoint that nobody edited, so that new results are written into a new card.
+
+    Refreshing replaces the marked parts alone; the title, for example, would stay.
+    """
+    path = folder / CARD
+    if not path.exists():
+        return
+    try:
+        generated = str(make_model_card(folder, folder.name, read_json(folder / CONFIG)))
+    except ValueError:  # damaged results, which will be written again
+        return
+    if read_text(path) == generated:
+        path.unlink()
+
+
 def refresh_model_card(text: str, fresh: str) -> str:
     """Return a card, perhaps edited by hand, with the results, settings and metadata of a new one.
 
@@ -142,6 +179,23 @@ def refresh_model_card(text: str, fresh: str) -> str:
         task=TASK,
     )
     return refresh_card(text, fresh, rules)
+
+
+def _own_facts(data: dict[str, Any]) -> dict[str, Any]:
+    """Facts about a user's own data, in the form of an entry in `datasets.yaml`."""
+    licence = data["licence"]
+    is_identifier = licence is not None and licence.lower() in LICENCES
+    facts = {
+        "pretty_name": data["name"] or PRIVATE_DATA,
+        "description": data["description"],
+        "licence": licence and f"{licence}.",
+        "license": licence,
+    }
+    if is_identifier:
+        facts["license"] = licence.lower()
+    elif licence is not None:
+        facts |= {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-")}
+    return facts
 
 
 def read_facts(benchmark: str) -> dict[str, Any]:
@@ -163,26 +217,48 @@ def _card_data(name: str, config: dict[str, Any], results: Results | None, facts
     tags = ["video-temporal-grounding", "highlight-detection", "video-summarization", "r2tuning"]
     if config["use_moment_head"]:
         tags.insert(1, MOMENT_RETRIEVAL)
-    backbone = None if config["save_backbone"] else config["backbone_name_or_path"]
     license_name = facts.get("license")
     datasets, eval_results = None, None
     if results is not None:
-        datasets = [results.benchmark]
+        datasets = _dataset_names(results)
         eval_results = _eval_results(results) or None
         if results.original is not None:
             license_name = "bsd-3-clause"  # the authors' licence of their weights
+    more = {}
+    if "license_name" in facts:
+        more["license_name"] = facts["license_name"]
+    base_model, relation = _base_model(config, results)
     return ModelCardData(
         language="en",
         license=license_name,
         library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
         tags=tags,
-        base_model=backbone,
-        base_model_relation=backbone and "adapter",
+        base_model=base_model,
+        base_model_relation=relation,
         datasets=datasets,
         model_name=name.split("/")[-1],
         eval_results=eval_results,
+        **more,
     )
+
+
+def _dataset_names(results: Results) -> list[str] | None:
+    """What the model was trained on: a benchmark, or own data that are on the Hub."""
+    if results.data is None:
+        return [results.benchmark]
+    name = results.data["name"]
+    return [name] if name is not None and is_repository_name(name) else None
+
+
+def _base_model(config: dict[str, Any], results: Results | None) -> tuple[str | None, str | None]:
+    """Repository of the model that this one was made from, and how: the checkpoint it started from, or else CLIP."""
+    start = (results and results.training and results.training.get("start")) or {}
+    if start.get("repository") is not None:
+        return start["repository"], "finetune"
+    if config["save_backbone"]:
+        return None, None
+    return config["backbone_name_or_path"], "adapter"
 
 
 def _eval_results(results: Results) -> list[EvalResult]:
@@ -191,11 +267,12 @@ def _eval_results(results: Results) -> list[EvalResult]:
     if results.original is not None:
         source = {"source_name": "R2-Tuning model zoo", "source_url": read_published()["source"]}
     found = []
+    [dataset] = _dataset_names(results) or [results.benchmark]
     for score, value in results.defined_scores.items():
         result = EvalResult(
             task_type=PIPELINE_TAG,
             task_name=TASK,
-            dataset_type=results.benchmark,
+            dataset_type=dataset,
             dataset_name=results.title,
             dataset_config=results.domain,
             dataset_split=results.split,
@@ -210,6 +287,8 @@ def _eval_results(results: Results) -> list[EvalResult]:
 
 def _metric_type(score: str) -> str:
     """Return the measure in the name of a score: "R1@0.5" for "MR-full-R1@0.5", "mAP" for "mAP-dog"."""
+    if score.startswith("G-mIoU"):  # no mean of IoUs, in spite of its name
+        return score
     for part in score.split("-"):
         if part.startswith(MEASURES):
             return part
@@ -224,4 +303,12 @@ def _format_training(training: dict[str, Any]) -> dict[str, Any]:
     return {**training, "duration": duration, "versions": versions}
 
 
-__all__ = ["Results", "make_model_card", "read_facts", "read_published", "refresh_model_card", "write_model_card"]
+__all__ = [
+    "Results",
+    "discard_generated_card",
+    "make_model_card",
+    "read_facts",
+    "read_published",
+    "refresh_model_card",
+    "write_model_card",
+]

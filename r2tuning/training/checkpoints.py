@@ -13,7 +13,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, save_checkpoint
 from modeling_r2tuning.files_r2tuning import remove_leftovers
-from modeling_r2tuning.loading_r2tuning import WEIGHTS
+from modeling_r2tuning.loading_r2tuning import PROCESSOR, WEIGHTS
 from modeling_r2tuning.method_lora_r2tuning import is_lora, load_lora
 from r2tuning.json_files import read_json, write_json
 from r2tuning.training.checksums import copy_checksums, find_damage, write_checksums
@@ -38,6 +38,7 @@ logger = get_logger(__name__)
 
 STATE = "training_state"  # folder inside a checkpoint
 PROGRESS_FILE = f"{STATE}/progress.json"
+CALIBRATION = ("existence_scale", "existence_bias")  # settings of the processor that training fits
 
 
 @dataclass
@@ -50,6 +51,9 @@ class Progress:
         best_step: Steps after which the best model was evaluated; `None` if there is none yet.
         best_score: Score of the best model, in percent.
         num_processes: Training processes; a run that is resumed with another number is not exact.
+        num_queries: Queries of the training split; with another number of them a resumed run is not exact.
+        lengthened: "step" and "epochs" of each time that the run was given more epochs: the steps completed by then, and
+            the number of epochs before.
     """
 
     step: int = 0
@@ -57,6 +61,8 @@ class Progress:
     best_step: int | None = None
     best_score: float | None = None
     num_processes: int = 1
+    num_queries: int | None = None
+    lengthened: list[dict[str, int]] = field(default_factory=list)
 
 
 class _NotWrittenError(Exception):
@@ -207,11 +213,12 @@ class CheckpointFolder:
         check_new_run(self.folder)
         return None
 
-    def load(self, checkpoint: Path, *, exact: bool = True) -> Progress:
-        """Restore model, optimizer and random state from a checkpoint.
+    def load(self, checkpoint: Path, num_queries: int | None, *, exact: bool = True) -> Progress:
+        """Restore model, calibration, optimizer and random state from a checkpoint.
 
         Args:
             checkpoint: A checkpoint that `find` returned.
+            num_queries: Queries of the training split as it is now.
             exact: Refuse to resume if the final weights would differ from those of an uninterrupted run.
 
         Raises:
@@ -223,7 +230,11 @@ class CheckpointFolder:
             now = f"now there are {self.accelerator.num_processes}"
             _deviate(exact, f"'{checkpoint}' was written by {progress.num_processes} processes, {now}")
             progress.num_processes = self.accelerator.num_processes
+        if progress.num_queries not in (None, num_queries):  # `None`: written by an earlier version
+            _deviate(exact, f"The training split had {progress.num_queries} queries, now it has {num_queries}")
+        progress.num_queries = num_queries
         self._load_weights(checkpoint)
+        self._load_calibration(checkpoint)
         self.accelerator.load_state(str(checkpoint / STATE))
         # accelerate does not report a random state that it could not restore.
         random_state = checkpoint / STATE / f"random_states_{self.accelerator.process_index}.pkl"
@@ -244,6 +255,13 @@ class CheckpointFolder:
                 raise ValueError(
                     f"'{checkpoint}' belongs to another model: it lacks weights that this one trains, such as '{name}'."
                 )
+
+    def _load_calibration(self, checkpoint: Path) -> None:
+        """Restore what earlier evaluations fitted; the processor's other settings come from the run's settings."""
+        settings = read_json(checkpoint / PROCESSOR)
+        for name in CALIBRATION:
+            if name in settings:  # not in checkpoints of earlier versions
+                setattr(self.processor, name, settings[name])
 
     def _has_random_state(self, path: Path) -> bool:
         """Whether the random generators of this process are in the state that a file holds."""

@@ -1,4 +1,4 @@
-"""From examples to the model's arguments: padding, masks, and one positive frame for each query."""
+"""Collate examples to the model's arguments: padding, masks, and one positive frame for each query."""
 
 import itertools
 import math
@@ -18,21 +18,21 @@ TEXT_NAMES = ("text_hidden_states", "input_ids")
 
 @dataclass(frozen=True)
 class GroundingCollator:
-    """Makes a batch of examples: the arguments of the model's `forward`.
+    """Collates examples to a batch: the arguments of the model's `forward`.
 
     An example holds
 
-    - `draw`: the number that determines its positive frame
+    - `draw`: the number from which its positive frame is drawn
     - `video_id`: consecutive queries about the same video share one copy of it
     - `video_hidden_states (num_frames, num_layers, num_tokens, hidden)` or `pixel_values_videos (num_frames, 3, height,
       width)`
     - `text_hidden_states (text_length, num_layers, hidden)` or `input_ids (text_length,)`
     - `saliency (num_frames,)` from 0 to 1, `fps`, `duration_sec`, and if the model predicts moments
-      `moments (num_moments, 2)` in seconds
+      `moments (num_moments, 2)` in seconds; an absent query has none
 
     Args:
         seed: Seed of the positive frames.
-        positive_saliency: Rule for positive frames of examples without moments, see `R2TuningConfig`. With moments,
+        positive_saliency: Rule for positive frames if the model predicts no moments, see `R2TuningConfig`. Otherwise
             frames with a saliency above 0 are positive. If no frame is positive, the most salient one is used.
     """
 
@@ -40,7 +40,7 @@ class GroundingCollator:
     positive_saliency: Literal["above_median", "above_half"] = "above_median"
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Arguments of `forward`; padding is filled with 0."""
+        """Arguments of `forward`, padded with 0."""
         saliency = [example["saliency"] for example in examples]
         positive_frames = [self.draw_positive_frame(example) for example in examples]
         fps = [example["fps"] for example in examples]
@@ -59,8 +59,10 @@ class GroundingCollator:
         return batch
 
     def draw_positive_frame(self, example: dict[str, Any]) -> int:
-        """Index of a random positive frame; the same for the same seed and draw."""
+        """Index of a random positive frame, the same for the same seed and draw; 0 for an absent query."""
         saliency = example["saliency"]
+        if "moments" in example and len(example["moments"]) == 0:
+            return 0
         if "moments" in example:
             positive = saliency > 0
         elif self.positive_saliency == "above_median":
@@ -75,7 +77,7 @@ class GroundingCollator:
 
 
 def _unique_videos(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every n-th example, for the largest n such that n consecutive queries are always about the same video.
+    """Every n-th example, for the largest n such that each group of n consecutive queries is about one video.
 
     The model repeats each video of a batch n times if there are n times as many queries as videos.
     """

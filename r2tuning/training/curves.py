@@ -21,10 +21,12 @@ class History:
             loss, "grad_norm" before clipping (`None` if fp16 overflowed), "learning_rate", "seconds".
         evaluations: For each evaluation "step", "epoch", "scores" in percent, and "left_out": the number of queries
             that were not scored because their videos are missing or cannot be read.
+        data: What the run is trained and evaluated on: for each split, its numbers by `count_labels`.
     """
 
     steps: dict[str, list[float | None]] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    data: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> "History":

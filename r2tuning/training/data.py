@@ -56,7 +56,7 @@ class GroundingData(Dataset):
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: list[int]) -> list[dict[str, Any]]:
-        """Several examples; those about the same video share its tensor."""
+        """Several examples; queries about the same video share its tensor."""
         videos: dict[str, tuple[str, torch.Tensor]] = {}
         examples = []
         for draw in draws:
@@ -71,7 +71,7 @@ class GroundingData(Dataset):
         return self.rows[draw % len(self.rows)]
 
     def _read_video(self, row: dict[str, Any]) -> tuple[str, torch.Tensor]:
-        """Name of the model's argument for videos, and its value for one video without a batch axis."""
+        """Name of the model's argument for videos, and the tensor of one video, without batch axis."""
         if self.cache is not None:
             return "video_hidden_states", self.cache.video(row["video_id"])
         fps = frame_rate(row, self.spec, self.processor.fps)
@@ -86,7 +86,7 @@ class GroundingData(Dataset):
         return {"input_ids": self.processor(text=row["query"])["input_ids"][0]}
 
     def _label(self, row: dict[str, Any], video: tuple[str, torch.Tensor]) -> dict[str, Any]:
-        """The video, cut to its annotated part (TVSum), with the targets of its frames."""
+        """The video, cut to its annotated part (TVSum), and the training targets."""
         name, frames = video
         fps = frame_rate(row, self.spec, self.processor.fps)
         if self.spec.name == OWN_DATA:
@@ -100,8 +100,23 @@ class GroundingData(Dataset):
             "duration_sec": row["duration_sec"],
         }
         if "moment_retrieval" in row["task"]:
+            if row["moments"] is None:
+                raise ValueError(f"qid {row['qid']}: `moments` are not annotated; an absent query has `[]`.")
             example["moments"] = torch.from_numpy(prepare_moments(row["moments"], len(frames), fps))
         return example
+
+
+def count_labels(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Number of "videos", "queries", "moments", and of "absent" queries: annotated ones without a moment.
+
+    Args:
+        rows: Examples in the schema of `dataset_scripts.features`.
+    """
+    counts = {"videos": len({row["video_id"] for row in rows}), "queries": len(rows), "moments": 0, "absent": 0}
+    for row in rows:
+        counts["moments"] += len(row["moments"] or ())
+        counts["absent"] += row["moments"] == []
+    return counts
 
 
 def _check_end(row: dict[str, Any], sampled_sec: float, frame_sec: float) -> None:
@@ -131,7 +146,7 @@ def make_loader(
 ) -> DataLoader:
     """A loader whose single pass is the whole run, so that it prefetches across epochs and during evaluations.
 
-    An example that cannot be read is a `ValueError` in place of its batch.
+    If an example cannot be read, the loader yields a `ValueError` in place of its batch.
 
     Args:
         data: Training examples.
@@ -149,13 +164,13 @@ def make_loader(
         prefetch_factor=PREFETCHED_BATCHES if workers else None,
         worker_init_fn=_depend_on_parent,
         pin_memory=torch.cuda.is_available() and not plan.config.cpu,
-        # By default the loader draws from the global generator, as dropout does, and a resumed run would differ.
+        # By default the loader draws from the global generator, which dropout uses too: a resumed run would differ.
         generator=torch.Generator().manual_seed(plan.config.seed),
     )
 
 
 class _ReportingData(Dataset):
-    """Returns errors in place of examples: torch turns an error raised in a worker into the text of a traceback."""
+    """Returns errors in place of examples: torch converts an error raised in a worker to the text of a traceback."""
 
     def __init__(self, data: GroundingData):
         self.data = data
@@ -169,7 +184,7 @@ class _ReportingData(Dataset):
 
 @dataclass(frozen=True)
 class _ReportingCollator:
-    """Passes errors of `_ReportingData` through."""
+    """Collates examples, and returns errors of `_ReportingData` unchanged."""
 
     collator: GroundingCollator
 
@@ -178,10 +193,10 @@ class _ReportingCollator:
 
 
 def _depend_on_parent(worker: int) -> None:
-    """Make a worker leave signals to its parent, and end with it.
+    """Make a worker ignore signals, and end when its parent does.
 
     A terminal or scheduler signals all processes, but the parent needs its workers to finish the step. If the parent is
-    killed, the workers must not live on: they hold memory and the claim on the run's folder.
+    killed, its workers must end: they occupy memory and hold the lock on the run's folder.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -189,4 +204,4 @@ def _depend_on_parent(worker: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-__all__ = ["GroundingData", "make_loader"]
+__all__ = ["GroundingData", "count_labels", "make_loader"]

@@ -18,14 +18,14 @@ SAMPLE_VIDEOS = 2  # videos that each process evaluates
 
 
 def dry_run(run: TrainingRun, longest: dict[str, torch.Tensor]) -> str:
-    """Train one step on the longest videos, which needs the most memory, and a usual one, whose time counts.
+    """Train one step on the longest videos, for the peak memory, and a usual step, for the time.
 
     Args:
         run: The run; nothing of it is saved.
         longest: A batch of the longest videos.
 
     Returns:
-        What to expect, as lines of text.
+        The estimates, as lines of text.
     """
     batches = itertools.chain([longest] * run.config.gradient_accumulation, run.batches())
     train_step(run, batches)

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import accelerate
 import torch
@@ -15,25 +15,31 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 
 import modeling_r2tuning
-from dataset_scripts.benchmarks import HUB_PREFIX
+from dataset_scripts.benchmarks import HUB_PREFIX, ORIGINAL_REPOSITORY, OWN_DATA
 from modeling_r2tuning.files_r2tuning import writing
-from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
+from modeling_r2tuning.loading_r2tuning import is_repository_name
+from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS, Method
 from r2tuning.checkpoint_files import CURVES, METRICS
-from r2tuning.hub.model_card import Results, write_model_card
+from r2tuning.hub.model_card import Results, discard_generated_card, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
 from r2tuning.json_files import read_json
 from r2tuning.training.checkpoints import PROGRESS_FILE
 from r2tuning.training.config import TrainingConfig
+from r2tuning.training.init_from import find_checkpoint, read_model_config, released_checkpoint
+from r2tuning.training.notes import chooses_as_published, chooses_on_test
 from r2tuning.training.run_folder import BEST, SETTINGS_FILE, find_steps, step_of
+from r2tuning_cli.defaults import PACKAGED
+from r2tuning_cli.training_options import OWN_DATA_FACTS
 
 
 logger = get_logger(__name__)
 
 ROOT = Path(__file__).parents[2]
 # Paths mean nothing on another machine: published settings hold the names of these fields, in capitals, instead.
-PATH_FIELDS = ("output_dir", "data_dir", "data_file", "val_file", "features", "video_dir", "backbone")
+PATH_FIELDS = ("output_dir", "data_dir", "data_file", "val_file", "features", "video_dir", "backbone", "init_from")
+MODEL_FIELDS = ("backbone", "init_from")  # may also be names, which others know
 RESULT_INVARIANT_FIELDS = frozenset(
-    {"resume", "log_with", "push_to", "num_workers", "save_steps", "keep_checkpoints", "dry_run"}
+    {"resume", "log_with", "push_to", "num_workers", "save_steps", "keep_checkpoints", "dry_run", *OWN_DATA_FACTS}
 )
 
 
@@ -47,12 +53,25 @@ def check_push(config: TrainingConfig) -> None:
     if config.push_to is None:
         return
     check_destination(config.push_to)
-    holds_backbone = config.model.get("save_backbone") or METHOD_SPECS[config.method].trains_encoders
-    if Path(config.backbone).is_dir() and not holds_backbone:
+    backbone = _backbone_reference(config)
+    if backbone is not None and Path(backbone).is_dir():
         raise ValueError(
-            f"A model that refers to CLIP in the folder '{config.backbone}' cannot be published: give `backbone` a name on the "
+            f"A model that refers to CLIP in the folder '{backbone}' cannot be published: give `backbone` a name on the "
             """Hub, or keep CLIP in the checkpoint, --model '{"save_backbone": true, ...}'."""
         )
+
+
+def _backbone_reference(config: TrainingConfig) -> str | None:
+    """Name or folder of the CLIP that the model of a run refers to; `None` if the model holds it."""
+    method, backbone = config.method, config.backbone
+    holds_backbone = bool(config.model.get("save_backbone"))
+    if config.init_from is not None:
+        start = read_model_config(find_checkpoint(config))
+        method, backbone = start.method, backbone or start.backbone_name_or_path
+        holds_backbone = holds_backbone or start.save_backbone
+    if holds_backbone or METHOD_SPECS[cast("Method", method)].trains_encoders:
+        return None
+    return backbone
 
 
 def push_run(folder: Path, repo_id: str) -> bool:
@@ -84,13 +103,15 @@ def record_results(folder: Path) -> None:
     config = TrainingConfig(**read_json(run / SETTINGS_FILE))
     history = read_json(run / METRICS)
     evaluation = _evaluation_at(_step_of_model(folder), history)
+    discard_generated_card(folder)
     Results(
         benchmark=config.benchmark,
         domain=config.domain,
         split=config.eval_split,
         scores=evaluation["scores"],
         left_out=evaluation.get("left_out", 0),
-        training=_describe_training(config, history, evaluation),
+        training=_describe_training(folder, config, history, evaluation),
+        data=_describe_data(config, history),
     ).save(folder)
     for name in (METRICS, CURVES):
         if (run / name).exists():
@@ -99,8 +120,24 @@ def record_results(folder: Path) -> None:
     write_model_card(folder)
 
 
-def _describe_training(config: TrainingConfig, history: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
-    """How the model was trained, in the form of `Results.training`."""
+def _describe_data(config: TrainingConfig, history: dict[str, Any]) -> dict[str, Any] | None:
+    """What a model was trained on, in the form of `Results.data`; `None` for a benchmark, which has its own card."""
+    if config.benchmark != OWN_DATA:
+        return None
+    return {
+        "name": config.data_name,
+        "licence": config.data_licence,
+        "description": config.data_description,
+        "splits": history.get("data", {}),
+    }
+
+
+def _describe_training(
+    folder: Path, config: TrainingConfig, history: dict[str, Any], evaluation: dict[str, Any]
+) -> dict[str, Any]:
+    """How the model in a folder was trained, in the form of `Results.training`."""
+    progress = read_json(find_steps(folder.parent)[-1] / PROGRESS_FILE)
+    is_best = folder.name == BEST and progress["best_step"] == evaluation["step"]
     versions = {"r2tuning": modeling_r2tuning.__version__}
     for package in (torch, transformers, accelerate):
         versions[package.__name__] = package.__version__
@@ -113,7 +150,38 @@ def _describe_training(config: TrainingConfig, history: dict[str, Any], evaluati
         "device": _device(config),
         "versions": versions,
         "settings": _public_settings(config),
+        "start": None if config.init_from is None else _describe_start(config.init_from),
+        "lengthened": progress.get("lengthened", []),
+        "chosen_on_test": is_best and chooses_on_test(config.eval_split),
+        "chosen_as_published": chooses_as_published(config),
     }
+
+
+def _describe_start(init_from: str) -> dict[str, str | None]:
+    """The checkpoint that a run started from: a "text" for readers, and the "repository" on the Hub that holds it."""
+    if not _is_public_model(init_from):
+        return {"text": _describe_local(Path(init_from)), "repository": None}
+    if init_from == PACKAGED:
+        return {"text": "the model in the package `r2tuning`", "repository": None}
+    released = released_checkpoint(init_from)
+    if released is None:
+        return {"text": f"`{init_from}`", "repository": init_from}
+    benchmark, domain = released
+    part = "" if domain is None else f", domain `{domain}`"
+    return {"text": f"the authors' checkpoint for `{benchmark}`{part}", "repository": ORIGINAL_REPOSITORY}
+
+
+def _describe_local(folder: Path) -> str:
+    """A checkpoint on this machine, without its path."""
+    results = Results.load(folder)
+    trained_on = "" if results is None else f" and was trained on {results.title}"
+    return f"a checkpoint that is not published{trained_on}"
+
+
+def _is_public_model(name: str) -> bool:
+    """Whether the name of a model means the same on other machines; that of a folder does not."""
+    is_name = name == PACKAGED or released_checkpoint(name) is not None or is_repository_name(name)
+    return is_name and not Path(name).is_dir()
 
 
 def command_line(config: TrainingConfig) -> str:
@@ -153,14 +221,14 @@ def _public_settings(config: TrainingConfig) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(config).items() if name not in RESULT_INVARIANT_FIELDS}
     for name in PATH_FIELDS:
         value = settings[name]
-        if value is not None and not _is_hub_name(name, value):
+        if value is not None and not _is_public(name, value):
             settings[name] = name.upper()
     return settings
 
 
-def _is_hub_name(name: str, value: str) -> bool:
-    """Whether one of `PATH_FIELDS` names something on the Hub, which means the same everywhere."""
-    return value.startswith(HUB_PREFIX) or (name == "backbone" and not Path(value).is_dir())
+def _is_public(name: str, value: str) -> bool:
+    """Whether the value of one of `PATH_FIELDS` means the same on other machines."""
+    return value.startswith(HUB_PREFIX) or (name in MODEL_FIELDS and _is_public_model(value))
 
 
 def _step_of_model(folder: Path) -> int:

@@ -1,51 +1,99 @@
-"""A new model on frozen encoders, and its processor, with the settings of a benchmark."""
+"""The model of a run and its processor, with the settings of a benchmark: new, or started from a checkpoint."""
 
+import logging
 import os
 from typing import Any, cast
 
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from dataset_scripts.benchmarks import BENCHMARKS
+from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import MODEL_FILES, check_weights, loading, read_backbone_config, safe_weights
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS, Method
+from modeling_r2tuning.options_r2tuning import check_options
 from r2tuning.training.config import TrainingConfig
+from r2tuning.training.init_from import (
+    copy_weights,
+    find_checkpoint,
+    load_checkpoint,
+    read_model_config,
+    start_fields,
+)
+
+
+logger = logging.getLogger(__name__)
 
 
 def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
-    """Make a model with a new side block and the encoders of `config.backbone`.
+    """Make the model before its first step.
+
+    Without `config.init_from` it has a new side block and the encoders of `config.backbone`. Otherwise it has the
+    weights and the structure of that checkpoint; dropout, losses, frame rate and window are those of the run, except that
+    on own data the last two are the checkpoint's, too, unless `config.model` sets them.
 
     Raises:
-        OSError: The backbone is not found or cannot be fetched.
-        ValueError: It is damaged or another kind of model, or `config.model` has an unknown field.
+        OSError: The backbone or the checkpoint is not found or cannot be fetched.
+        ValueError: It is damaged or another kind of model, `config.model` has an unknown field, or the checkpoint does
+            not fit the settings.
     """
-    backbone_config = read_backbone_config(config.backbone)
+    return _new_model(config) if config.init_from is None else _model_of_checkpoint(config)
+
+
+def _new_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
+    name = cast("str", config.backbone)
+    backbone_config = read_backbone_config(name)
     fields = model_fields(config, backbone_config)
-    unknown = sorted(fields.keys() - vars(R2TuningConfig()).keys())
-    if unknown:
-        raise ValueError(f"`model` has fields that R2TuningConfig does not know: {unknown}.")
+    _check_names(fields)
     fields |= {"vision_config": backbone_config.vision_config, "text_config": backbone_config.text_config}
     model = R2TuningForVideoGrounding(R2TuningConfig(**fields))
-    with loading(config.backbone, MODEL_FILES, "CLIP"):
-        loaded = CLIPModel.from_pretrained(
-            config.backbone, output_loading_info=True, **safe_weights(config.backbone, {})
-        )
+    with loading(name, MODEL_FILES, "CLIP"):
+        loaded = CLIPModel.from_pretrained(name, output_loading_info=True, **safe_weights(name, {}))
         backbone, info = cast("tuple[CLIPModel, dict[str, Any]]", loaded)
     info["unexpected_keys"] = ()  # old checkpoints also hold buffers
-    check_weights(config.backbone, info, reshape=False)
+    check_weights(name, info, reshape=False)
     model.copy_backbone(backbone.vision_model, backbone.text_model)
     return model
 
 
+def _model_of_checkpoint(config: TrainingConfig) -> R2TuningForVideoGrounding:
+    name = find_checkpoint(config)
+    start = read_model_config(name)
+    fields = _run_fields(config)
+    _check_names(fields)
+    if config.benchmark == OWN_DATA:  # which prescribes neither frame rate nor window
+        fields |= {"fps": start.fps, "window_sec": start.window_sec, **config.model}
+    if config.method is not None:
+        fields["method"] = config.method
+    # The default of the configuration counts as set here: a benchmark with moments needs the head.
+    fields.setdefault("use_moment_head", True)
+    fields = start_fields(config, start, fields)
+    model = R2TuningForVideoGrounding(R2TuningConfig(**fields))
+    copy_weights(model, load_checkpoint(config, name), name)
+    logger.info(f"starting from the weights of '{config.init_from}'")
+    return model
+
+
+def _check_names(fields: dict[str, Any]) -> None:
+    unknown = sorted(fields.keys() - vars(R2TuningConfig()).keys())
+    if unknown:
+        raise ValueError(f"`model` has fields that R2TuningConfig does not know: {unknown}.")
+
+
 def model_fields(config: TrainingConfig, backbone_config: CLIPConfig) -> dict[str, Any]:
-    """Fields of `R2TuningConfig`: those of the benchmark, overridden by those of the run."""
-    fields: dict[str, Any] = {
+    """Fields of `R2TuningConfig` for a new model: those of the benchmark, overridden by those of the run."""
+    method = cast("Method", config.method)
+    fields = {
         "backbone_name_or_path": _backbone_name(config),
-        "loss_recipe": config.loss_recipe,
-        "method": config.method,
-        **layers_read(config.method, backbone_config),
+        "method": method,
+        **layers_read(method, backbone_config),
     }
+    return fields | _run_fields(config)
+
+
+def _run_fields(config: TrainingConfig) -> dict[str, Any]:
+    """Fields that the benchmark and the run set."""
     spec = BENCHMARKS[config.benchmark]
+    fields: dict[str, Any] = {"loss_recipe": config.loss_recipe}
     for name in ("fps", "dropout", "window_sec", "saliency_loss_weight"):
         fields[name] = getattr(spec, name)
     if spec.positive_saliency is not None:  # no moments: the points are the frames, whose times are not an input
@@ -67,17 +115,24 @@ def layers_read(method: Method, backbone_config: CLIPConfig) -> dict[str, int]:
 
 
 def make_processor(config: TrainingConfig, fps: float) -> R2TuningProcessor:
-    """Make the processor: pre-processing of the backbone, and post-processing of the benchmark."""
+    """Make the processor: pre-processing of the backbone or the checkpoint, post-processing of the benchmark."""
     spec = BENCHMARKS[config.benchmark]
-    fields: dict[str, Any] = {"fps": fps, "nms": spec.nms, "round_to": spec.round_to}
-    return R2TuningProcessor.from_backbone(config.backbone, **{**fields, **config.post_processing})
+    fields: dict[str, Any] = {"fps": fps, "nms": spec.nms, "round_to": spec.round_to, **config.post_processing}
+    if config.init_from is None:
+        return R2TuningProcessor.from_backbone(cast("str", config.backbone), **fields)
+    processor = R2TuningProcessor.from_pretrained(find_checkpoint(config))
+    check_options(**fields)
+    for name, value in fields.items():
+        setattr(processor, name, value)
+    return processor
 
 
 def _backbone_name(config: TrainingConfig) -> str | None:
     """Name on the Hub, or the absolute path of a folder; `None` if the checkpoint holds the encoders itself."""
     if config.model.get("save_backbone"):
         return None
-    return os.path.abspath(config.backbone) if os.path.isdir(config.backbone) else config.backbone
+    name = cast("str", config.backbone)
+    return os.path.abspath(name) if os.path.isdir(name) else name
 
 
 __all__ = ["layers_read", "make_model", "make_processor", "model_fields"]

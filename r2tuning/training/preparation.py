@@ -1,7 +1,7 @@
 """Assembly of a training run: devices, data, model, and the checkpoint that it resumes from."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,24 @@ from r2tuning.training.checkpoints import STATE, CheckpointFolder, Progress
 from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig
 from r2tuning.training.curves import History
-from r2tuning.training.data import GroundingData
+from r2tuning.training.data import GroundingData, count_labels
 from r2tuning.training.model import make_model, make_processor
-from r2tuning.training.optim import make_optimizer
+from r2tuning.training.optim import learning_rate, make_optimizer
 from r2tuning.training.plan import BatchPlan
 from r2tuning.training.training_run import TrainingRun
+from r2tuning_cli.training_options import OWN_DATA_FACTS
 
 
 logger = get_logger(__name__)
 
-# Settings that may differ when a run is resumed: locations, and what does not affect the weights.
+# Settings that may differ when a run is resumed: locations, what does not affect the weights, and the number of epochs,
+# which may grow.
 CHANGEABLE_ON_RESUME = frozenset(
     {
         *("output_dir", "data_dir", "data_file", "val_file", "features", "video_dir", "backbone"),
         *("missing_videos", "on_error", "num_workers", "cpu"),
         *(
+            "epochs",
             "eval_split",
             "eval_epochs",
             "best_metric",
@@ -46,6 +49,7 @@ CHANGEABLE_ON_RESUME = frozenset(
             "resume",
             "log_with",
             "push_to",
+            *OWN_DATA_FACTS,
         ),
     }
 )
@@ -83,8 +87,8 @@ def prepare_run(config: TrainingConfig) -> TrainingRun:
         collator=GroundingCollator(config.seed, model.config.positive_saliency),
         plan=plan,
         eval_rows=_eval_rows(config, rows),
-        progress=Progress(num_processes=accelerator.num_processes),
-        history=History(),
+        progress=Progress(num_processes=accelerator.num_processes, num_queries=len(data)),
+        history=History(data={split: count_labels(rows[split]) for split in rows}),
         checkpoints=CheckpointFolder(config.output_dir, accelerator, model, processor, config.keep_checkpoints),
         num_left_out=num_missing + num_eval_rows - len(_eval_rows(config, rows)),
     )
@@ -222,14 +226,14 @@ def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig) -> None:
     predictions = []
     for row in rows:
         num_scores = len(row["saliency"]["scores"]) if row["saliency"] else 1
-        moment = [0.0, row["duration_sec"], 1.0]
-        predictions.append(
-            {
-                "qid": row["qid"],
-                "pred_relevant_windows": [moment],
-                "pred_saliency_scores": [0.0] * num_scores,
-            }
-        )
+        prediction = {
+            "qid": row["qid"],
+            "pred_relevant_windows": [[0.0, row["duration_sec"], 1.0]],
+            "pred_saliency_scores": [0.0] * num_scores,
+        }
+        if config.model.get("use_existence_head"):
+            prediction["pred_exist_score"] = 0.5
+        predictions.append(prediction)
     scores = compute_scores(config.benchmark, predictions, rows)["brief"]
     if scores.get(config.best_metric) is None:
         known = sorted(name for name, score in scores.items() if score is not None)
@@ -260,10 +264,14 @@ def start_or_resume(run: TrainingRun) -> None:
     run.checkpoints.prepare()
     checkpoint = run.checkpoints.find()
     if checkpoint is not None:
-        _check_settings(checkpoint / STATE / run.settings_path.name, run.config)
-        run.progress = run.checkpoints.load(checkpoint, exact=run.config.resume != "inexact")
-        run.history = History.load(checkpoint / STATE / run.metrics_path.name)
+        before = read_json(checkpoint / STATE / run.settings_path.name)
+        _check_settings(before, run.config)
+        run.progress = run.checkpoints.load(checkpoint, len(run.data), exact=run.config.resume != "inexact")
+        data = run.history.data
+        run.history = replace(History.load(checkpoint / STATE / run.metrics_path.name), data=data)
         logger.info(f"resuming from '{checkpoint}'")
+        if run.config.epochs > before["epochs"]:
+            _lengthen(run, before["epochs"])
     if run.accelerator.is_main_process:
         _rewrite(run.settings_path, asdict(run.config))
         if checkpoint is not None:
@@ -282,13 +290,12 @@ def _rewrite(path: Path, document: dict[str, Any]) -> None:
     write_json(path, document, indent=None)
 
 
-def _check_settings(path: Path, config: TrainingConfig) -> None:
-    """Refuse to resume a run with settings that would change its result.
+def _check_settings(before: dict[str, Any], config: TrainingConfig) -> None:
+    """Refuse to resume a run with settings that would change its result; it may only be given more epochs.
 
     Raises:
         ValueError: The message lists the settings that differ.
     """
-    before = read_json(path)
     differing = []
     for name, value in asdict(config).items():
         if name not in CHANGEABLE_ON_RESUME and before.get(name) != value:
@@ -298,6 +305,32 @@ def _check_settings(path: Path, config: TrainingConfig) -> None:
         differing.append(f"`val_file` was {json.dumps(before.get('val_file'))}, now is {json.dumps(config.val_file)}")
     if differing:
         raise ValueError(f"The run in '{config.output_dir}' was started with other settings: {'; '.join(differing)}.")
+    if config.epochs < before["epochs"]:
+        raise ValueError(
+            f"`epochs` of the run in '{config.output_dir}' was {before['epochs']}, now is {config.epochs}: a run can be "
+            "given more epochs, but not fewer, as it may have taken steps that a shorter run would not. Its best model so "
+            "far is in the folder `best`."
+        )
+
+
+def _lengthen(run: TrainingRun, epochs_before: int) -> None:
+    """Record that a run was given more epochs, and report what its learning rate does."""
+    config, step = run.config, run.progress.step
+    run.progress.lengthened.append({"step": step, "epochs": epochs_before})
+    next_rate = learning_rate(step, run.plan.steps_per_epoch, config)
+    if config.schedule == "cosine":
+        last_rate = learning_rate(step - 1, run.plan.steps_per_epoch, replace(config, epochs=epochs_before))
+        effect = (
+            f"from here on the learning rate follows the half cosine of {config.epochs} epochs: it goes from "
+            f"{last_rate:.3g} in the last step to {next_rate:.3g} in the next"
+        )
+    elif config.drop_epochs:
+        effect = (
+            f"the learning rate is {next_rate:.3g} in the next step; its drops stay at epochs {config.drop_epochs}"
+        )
+    else:
+        effect = f"the learning rate is {next_rate:.3g} in the next step and has no drops"
+    logger.info(f"the run is lengthened from {epochs_before} to {config.epochs} epochs; {effect}")
 
 
 __all__ = ["load_rows", "longest_batch", "make_accelerator", "prepare_run", "start_or_resume"]

@@ -24,7 +24,9 @@ from r2tuning.training.config import TrainingConfig, make_config
 from r2tuning.training.curves import draw_curves
 from r2tuning.training.dry_run import dry_run
 from r2tuning.training.hub import check_push, push_run, record_results
+from r2tuning.training.init_from import check_init_from
 from r2tuning.training.loop import NonFiniteError, train
+from r2tuning.training.notes import log_notes
 from r2tuning.training.preparation import longest_batch, prepare_run, start_or_resume
 from r2tuning.training.run_folder import BEST, check_new_run
 from r2tuning.training.signals import Interrupted
@@ -89,6 +91,7 @@ class Outcome:
 def train_model(config: TrainingConfig) -> Outcome:
     """Train one model, or resume its training; evaluate and publish it."""
     run = prepare_run(config)
+    log_notes(run)
     if config.dry_run:
         sys.stdout.write(f"{dry_run(run, longest_batch(run))}\n")
         return Outcome()
@@ -143,7 +146,10 @@ def check_paths(config: TrainingConfig) -> None:
         raise ValueError(f"`benchmark` must be one of {list(BENCHMARKS)}, got {config.benchmark!r}.")
     check_annotation_files(config.benchmark, data_file=config.data_file, val_file=config.val_file)
     check_folders(data_dir=config.data_dir, features=config.features, video_dir=config.video_dir)
-    check_model_name("backbone", config.backbone)
+    if config.init_from is not None:
+        check_init_from(config.init_from)
+    if config.backbone is not None:
+        check_model_name("backbone", config.backbone)
 
 
 @contextlib.contextmanager

@@ -3,13 +3,21 @@
 import json
 
 import pytest
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, pipeline
 from transformers.utils import logging
 
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts.moving_shapes.generate import generate_moving_shapes
-from modeling_r2tuning import DEFAULT_MODEL
-from r2tuning.commands.demo import DemoQuery, best_iou, format_comparison, format_summary, make_demo
+from modeling_r2tuning import DEFAULT_MODEL, R2TuningConfig, R2TuningForVideoGrounding, save_checkpoint
+from r2tuning.commands.demo import (
+    DemoQuery,
+    best_iou,
+    find_absent_query,
+    format_comparison,
+    format_summary,
+    make_demo,
+)
 from r2tuning.evaluation.predictions import predict
 from r2tuning.evaluation.run import score_parts
 from r2tuning.hub.default_model import MAX_BYTES, package
@@ -83,14 +91,53 @@ def test_packaging_refuses_a_model_without_clip(make_model, tmp_path):
 
 
 def test_demo_prints_truth_and_draws(tmp_path, capsys):
+    """With an existence head, an absent query comes last, and queries that are not there have no file."""
     assert main(["demo", str(tmp_path / "out"), "--seed", "3"]) == 0
     printed = capsys.readouterr().out
     assert "--seed 3 makes the same video again" in printed
     _, queries = make_demo(tmp_path, 3)
-    assert printed.count("Query (") == len(queries) == len(list((tmp_path / "out/clips").glob("*.mp4")))
-    assert printed.count("  truth ") == sum(len(query.moments) for query in queries)
+    has_head = R2TuningConfig.from_pretrained(DEFAULT_MODEL).use_existence_head
+    asked = [*queries, *find_absent_query(3)] if has_head else queries
+    assert printed.count("Query (") == len(asked)
+    num_found = len(asked) - printed.count("  found    not there (")
+    assert len(list((tmp_path / "out/clips").glob("*.mp4"))) == num_found
+    assert printed.count("  truth    not there") == len(asked) - len(queries)
+    assert printed.count("  truth ") == sum(max(1, len(query.moments)) for query in asked)
     assert (tmp_path / "out/timeline.png").stat().st_size > 10_000
     assert (tmp_path / "out/video.mp4").read_bytes() == (tmp_path / "video.mp4").read_bytes()
+
+
+@pytest.fixture
+def sceptic(tmp_path):
+    """The packaged model with an existence head that finds nothing in any video."""
+    config = R2TuningConfig.from_pretrained(DEFAULT_MODEL, use_existence_head=True)
+    model = R2TuningForVideoGrounding(config)
+    weights = load_file(DEFAULT_MODEL / "model.safetensors")
+    assert not model.load_state_dict(weights, strict=False).unexpected_keys
+    processor = AutoProcessor.from_pretrained(DEFAULT_MODEL, existence_scale=1e-3, existence_bias=-4.0)
+    save_checkpoint(model, processor, tmp_path / "sceptic")
+    return str(tmp_path / "sceptic")
+
+
+def test_demo_asks_for_what_is_not_there(sceptic, tmp_path, capsys):
+    assert main(["demo", str(tmp_path / "out"), "--seed", "3", "--model", sceptic]) == 0
+    printed, messages = capsys.readouterr()
+    [absent] = find_absent_query(3)
+    _, queries = make_demo(tmp_path, 3)
+    comparison = f"Query ({absent.family}): {absent.text}\n                start        end  score  IoU\n"
+    assert f"{comparison}  truth    not there\n  found    not there (2 %)\n" in printed
+    assert printed.count("  found    not there (2 %)\n") == len(queries) + 1
+    assert printed.endswith(f"for 0 of {len(queries)} queries. The query for what is not there was recognised.\n")
+    assert list((tmp_path / "out/clips").iterdir()) == []
+    assert messages.count("nothing is cut for query ") == len(queries) + 1
+
+
+def test_the_absent_query_is_an_easy_one():
+    for seed in range(1, 6):
+        [query] = find_absent_query(seed)
+        assert query.family.endswith("/easy")
+        assert query.moments == []
+        assert find_absent_query(seed) == [query]
 
 
 def test_demo_asks_one_query_of_each_family(tmp_path):
@@ -122,6 +169,7 @@ def test_demo_checks_the_model_first(tmp_path, capsys):
 def test_iou_is_taken_with_the_best_true_moment():
     assert best_iou({"start": 4.0, "end": 8.0}, [(0.0, 2.0), (6.0, 10.0)]) == pytest.approx(2 / 6)
     assert best_iou({"start": 4.0, "end": 8.0}, [(0.0, 2.0)]) == 0
+    assert best_iou({"start": 4.0, "end": 8.0}, []) == 0
 
 
 def test_summary_counts_best_moments_alone():
@@ -130,3 +178,17 @@ def test_summary_counts_best_moments_alone():
     answers = [{"moments": [right, wrong]}, {"moments": [wrong, right]}, {"moments": []}]
     assert "for 1 of 3 queries" in format_summary([query] * 3, answers)
     assert format_comparison(query, answers[2], top=3).endswith("\n  found    no moments")
+
+
+def test_an_absent_query_that_was_not_recognised_is_shown_as_found():
+    absent = DemoQuery("a blue ring", "presence/easy", [])
+    answer = {"moments": [{"start": 0.0, "end": 5.0, "score": 0.5}], "probability": 0.73, "found": True}
+    lines = format_comparison(absent, answer, top=3).splitlines()
+    assert lines[2:] == [
+        "  truth    not there",
+        "  found    there (73 %)",
+        "  found 1      0:00.0     0:05.0  0.500  0.00",
+    ]
+    assert format_summary([absent], [answer]).endswith(
+        "for 0 of 0 queries. The query for what is not there was not recognised."
+    )

@@ -11,6 +11,7 @@ from dataset_scripts.benchmarks import BENCHMARKS
 from dataset_scripts.targets import prepare_moments, prepare_saliency
 
 
+ABSENT_SCORES = {"none": None, "zeros": [[0, 0, 0]] * 10, "not zero": [[4, 4, 4]] * 10}
 TIMES = st.floats(-50, 200, allow_nan=False)
 MOMENTS = st.lists(st.tuples(TIMES, TIMES).map(list), max_size=5)
 QVHIGHLIGHTS, TVSUM, YOUTUBE = (BENCHMARKS[name] for name in ("qvhighlights", "tvsum", "youtube_highlights"))
@@ -43,6 +44,13 @@ def test_moments_follow_the_frame_grid():
     expected = [[10, 24], [148, 150], [50, 60], [148, 150]]
     np.testing.assert_array_equal(prepare_moments(moments, 75, 0.5), np.float32(expected))
     assert prepare_moments([], 75, 0.5).shape == (0, 2)
+
+
+@pytest.mark.parametrize("scores", ABSENT_SCORES.values(), ids=ABSENT_SCORES)
+def test_no_frame_is_salient_for_an_absent_query(scores):
+    saliency = prepare_saliency(make_row([], scores), 12, 0.5, QVHIGHLIGHTS)
+    assert saliency.dtype == np.float32
+    assert saliency.tolist() == [0.0] * 12
 
 
 @given(MOMENTS, st.integers(1, 100), st.sampled_from([0.5, 1.0, 2.0]))

@@ -1,15 +1,19 @@
 """The scripts in `benchmarks/`: what they run, what they compute and what they write."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from fresh_python import run_fresh
+from random_checkpoint import byte_tokenizer, random_model, random_processor
 from torch import nn
 from training_samples import MODEL, write_benchmark
 from transformers import CLIPModel
 
 from benchmarks import (
     ablations,
+    existence,
     frame_variance,
     measurement,
     metrics,
@@ -22,8 +26,10 @@ from benchmarks import (
 from benchmarks.memory import KeptForBackward, LiveTensors, extrapolate_peak
 from benchmarks.moving_shapes import best_contrast
 from dataset_scripts.metrics import compute_scores
+from dataset_scripts.metrics.existence import roc_auc
+from dataset_scripts.moving_shapes.generate import generate_moving_shapes
 from dataset_scripts.moving_shapes.scenes import make_scene
-from modeling_r2tuning import R2TuningConfig
+from modeling_r2tuning import R2TuningConfig, save_checkpoint
 from modeling_r2tuning.block_r2tuning import R2Block
 from modeling_r2tuning.method_specs_r2tuning import Method
 
@@ -147,6 +153,107 @@ def test_spans_of_the_highest_contrast():
     assert moments[0][:2] == [4.0, 10.0]
     assert [14.0, 18.0] in [moment[:2] for moment in moments]
     assert best_contrast(np.ones(4), 8.0), "even a flat curve has an answer"
+
+
+# ---- absent queries ------------------------------------------------------------------------------------------------
+
+
+def make_answers(scores):
+    return existence.Answers(np.array(scores), np.array(scores), {"main": {"R1@0.5": 50.0, "mAP": 40.0}})
+
+
+ROWS = [
+    {"video_id": video, "domain": domain, "moments": [] if "/" in domain else [[0, 2]]}
+    for video in "ab"
+    for domain in ("presence", "size", "size/hard", "presence/easy")
+]
+
+
+def test_existence_is_scored_by_kind_and_family():
+    """The first model tells all but the hard query of size; the second tells nothing."""
+    tells, guesses = make_answers([0.8, 0.7, 0.75, 0.1] * 2), make_answers([0.5] * 8)
+    scores = existence.score_groups(ROWS, [tells], num_samples=3)
+    assert set(scores) == {"all", "easy", "hard", "presence", "presence/easy", "size", "size/hard"}
+    assert {group: values["AUROC"]["mean"] for group, values in scores.items()} == {
+        "all": 0.75, "easy": 1, "hard": 0.5, "presence": 1, "presence/easy": 1, "size": 0, "size/hard": 0
+    }  # fmt: skip
+    assert scores["easy"]["false alarms at 95 % detection"]["mean"] == 0
+    assert scores["hard"]["false alarms at 95 % detection"]["mean"] == 1
+    assert (scores["hard"]["present"], scores["hard"]["absent"]) == (4, 2)
+    both = existence.score_groups(ROWS, [tells, guesses], num_samples=3)["easy"]["AUROC"]
+    assert (both["mean"], both["values"]) == (0.75, [1.0, 0.5])
+    assert both["spread"] == pytest.approx(0.5**0.5 / 2, abs=1e-4)
+    assert both["error"] == 0, "the two videos are equal"
+
+
+def test_whole_videos_are_drawn_for_the_bootstrap():
+    rows = [{"video_id": video} for video in "aabbbc"]
+    samples = existence.draw_samples(rows, 20)
+    of_video = {"a": [0, 1], "b": [2, 3, 4], "c": [5]}
+    for sample in samples:
+        counts = np.bincount(sample, minlength=6)
+        assert all(len(set(counts[indices])) == 1 for indices in of_video.values())
+        assert sum(counts[indices[0]] for indices in of_video.values()) == 3
+    assert len({tuple(sample) for sample in samples}) > 5
+
+
+def test_the_area_below_a_roc_curve_is_the_auroc():
+    random = np.random.default_rng(0)
+    present = random.random(4000) < 0.6
+    scores = random.normal(size=4000) + present
+    curve = existence.roc_curve(scores, present)
+    assert np.trapezoid(curve, existence.FALSE_ALARM_GRID) == pytest.approx(roc_auc(scores, present), abs=2e-3)
+    assert (curve[0] < 0.05, curve[-1]) == (True, 1)
+    np.testing.assert_allclose(existence.roc_curve(np.ones(4000), present), existence.FALSE_ALARM_GRID)
+
+
+def test_bins_of_the_calibration_curve():
+    means, shares, counts = existence.calibration_curve(np.array([0.1, 0.12, 0.95, 1.0]), np.array([0, 1, 1, 1]))
+    np.testing.assert_allclose(means, [0.11, 0.975])
+    np.testing.assert_array_equal(shares, [0.5, 1])
+    np.testing.assert_array_equal(counts, [2, 2])
+
+
+def test_checkpoints_with_and_without_head_are_compared(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    data = generate_moving_shapes(tmp_path / "shapes", num_videos={"val": 1, "test": 2})
+    tokenizer, processor = byte_tokenizer(), random_processor(byte_tokenizer())
+    models = {"head": random_model(tokenizer, use_existence_head=True), "logit": random_model(tokenizer)}
+    processor.existence_scale, processor.existence_bias = 2.0, 0.5
+    for name, model in models.items():
+        save_checkpoint(model, processor, tmp_path / name)
+    words = [str(data), "--model", *(f"{name}={tmp_path / name}" for name in ("head", "head", "logit"))]
+    options = ["--samples", "3", "--output", str(tmp_path / "found.json"), "--pictures", str(tmp_path / "pictures")]
+    monkeypatch.setattr("sys.argv", ["existence.py", *words, *options])
+    found = {}
+
+    def keep(rows, checkpoint, args, answer=existence.answer):
+        found[checkpoint] = answer(rows, checkpoint, args)
+        return found[checkpoint]
+
+    monkeypatch.setattr(existence, "answer", keep)
+    existence.main()
+    rows = existence.load_rows(str(data), "test")
+    queries = [row for row in rows if row["video_id"] == rows[0]["video_id"]]
+    for name, model in models.items():
+        answers = found[str(tmp_path / name)]
+        video = model.encode_video(processor.stream_video(rows[0]["video"]["path"]))
+        with torch.inference_mode():
+            outputs = model.ground(video, **processor(text=[row["query"] for row in queries]))
+        logits = outputs.existence_logits if name == "head" else outputs.logits.amax(dim=1)
+        np.testing.assert_allclose(answers.raw[: len(queries)], logits.sigmoid(), rtol=1e-5)
+        if name == "head":
+            expected = (2.0 * logits + 0.5).sigmoid()
+            np.testing.assert_allclose(answers.calibrated[: len(queries)], expected, rtol=1e-5)
+        else:
+            assert answers.calibrated.mean() == pytest.approx(0.6, abs=0.05), "fitted on val, where 60 % are present"
+    document = json.loads((tmp_path / "found.json").read_text())
+    assert document["scores"]["head"]["checkpoints"] == 2
+    assert document["scores"]["head"]["existence"]["all"]["AUROC"]["spread"] == 0
+    assert document["scores"]["head"]["present"].keys() == {"main", "hard"}
+    assert sum(document["queries"].values()) == len(rows)
+    assert "| head | all (" in capsys.readouterr().out
+    assert all((tmp_path / "pictures" / name).stat().st_size > 0 for name in ("roc.png", "calibration.png"))
 
 
 # ---- probes --------------------------------------------------------------------------------------------------------

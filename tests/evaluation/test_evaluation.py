@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from annotation_samples import moment_records, write_benchmark, write_json_lines, write_videos
 from fresh_python import run_fresh
+from random_checkpoint import random_model, random_processor
 
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts.benchmarks import BENCHMARKS
 from dataset_scripts.targets import frame_rate
-from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
+from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, VideoGroundingPipeline
 from r2tuning.evaluation.predictions import predict, read_predictions, write_submission
 from r2tuning.evaluation.run import main, record, score_parts
 
@@ -281,6 +282,45 @@ def test_parts_are_scored_separately():
     scores = score_parts("moving_shapes", [{"qid": qid, **answer} for qid in ("a", "c", "d")], rows)
     found = {part: columns["R1@0.5"] for part, columns in scores.items()}
     assert found == {"all": 75, "main": 66.67, "hard": 100, "place": 100, "size": 50, "motion": 100}
+
+
+def test_parts_with_absent_queries_have_the_columns_of_existence():
+    """Each kind of absent query is compared with all present queries."""
+    rows = [make_row("a", "place"), make_row("b", "motion"), make_row("c", "place/easy"), make_row("d", "motion/hard")]
+    for row in rows[2:]:
+        row.update(moments=[], saliency=None)
+    probabilities = {"a": 0.9, "b": 0.4, "c": 0.1, "d": 0.6}
+    answer = {"pred_relevant_windows": [[0.0, 2.0, 1.0]], "pred_saliency_scores": [1.0, 0.0]}
+    without = [{"qid": qid, **answer} for qid in probabilities]
+    scores = score_parts(
+        "moving_shapes_absent", [{**line, "pred_exist_score": probabilities[line["qid"]]} for line in without], rows
+    )
+    found = {part: (columns["AUROC"], columns["R1@0.5"]) for part, columns in scores.items()}
+    kinds = {"absent-easy": (100, 100), "absent-hard": (50, 100), "absent-binding": (None, 100)}
+    families = {"main": (None, 100), "hard": (None, 100), "place": (100, 100), "motion": (0, 100)}
+    assert found == {"all": (75, 100), **families, **kinds}
+    assert scores["all"]["Rej-F1@0.5"] == 50
+    columns = [set(each) for each in score_parts("moving_shapes_absent", without, rows).values()]
+    assert all("AUROC" not in each for each in columns)
+
+
+def test_a_checkpoint_with_an_existence_head_predicts_the_probability(processor, checkpoint):
+    """Whatever the task of a query is; the number is the calibrated one."""
+    tokenizer = processor.tokenizer
+    model = random_model(tokenizer, use_existence_head=True)
+    rated = random_processor(tokenizer)
+    rated.existence_scale, rated.existence_bias = 2.0, 0.5
+    video = {"path": str(checkpoint / "sample.mp4"), "bytes": None}
+    row = {"query": "a", "video_id": "v", "video": video, "duration_sec": 20.0, "saliency": None, "moments": []}
+    tasks = {"1": ["moment_retrieval"], "2": ["highlight_detection"]}
+    rows = [{**row, "qid": qid, "task": task} for qid, task in tasks.items()]
+    first, second = predict(model, rated, rows, benchmark="qvhighlights")
+    answer = VideoGroundingPipeline(model=model, processor=rated)(video["path"], query="a", min_probability=None)
+    assert first["pred_exist_score"] == pytest.approx(answer["probability"], abs=1e-5)
+    assert second["pred_exist_score"] == pytest.approx(first["pred_exist_score"], abs=1e-5)
+    assert first["pred_relevant_windows"]
+    without = list(predict(random_model(tokenizer), rated, rows, benchmark="qvhighlights"))
+    assert not any("pred_exist_score" in prediction for prediction in without)
 
 
 def test_scores_are_recorded_only_beside_results_of_a_run(checkpoint):

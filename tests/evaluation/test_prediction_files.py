@@ -54,6 +54,10 @@ BAD_LINES = {
         r"`pred_saliency_scores\[0\]` is \[1\], expected a num",
     ),
     "scores as a text": (changed(pred_saliency_scores="0110"), "`pred_saliency_scores` is '0110'"),
+    "existence as a text": (changed(pred_exist_score="0.5"), "`pred_exist_score` is '0.5', expected a number"),
+    "NaN as existence": (changed(pred_exist_score=float("nan")), "`pred_exist_score` is nan, expected a number"),
+    "true as existence": (changed(pred_exist_score=True), "`pred_exist_score` is True, expected a number"),
+    "two scores of existence": (changed(pred_exist_score=[0.5, 0.5]), r"`pred_exist_score` is \[0.5, 0.5\], expected a num"),
     "text in scores": (changed(pred_saliency_scores=["0.5"]), r"`pred_saliency_scores\[0\]` is '0.5', expected a num"),
 }
 
@@ -89,6 +93,7 @@ def test_an_invalid_file_is_reported(tmp_path, content, message):
 def test_valid_lines_are_returned_unchanged(tmp_path, packed):
     """With a byte order mark, blank lines, missing parts, more moments than are scored, and other fields."""
     rows = [GOOD, {"vid": "v"}, {"qid": "x", "extra": {"a": None}, "pred_relevant_windows": [[0, 1, 2]] * 40}]
+    rows += [{**GOOD, "pred_exist_score": score} for score in (0, 0.25, -3.5, None)]
     text = "\ufeff" + "\r\n\n".join(map(json.dumps, rows))
     assert read_predictions(samples.write_text(tmp_path / "preds", text, packed)) == rows
 
@@ -119,7 +124,7 @@ def test_the_command_reports_the_error_in_one_line(tmp_path, capsys, case):
 
 def test_saliency_of_a_single_annotator_is_scored(tmp_path, capsys):
     """A query without a relevant clip has as many scores a clip as the others, which counts as nothing found."""
-    unrated = {**RATED, "qid": 2, "vid": "v2", "relevant_windows": [], "relevant_clip_ids": [], "saliency_scores": []}
+    unrated = {**RATED, "qid": 2, "vid": "v2", "relevant_clip_ids": [], "saliency_scores": []}
     predictions = f"{LINE}\n{changed(qid=2, vid='v2')}"
     for annotations in ([RATED, unrated], [unrated, RATED]):
         status, output, error = evaluate(tmp_path, capsys, predictions, annotations)
@@ -128,6 +133,25 @@ def test_saliency_of_a_single_annotator_is_scored(tmp_path, capsys):
         assert table["VeryGood"] == ["25.00", "50.00"]
         rows = load_vtg_dataset("qvhighlights", split="val", data_dir=tmp_path)
         assert {len(scores) for row in rows for scores in row["saliency"]["scores"]} == {1}
+
+
+def test_scores_of_existence_have_a_table(tmp_path, capsys):
+    absent = {**RATED, "qid": 2, "relevant_windows": [], "relevant_clip_ids": [], "saliency_scores": []}
+    other = {**absent, "qid": 3}
+    scores = {1: 0.9, 2: 0.2, 3: 0.9}
+    lines = [changed(qid=qid, pred_exist_score=score) for qid, score in scores.items()]
+    output_path = tmp_path / "scores.json"
+    options = ("--output", output_path)
+    status, output, error = evaluate(tmp_path, capsys, "\n".join(lines), (RATED, absent, other), *options)
+    assert status == 0, error
+    # Of two pairs of a present and an absent query, one is ordered and one equal. Of two absent queries one is rejected.
+    # Two queries with 0.9, half of them present, are 0.4 too high; one with 0.2, which is absent, 0.2.
+    table = output.partition("existence")[2].splitlines()
+    assert table[0].split() == ["AUROC", "FAR@95", "ECE", "Rej-F1@0.5"]
+    assert table[1].split() == ["all", "75.00", "50.00", f"{100 * (2 * 0.4 + 0.2) / 3:.2f}", f"{100 * 2 / 3:.2f}"]
+    brief = json.loads(output_path.read_text())["scores"]["brief"]
+    assert (brief["EX-AUROC"], brief["MR-full-R1@0.5"]) == (75, 100)
+    assert "existence" not in evaluate(tmp_path, capsys, LINE)[1]
 
 
 def test_three_annotators_are_assumed_without_any_score(tmp_path):

@@ -66,6 +66,8 @@ def make_labels(config, frames=FRAMES, fps=0.5):
     if config.use_moment_head:
         labels["moments"] = [torch.tensor([[0.0, length / fps]]) for length in frames]
         labels["fps"] = fps
+        if config.use_existence_head:
+            labels["moments"][-1] = torch.zeros(0, 2)  # absent
     return labels
 
 
@@ -80,6 +82,8 @@ def assert_same_answer(outputs, row, alone):
         "video_features": (outputs.video_features[row, frames], alone.video_features[0]),
         "text_features": (outputs.text_features[row], alone.text_features[0]),
     }
+    if alone.existence_logits is not None:
+        pairs["existence_logits"] = (outputs.existence_logits[row], alone.existence_logits[0])
     if alone.boundary_offsets is not None:
         pairs["boundary_offsets"] = (outputs.boundary_offsets[row, points], alone.boundary_offsets[0])
     for step, (batched, lone) in enumerate(zip(outputs.hidden_states, alone.hidden_states, strict=True)):

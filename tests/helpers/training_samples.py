@@ -22,8 +22,11 @@ MODEL = {
 }
 
 
-def write_benchmark(folder, clip, num_train=12, num_val=4, seed=0):
-    """Write `annotations`, `cache` and `clip`; returns options of `run.py` that train on them."""
+def write_benchmark(folder, clip, num_train=12, num_val=4, seed=0, absent=False):
+    """Write `annotations`, `cache` and `clip`; returns options of `run.py` that train on them.
+
+    With `absent`, every video has a third query: a letter that it does not show.
+    """
     generator = np.random.default_rng(seed)
     directions = {
         "video": generator.standard_normal((NUM_LETTERS, TINY_VISION["hidden_size"])),
@@ -34,7 +37,7 @@ def write_benchmark(folder, clip, num_train=12, num_val=4, seed=0):
     for split, count in (("train", num_train), ("val", num_val)):
         lines = []
         for number in range(count):
-            lines += write_video(folder / "cache", f"{split}{number}", len(lines), split, generator, directions)
+            lines += write_video(folder / "cache", f"{split}{number}", len(lines), split, generator, directions, absent)
         path = folder / "annotations" / f"highlight_{split}_release.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     save_clip(clip, folder / "clip")
@@ -54,14 +57,18 @@ def write_benchmark(folder, clip, num_train=12, num_val=4, seed=0):
     }
 
 
-def write_video(cache, video_id, first_qid, split, generator, directions):
-    """Write the features of a video and of a query for each of two letters in it; returns their annotations."""
+def write_video(cache, video_id, first_qid, split, generator, directions, absent):
+    """Write the features of a video and of its queries; returns their annotations.
+
+    Two letters have a moment each; with `absent`, a third one has none.
+    """
     num_frames = int(generator.integers(10, 16))
     states = 0.5 * generator.standard_normal((num_frames, 3, NUM_TOKENS, TINY_VISION["hidden_size"]))
-    letters = generator.permutation(NUM_LETTERS)[:2]
+    letters = generator.permutation(NUM_LETTERS)[: 3 if absent else 2]
     cut = int(generator.integers(3, num_frames - 3))
+    spans = [(1, cut), (cut, num_frames - 1), (0, 0)][: len(letters)]
     lines = []
-    for position, (letter, (start, end)) in enumerate(zip(letters, ((1, cut), (cut, num_frames - 1)), strict=True)):
+    for position, (letter, (start, end)) in enumerate(zip(letters, spans, strict=True)):
         states[start:end] += directions["video"][letter]
         qid = (0 if split == "train" else 1000) + first_qid + position
         words = 0.3 * generator.standard_normal((3 + position, 3, TINY_TEXT["hidden_size"]))
@@ -73,7 +80,7 @@ def write_video(cache, video_id, first_qid, split, generator, directions):
                 "query": ascii_lowercase[letter],
                 "vid": video_id,
                 "duration": num_frames * CLIP_SEC,
-                "relevant_windows": [[start * CLIP_SEC, end * CLIP_SEC]],
+                "relevant_windows": [[start * CLIP_SEC, end * CLIP_SEC]] if end else [],
                 "relevant_clip_ids": clips,
                 "saliency_scores": generator.integers(2, 5, (len(clips), 3)).tolist(),
             }

@@ -26,11 +26,19 @@ FRAMES, WORDS = (13, 3, 20, 6, 9), (6, 4, 9, 2, 5)
 MOMENTS = ([[10.0, 11.0]], [[0.4, 0.6]], [[2.0, 5.0], [8.0, 20.0]], [[1.0, 4.0]], [[0.0, 9.0]])
 SHARES = (slice(0, 2), slice(2, 5))  # of unequal size, with other longest videos
 WITHOUT_MOMENTS = {"use_moment_head": False, "use_temporal_endpoints": False, "strides": [1]}
+EXISTENCE = {"use_existence_head": True}
+# Fields of the configuration, and the rows of the batch that are absent queries.
 CASES = {
-    "released": {},
-    "paper": {"loss_recipe": "paper"},
-    "released without moments": WITHOUT_MOMENTS,
-    "paper without moments": {"loss_recipe": "paper", **WITHOUT_MOMENTS},
+    "released": ({}, ()),
+    "paper": ({"loss_recipe": "paper"}, ()),
+    "released without moments": (WITHOUT_MOMENTS, ()),
+    "paper without moments": ({"loss_recipe": "paper", **WITHOUT_MOMENTS}, ()),
+    "all present": (EXISTENCE, ()),
+    "absent in both processes": (EXISTENCE, (1, 3)),
+    "only absent in the first process": ({"loss_recipe": "paper", **EXISTENCE}, (0, 1)),
+    "only absent in the second process": (EXISTENCE, (0, 2, 3, 4)),
+    "all absent": ({"loss_recipe": "paper", **EXISTENCE}, (0, 1, 2, 3, 4)),
+    "all absent without existence head": ({}, (0, 1, 2, 3, 4)),
 }
 
 
@@ -43,11 +51,12 @@ def make_model(fields):
     return model.train()
 
 
-def make_batch(config, share):
-    """Rows of a batch, padded no more than they need."""
+def make_batch(config, share, absent):
+    """Rows of a batch, padded no more than they need; the queries of the rows `absent` have no moments."""
     batch = {**make_inputs(config, FRAMES, WORDS, cached=True), **make_labels(config, FRAMES, fps=1.0)}
     if config.use_moment_head:
-        batch |= {"moments": [torch.tensor(each) for each in MOMENTS], "fps": torch.ones(len(MOMENTS))}
+        moments = [torch.tensor([] if row in absent else each) for row, each in enumerate(MOMENTS)]
+        batch |= {"moments": moments, "fps": torch.ones(len(MOMENTS))}
     batch = {name: value[share] for name, value in batch.items()}
     lengths = {"frame_mask": ("video_hidden_states", "saliency"), "attention_mask": ("text_hidden_states",)}
     for mask, names in lengths.items():
@@ -76,16 +85,17 @@ def difference(got, want):
 
 def run(path, arguments):
     torch.set_num_threads(1)
-    models = {name: make_model(fields) for name, fields in CASES.items()}
+    models = {name: make_model(fields) for name, (fields, _) in CASES.items()}
     whole = slice(0, len(FRAMES))
-    want = {
-        name: compute(model, make_batch(model.config, whole), torch.Tensor.backward) for name, model in models.items()
-    }
+    want = {}
+    for name, model in models.items():
+        batch = make_batch(model.config, whole, absent=CASES[name][1])
+        want[name] = compute(model, batch, torch.Tensor.backward)
     accelerator = Accelerator(cpu=True, mixed_precision="fp16")  # as the presets have it; of no effect on CPU
     report = {"processes": accelerator.num_processes}
     for name, model in models.items():
         model.zero_grad()
-        share = make_batch(model.config, SHARES[accelerator.process_index])
+        share = make_batch(model.config, SHARES[accelerator.process_index], absent=CASES[name][1])
         got = compute(accelerator.prepare(model), share, accelerator.backward)
         report[name] = [None] * accelerator.num_processes
         dist.all_gather_object(report[name], difference(got, want[name]))

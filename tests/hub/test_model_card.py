@@ -78,6 +78,39 @@ def test_card_of_a_baseline_names_its_method(make_model, tmp_path, method, says)
     assert "side block on" not in card.text
 
 
+EXISTENCE = {"EX-AUROC": 81.3, "EX-FAR@95": 45.3, "EX-ECE": 3.6, "EX-Rej-F1@0.5": 70.02}
+
+
+def test_card_of_a_model_with_an_existence_head(make_model, tmp_path):
+    folder = save_ours(make_model(use_existence_head=True, backbone_name_or_path="org/clip"), tmp_path / "ours")
+    columns = {"R1@0.5": 90.1, "AUROC": 80.5, "FAR@95": None}
+    Results(
+        "moving_shapes_absent",
+        "val",
+        {**SCORES, **EXISTENCE},
+        training=TRAINING,
+        evaluations={"test": {"all": columns}},
+    ).save(folder)
+    card = make_model_card(folder, "org/name", json.loads((folder / "config.json").read_text()))
+    assert "sentence.\nIt also gives the probability that anything in the video matches the sentence" in card.text
+    usage = python_blocks(card)[0]
+    assert 'answer["probability"]  # that anything' in usage
+    assert 'answer["moments"][0]' not in usage, "there may be none"
+    for name, value in EXISTENCE.items():
+        assert f"| `{name}` | {value:.2f} |" in card.text
+    assert "`FAR@95`: share of the latter that pass where 95 % of the former do (lower is better)" in card.text
+    assert "| queries | R1@0.5 | AUROC | FAR@95 |" in card.text
+    assert "| all | 90.10 | 80.50 | - |" in card.text
+    types = [result.metric_type for result in card.data.eval_results]
+    assert types == ["R1@0.5", "mAP", "Hit1", "AUROC", "FAR@95", "ECE", "F1@0.5"]
+
+
+def test_other_cards_do_not_speak_of_existence(card_of):
+    text = card_of(Results("qvhighlights", "val", SCORES, training=TRAINING)).text
+    assert "probability" not in text
+    assert "EX" not in text
+
+
 def test_metadata(card_of):
     card = card_of(Results("qvhighlights", "val", SCORES, training=TRAINING))
     data = ModelCard(str(card)).data  # as the Hub reads it
@@ -104,6 +137,58 @@ def test_queries_that_were_not_scored_are_reported(card_of):
     card = card_of(Results("qvhighlights", "val", SCORES, training=TRAINING, left_out=3))
     assert "(step 1234). **Without 3 of its queries**, whose videos were missing" in card.text
     assert "Without" not in card_of(Results("qvhighlights", "val", SCORES, training=TRAINING)).text
+
+
+def own_data(**facts):
+    """Results of a model trained on own data."""
+    data = {"name": None, "licence": None, "description": None, "splits": {}, **facts}
+    return Results("custom", "val", {"MR-full-mAP": 1.0}, training=TRAINING, data=data)
+
+
+@pytest.mark.parametrize(
+    ("licence", "identifier", "name"),
+    [
+        ("cc-by-4.0", "cc-by-4.0", None),
+        ("MIT", "mit", None),
+        ("Licence of the Archive, 2024", "other", "licence-of-the-archive-2024"),
+        (None, None, None),
+    ],
+)
+def test_licence_of_own_data(card_of, licence, identifier, name):
+    """The Hub knows a list of identifiers; any other licence is "other" with a name."""
+    data = card_of(own_data(licence=licence)).data.to_dict()
+    assert (data.get("license"), data.get("license_name")) == (identifier, name)
+
+
+def test_own_data_on_the_hub_are_linked(card_of):
+    data = ModelCard(str(card_of(own_data(name="org/kitchen")))).data
+    assert data.datasets == ["org/kitchen"]
+    assert data.eval_results[0].dataset_type == "org/kitchen"
+    assert ModelCard(str(card_of(own_data(name="Kitchen")))).data.datasets is None
+
+
+@pytest.mark.parametrize(
+    ("repository", "expected"), [("org/start", ("org/start", "finetune")), (None, ("org/clip", "adapter"))]
+)
+def test_the_checkpoint_that_a_model_started_from(card_of, repository, expected):
+    training = {**TRAINING, "start": {"text": "`another model`", "repository": repository}}
+    card = card_of(Results("qvhighlights", "val", SCORES, training=training))
+    assert (card.data.base_model, card.data.base_model_relation) == expected
+    assert "trained on the training split of QVHighlights, starting from `another model`.\n" in card.text
+    assert "The terms of the checkpoint that it started from apply, too." in card.text
+
+
+@pytest.mark.parametrize(("as_published", "recipe"), [(True, ", as in the published recipe"), (False, "")])
+def test_the_card_reports_a_choice_on_test(card_of, as_published, recipe):
+    training = {**TRAINING, "chosen_on_test": True, "chosen_as_published": as_published}
+    card = card_of(Results("charades_sta", "test", {"MR-full-mIoU": 50.0}, training=training))
+    assert f"was chosen among those of its run by its scores on this split**{recipe}: they are higher" in card.text
+
+
+def test_a_lengthened_run(card_of):
+    training = {**TRAINING, "lengthened": [{"step": 40, "epochs": 8}]}
+    text = card_of(Results("qvhighlights", "val", SCORES, training=training)).text
+    assert "The run was planned for 8 epochs and lengthened after step 40." in text
 
 
 def test_published_results(card_of):

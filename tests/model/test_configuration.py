@@ -13,6 +13,7 @@ from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS, Method
 from modeling_r2tuning.methods_r2tuning import MODULES
 
 
+# Every field but `use_existence_head`, which cannot be on without a moment head.
 DIFFERENT = {
     "vision_config": TINY_VISION,
     "text_config": TINY_TEXT,
@@ -37,6 +38,7 @@ DIFFERENT = {
     "use_layer_calibration": False,
     "loss_recipe": "paper",
     "saliency_loss_weight": 1,
+    "existence_loss_weight": 1,
     "positive_saliency": "above_half",
     "fps": 2,
     "window_sec": None,
@@ -55,10 +57,10 @@ def test_defaults_are_the_papers_qvhighlights_model():
 def test_every_field_comes_back_from_json(tmp_path):
     """All fields are covered: the test fails when a field is added that is not listed here."""
     own = set(R2TuningConfig.__annotations__) - {"model_type", "sub_configs"}
-    assert own == DIFFERENT.keys()
+    assert own - {"use_existence_head"} == DIFFERENT.keys()
     config = R2TuningConfig(**DIFFERENT)
     default = R2TuningConfig()
-    assert all(getattr(config, name) != getattr(default, name) for name in own)
+    assert all(getattr(config, name) != getattr(default, name) for name in DIFFERENT)
     config.save_pretrained(tmp_path)
     for loaded in (R2TuningConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
         assert isinstance(loaded, R2TuningConfig)
@@ -66,6 +68,18 @@ def test_every_field_comes_back_from_json(tmp_path):
         assert isinstance(loaded.vision_config, CLIPVisionConfig)
         assert isinstance(loaded.text_config, CLIPTextConfig)
         assert loaded.vision_config.hidden_size == 64
+
+
+def test_the_existence_head_comes_back_from_json_and_is_off_in_old_files(tmp_path):
+    R2TuningConfig(use_existence_head=True).save_pretrained(tmp_path)
+    assert R2TuningConfig.from_pretrained(tmp_path).use_existence_head
+    stored = json.loads((tmp_path / "config.json").read_text())
+    for name in ("use_existence_head", "existence_loss_weight"):
+        del stored[name]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    loaded = R2TuningConfig.from_pretrained(tmp_path)
+    assert not loaded.use_existence_head
+    assert loaded.existence_loss_weight == 0.3
 
 
 def test_the_file_names_its_model_type(tmp_path):
@@ -138,6 +152,11 @@ WRONG = {
     ],
     "dropout": [(1.0, r"must be in \[0, 1\), got 1.0"), (-0.1, r"must be in \[0, 1\)"), (float("nan"), r"\[0, 1\)")],
     "drop_path": [(1, r"must be in \[0, 1\)")],
+    "use_existence_head": [(1, "expected bool")],
+    "existence_loss_weight": [
+        (-0.1, "must not be negative or infinite, got -0.1"),
+        (float("inf"), "infinite, got inf"),
+    ],
     "saliency_loss_weight": [(-1, "must not be negative or infinite, got -1"), (float("nan"), "must not be negative")],
     "method": [
         *(
@@ -169,6 +188,11 @@ def test_wrong_values_are_refused_with_the_rule(field, value, message):
 def test_points_are_frames_where_only_frames_are_scored():
     with pytest.raises(StrictDataclassError, match=r"`strides` must be \[1\] without moment head"):
         R2TuningConfig(use_moment_head=False)
+
+
+def test_an_existence_head_needs_a_moment_head():
+    with pytest.raises(StrictDataclassError, match="`use_existence_head` needs `use_moment_head`"):
+        R2TuningConfig(use_moment_head=False, strides=[1], use_existence_head=True)
 
 
 def test_the_shallower_encoder_limits_the_number_of_layers_read():

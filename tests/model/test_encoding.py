@@ -110,7 +110,15 @@ def test_a_video_without_frames_is_refused(pieces):
 
 @torch.no_grad()
 @pytest.mark.parametrize("cached", [False, True], ids=["pixels", "cached"])
-@pytest.mark.parametrize("fields", [{}, {"layer_fusion": "forward", "shared_block": False}, {"layer_fusion": "mean"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"layer_fusion": "forward", "shared_block": False},
+        {"layer_fusion": "mean"},
+        {"use_existence_head": True},
+    ],
+)
 def test_a_short_video_is_grounded_as_by_forward(make_model, fields, cached):
     model = make_model(**fields)
     inputs = make_inputs(model.config, (9,), (5, 2, 6), cached=cached)
@@ -231,7 +239,7 @@ def test_a_video_encoded_with_other_weights_is_refused(make_model, field):
     encoded = model.encode_video(video_hidden_states=video_states(model.config, 5))
     with torch.no_grad():
         model.r2_block.steps[-1].video_projection.get_parameter(field).flatten()[0] += 1e-3
-    with pytest.raises(ValueError, match="made by weights other than"):
+    with pytest.raises(ValueError, match="made with weights other than"):
         model.ground(encoded, input_ids=torch.tensor([[62, 5, 63]]))
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from modeling_r2tuning.losses_r2tuning import (
     GroundingLabels,
     boundary_loss,
     calibration_loss,
+    existence_loss,
     focal_loss,
     masked_mean,
     pad_moments,
@@ -17,7 +19,7 @@ from modeling_r2tuning.losses_r2tuning import (
     saliency_loss,
     video_grounding_loss,
 )
-from modeling_r2tuning.points_r2tuning import make_point_mask, make_points
+from modeling_r2tuning.points_r2tuning import assign_targets, make_point_mask, make_points
 
 
 LN2 = math.log(2)
@@ -83,6 +85,26 @@ def test_boundary_loss_without_positive_points_is_zero_with_a_zero_gradient():
     loss.backward()
     assert loss == 0
     assert not offsets.grad.any()
+
+
+# ---- existence ---------------------------------------------------------------------------------------------------
+
+
+def test_existence_loss_weighs_both_kinds_of_queries_equally():
+    """Probability 4/5 of one present query; 1/2 and 1/5 of two absent ones."""
+    logits = torch.tensor([0.0, math.log(4), -math.log(4)])
+    present, absent = -math.log(0.8), (-math.log(0.5) - math.log(0.8)) / 2
+    assert existence_loss(logits, bools(0, 1, 0)).item() == pytest.approx((present + absent) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [True, False])
+def test_existence_loss_of_one_kind_is_half_its_mean(kind):
+    logits = torch.tensor([0.0, 1.0], requires_grad=True)
+    loss = existence_loss(logits, torch.full((2,), kind))
+    loss.backward()
+    errors = [-math.log(p if kind else 1 - p) for p in logits.sigmoid().tolist()]
+    assert loss.item() == pytest.approx(sum(errors) / 4, rel=1e-6)
+    assert logits.grad.isfinite().all()
 
 
 # ---- contrastive losses ------------------------------------------------------------------------------------------
@@ -185,6 +207,24 @@ def test_calibration_of_a_single_pair_is_zero():
     assert calibration_loss(torch.randn(3, 1, 8), torch.randn(3, 1, 8)) == 0
 
 
+def test_contrastive_losses_of_no_rows_are_zero_with_a_gradient():
+    """Distributed training waits for a gradient of every parameter."""
+    similarity, frames, texts = torch.zeros(2, 4), torch.zeros(2, 3, 8), torch.zeros(2, 3, 8)
+    for tensor in (similarity, frames, texts):
+        tensor.requires_grad_(True)
+    nothing = torch.zeros(0, 4)
+    losses = [
+        saliency_loss(similarity[:0], nothing, nothing.bool(), torch.zeros(0).long(), False, over_batch=True),
+        calibration_loss(frames[:0], texts[:0]),
+        calibration_loss(frames[:, :0], texts[:, :0]),
+    ]
+    assert losses == [0, 0, 0]
+    sum(losses).backward()
+    for tensor in (similarity, frames, texts):
+        assert tensor.grad is not None
+        assert not tensor.grad.any()
+
+
 # ---- positive frames ---------------------------------------------------------------------------------------------
 
 
@@ -263,6 +303,8 @@ def make_case(config_fields=None, moments=((2.0, 5.0),), num_frames=8):
         "loss_recipe": "released",
         "saliency_loss_weight": 0.01,
         "use_moment_head": moments is not None,
+        "use_existence_head": False,
+        "existence_loss_weight": 0.3,
         "use_video_calibration": True,
         "use_layer_calibration": True,
         "positive_saliency": "above_half",
@@ -355,3 +397,115 @@ def test_values_at_padded_places_do_not_matter(recipe):
     got = video_grounding_loss(outputs, frames, texts, labels, config)[1]
     for name, part in want.items():
         torch.testing.assert_close(got[name], part, msg=name)
+
+
+# ---- absent queries ----------------------------------------------------------------------------------------------
+
+LENGTHS = [8, 5, 7, 3, 6]  # in frames
+MIXED_MOMENTS = [[[2.0, 5.0]], [], [[0.0, 3.0], [5.0, 7.0]], [], [[1.0, 6.0]]]
+PRESENT = torch.tensor([0, 2, 4])
+
+
+def make_mixed_case(recipe="released"):
+    """A batch of five queries: outputs and embeddings that require gradients, labels, and the configuration."""
+    generator = torch.Generator().manual_seed(0)
+    points = make_points(8, [1, 2])
+    lengths = torch.tensor(LENGTHS)
+    tensors = {
+        "logits": torch.randn(5, len(points), generator=generator),
+        "boundary_offsets": torch.rand(5, len(points), 2, generator=generator),
+        "saliency_scores": torch.rand(5, 8, generator=generator),
+        "existence_logits": torch.randn(5, generator=generator),
+        "frames": torch.randn(3, 5, 8, 16, generator=generator),
+        "texts": torch.randn(3, 5, 16, generator=generator),
+    }
+    for tensor in tensors.values():
+        tensor.requires_grad_(True)
+    masks = {
+        "point_mask": make_point_mask(points, lengths),
+        "frame_mask": torch.arange(8) < lengths[:, None],
+    }
+    labels = make_labels(torch.rand(5, 8, generator=generator).tolist(), [3, 1, 6, 2, 4], MIXED_MOMENTS)
+    config = make_case({"loss_recipe": recipe, "use_existence_head": True})[-1]
+    return tensors, masks, points, labels, config
+
+
+def loss_of(tensors, masks, points, labels, config, rows=None):
+    """`video_grounding_loss` of some rows of a batch; default: all."""
+    rows = torch.arange(len(LENGTHS)) if rows is None else rows
+    outputs = {name: tensors[name][rows] for name in tensors if name not in ("frames", "texts")}
+    outputs |= {name: mask[rows] for name, mask in masks.items()}
+    chosen = GroundingLabels(
+        labels.saliency[rows], labels.positive_frame[rows], labels.moments[rows], labels.moment_mask[rows]
+    )
+    frames, texts = tensors["frames"].index_select(1, rows), tensors["texts"].index_select(1, rows)
+    return video_grounding_loss({**outputs, "points": points}, frames, texts, chosen, config)
+
+
+def gradients_of(parts, tensors):
+    for tensor in tensors.values():
+        tensor.grad = None
+    sum(parts).backward()
+    return {name: tensor.grad for name, tensor in tensors.items() if tensor.grad is not None}
+
+
+@pytest.mark.parametrize("recipe", ["released", "paper"])
+def test_absent_queries_change_classification_and_existence_alone(recipe):
+    """All other parts equal those of the batch of present queries to the last bit, and so do their gradients."""
+    case = make_mixed_case(recipe)
+    mixed, present = loss_of(*case)[1], loss_of(*case, rows=PRESENT)[1]
+    others = present.keys() - {"classification", "existence"}
+    assert others == {"boundary", "saliency", "video_calibration", "layer_calibration"}
+    for name in others:
+        assert mixed[name] > 0
+        assert mixed[name].item() == present[name].item(), name
+    got, want = (gradients_of([parts[name] for name in sorted(others)], case[0]) for parts in (mixed, present))
+    assert got.keys() == {"boundary_offsets", "saliency_scores", "frames", "texts"} == want.keys()
+    for name, gradient in want.items():
+        assert torch.equal(got[name], gradient), name
+
+
+@pytest.mark.parametrize(("recipe", "alpha"), [("released", None), ("paper", 0.9)])
+def test_all_points_of_absent_queries_are_negative(recipe, alpha):
+    """Classification is averaged over the points of all queries."""
+    tensors, masks, points, labels, config = make_mixed_case(recipe)
+    _, parts = loss_of(tensors, masks, points, labels, config)
+    positive, _ = assign_targets(points, masks["point_mask"], labels.moments, labels.moment_mask)
+    assert positive.any(dim=1).tolist() == [True, False, True, False, True]
+    want = focal_loss(tensors["logits"], positive, masks["point_mask"], alpha)
+    assert parts["classification"].item() == want.item()
+
+
+def test_the_existence_loss_counts_every_query():
+    tensors, masks, points, labels, config = make_mixed_case()
+    loss, parts = loss_of(tensors, masks, points, labels, config)
+    want = 0.3 * existence_loss(tensors["existence_logits"], bools(1, 0, 1, 0, 1))
+    assert parts["existence"].item() == pytest.approx(want.item(), rel=1e-6)
+    torch.testing.assert_close(loss, sum(parts.values()))
+    assert gradients_of([parts["existence"]], tensors)["existence_logits"].all()
+
+
+@pytest.mark.parametrize("recipe", ["released", "paper"])
+def test_saliency_and_positive_frame_of_absent_queries_do_not_matter(recipe):
+    tensors, masks, points, labels, config = make_mixed_case(recipe)
+    want = loss_of(tensors, masks, points, labels, config)
+    want_gradients = gradients_of([want[0]], tensors)
+    changed = replace(labels, saliency=labels.saliency.clone(), positive_frame=labels.positive_frame.clone())
+    absent = torch.tensor([1, 3])
+    changed.saliency[absent] = 0.9
+    changed.positive_frame[absent] = 0
+    got = loss_of(tensors, masks, points, changed, config)
+    assert got[0].item() == want[0].item()
+    got_gradients = gradients_of([got[0]], tensors)
+    for name, gradient in want_gradients.items():
+        assert torch.equal(got_gradients[name], gradient), name
+
+
+@pytest.mark.parametrize("recipe", ["released", "paper"])
+def test_a_batch_of_absent_queries_trains_classification_and_existence(recipe):
+    case = make_mixed_case(recipe)
+    loss, parts = loss_of(*case, rows=torch.tensor([1, 3]))
+    assert {name for name, part in parts.items() if part != 0} == {"classification", "existence"}
+    gradients = gradients_of([loss], case[0])
+    assert gradients.keys() == case[0].keys()
+    assert {name for name, gradient in gradients.items() if gradient.any()} == {"logits", "existence_logits"}

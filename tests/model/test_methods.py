@@ -474,5 +474,5 @@ def test_a_video_encoded_before_a_step_of_training_is_refused(make, method):
     assert model.ground(encoded, input_ids=ids).logits.isfinite().all()
     with torch.no_grad():
         model.get_parameter(CHANGED_WEIGHTS[method]).mul_(1.001)
-    with pytest.raises(ValueError, match="made by weights other than"):
+    with pytest.raises(ValueError, match="made with weights other than"):
         model.ground(encoded, input_ids=ids)

@@ -38,6 +38,7 @@ CONFIGURATIONS = {
     "without_tuning": {"method": "none", "num_recurrent_steps": 1},
     **{name: {"method": name, "num_recurrent_steps": 1} for name in ("full", "lora", "vpt", "vop", "st_adapter")},
     **{name: {"method": name} for name in ("e3va", "losa", "lst")},
+    "existence": {"use_existence_head": True},
     "no_calibration": {"use_video_calibration": False, "use_layer_calibration": False},
 }
 
@@ -369,8 +370,8 @@ WRONG_INPUTS = {
     ),
     "text mask length": ({"attention_mask": torch.ones(2, 4)}, "`attention_mask` must have the shape"),
     "text mask empty": ({"attention_mask": torch.zeros(2, 5)}, "`attention_mask` must have a `True`"),
-    "incomplete labels": ({"saliency": None, "moments": None}, r"incomplete: \['moments', 'saliency'\] missing"),
-    "labels without fps": ({"fps": None}, r"incomplete: \['fps'\] missing"),
+    "incomplete labels": ({"saliency": None, "moments": None}, r"incomplete: \['moments', 'saliency'\] are missing"),
+    "labels without fps": ({"fps": None}, r"incomplete: \['fps'\] are missing"),
     "saliency length": ({"saliency": torch.zeros(2, 3)}, "`saliency` must have the shape"),
     "positive frames": ({"positive_frame": torch.tensor([1])}, "`positive_frame` must have the shape"),
     "padded positive": (

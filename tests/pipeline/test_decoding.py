@@ -204,6 +204,26 @@ def test_windows_are_merged_without_duplicates():
     assert decoded.num_frames.tolist() == [8]
 
 
+@pytest.mark.parametrize("num_queries", [1, 2])
+def test_a_query_is_as_present_as_in_the_window_that_shows_it_best(num_queries):
+    """Three windows; rows are ordered by query and then by window."""
+    logits = torch.tensor([-3.0, 2.0, 0.5, -1.0, -2.0, -0.5])[: 3 * num_queries]
+    outputs = {
+        "logits": torch.zeros(3 * num_queries, 6),
+        "existence_logits": logits,
+        "points": make_points(6, [1]),
+        "point_mask": torch.ones(3 * num_queries, 6, dtype=torch.bool),
+        "frame_mask": torch.ones(3 * num_queries, 6, dtype=torch.bool),
+        "boundary_offsets": torch.ones(3 * num_queries, 6, 2),
+        "saliency_scores": torch.zeros(3 * num_queries, 6),
+        "query_index": torch.arange(num_queries).repeat_interleave(3),
+        "window_starts": torch.tensor([0, 3, 6]).repeat(num_queries),
+    }
+    assert decode_outputs(outputs).existence.tolist() == [2.0, -0.5][:num_queries]
+    del outputs["existence_logits"]
+    assert decode_outputs(outputs).existence is None
+
+
 def test_highlights_are_the_best_frames():
     assert select_highlights(torch.tensor([0.1, 0.9, 0.5, 0.9]), 3) == [1, 3, 2]
 

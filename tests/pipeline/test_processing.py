@@ -1,5 +1,7 @@
 import io
+import json
 import logging
+import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -262,16 +264,40 @@ def test_wrong_kinds_are_a_type_error(processor, arguments):
 
 
 def test_settings_survive_saving(processor, tmp_path):
-    changed = R2TuningProcessor(processor.image_processor, processor.tokenizer, 2.0, "linear", 0.6, 0.1)
+    changed = R2TuningProcessor(processor.image_processor, processor.tokenizer, 2.0, "linear", 0.6, 0.1, 1.5, -0.25)
     changed.save_pretrained(tmp_path)
     for kind in (R2TuningProcessor, AutoProcessor):
         loaded = kind.from_pretrained(tmp_path)
         assert isinstance(loaded, R2TuningProcessor)
         assert (loaded.fps, loaded.nms, loaded.nms_threshold, loaded.round_to) == (2.0, "linear", 0.6, 0.1)
+        assert (loaded.existence_scale, loaded.existence_bias) == (1.5, -0.25)
         assert loaded(text="a b")["input_ids"].tolist() == processor(text="a b")["input_ids"].tolist()
 
 
-@pytest.mark.parametrize("setting", [{"fps": -1.0}, {"nms": "soft"}, {"nms_threshold": 0.0}, {"round_to": -2}])
+def test_settings_of_the_existence_head_may_be_missing_from_old_files(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "processor_config.json").read_text())
+    del settings["existence_scale"], settings["existence_bias"]
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    loaded = R2TuningProcessor.from_pretrained(tmp_path)
+    assert (loaded.existence_scale, loaded.existence_bias) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"fps": -1.0},
+        {"nms": "soft"},
+        {"nms_threshold": 0.0},
+        {"round_to": -2},
+        {"existence_scale": 0.0},
+        {"existence_scale": -1.0},
+        {"existence_scale": float("inf")},
+        {"existence_scale": True},
+        {"existence_bias": float("nan")},
+        {"existence_bias": None},
+    ],
+)
 def test_settings_are_checked_when_a_processor_is_made(setting, processor):
     with pytest.raises(ValueError, match=f"`{next(iter(setting))}` must be"):
         R2TuningProcessor(processor.image_processor, processor.tokenizer, **setting)
@@ -335,11 +361,72 @@ def test_a_model_without_moment_head_gives_no_moments(processor, outputs):
     assert answer["saliency"] == pytest.approx(outputs.logits[0].sigmoid().tolist())
 
 
+# ---- absent queries --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def existence_outputs(outputs):
+    """`outputs` with existence logits of 1 and -1."""
+    return VideoGroundingOutput(**outputs, existence_logits=torch.tensor([1.0, -1.0]))
+
+
+def test_answers_without_existence_head_have_no_probability(processor, outputs):
+    answers = processor.post_process_video_grounding(outputs, fps=1.0)
+    assert answers == processor.post_process_video_grounding(outputs, fps=1.0, min_probability=0.9)
+    assert answers[0].keys() == {"moments", "saliency", "frame_times", "highlights", "summary"}
+
+
+def test_probabilities_are_calibrated_by_two_numbers(processor, existence_outputs):
+    calibrated = R2TuningProcessor(
+        processor.image_processor, processor.tokenizer, existence_scale=2.0, existence_bias=-0.5
+    )
+    for made, scale, bias in ((processor, 1.0, 0.0), (calibrated, 2.0, -0.5)):
+        answers = made.post_process_video_grounding(existence_outputs, fps=1.0)
+        for answer, logit in zip(answers, (1.0, -1.0), strict=True):
+            assert type(answer["probability"]) is float
+            assert answer["probability"] == pytest.approx(1 / (1 + math.exp(-(scale * logit + bias))), rel=1e-9)
+            assert "found" not in answer
+
+
+def test_high_probabilities_stay_distinct(processor, existence_outputs):
+    existence_outputs["existence_logits"] = torch.tensor([30.0, 31.0])
+    first, second = processor.post_process_video_grounding(existence_outputs, fps=1.0)
+    assert first["probability"] < second["probability"] < 1
+
+
+def test_without_min_probability_only_the_probability_is_added(processor, outputs, existence_outputs):
+    plain = processor.post_process_video_grounding(outputs, fps=1.0)
+    answers = processor.post_process_video_grounding(existence_outputs, fps=1.0)
+    for answer, without_head in zip(answers, plain, strict=True):
+        assert answer == {**without_head, "probability": answer["probability"]}
+
+
+def test_a_query_below_the_probability_is_not_found(processor, existence_outputs):
+    plain = processor.post_process_video_grounding(existence_outputs, fps=1.0)
+    found, absent = processor.post_process_video_grounding(existence_outputs, fps=1.0, min_probability=0.5)
+    assert found == {**plain[0], "found": True}
+    assert absent == {**plain[1], "found": False, "moments": [], "highlights": [], "summary": []}
+    assert absent["saliency"]
+
+
+@pytest.mark.parametrize(("min_probability", "expected"), [(0, True), (0.5, True), (0.51, False), (1, False)])
+def test_a_query_is_found_from_the_probability_on(processor, existence_outputs, min_probability, expected):
+    existence_outputs["existence_logits"] = torch.zeros(2)  # probability 0.5
+    answer, _ = processor.post_process_video_grounding(existence_outputs, fps=1.0, min_probability=min_probability)
+    assert answer["found"] is expected
+
+
 @pytest.mark.parametrize("name", ["logits", "boundary_offsets", "saliency_scores"])
 def test_predictions_from_nan_pixels_are_refused(name, processor, outputs):
     outputs[name][1, 2] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
         processor.post_process_video_grounding(outputs, fps=1.0)
+
+
+def test_existence_logits_from_nan_pixels_are_refused(processor, existence_outputs):
+    existence_outputs["existence_logits"][1] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        processor.post_process_video_grounding(existence_outputs, fps=1.0)
 
 
 @pytest.mark.parametrize("outputs", [torch.zeros(2, 8), (torch.zeros(2, 8),)])
@@ -359,6 +446,10 @@ def test_parts_of_the_output_are_refused(outputs, processor):
         ({"summary_share": 1.5}, "summary_share"),
         ({"num_highlights": -1}, "num_highlights"),
         ({"score_threshold": float("nan")}, "score_threshold"),
+        ({"min_probability": -0.1}, "`min_probability` must be a number from 0 to 1 or None, got -0.1"),
+        ({"min_probability": 1.1}, "min_probability"),
+        ({"min_probability": float("nan")}, "min_probability"),
+        ({"min_probability": "0.5"}, "min_probability"),
         ({"fps": torch.ones(3)}, "fps"),
         ({"fps": 0.0}, "positive and finite"),
         ({"duration_sec": float("inf")}, "positive and finite"),

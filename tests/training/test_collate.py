@@ -114,6 +114,16 @@ def test_positive_frames_without_moments(rule, saliency, expected):
     assert {collator.draw_positive_frame({**example, "draw": draw}) for draw in range(50)} == expected
 
 
+def test_absent_queries_have_no_moment_and_frame_0():
+    """Whatever their saliency is."""
+    absent = make_example(1, "b", saliency=torch.tensor([0.0, 0.5, 1.0, 0.0]), moments=torch.zeros(0, 2))
+    batch = GroundingCollator(0)([make_example(), absent])
+    assert batch["moments"].tolist() == [[[2, 4]], [[0, 0]]]
+    assert batch["moment_mask"].tolist() == [[True], [False]]
+    assert batch["positive_frame"].tolist() == [1, 0]
+    assert not GroundingCollator(0)([absent, absent])["moment_mask"].any()
+
+
 # ---- plans -------------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +255,14 @@ def test_moments_and_saliency_become_targets_of_frames(processor):
     np.testing.assert_allclose(example["moments"], [[2, 5], [6.7, 7.7]], rtol=1e-6)  # at least a frame long
     assert example["saliency"].nonzero().flatten().tolist() == [2, 3, 4, 7]
     assert (example["fps"], example["duration_sec"]) == (1.0, 20.0)
+
+
+def test_an_absent_query_has_no_moment_and_no_salient_frame(processor):
+    for saliency in (None, [[0.0, 0.0, 0.0]] * 10):
+        rows = [make_row(["moment_retrieval"], moments=[], saliency=saliency)]
+        example = GroundingData(rows, processor, StubCache(20), benchmark="qvhighlights")[0]
+        assert example["moments"].shape == (0, 2)
+        assert example["saliency"].tolist() == [0.0] * 20
 
 
 def test_tvsum_videos_are_cut_to_their_annotated_part(processor):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from r2tuning.training.config import TrainingConfig, preset_names, read_preset
-from r2tuning.training.optim import learning_rate, make_optimizer
+from r2tuning.training.optim import count_warmup_steps, learning_rate, make_optimizer
 
 
 PLACES = {"data_dir": "", "features": "", "output_dir": ""}
@@ -21,6 +21,16 @@ def test_the_warm_up_is_linear_and_ignores_drops():
     rates = [learning_rate(step, 2, config) for step in range(12)]
     assert rates[:10] == pytest.approx([0.001 + 0.999 * step / 10 for step in range(10)])
     assert rates[10:] == pytest.approx([0.1, 0.1])
+
+
+@pytest.mark.parametrize(("steps_per_epoch", "expected"), [(3, 5), (4, 6), (100, 10)])
+def test_the_warm_up_is_limited_in_epochs(steps_per_epoch, expected):
+    """To one and a half of them, whatever the length of the run."""
+    for epochs in (2, 50):
+        config = make_config(learning_rate=1.0, warmup_steps=10, warmup_epochs=1.5, epochs=epochs)
+        assert count_warmup_steps(steps_per_epoch, config) == expected
+        rates = [learning_rate(step, steps_per_epoch, config) for step in range(expected + 1)]
+        assert rates == pytest.approx([0.001 + 0.999 * step / expected for step in range(expected + 1)])
 
 
 def test_each_drop_divides_the_rate_by_ten():
@@ -81,5 +91,15 @@ def test_presets_match_the_published_recipe(name):
     assert shared == (1e-4, 35, 0.001, "step", "fp16")
 
 
+def test_absent_queries_leave_as_many_present_ones_in_a_step():
+    """The preset with absent queries differs from the other only in the existence head and in what the share 40 % asks."""
+    present, absent = read_preset("moving_shapes"), read_preset("moving_shapes_absent")
+    assert absent.pop("model") == {**present.pop("model"), "use_existence_head": True}
+    sizes = {name: (present.pop(name), absent.pop(name)) for name in ("batch_size", "queries_per_video")}
+    assert sizes == {"batch_size": (36, 60), "queries_per_video": (6, 10)}
+    assert (present.pop("benchmark"), absent.pop("benchmark")) == ("moving_shapes", "moving_shapes_absent")
+    assert present == absent
+
+
 def test_every_benchmark_has_a_preset():
-    assert set(preset_names()) == {*PUBLISHED, "moving_shapes"}
+    assert set(preset_names()) == {*PUBLISHED, "custom", "moving_shapes", "moving_shapes_absent"}

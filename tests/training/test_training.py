@@ -17,6 +17,7 @@ from video_samples import write_video
 
 from dataset_scripts.benchmarks import BENCHMARKS
 from dataset_scripts.loading import find_builder
+from dataset_scripts.metrics.existence import roc_auc
 from examples.transformers_trainer import train as train_by_transformers
 from r2tuning.training import run as run_script
 from r2tuning.training.collate import GroundingCollator
@@ -118,6 +119,35 @@ def test_metrics_contain_every_step(learned):
     assert steps["step"] == list(range(1, 81))
     assert steps["epoch"] == sorted(10 * list(range(1, 9)))
     np.testing.assert_allclose(steps["loss"], sum(np.array(steps[part]) for part in parts), rtol=1e-5)
+
+
+# ---- absent queries ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def absent_options(tiny_clip, tmp_path_factory):
+    """Of the three queries about each video, one is absent."""
+    options = write_benchmark(tmp_path_factory.mktemp("absent"), tiny_clip, num_train=6, absent=True)
+    options |= {"batch-size": 18, "queries-per-video": 3, "learning-rate": 1e-2, "best-metric": "EX-AUROC"}
+    return {**options, "model": json.dumps({**MODEL, "dropout": 0.0, "use_existence_head": True})}
+
+
+def test_a_tiny_model_learns_which_queries_are_absent(absent_options, tmp_path):
+    run = make_run(absent_options, output_dir=tmp_path, epochs=30)
+    batches = run.batches()
+    losses = [train_step(run, batches)["existence"] for _ in range(30)]
+    batch = run.collator(run.data.__getitems__(list(range(len(run.data)))))
+    with torch.no_grad():
+        logits = run.model.eval()(**batch).existence_logits
+    present = [row["moments"] != [] for row in run.data.rows]
+    assert present == [True, True, False] * 6
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    assert roc_auc(logits.tolist(), present) > 0.95
+
+
+def test_the_score_of_existence_needs_the_head(absent_options, tmp_path):
+    with pytest.raises(ValueError, match="`best_metric` must be one of .* got 'EX-AUROC'"):
+        make_run({**absent_options, "model": json.dumps(MODEL)}, output_dir=tmp_path)
 
 
 # ---- equal runs --------------------------------------------------------------------------------------------------

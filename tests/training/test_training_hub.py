@@ -75,6 +75,13 @@ def test_a_model_that_was_not_evaluated_has_no_scores(run):
     assert training_hub._evaluation_at(1, history) == {"step": 1, "epoch": 1, "scores": {}}
 
 
+def test_damaged_results_are_written_again(run):
+    path = run / "final/results.json"
+    path.write_text("{")
+    record_results(run / "final")
+    assert Results.load(run / "final").benchmark == "qvhighlights"
+
+
 def test_no_path_of_this_machine_is_published(run):
     record_results(run / "best")
     for name in ("results.json", "README.md"):

@@ -389,6 +389,53 @@ def test_a_run_does_not_resume_with_other_settings(whole, options, capsys):
     assert "num-workers" not in message
 
 
+# ---- lengthened --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop_early", [False, True])
+def test_a_lengthened_run_equals_one_of_that_length(options, whole, tmp_path, monkeypatch, caplog, stop_early):
+    """A finished run and a stopped one: the same weights, best model and measurements, and one line about the rate."""
+    learning_rate = loop.learning_rate
+    with monkeypatch.context() as patch, caplog.at_level("INFO"):
+
+        def interrupting(step, *arguments):
+            if stop_early and step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return learning_rate(step, *arguments)
+
+        patch.setattr(loop, "learning_rate", interrupting)
+        assert main(as_arguments(options, output_dir=tmp_path, epochs=2)) == (143 if stop_early else DONE)
+        step = 4 if stop_early else 6
+        assert main(as_arguments(options, output_dir=tmp_path)) == DONE
+    assert_same_run(tmp_path, whole)
+    (message,) = (message for message in caplog.messages if "run is lengthened" in message)
+    assert message.endswith(
+        "the run is lengthened from 2 to 3 epochs; the learning rate is 0.005 in the next step; its drops stay at epochs "
+        "[20]"
+    )
+    progress = json.loads((tmp_path / "step_000009/training_state/progress.json").read_text())
+    assert progress["lengthened"] == [{"step": step, "epochs": 2}]
+
+
+def test_a_lengthened_cosine_follows_that_of_the_new_length(options, tmp_path, caplog):
+    """The rate rises where the run goes on, which the log says in numbers."""
+    options = {**options, "schedule": "cosine", "output-dir": tmp_path, "eval-split": "none"}
+    assert main(as_arguments(options, epochs=1)) == DONE
+    with caplog.at_level("INFO"):
+        assert main(as_arguments(options, epochs=2)) == DONE
+    rates = json.loads((tmp_path / "metrics.json").read_text())["steps"]["learning_rate"]
+    # Two steps of warm-up, then 0.005 * (1 + cos(pi * t)) / 2 at t = 0 of 1 step; of 4 steps at t = 1/4, 2/4, 3/4.
+    assert rates[2:] == pytest.approx([5e-3, 5e-3 * 0.853553, 5e-3 * 0.5, 5e-3 * 0.146447], rel=1e-5)
+    (message,) = (message for message in caplog.messages if "run is lengthened" in message)
+    assert "follows the half cosine of 2 epochs: it goes from 0.005 in the last step to 0.00427 in the next" in message
+
+
+def test_a_run_is_not_shortened(options, whole, capsys):
+    assert main(as_arguments(options, output_dir=whole, epochs=2)) == USAGE
+    message = capsys.readouterr().err
+    assert f"`--epochs` of the run in '{whole}' was 3, now is 2: a run can be given more epochs, but not" in message
+
+
 # ---- damage ------------------------------------------------------------------------------------------------------
 
 
