@@ -120,3 +120,14 @@ def test_a_run_resumes_with_a_table_elsewhere_but_not_with_another_split(own):
     _check_settings(before, config)
     with pytest.raises(ValueError, match="`val_file` was null, now is"):
         _check_settings(before, replace(config, val_file="val.csv"))
+
+
+def test_single_files_of_another_benchmark(tmp_path):
+    for split in ("train", "val"):
+        line = {"qid": 1, "query": split, "vid": "a", "duration": 10, "relevant_windows": [[2, 4]]}
+        (tmp_path / f"{split}_lines").write_text(json.dumps(line) + "\n")
+    options = {"benchmark": "qvhighlights", "data-file": tmp_path / "train_lines", "features": "x", "output-dir": "y"}
+    rows = load_rows(read_config(as_arguments(options, val_file=tmp_path / "val_lines")))
+    assert {split: [row["query"] for row in rows[split]] for split in rows} == {"train": ["train"], "val": ["val"]}
+    with pytest.raises(ValueError, match="must name a file for the split 'val'"):
+        load_rows(read_config(as_arguments(options)))
