@@ -5,9 +5,9 @@ Notes:
   `end`). Optional columns are `duration`, `split`, `qid` and `saliency`. `custom_rows.py` lists the other names of columns,
   `custom_tables.py` the formats.
 - A query with empty `start` and `end`, or with the moments [], is one that nothing in the video matches.
-- A row that cannot be used is an error, or is left out with its whole query and counted, as a query that lost one of its
-  moments would be trained on wrongly.
-- The length of a video is that of its file. A moment may end up to 1 s after it, as rounded times do.
+- A row that cannot be used is an error, or its whole query is left out and counted: a query that lost one of its moments
+  would be trained on wrongly.
+- The length of a video is that of its file. A moment may end up to 1 s and a frame after it, as rounded times do.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ def read_own_data(
     sources: Mapping[str, str],
     *,
     split: str | None = None,
-    video_dir: str | None = None,
+    video_dir: str | os.PathLike | None = None,
     lengths: Mapping[str, float] | None = None,
 ) -> OwnData:
     """Read tables and videos, and check them.
@@ -102,7 +102,7 @@ def read_own_data(
     return data
 
 
-def find_sources(data_dir: str) -> dict[str, str]:
+def find_sources(data_dir: str | os.PathLike) -> dict[str, str]:
     """The tables in a folder by split.
 
     Raises:
@@ -110,7 +110,7 @@ def find_sources(data_dir: str) -> dict[str, str]:
     """
     sources = {}
     for split, names in FILES.items():
-        paths = find_files(data_dir, names)
+        paths = find_files(Path(data_dir).expanduser(), names)
         if paths:
             sources[split] = paths[0]
     if not sources:
@@ -124,9 +124,9 @@ def find_sources(data_dir: str) -> dict[str, str]:
 def count_missing_queries(
     split: str,
     *,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike | None = None,
     data_files: DataFiles | None = None,
-    video_dir: str | None = None,
+    video_dir: str | os.PathLike | None = None,
     lengths: Mapping[str, float] | None = None,
 ) -> int:
     """Number of queries of a split that are left out because their videos are missing or unreadable.
@@ -297,14 +297,16 @@ def _refuse(findings: Findings, on_error: str, missing_videos: str) -> None:
     """
     unusable = findings.describe("left_out")
     if unusable and on_error == "raise":
+        kinds = list(findings.with_effect("left_out"))
+        advice = f" {KINDS[kinds[0]].advice}" if len(kinds) == 1 else ""
         raise AnnotationError(
-            f"The table has {unusable}. `r2tuning check-data` lists them all; correct them, or leave these queries out "
-            'with `on_error="skip"`.'
+            f"The table has {unusable}.{advice} `r2tuning check-data` lists everything; to leave these queries out, pass "
+            '`on_error="skip"`.'
         )
     missing = findings.describe("missing")
     if missing and missing_videos == "error":
         raise FileNotFoundError(
-            f"The table has {missing}. Add or replace the files, or leave these queries out with "
+            f"The table has {missing}. Add or replace the files; to leave these queries out, pass "
             '`missing_videos="skip"`.'
         )
 

@@ -30,7 +30,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "qid": ("qid",),
 }
 KNOWN_COLUMNS = tuple(name for names in COLUMNS.values() for name in names)
-IGNORED_COLUMNS = ("domain", "task")  # of this package's own Parquet files
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -96,12 +95,14 @@ class OwnQuery:
         qid: Its id.
         split: Its split.
         moments: Its moments in seconds, each with the place where it was found first.
+        is_broken: One of its rows cannot be used, so that it would lack a moment.
     """
 
     rows: list[OwnRow]
     qid: str
     split: str
     moments: dict[Moment, str] = field(default_factory=dict)
+    is_broken: bool = False
 
     @property
     def place(self) -> str:
@@ -131,7 +132,7 @@ def read_rows(table: Table, findings: Findings) -> list[OwnRow]:
     """The rows of a table; what cannot be read becomes a finding, and the row is left out or marked as broken.
 
     Raises:
-        AnnotationError: A necessary column is missing, or two columns have the same meaning.
+        AnnotationError: A necessary column is missing.
     """
     names = _find_columns(table)
     rows = []
@@ -169,6 +170,8 @@ def _value(row: TableRow, names: Mapping[str, list[str]], meaning: str) -> tuple
     """The column that holds a meaning in this row, and its value; the first name and `None` if no column does."""
     columns = names.get(meaning, [meaning])
     given = [column for column in columns if row.fields.get(column) is not None]
+    if meaning == "video" and len(given) > 1:  # a name says more than the embedded video of a dataset
+        given = [column for column in given if not isinstance(row.fields[column], Mapping)] or given
     if len(given) > 1 and any(row.fields[column] != row.fields[given[0]] for column in given):
         raise RowError("unreadable_row", f"`{given[0]}` and `{given[1]}` differ; keep one of these columns")
     column = given[0] if given else columns[0]
@@ -309,7 +312,13 @@ def join_rows(rows: Iterable[tuple[str, OwnRow]], findings: Findings, *, is_one_
             _add_row(query, row, split, findings)
         except RowError as error:
             findings.add(error.kind, row.place, str(error))
-    return [query for query in queries.values() if not _is_contradiction(query, findings)]
+            # A row with another query's id says nothing about this query; a row in another split does.
+            query.is_broken = query.is_broken or error.kind != "duplicate_id"
+    usable = []
+    for query in queries.values():
+        if not query.is_broken and not _is_contradiction(query, findings):
+            usable.append(query)
+    return usable
 
 
 def _identify(scope: str, row: OwnRow) -> tuple[tuple[str, ...], str]:

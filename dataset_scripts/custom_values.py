@@ -23,6 +23,7 @@ CLOCK = re.compile(r"(?:(?P<hours>[0-9]+):)?(?P<minutes>[0-9]+):(?P<seconds>[0-5
 MINUTES_PER_HOUR, SEC_PER_MINUTE = 60, 60
 DECIMAL_COMMA = re.compile(r"[-+]?[0-9]*,[0-9]+")
 WINDOWS_DRIVE = re.compile(r"[A-Za-z]:/")
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: valid in JSON, but not in UTF-8
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -137,7 +138,7 @@ def clean_video_name(value: object, column: str) -> str:
         value = (value.get("path") or "").rpartition("/")[2]
     if type(value) is int:
         value = str(value)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or SURROGATE.search(value):
         raise RowError("unreadable_row", f"`{column}` is {reprlib.repr(value)}, expected the name of a video file")
     if ADDRESS.match(value.strip()):
         raise RowError("unreadable_row", f"`{column}` is the address {reprlib.repr(value)}; download the video first")

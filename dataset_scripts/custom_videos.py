@@ -32,7 +32,7 @@ class OwnVideos:
     """
 
     def __init__(self, folder: str | os.PathLike | None, lengths: Mapping[str, float] | None = None):
-        self.folder = None if folder is None else os.path.abspath(folder)
+        self.folder = None if folder is None else os.path.abspath(os.path.expanduser(folder))
         self.lengths = lengths
         self._used: set[str] = set()
         # Relative paths, in composed Unicode as in the table, since macOS stores names in decomposed form.
@@ -104,7 +104,7 @@ class VideoLength:
 
     Attributes:
         real_sec: Length of what the file holds, in seconds.
-        declared_sec: Length in the header; `None` = there is none of the pictures alone.
+        declared_sec: Length in the header; `None` = the header has none for the video stream alone.
         frame_sec: Usual time from one frame to the next.
     """
 

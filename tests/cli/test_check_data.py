@@ -66,7 +66,7 @@ def test_what_needs_no_attention_does_not_change_the_status(check, clips):
 
 
 def test_unusable_data(check):
-    status, output, _ = check("video,query,start,end,split\na,x,7,30,train\na,x,1,3,val\n")
+    status, output, _ = check("video,query,start,end,split\na,x,7,30,train\na,y,1,3,val\n")
     assert (status, "No query of train can be used." in output) == (2, True)
     assert check("video,query,start\na,x,7\n")[::2] == (
         2,

@@ -266,6 +266,8 @@ def test_what_is_no_time_is_refused(tmp_path, clips, value, column):
         ('{"video": null, "query": "x", "moments": []}', "unreadable_row"),
         ('{"video": "a", "query": "x", "moments": []', "unreadable_row"),
         ("[1, 2]", "unreadable_row"),
+        (r'{"video": "\ud800", "query": "x", "moments": []}', "unreadable_row"),
+        (r'{"video": "a", "query": "\ud800", "moments": []}', "unreadable_row"),
         ('{"video": "a", "vid": "b", "query": "x", "moments": []}', "unreadable_row"),
         ('{"video": "a", "query": "x", "moments": [], "qid": [1]}', "unreadable_row"),
         ('{"video": "a", "query": "x", "moments": [], "saliency": [5, 0, 0, 0, 0]}', "bad_saliency"),
@@ -290,6 +292,13 @@ def test_a_broken_row_takes_its_query_with_it(load, tmp_path, clips):
         load(text)
     data = load(text, on_error="skip", split=None)
     assert sorted(row["query"] for split in data.values() for row in split) == ["y", "z"]
+
+
+def test_a_query_in_two_splits_is_left_out(load):
+    text = table("a,x,1,2,train", "a,x,5,6,val", "a,y,1,2,train", header="video,query,start,end,split")
+    with pytest.raises(AnnotationError, match="line 3: 'x' is in val here, but in train at my.csv, line 2"):
+        load(text)
+    assert list(load(text, on_error="skip")["query"]) == ["y"]
 
 
 def test_one_message_holds_every_kind(load):
@@ -326,7 +335,7 @@ def test_without_videos_the_table_gives_the_lengths(load):
     text = table("a,x,1,2,0:20", "b,y,1,2,20", header="video,query,start,end,duration")
     [row] = load(text, video_dir=None)
     assert (row["video"], row["duration_sec"]) == (None, 20.0)
-    with pytest.raises(AnnotationError, match="videos of unknown length: 1 .*`video_dir`, or add a column|check-data"):
+    with pytest.raises(AnnotationError, match="of unknown length: 1 .*`video_dir`, or add a column `duration`"):
         load(table("a,x,1,2"), video_dir=None)
     [row] = load(table("a,x,1,2"), video_dir=None, lengths={"a": 12.5})
     assert row["duration_sec"] == 12.5
