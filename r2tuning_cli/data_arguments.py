@@ -222,7 +222,8 @@ def _add_feature_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--model",
         metavar="DIR_OR_REPO",
-        help="an R2-Tuning checkpoint, or 'packaged', that will read the features: it determines CLIP, K and the frame rate",
+        help="an R2-Tuning checkpoint that will read the features, by the same names as `train --init-from`: it determines "
+        "CLIP, K and the frame rate",
     )
     add_renamed_clip_option(parser)
     group.add_argument("--fps", type=positive_number, metavar="N", help=_fps_help())

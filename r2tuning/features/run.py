@@ -23,13 +23,13 @@ from r2tuning.checks import (
     check_model_name,
     check_model_type,
     choose_device,
-    locate_model,
 )
 from r2tuning.features.extraction import Store, Summary, extract
 from r2tuning.features.frames import FrameStore, frame_settings
 from r2tuning.features.jobs import QueryJob, plan_jobs
 from r2tuning.features.settings import ONE_PER_UNIT, prepare_folder
 from r2tuning.features.store import FeatureStore, feature_settings
+from r2tuning.released.resolve import check_name, resolve_name
 from r2tuning.terminal import report, silence_transformers
 from r2tuning_cli.data_arguments import annotation_files, has_one_frame_per_unit
 from r2tuning_cli.defaults import DEFAULT_NUM_LAYERS
@@ -68,6 +68,8 @@ def _extract(args: argparse.Namespace) -> int:
 def extract_features(args: argparse.Namespace) -> Summary:
     """Load the dataset and CLIP, prepare the folder, do the work."""
     rows = load_rows(args)
+    if args.model is not None:
+        args.model = resolve_name(args.model)
     store = make_store(args, "cpu" if args.num_processes > 1 else choose_device(args.device))
     prepare_folder(args.output, store.settings)
     jobs = plan_jobs(rows, store.settings["fps"], with_queries=args.store == "features")
@@ -90,11 +92,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Refuse what does not exist, before anything is read or fetched."""
     check_folders(data_dir=args.data_dir, video_dir=args.video_dir)
     check_annotation_files(args.benchmark, data_file=args.data_file, val_file=args.val_file)
+    check_model_name("backbone", args.backbone)
     if args.model is not None:
-        args.model = locate_model(args.model)
-    for option in ("backbone", "model"):
-        if getattr(args, option) is not None:
-            check_model_name(option, getattr(args, option))
+        check_name("model", args.model)
     choose_device(args.device)
     if args.output.exists() and not args.output.is_dir():
         raise FileExistsError(f"`output` must be a folder, '{args.output}' is not one.")

@@ -14,6 +14,7 @@ from modeling_r2tuning.files_r2tuning import check_new_folder, writing_folder
 from modeling_r2tuning.loading_r2tuning import loading, read_backbone_config
 from modeling_r2tuning.pipeline_r2tuning import save_checkpoint
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
+from r2tuning.checks import check_model_name, locate_model
 from r2tuning.released.convert import convert_original_checkpoint, get_benchmark, original_filename
 from r2tuning_cli.defaults import DEFAULT_BACKBONE
 
@@ -95,6 +96,55 @@ def resolve_checkpoint(
     return _convert_once(Path(name), benchmark, domain, _backbone_name(backbone))
 
 
+def check_name(option: str, name: str) -> None:
+    """Refuse what `resolve_name` cannot resolve, before anything is fetched.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It is a file of the authors that must be converted first, or they released no such checkpoint.
+    """
+    released = released_checkpoint(name)
+    if released is not None:
+        original_filename(*released)
+    elif is_original(name):
+        raise ValueError(
+            f"`{option}` '{name}' does not say what it was trained on. For a released checkpoint pass "
+            f"'{ORIGINAL_REPOSITORY}/BENCHMARK' or '{ORIGINAL_REPOSITORY}/BENCHMARK/DOMAIN'; convert a .pth file to a "
+            "folder with `r2tuning convert FILE.pth FOLDER --benchmark NAME`, and pass the folder."
+        )
+    else:
+        check_model_name(option, locate_model(name))
+
+
+def resolve_name(name: str, *, backbone: str | None = None) -> str:
+    """Return what `from_pretrained` takes for a checkpoint that is given by one name.
+
+    Args:
+        name: A folder, a name on the Hub, "packaged", or "yeliudev/R2-Tuning/BENCHMARK[/DOMAIN]" for a released
+            checkpoint, which is converted as by `resolve_checkpoint`.
+        backbone: As for `convert_to_directory`.
+
+    Raises:
+        OSError: A file cannot be found or downloaded.
+        ValueError: The name is none of these.
+    """
+    check_name("model", name)
+    released = released_checkpoint(name)
+    if released is None:
+        return locate_model(name)
+    benchmark, domain = released
+    return resolve_checkpoint(ORIGINAL_REPOSITORY, benchmark=benchmark, domain=domain, backbone=backbone)
+
+
+def released_checkpoint(name: str) -> tuple[str, str | None] | None:
+    """Benchmark and domain in the name "yeliudev/R2-Tuning/BENCHMARK[/DOMAIN]", `None` for other names."""
+    prefix = f"{ORIGINAL_REPOSITORY}/"
+    if not name.startswith(prefix) or os.path.isdir(name):
+        return None
+    benchmark, _, domain = name.removeprefix(prefix).partition("/")
+    return benchmark, domain or None
+
+
 def check_original(model: str | os.PathLike, benchmark: str | None, domain: str | None) -> None:
     """Check the arguments of `resolve_checkpoint` before anything is fetched.
 
@@ -169,9 +219,12 @@ def _backbone_name(backbone: str | None) -> str:
 
 
 __all__ = [
+    "check_name",
     "check_original",
     "convert_to_directory",
     "fetch_original",
     "is_original",
+    "released_checkpoint",
     "resolve_checkpoint",
+    "resolve_name",
 ]

@@ -23,9 +23,10 @@ from r2tuning.checkpoint_files import CURVES, METRICS
 from r2tuning.hub.model_card import Results, discard_generated_card, write_model_card
 from r2tuning.hub.push import check_destination, push_checkpoint
 from r2tuning.json_files import read_json
+from r2tuning.released.resolve import released_checkpoint
 from r2tuning.training.checkpoints import PROGRESS_FILE
 from r2tuning.training.config import TrainingConfig
-from r2tuning.training.init_from import find_checkpoint, read_model_config, released_checkpoint
+from r2tuning.training.init_from import find_checkpoint, read_model_config
 from r2tuning.training.notes import chooses_as_published, chooses_on_test
 from r2tuning.training.run_folder import BEST, SETTINGS_FILE, find_steps, step_of
 from r2tuning_cli.defaults import PACKAGED

@@ -1,4 +1,4 @@
-"""The checkpoint that a run starts from, `--init-from`: its name, its configuration, and its weights."""
+"""The checkpoint that a run starts from, `--init-from`: its configuration and its weights."""
 
 import logging
 import os
@@ -6,12 +6,10 @@ from typing import Any
 
 import torch
 
-from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding
 from modeling_r2tuning.loading_r2tuning import CONFIG, loading
-from r2tuning.checks import check_model_name, check_model_type, locate_model
-from r2tuning.released.convert import original_filename
-from r2tuning.released.resolve import is_original, resolve_checkpoint
+from r2tuning.checks import check_model_type
+from r2tuning.released.resolve import resolve_name
 from r2tuning.training.config import TrainingConfig
 
 
@@ -43,57 +41,16 @@ INHERITED = (
 )
 
 
-def check_init_from(name: str) -> None:
-    """Refuse what is not the name of a checkpoint, before anything is read or fetched.
-
-    Args:
-        name: A folder, a name on the Hub, "packaged", or "yeliudev/R2-Tuning/BENCHMARK[/DOMAIN]".
-
-    Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It is a checkpoint of the authors' code that must be converted first, or none of theirs.
-    """
-    released = released_checkpoint(name)
-    if released is not None:
-        original_filename(*released)
-    elif is_original(name):
-        raise ValueError(
-            f"`init_from` '{name}' does not say what it was trained on. For a released checkpoint pass "
-            f"'{ORIGINAL_REPOSITORY}/BENCHMARK' or '{ORIGINAL_REPOSITORY}/BENCHMARK/DOMAIN'; convert a .pth file to a "
-            "folder with `r2tuning convert FILE.pth FOLDER --benchmark NAME`, and pass the folder."
-        )
-    else:
-        check_model_name("init_from", locate_model(name))
-
-
 def find_checkpoint(config: TrainingConfig) -> str:
     """The folder or the name on the Hub of the checkpoint that a run starts from.
-
-    A released checkpoint is downloaded and converted once, as by `resolve_checkpoint`.
 
     Raises:
         OSError: It cannot be found or fetched.
         ValueError: It is another kind of model, or damaged.
     """
-    name = str(config.init_from)
-    check_init_from(name)
-    released = released_checkpoint(name)
-    if released is not None:
-        benchmark, domain = released
-        name = resolve_checkpoint(ORIGINAL_REPOSITORY, benchmark=benchmark, domain=domain, backbone=config.backbone)
-    else:
-        name = locate_model(name)
+    name = resolve_name(str(config.init_from), backbone=config.backbone)
     check_model_type(name, "r2tuning")
     return name
-
-
-def released_checkpoint(name: str) -> tuple[str, str | None] | None:
-    """Benchmark and domain in the name of a released checkpoint, `None` for other names."""
-    prefix = f"{ORIGINAL_REPOSITORY}/"
-    if not name.startswith(prefix) or os.path.isdir(name):
-        return None
-    benchmark, _, domain = name.removeprefix(prefix).partition("/")
-    return benchmark, domain or None
 
 
 def read_model_config(name: str) -> R2TuningConfig:
@@ -200,11 +157,9 @@ def copy_weights(model: R2TuningForVideoGrounding, checkpoint: R2TuningForVideoG
 
 
 __all__ = [
-    "check_init_from",
     "copy_weights",
     "find_checkpoint",
     "load_checkpoint",
     "read_model_config",
-    "released_checkpoint",
     "start_fields",
 ]

@@ -19,12 +19,12 @@ from modeling_r2tuning.files_r2tuning import claiming
 from r2tuning.checkpoint_files import CURVES, METRICS
 from r2tuning.checks import check_annotation_files, check_folders, check_model_name
 from r2tuning.json_files import write_json
+from r2tuning.released.resolve import check_name
 from r2tuning.terminal import is_first_process, report, write_line
 from r2tuning.training.config import TrainingConfig, make_config
 from r2tuning.training.curves import draw_curves
 from r2tuning.training.dry_run import dry_run
 from r2tuning.training.hub import check_push, push_run, record_results
-from r2tuning.training.init_from import check_init_from
 from r2tuning.training.loop import NonFiniteError, train
 from r2tuning.training.notes import log_notes
 from r2tuning.training.preparation import longest_batch, prepare_run, start_or_resume
@@ -147,7 +147,7 @@ def check_paths(config: TrainingConfig) -> None:
     check_annotation_files(config.benchmark, data_file=config.data_file, val_file=config.val_file)
     check_folders(data_dir=config.data_dir, features=config.features, video_dir=config.video_dir)
     if config.init_from is not None:
-        check_init_from(config.init_from)
+        check_name("init_from", config.init_from)
     if config.backbone is not None:
         check_model_name("backbone", config.backbone)
 

@@ -407,6 +407,14 @@ def test_a_distributed_launcher_is_refused(run, tmp_path, monkeypatch):
         ({"video_dir": "missing"}, "`--video-dir` must be a folder, but there is none at 'missing'"),
         ({"backbone": "missing"}, "`--backbone` must be a folder, or a name on the Hub such as"),
         ({"model": "./missing", "backbone": None, "fps": None, "num_layers": None}, "there is no folder './missing'"),
+        (
+            {"model": "yeliudev/R2-Tuning/tvsum", "backbone": None, "fps": None, "num_layers": None},
+            "tvsum has one model for each domain",
+        ),
+        (
+            {"model": "original.pth", "backbone": None, "fps": None, "num_layers": None},
+            "convert a .pth file to a folder",
+        ),
         ({"device": "cuda:99"}, "`--device` 'cuda:99' cannot be used"),
         ({"domain": "dog"}, "leave out `--domain`"),
     ],

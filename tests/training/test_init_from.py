@@ -14,7 +14,7 @@ from transformers import AutoModel, CLIPModel
 
 from modeling_r2tuning import DEFAULT_MODEL, R2TuningProcessor
 from r2tuning.hub.model_card import Results
-from r2tuning.training import init_from
+from r2tuning.released import resolve
 from r2tuning.training import run as run_script
 from r2tuning.training.config import read_config
 from r2tuning.training.hub import _describe_start, _public_settings, check_push, command_line
@@ -284,7 +284,7 @@ def test_the_packaged_model_has_a_name(options, start, tmp_path, monkeypatch):
 
 def test_released_checkpoints_are_converted(options, start, monkeypatch):
     calls = []
-    monkeypatch.setattr(init_from, "resolve_checkpoint", lambda *args, **named: calls.append((args, named)) or start)
+    monkeypatch.setattr(resolve, "resolve_checkpoint", lambda *args, **named: calls.append((args, named)) or start)
     config = config_of(options, init_from="yeliudev/R2-Tuning/tvsum/BK", backbone="org/clip")
     assert find_checkpoint(config) == start
     assert calls == [(("yeliudev/R2-Tuning",), {"benchmark": "tvsum", "domain": "BK", "backbone": "org/clip"})]
