@@ -44,7 +44,7 @@ def _gather(own: torch.Tensor) -> torch.Tensor:
     # All processes must send tensors of equal shape: pad to the largest, then keep each process's number of rows.
     padded = own.new_zeros(torch.stack(shapes).amax(dim=0).tolist())
     padded[tuple(slice(size) for size in own.shape)] = own
-    if padded.numel() == 0:  # no process has a row
+    if padded.numel() == 0:  # no process has a row: there is nothing to send
         return padded
     pieces = [torch.empty_like(padded, requires_grad=False) for _ in shapes]
     dist.all_gather(pieces, padded.detach())

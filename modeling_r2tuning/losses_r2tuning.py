@@ -291,18 +291,63 @@ def video_grounding_loss(
         "video_calibration", "layer_calibration", "existence", those that the configuration enables.
     """
     # loss = classification + w_b boundary + w_s saliency + w_c (video calibration + layer calibration) + w_e existence
-    recipe = RECIPES[config.loss_recipe]
     present = labels.present  # (batch,)
-    # Only present queries are contrasted. They are selected before the rows of all processes are gathered, so that a
-    # process may have none.
-    rows = None if present.all() else present.nonzero().flatten()
-    parts = _point_losses(outputs, labels, rows, recipe)
+    rows = None if present.all() else present.nonzero().flatten()  # present queries; `None` = all
+    parts = {
+        **_point_losses(outputs, labels, rows, config),
+        **_contrastive_losses(outputs, frame_embeds, text_embeds, labels, rows, config),
+    }
+    if config.use_existence_head:
+        parts["existence"] = config.existence_loss_weight * existence_loss(outputs["existence_logits"], present)
+    return undo_averaging(sum(parts.values(), start=torch.zeros_like(parts["saliency"]))), parts
+
+
+def _point_losses(
+    outputs: Mapping[str, torch.Tensor], labels: GroundingLabels, rows: torch.Tensor | None, config: R2TuningConfig
+) -> dict[str, torch.Tensor]:
+    """Classification and boundary loss of the points; without moment head, classification of the frames.
+
+    Args:
+        outputs: As for `video_grounding_loss`.
+        labels: Labels of all queries.
+        rows: Indices of the present queries, the only ones with positive points; `None` = all.
+        config: Configuration.
+    """
+    logits = outputs["logits"]
+    if labels.moments is None or labels.moment_mask is None:
+        errors = F.binary_cross_entropy_with_logits(logits, labels.saliency, reduction="none")
+        return {"classification": masked_mean(errors, outputs["frame_mask"])}
+    recipe = RECIPES[config.loss_recipe]
+    point_mask = outputs["point_mask"]
+    positive, offsets = assign_targets(outputs["points"], point_mask, labels.moments, labels.moment_mask)
+    # Absent queries would add only zeros to the boundary loss, but these may change how its sum is rounded.
+    boundary = boundary_loss(
+        _select(outputs["boundary_offsets"], rows), _select(offsets, rows), _select(positive, rows)
+    )
+    return {
+        "classification": focal_loss(logits, positive, point_mask, alpha=recipe.focal_alpha),
+        "boundary": recipe.boundary_weight * boundary,
+    }
+
+
+def _contrastive_losses(
+    outputs: Mapping[str, torch.Tensor],
+    frame_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    labels: GroundingLabels,
+    rows: torch.Tensor | None,
+    config: R2TuningConfig,
+) -> dict[str, torch.Tensor]:
+    """Saliency and calibration losses of the present queries; arguments as for `_point_losses`."""
+    recipe = RECIPES[config.loss_recipe]
+    # Select present queries before the rows of all processes are gathered; a process may then have none.
     labels = _select_labels(labels, rows)
     frame_mask = _select(outputs["frame_mask"], rows)
     similarity, saliency, mask, positive_frame = gather_rows(
         _select(outputs["saliency_scores"], rows), labels.saliency, frame_mask, labels.positive_frame
     )
     weight = config.saliency_loss_weight if recipe.saliency_weight is None else recipe.saliency_weight
+    parts = {}
     parts["saliency"] = weight * saliency_loss(
         similarity,
         saliency,
@@ -314,7 +359,7 @@ def video_grounding_loss(
     if recipe.average_positives:
         positive = positive_frame_mask(labels, frame_mask, config.positive_saliency)
     else:
-        positive = F.one_hot(labels.positive_frame, frame_mask.shape[1]).bool()  # (batch, num_frames)
+        positive = F.one_hot(labels.positive_frame, frame_mask.shape[1]).bool()  # (num_present, num_frames)
     pooled = pool_positive_frames(_select(frame_embeds, rows, dim=1), positive)  # (num_steps, num_present, hidden)
     # The rows of all processes, batch first as `gather_rows` expects: each (num_present, num_steps, hidden).
     frames, texts = gather_rows(pooled.transpose(0, 1), _select(text_embeds, rows, dim=1).transpose(0, 1))
@@ -323,13 +368,11 @@ def video_grounding_loss(
         parts["video_calibration"] = CALIBRATION_WEIGHT * contrast
     if config.use_layer_calibration:  # a group is a video: its recurrent steps are contrasted
         parts["layer_calibration"] = CALIBRATION_WEIGHT * calibration_loss(frames, texts)
-    if config.use_existence_head:
-        parts["existence"] = config.existence_loss_weight * existence_loss(outputs["existence_logits"], present)
-    return undo_averaging(sum(parts.values(), start=torch.zeros_like(parts["saliency"]))), parts
+    return parts
 
 
 def _select(tensor: torch.Tensor, rows: torch.Tensor | None, dim: int = 0) -> torch.Tensor:
-    """Rows of a tensor, in the same memory layout; `None` = all of them, without a copy."""
+    """Contiguous copy of some rows of a tensor; `None` = the tensor itself."""
     return tensor if rows is None else tensor.index_select(dim, rows)
 
 
@@ -343,34 +386,6 @@ def _select_labels(labels: GroundingLabels, rows: torch.Tensor | None) -> Ground
         moments=_select(labels.moments, rows),
         moment_mask=_select(labels.moment_mask, rows),
     )
-
-
-def _point_losses(
-    outputs: Mapping[str, torch.Tensor], labels: GroundingLabels, rows: torch.Tensor | None, recipe: LossRecipe
-) -> dict[str, torch.Tensor]:
-    """Classification and boundary loss of the points; without moment head, classification of the frames.
-
-    Args:
-        outputs: As for `video_grounding_loss`.
-        labels: Labels of all queries.
-        rows: Indices of the present queries, the only ones with positive points; `None` = all.
-        recipe: Recipe.
-    """
-    logits = outputs["logits"]
-    if labels.moments is None or labels.moment_mask is None:
-        errors = F.binary_cross_entropy_with_logits(logits, labels.saliency, reduction="none")
-        return {"classification": masked_mean(errors, outputs["frame_mask"])}
-    point_mask = outputs["point_mask"]
-    positive, offsets = assign_targets(outputs["points"], point_mask, labels.moments, labels.moment_mask)
-    # Absent queries add nothing but zeros to the boundary loss; without them its sum is rounded as if they were not
-    # in the batch.
-    boundary = boundary_loss(
-        _select(outputs["boundary_offsets"], rows), _select(offsets, rows), _select(positive, rows)
-    )
-    return {
-        "classification": focal_loss(logits, positive, point_mask, alpha=recipe.focal_alpha),
-        "boundary": recipe.boundary_weight * boundary,
-    }
 
 
 __all__ = [

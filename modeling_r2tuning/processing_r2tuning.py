@@ -396,7 +396,7 @@ class R2TuningProcessor(ProcessorMixin):
     def _add_probabilities(
         self, answers: list[dict[str, Any]], logits: torch.Tensor, min_probability: float | None
     ) -> None:
-        """Add `probability` and `found` to the answers, whose logits are `(num_queries,)`; empty those not found."""
+        """Add `probability` and `found` to the answers; `logits` is `(num_queries,)`. Empty the answers not found."""
         # In float64, so that high probabilities stay distinct.
         probabilities = (self.existence_scale * logits.cpu().double() + self.existence_bias).sigmoid()
         for answer, probability in zip(answers, probabilities.tolist(), strict=True):

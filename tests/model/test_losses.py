@@ -401,31 +401,31 @@ def test_values_at_padded_places_do_not_matter(recipe):
 
 # ---- absent queries ----------------------------------------------------------------------------------------------
 
-LENGTHS = [8, 5, 7, 3, 6]  # in frames
-MIXED_MOMENTS = [[[2.0, 5.0]], [], [[0.0, 3.0], [5.0, 7.0]], [], [[1.0, 6.0]]]
+LENGTHS = [100, 61, 90, 37, 75]  # in frames
+MIXED_MOMENTS = [[[20.0, 50.0]], [], [[1.0, 4.0], [50.0, 87.0]], [], [[10.0, 33.0]]]
 PRESENT = torch.tensor([0, 2, 4])
 
 
 def make_mixed_case(recipe="released"):
     """A batch of five queries: outputs and embeddings that require gradients, labels, and the configuration."""
     generator = torch.Generator().manual_seed(0)
-    points = make_points(8, [1, 2])
+    points = make_points(100, [1, 2, 4, 8])
     lengths = torch.tensor(LENGTHS)
     tensors = {
         "logits": torch.randn(5, len(points), generator=generator),
         "boundary_offsets": torch.rand(5, len(points), 2, generator=generator),
-        "saliency_scores": torch.rand(5, 8, generator=generator),
+        "saliency_scores": torch.rand(5, 100, generator=generator),
         "existence_logits": torch.randn(5, generator=generator),
-        "frames": torch.randn(3, 5, 8, 16, generator=generator),
+        "frames": torch.randn(3, 5, 100, 16, generator=generator),
         "texts": torch.randn(3, 5, 16, generator=generator),
     }
     for tensor in tensors.values():
         tensor.requires_grad_(True)
     masks = {
         "point_mask": make_point_mask(points, lengths),
-        "frame_mask": torch.arange(8) < lengths[:, None],
+        "frame_mask": torch.arange(100) < lengths[:, None],
     }
-    labels = make_labels(torch.rand(5, 8, generator=generator).tolist(), [3, 1, 6, 2, 4], MIXED_MOMENTS)
+    labels = make_labels(torch.rand(5, 100, generator=generator).tolist(), [30, 10, 60, 20, 12], MIXED_MOMENTS)
     config = make_case({"loss_recipe": recipe, "use_existence_head": True})[-1]
     return tensors, masks, points, labels, config
 
@@ -459,7 +459,8 @@ def test_absent_queries_change_classification_and_existence_alone(recipe):
     for name in others:
         assert mixed[name] > 0
         assert mixed[name].item() == present[name].item(), name
-    got, want = (gradients_of([parts[name] for name in sorted(others)], case[0]) for parts in (mixed, present))
+    got = gradients_of([mixed[name] for name in sorted(others)], case[0])
+    want = gradients_of([present[name] for name in sorted(others)], case[0])
     assert got.keys() == {"boundary_offsets", "saliency_scores", "frames", "texts"} == want.keys()
     for name, gradient in want.items():
         assert torch.equal(got[name], gradient), name

@@ -265,6 +265,14 @@ def test_an_absent_query_has_no_moment_and_no_salient_frame(processor):
         assert example["saliency"].tolist() == [0.0] * 20
 
 
+def test_a_query_whose_moments_are_not_annotated_is_refused(processor):
+    """It is not absent: `None` differs from `[]`."""
+    for saliency in (None, [[4.0, 4.0, 4.0]] * 10):
+        rows = [make_row(["moment_retrieval"], saliency=saliency)]
+        with pytest.raises(ValueError, match=r"qid 1: .*`moments`.* annotated"):
+            GroundingData(rows, processor, StubCache(20), benchmark="qvhighlights")[0]
+
+
 def test_tvsum_videos_are_cut_to_their_annotated_part(processor):
     rows = [make_row(["video_summarization"], saliency=[[1.0] * 20, [5.0] * 20, [3.0] * 20])]
     example = GroundingData(rows, processor, StubCache(7), benchmark="tvsum")[0]
