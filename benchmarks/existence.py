@@ -38,6 +38,7 @@ from r2tuning.features.cache import FeatureCache
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BENCHMARK = "moving_shapes_absent"
 PRESENT_PARTS = ("main", "hard")
@@ -97,7 +98,7 @@ def main() -> None:
         }
     counts = Counter(row["domain"] for row in rows)
     report = format_report({"split": args.split, "queries": dict(sorted(counts.items())), "scores": scores})
-    sys.stdout.write(f"{format_table(scores)}\n\n{report}")
+    sys.stdout.write(f"{format_tables(scores)}\n\n{report}")
     if args.output is not None:
         write_text(args.output, report)
     if args.pictures is not None:
@@ -244,18 +245,43 @@ def _round(value: float | None) -> float | None:
     return None if value is None else round(float(value), NUM_DIGITS)
 
 
-def format_table(scores: dict[str, dict[str, Any]]) -> str:
-    """A table in Markdown: a row for each model and group, mean ± bootstrap error."""
-    lines = [f"| model | absent queries | {' | '.join(METRICS)} |", f"|{'---|' * (len(METRICS) + 2)}"]
+def format_tables(scores: dict[str, dict[str, Any]]) -> str:
+    """Tables in Markdown: all metrics by kind, AUROC by family and kind, and the scores of present queries."""
+    by_kind, by_family, of_present = [], [], []
     for name, score in scores.items():
-        for group, values in score["existence"].items():
-            cells = []
-            for metric in METRICS:
-                error = values[metric]["error"]
-                suffix = "" if error is None else f" ± {error:.3f}"
-                cells.append(f"{values[metric]['mean']:.3f}{suffix}")
-            lines.append(f"| {name} | {group} ({values['absent']}) | {' | '.join(cells)} |")
+        existence = score["existence"]
+        for group in ("all", *ABSENT_KINDS):
+            if group in existence:
+                values = existence[group]
+                cells = [_format(values[metric]) for metric in METRICS]
+                by_kind.append([name, f"{group} ({values['absent']})", *cells])
+        cells = []
+        for family in FAMILIES:
+            groups = [existence.get(f"{family}/{kind}") for kind in ABSENT_KINDS]
+            cells.append(" / ".join("-" if group is None else f"{group['AUROC']['mean']:.3f}" for group in groups))
+        by_family.append([name, *cells])
+        cells = []
+        for columns in score["present"].values():
+            cells.append(" / ".join(f"{value['mean']:.1f}" for value in columns.values()))
+        of_present.append([name, *cells])
+    parts = list(next(iter(scores.values()))["present"])
+    tables = [
+        _join_table(["model", "absent queries", *METRICS], by_kind),
+        _join_table([f"AUROC: {' / '.join(ABSENT_KINDS)}", *FAMILIES], by_family),
+        _join_table([f"present queries: {' / '.join(PRESENT_COLUMNS)}", *parts], of_present),
+    ]
+    return "\n\n".join(tables)
+
+
+def _join_table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join(lines)
+
+
+def _format(value: dict[str, Any]) -> str:
+    suffix = "" if value["error"] is None else f" ± {value['error']:.3f}"
+    return f"{value['mean']:.3f}{suffix}"
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------
@@ -282,10 +308,9 @@ def draw_roc(rows: list[Row], answers: dict[str, list[Answers]], path: Path) -> 
                 )
         title = "all absent queries" if group == "all" else f"{group} absent queries"
         axes.set(title=f"{title} ({int((mask & ~present).sum()):,})", xlabel="false alarms")
-        _finish(axes)
+        _finish(axes, "AUROC")
     figure.axes[0].set_ylabel("present queries detected")
-    with writing(path) as partial:
-        figure.savefig(partial, dpi=150, format="png")
+    _save(figure, path)
 
 
 def roc_curve(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -311,7 +336,7 @@ def draw_calibration(rows: list[Row], answers: dict[str, list[Answers]], path: P
     from matplotlib.figure import Figure
 
     present = is_present(rows)
-    figure = Figure(figsize=(8.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(8.4, 5.0), layout="constrained")
     panels = (("raw", "before calibration"), ("calibrated", "after calibration"))
     for axes, (field, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         for number, (name, runs) in enumerate(answers.items()):
@@ -319,13 +344,12 @@ def draw_calibration(rows: list[Row], answers: dict[str, list[Answers]], path: P
             means, shares, counts = calibration_curve(values, np.tile(present, len(runs)))
             error = statistics.mean(calibration_error(getattr(run, field), present, NUM_BINS) for run in runs)
             color, dash = COLORS[number % len(COLORS)], DASHES[number % len(DASHES)]
-            axes.plot(means, shares, color=color, linestyle=dash, label=f"{name}: ECE {error:.3f}")
+            axes.plot(means, shares, color=color, linestyle=dash, label=f"{name}: {error:.3f}")
             axes.scatter(means, shares, s=10 + 200 * counts / counts.sum(), color=color, linewidth=0)
         axes.set(title=title, xlabel="probability")
-        _finish(axes)
+        _finish(axes, "calibration error")
     figure.axes[0].set_ylabel("share of present queries")
-    with writing(path) as partial:
-        figure.savefig(partial, dpi=150, format="png")
+    _save(figure, path)
 
 
 def calibration_curve(probabilities: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -338,11 +362,16 @@ def calibration_curve(probabilities: np.ndarray, present: np.ndarray) -> tuple[n
     return means, shares, counts[filled]
 
 
-def _finish(axes: "Axes") -> None:
+def _finish(axes: "Axes", legend_title: str) -> None:
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, zorder=0)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    axes.legend(title=legend_title, loc="lower right", fontsize=8, title_fontsize=8, frameon=False)
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    with writing(path) as partial:
+        figure.savefig(partial, dpi=150, format="png", bbox_inches="tight")
 
 
 def make_parser() -> argparse.ArgumentParser:

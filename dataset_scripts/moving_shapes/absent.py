@@ -6,10 +6,10 @@
 | binding | a combination that is not in the video, and whose colour and shape are there on two objects | the blue circle |
 | hard | objects of the video, with a place, size, motion or order that never occurs, or never together | the red circle grows |
 
-Every absent query replaces a present query of its video, drawn at random, in its family; an easy or a binding one also
-keeps everything but the name of one object, and with a clause of order it changes the main sentence. There are two absent
-queries for three present ones; half of them are hard, a quarter binding and a quarter easy. "presence" has no hard kind,
-so the other families have more of it.
+Every absent query is modelled on a present query of its video, drawn at random. It has the same family, and if it is easy
+or binding, it differs only in the name of one object: with a clause of order, that of the main sentence, since "before" a
+thing that never happens may be true. There are two absent queries for three present ones; half of them are hard, a
+quarter binding and a quarter easy. "presence" has no hard kind, so the other families have more of it.
 
 An absent query is certainly false: whatever it says of an object is not even uncertain at any time at which the object
 exists, whether it is visible or hidden, and with a clause of order not within a second of the clause's side either.
@@ -144,20 +144,27 @@ class _Maker:
         self.random = random
         self.made: list[AbsentQuery] = []
         self.asked: set[Statement] = set()
+        # The objects that are visible long enough to be called present.
         self.clear = [item for item in facts if item.visible.true.sum() >= SHORTEST_SEC * FPS]
         self.renamings = _find_renamings(facts, self.clear, combinations)
 
     def add_hard(self, source: Query) -> bool:
         """Add a hard query of the family of `source`; whether there is one."""
-        statements, weights = [], []
-        for statement, weight in self._find_hard(source.family):
-            if statement not in self.asked:
-                statements.append(statement)
-                weights.append(weight)
-        if not statements:
+        return self._draw(self._find_hard(source.family), "hard")
+
+    def add_renamed(self, source: Query, kind: str) -> bool:
+        """Add `source` with the name of an object that is not there; whether there is one."""
+        return self._draw(self._find_renamed(source, kind), kind)
+
+    def _draw(self, candidates: list[tuple[Statement, float]], kind: str) -> bool:
+        """Draw a statement that is not asked yet, with its weight; whether there is one."""
+        candidates = [(statement, weight) for statement, weight in candidates if statement not in self.asked]
+        if not candidates:
             return False
-        chosen = self.random.choice(len(statements), p=np.array(weights) / sum(weights))
-        self._add(statements[chosen], "hard")
+        weights = np.array([weight for _, weight in candidates])
+        statement, _ = candidates[self.random.choice(len(candidates), p=weights / weights.sum())]
+        self.asked.add(statement)
+        self.made.append(AbsentQuery(statement.family, kind, self._word(statement)))
         return True
 
     def _find_hard(self, family: str) -> list[tuple[Statement, float]]:
@@ -201,32 +208,22 @@ class _Maker:
                         found.append((statement, weight))
         return found
 
-    def add_renamed(self, source: Query, kind: str) -> bool:
-        """Add `source` with the name of an object that is not there; whether there is one."""
+    def _find_renamed(self, source: Query, kind: str) -> list[tuple[Statement, float]]:
+        """`source` with each name of a kind in place of one of its names, with the weight of the name."""
         names = [self.facts[number].name for number in source.objects]
         place = int(self.random.integers(len(names)))
         others = names[:place] + names[place + 1 :]
         if source.clause is not None:
             others.append(self.facts[source.clause.number].name)
-        statements, weights = [], []
+        found = []
         for name in self.renamings[kind]:
             if source.detail == "spins" and not _can_spin(name):
                 continue
             names[place] = name
-            statement = Statement(source.family, tuple(names), source.detail, source.clause)
-            if statement not in self.asked:
-                statements.append(statement)
-                shares = any(_share_word(name, other) for other in others)
-                weights.append(SHARED_WORD_WEIGHT if shares and kind == "binding" else 1.0)
-        if not statements:
-            return False
-        chosen = self.random.choice(len(statements), p=np.array(weights) / sum(weights))
-        self._add(statements[chosen], kind)
-        return True
-
-    def _add(self, statement: Statement, kind: str) -> None:
-        self.asked.add(statement)
-        self.made.append(AbsentQuery(statement.family, kind, self._word(statement)))
+            shares = any(_share_word(name, other) for other in others)
+            weight = SHARED_WORD_WEIGHT if shares and kind == "binding" else 1.0
+            found.append((Statement(source.family, tuple(names), source.detail, source.clause), weight))
+        return found
 
     def _word(self, statement: Statement) -> str:
         if statement.family == "co-presence":

@@ -174,7 +174,7 @@ class Evidence:
         return np.sqrt(self.whole[item][frame].sum() / AREAS[item.split()[1]]) / self.size
 
     def acts(self, item, frame, action):
-        """Judged by the pictures around it."""
+        """Judged by the frames around it."""
         if not (self.visible(item, frame - 1) and self.visible(item, frame + 1)):
             return False
         if action == "blinks":
@@ -387,9 +387,9 @@ def test_saliency_is_scored_only_inside_moments(annotations):
     """Three annotators give 0 to 4 to the units that overlap a moment, and at least one score is 4."""
     for row in all_queries(annotations):
         touched = {
-            clip
-            for clip in range(row["duration"] // 2)
-            if any(start < 2 * clip + 2 and 2 * clip < end for start, end in row["relevant_windows"])
+            unit
+            for unit in range(row["duration"] // 2)
+            if any(start < 2 * unit + 2 and 2 * unit < end for start, end in row["relevant_windows"])
         }
         assert row["relevant_clip_ids"] == sorted(touched)
         scores = np.array(row["saliency_scores"])
@@ -434,9 +434,9 @@ def test_the_video_shows_the_rendered_frames(tmp_path, size):
         assert (codec.name, codec.pix_fmt, codec.width, codec.height) == ("h264", "yuv420p", size, size)
         assert stream.average_rate == FPS
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
-    pictures = render_frames(scene, 0, scene.num_frames, size=size)
+    drawn = render_frames(scene, 0, scene.num_frames, size=size)
     assert frames.shape == (scene.duration_sec * FPS, size, size, 3)
-    assert np.abs(frames.astype(float) - pictures).mean(axis=(1, 2, 3)).max() < 8
+    assert np.abs(frames.astype(float) - drawn).mean(axis=(1, 2, 3)).max() < 8
     assert list_files(tmp_path) == ["video.mp4"]
 
 
@@ -454,7 +454,7 @@ def test_rows_have_the_schema(benchmark_folder):
         scores = np.array(row["saliency"]["scores"])
         assert len(scores) == row["duration_sec"] / 2
         assert np.flatnonzero(scores.any(axis=1)).tolist() == [
-            clip for clip, row in zip(record["relevant_clip_ids"], record["saliency_scores"], strict=True) if any(row)
+            unit for unit, row in zip(record["relevant_clip_ids"], record["saliency_scores"], strict=True) if any(row)
         ]
 
 
@@ -516,7 +516,7 @@ def test_the_command_writes_a_benchmark_and_reports_errors(tmp_path, capsys):
     assert "Choose a new folder" in capsys.readouterr().err
 
 
-# ---- single pictures -----------------------------------------------------------------------------------------------
+# ---- single frames -------------------------------------------------------------------------------------------------
 
 
 def make_frames(stop, start=0, seed=0, **settings):
@@ -536,7 +536,7 @@ def test_a_variant_differs_in_one_word_and_in_its_pixels():
             assert sum(word != other_word for word, other_word in words) == 1
         difference = np.abs(first.image.astype(int) - second.image).max(axis=-1)
         assert (difference > 12).any()
-        assert (difference > 12).mean() < 0.4  # most of the picture is the same
+        assert (difference > 12).mean() < 0.4  # most of the frame is the same
 
 
 def test_any_range_of_frames_can_be_generated_alone():
@@ -630,16 +630,16 @@ def moving_scene():
 def test_blur_shows_the_line_and_a_trail_the_direction():
     """Reversed in time, a blurred movement looks the same, but not one with a trail; a sharp frame shows no movement."""
     right, left = moving_scene()
-    numbers = (7, 8), (8, 9)  # the pictures on either side of the middle
+    numbers = (7, 8), (8, 9)  # the frames on either side of the middle
 
-    def pictures(**options):
+    def middle_frames(**options):
         return render_frames(right, *numbers[0], **options)[0], render_frames(left, *numbers[1], **options)[0]
 
-    blurred, mirrored = pictures(trail_sec=0)
+    blurred, mirrored = middle_frames(trail_sec=0)
     np.testing.assert_allclose(blurred.astype(int), mirrored, atol=2)
-    sharp, _ = pictures(trail_sec=0, exposure_sec=0)
+    sharp, _ = middle_frames(trail_sec=0, exposure_sec=0)
     assert (sharp > 20).any(axis=(0, 2)).sum() < (blurred > 20).any(axis=(0, 2)).sum()
-    trailed, other = pictures()
+    trailed, other = middle_frames()
     assert np.abs(trailed.astype(int) - other).max() > 50
     columns = np.flatnonzero((trailed > 20).any(axis=(0, 2)))
     body = np.flatnonzero((blurred > 20).any(axis=(0, 2)))
