@@ -41,7 +41,8 @@ def load_vtg_dataset(
         split: "train", "val", "test" or "test_unseen", where the benchmark has it; `None` = all splits whose files
             exist.
         data_dir: Folder of the annotations. The format of a file is detected from its contents.
-        domain: One domain of YouTube Highlights or TVSum, one family of Moving Shapes; `None` = all.
+        domain: One domain of YouTube Highlights or TVSum, one family of Moving Shapes, one source of TimeLens-Bench;
+            `None` = all. On Soccer-GMR the labels, "standard" (`None`) or "full".
         data_files: The annotation file, or files by split, where they have other names.
         video_dir: Folder of the videos, searched with all its subfolders; `None` = the column `video` is null.
         missing_videos: "error", or "skip" to leave out (and count) examples whose video is not in `video_dir`.

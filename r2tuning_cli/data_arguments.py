@@ -46,20 +46,25 @@ EXPORT_EPILOG = """\
 example:
   r2tuning export-dataset qvhighlights exported --data-dir ANNOTATIONS --push org/qvhighlights
 """
+DOMAIN_HELP = (
+    "one domain of YouTube Highlights, TVSum, Moving Shapes or TimeLens-Bench (default: all); on Soccer-GMR the labels, "
+    "standard or full (default: standard)"
+)
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `r2tuning evaluate`."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--predictions", type=Path, metavar="FILE", help="predictions, one JSON object per line; may be a .gz file"
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="predictions, one JSON object per line, or the submission file of TVR or VUE-TR; may be a .gz file",
     )
     source.add_argument("--model", metavar="DIR_OR_REPO", help="checkpoint that makes the predictions")
     parser.add_argument("--benchmark", required=True, choices=tuple(BENCHMARKS), help="the benchmark")
     parser.add_argument("--split", default="val", metavar="NAME", help="the split (default: val)")
-    parser.add_argument(
-        "--domain", metavar="NAME", help="one domain of YouTube Highlights, TVSum or Moving Shapes (default: all)"
-    )
+    parser.add_argument("--domain", metavar="NAME", help=DOMAIN_HELP)
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the annotation files")
     parser.add_argument(
         "--data-file", type=Path, metavar="FILE", help="a single annotation file, in place of those in --data-dir"
@@ -135,9 +140,7 @@ def _add_extracted_data_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("train", "val", "test", "test_unseen"),
         help="a split; may be given several times (default: all splits whose annotations exist)",
     )
-    group.add_argument(
-        "--domain", metavar="NAME", help="one domain of YouTube Highlights, TVSum or Moving Shapes (default: all)"
-    )
+    group.add_argument("--domain", metavar="NAME", help=DOMAIN_HELP)
     group.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
     group.add_argument(
         "--video-dir",

@@ -18,10 +18,11 @@ from r2tuning.evaluation.predictions import (
     find_unreadable,
     leave_out,
     predict,
-    read_predictions,
     write_predictions,
     write_submission,
 )
+from r2tuning.evaluation.submissions import read_prediction_file
+from r2tuning.evaluation.tables import describe_scores
 from r2tuning.features.cache import FeatureCache
 from r2tuning.hub.model_card import Results, write_model_card
 from r2tuning.released.resolve import is_original, resolve_checkpoint
@@ -123,7 +124,7 @@ def get_predictions(
     the rows if `--missing-videos` allows it.
     """
     if args.predictions is not None:
-        return read_predictions(args.predictions), rows
+        return read_prediction_file(args.predictions, args.benchmark), rows
     name = args.model
     if is_original(name):
         name = resolve_checkpoint(name, benchmark=args.benchmark, domain=args.domain, backbone=args.backbone)
@@ -180,8 +181,15 @@ def evaluate(
         record(document)
     if args.output is not None:
         with writing(args.output) as partial:
-            partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(_null_nan(document), indent=2) + "\n", encoding="utf-8")
     return document
+
+
+def _null_nan(value: Any) -> Any:
+    """A document with null in place of NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _null_nan(inner) for key, inner in value.items()}
+    return None if value != value else value
 
 
 def score_parts(
@@ -235,6 +243,10 @@ def format_scores(document: dict[str, Any]) -> str:
     if scores is None:
         return f"{title}: no ground truth\n"
     tables = [title]
+    own_tables = describe_scores(BENCHMARKS[document["benchmark"]].metric, scores)
+    if own_tables:
+        tables += [_table(*table) for table in own_tables]
+        return "\n\n".join(tables) + "\n"
     if "full" in scores:
         tables.append(_table("moments", {name: _moment_columns(scores[name]) for name in RANGES}))
         lengths = {}
@@ -275,7 +287,7 @@ def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or value != value:
         return "-"
     if isinstance(value, int):
         return f"{value:,}"

@@ -210,6 +210,8 @@ def _eval_results(results: Results) -> list[EvalResult]:
 
 def _metric_type(score: str) -> str:
     """Return the measure in the name of a score: "R1@0.5" for "MR-full-R1@0.5", "mAP" for "mAP-dog"."""
+    if score.startswith("G-mIoU"):  # no mean of IoUs, in spite of its name
+        return score
     for part in score.split("-"):
         if part.startswith(MEASURES):
             return part

@@ -4,8 +4,15 @@ import json
 
 import annotation_samples as samples
 import pytest
+from datasets import load_dataset
 
 from dataset_scripts import AnnotationError, load_vtg_dataset
+from dataset_scripts.benchmarks import BENCHMARKS
+from dataset_scripts.targets import prepare_moments, prepare_saliency
+from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
+from r2tuning.evaluation.predictions import find_unreadable, predict
+from r2tuning.features.jobs import QueryJob, VideoJob, plan_jobs
+from r2tuning.hub.dataset_export import export_dataset
 
 
 EMPTY_SCORES = {"relevant_clip_ids": [], "saliency_scores": []}
@@ -76,3 +83,56 @@ def test_moments_outside_the_video_are_not_removed(tmp_path, caplog, split):
     assert list(map(len, dataset["moments"])) == [1, 1, 0]
     assert "1 starts after the video cut to the duration" in caplog.text
     assert "1 moments that begin before the video cut to its start" in caplog.text
+
+
+# ---- everything after reading ----
+
+
+def test_parquet_keeps_empty_apart_from_null(tmp_path):
+    """Also in a split without any moment, from which no type could be inferred."""
+    files = {"val": ([], [[2, 4]]), "train": ([], []), "test": (None, None)}
+    for split, moments in files.items():
+        samples.write_json_lines(tmp_path / f"data/highlight_{split}_release.jsonl", make_rows(*moments))
+    folder = export_dataset("qvhighlights", tmp_path / "out", data_dir=tmp_path / "data")
+    for split, moments in files.items():
+        for streaming in (False, True):
+            loaded = load_dataset(str(folder), split=split, streaming=streaming, cache_dir=tmp_path)
+            assert [row["moments"] for row in loaded] == list(moments)
+    card = (folder / "README.md").read_text()
+    assert "| val | 2 | 1 | 1 | 10.0 | 1 |" in card
+    assert "| test | 2 | 1 | - | 10.0 | 0 |" in card
+
+
+def test_targets_of_a_query_without_a_moment_are_empty(tmp_path):
+    rows = make_rows([], **EMPTY_SCORES) + [{**make_rows([])[0], "qid": "unrated"}]
+    path = samples.write_json_lines(tmp_path / "rows", rows)
+    for row in load_vtg_dataset("qvhighlights", split="train", data_files=path):
+        assert prepare_moments(row["moments"], 5, 0.5).shape == (0, 2)
+        assert prepare_saliency(row, 5, 0.5, BENCHMARKS["qvhighlights"]).tolist() == [0.0] * 5
+
+
+def test_features_are_extracted_for_queries_without_a_moment_or_a_video():
+    video = {"path": "v.mp4"}
+    row = {"qid": "0", "query": "a", "video_id": "v", "video": video, "duration_sec": 10.0, "moments": []}
+    hidden = {"qid": "1", "query": "b", "video_id": None, "video": None, "duration_sec": None, "moments": None}
+    expected = [QueryJob("0", "a"), QueryJob("1", "b"), VideoJob("v", "v.mp4", 0.5, 5, False)]
+    assert plan_jobs([row, hidden], 0.5, with_queries=True) == expected
+    assert plan_jobs([hidden], 0.5, with_queries=False) == []
+
+
+def test_a_query_without_a_video_cannot_be_predicted():
+    hidden = {"qid": "1", "query": "b", "video_id": None, "video": None, "duration_sec": None, "moments": None}
+    [reason] = find_unreadable([hidden]).values()
+    assert reason == "query 1 names no video to ground it in"
+
+
+def test_a_query_without_a_moment_is_predicted_like_any_other(tmp_path, checkpoint):
+    model = R2TuningForVideoGrounding.from_pretrained(checkpoint).eval()
+    processor = R2TuningProcessor.from_pretrained(checkpoint)
+    answers = []
+    for moments in ([], [[2, 4]]):
+        path = samples.write_json_lines(tmp_path / "rows", make_rows(moments, vid="sample"))
+        [row] = load_vtg_dataset("charades_sta", split="test", data_files=path, video_dir=checkpoint)
+        answers.append(list(predict(model, processor, [row], benchmark="charades_sta")))
+    assert answers[0] == answers[1]
+    assert answers[0][0]["pred_relevant_windows"]
