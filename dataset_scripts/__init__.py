@@ -1,4 +1,4 @@
-"""Annotations of six benchmarks of video temporal grounding, and of a generated one, in one schema.
+"""Annotations of public benchmarks of video temporal grounding, and of a generated one, in one schema.
 
     from dataset_scripts import load_vtg_dataset
     dataset = load_vtg_dataset("qvhighlights", split="val", data_dir="qvhighlights/")

@@ -28,7 +28,16 @@ from .videos import VideoFolder
 __all__ = ["ActivityNetCaptions"]
 
 TASK = ["moment_retrieval"]
-LINES = ("activitynet_{split}_release.jsonl", "activitynet_{split}.jsonl", "activitynet_captions_{split}.jsonl")
+
+
+def name_files(split: str, *documents: str) -> tuple[str, ...]:
+    """Names of the files of a split: documents, or JSON lines."""
+    return (
+        *documents,
+        f"activitynet_{split}_release.jsonl",
+        f"activitynet_{split}.jsonl",
+        f"activitynet_captions_{split}.jsonl",
+    )
 
 
 class ActivityNetCaptions(BenchmarkBuilder):
@@ -36,12 +45,9 @@ class ActivityNetCaptions(BenchmarkBuilder):
 
     SPEC = BENCHMARKS["activitynet_captions"]
     FILES = {
-        split: (*documents, *(name.format(split=split) for name in LINES))
-        for split, documents in {
-            "train": ("train.json",),
-            "val": ("val.json", "val_1.json"),
-            "test": ("test.json", "val_2.json"),
-        }.items()
+        "train": name_files("train", "train.json"),
+        "val": name_files("val", "val.json", "val_1.json"),
+        "test": name_files("test", "test.json", "val_2.json"),
     }
 
     def _info(self) -> datasets.DatasetInfo:

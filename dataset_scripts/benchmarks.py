@@ -1,7 +1,7 @@
 """The settings of each benchmark, in one place; the standard library alone, so that a command line may read them.
 
-To add a benchmark: a builder (a file like `tacos.py`), a spec here, a preset in `r2tuning/training/presets` and an entry
-in `hub_cards/datasets.yaml`.
+To add a benchmark: a builder (a file like `tacos.py`), a spec here, an entry in `hub_cards/datasets.yaml` and, if it has
+a recipe of its own, a preset in `r2tuning/training/presets`.
 """
 
 from collections.abc import Mapping

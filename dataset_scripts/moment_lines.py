@@ -20,7 +20,7 @@ from .reading import AnnotationError, Record, parse_json, read_lines
 
 __all__ = ["holds_moments", "read_lighthouse_lines", "read_moment_lines", "read_records"]
 
-LONGEST_RATED_SEC = 6 * 60 * 60  # since every unit has a row, however few are listed
+LONGEST_RATED_SEC = 6 * 60 * 60  # a limit, because every unit gets a row even where few are listed
 SCALE = BENCHMARKS["qvhighlights"].saliency  # scores in this format are on the scale of QVHighlights
 NUM_ANNOTATORS = 3  # of QVHighlights, for a file without any scores
 ReadLine = Callable[[Record, str, str, Report], dict[str, Any]]

@@ -111,7 +111,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
 
 
 def decode(data: bytes, place: str) -> str:
-    """Decode UTF-8 bytes; `place` says in the error where they come from."""
+    """Decode UTF-8 bytes; the error names their origin, `place`."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -226,10 +226,10 @@ def score_threshold(found: np.ndarray, present: np.ndarray) -> dict[str, Any]:
         "Acc": percent((num_right + num_rejected) / len(present)),
         "Rej-P": percent(precision),
         "Rej-R": percent(recall),
-        "TP": int(num_right),
-        "TN": int(num_rejected),
-        "FP": int(num_false),
-        "FN": int(num_missed),
+        "TP": num_right,
+        "TN": num_rejected,
+        "FP": num_false,
+        "FN": num_missed,
     }
 
 

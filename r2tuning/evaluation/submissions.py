@@ -42,7 +42,7 @@ def read_prediction_file(path: str | os.PathLike, benchmark: str) -> list[dict[s
         document = read_json(path)
         if isinstance(document, dict) and "video2idx" in document:
             _check_tvr(Record(document, str(path)))
-            return read_submission(document)
+            return _convert_tvr(document, path)
         if not isinstance(document, list):
             raise AnnotationError(
                 f"{path}: found a JSON document of another form, expected a list of predictions, or TVR's submission file "
@@ -52,6 +52,13 @@ def read_prediction_file(path: str | os.PathLike, benchmark: str) -> list[dict[s
     for record in records:
         _check_record(record)
     return read_submission([record.fields for record in records])
+
+
+def _convert_tvr(document: dict[str, Any], path: str | os.PathLike) -> list[dict[str, Any]]:
+    try:
+        return read_submission(document)
+    except ValueError as error:  # an index that is not one of `video2idx`
+        raise AnnotationError(f"{path}: {error}") from error
 
 
 def _is_document(path: str | os.PathLike) -> bool:

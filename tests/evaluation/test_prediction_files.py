@@ -6,11 +6,13 @@ import random
 
 import annotation_samples as samples
 import pytest
+import retrieval_samples
 
 from dataset_scripts import AnnotationError, load_vtg_dataset
 from dataset_scripts.loading import find_builder
 from r2tuning.evaluation import run as run_evaluation
 from r2tuning.evaluation.predictions import read_predictions
+from r2tuning.evaluation.submissions import read_prediction_file
 from r2tuning.features import run as run_feature_extraction
 from r2tuning_cli.spelling import spell_options
 
@@ -266,4 +268,33 @@ def test_any_annotation_file_is_read_or_reported(tmp_path, name, form):
 
     for _ in range(FUZZ):
         error = error_of(read, path, mutate(data, draw))
+        assert error is None or str(path) in error
+
+
+@pytest.mark.parametrize("name", retrieval_samples.WRITERS)
+def test_any_annotation_file_of_the_retrieval_benchmarks_is_read_or_reported(tmp_path, name):
+    folder, split = retrieval_samples.write_benchmark(name, tmp_path), retrieval_samples.SPLITS[name][-1]
+    path = next(folder / name for name in find_builder(name).FILES[split] if (folder / name).is_file())
+    draw, data = random.Random(name), path.read_bytes()
+
+    def read(path):
+        load_vtg_dataset(name, split=split, data_files=path, on_error=draw.choice(["raise", "skip"]))
+
+    for _ in range(8):
+        error = error_of(read, path, mutate(data, draw))
+        assert error is None or str(path) in error
+
+
+SUBMISSIONS = {
+    "soccer_gmr": f"{LINE}\n{changed(qid=2, pred_relevant_windows=[[1, 2]])}",
+    "vue_tr": json.dumps([{"query_id": 3, "answer": [[0, 1], []]}, {"query_id": 4, "answer": [[]]}], indent=1),
+    "tvr": json.dumps({"video2idx": {"a": 5}, "VCMR": [{"desc_id": 1, "predictions": [[5, 0.5, 2, 0.9]]}]}),
+}
+
+
+@pytest.mark.parametrize("name", SUBMISSIONS)
+def test_any_submission_is_read_or_reported(tmp_path, name):
+    draw, path = random.Random(name), tmp_path / "submission"
+    for _ in range(200):
+        error = error_of(lambda path: read_prediction_file(path, name), path, mutate(SUBMISSIONS[name].encode(), draw))
         assert error is None or str(path) in error

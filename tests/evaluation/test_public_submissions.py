@@ -192,8 +192,9 @@ MALFORMED = [
 @pytest.mark.parametrize(("name", "text", "message"), MALFORMED)
 def test_a_malformed_file_is_an_error_that_names_the_place(tmp_path, name, text, message):
     path = write_text(tmp_path / "predictions", text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(AnnotationError, match=message) as error:
         read_prediction_file(path, name)
+    assert str(error.value).startswith(str(path))
 
 
 def test_an_error_is_one_line_of_the_command(evaluate, tmp_path):

@@ -75,7 +75,7 @@ def test_gate_of_the_generalized_iou():
 
 
 def test_further_predictions_cost_and_empty_ones_do_not():
-    predictions = [prediction(1, (10, 20), (5, 5), (60, 70), (80, 90))]
+    predictions = [prediction(1, (5, 5), (10, 20), (60, 70), (80, 90))]
     scores = both_modes(predictions, [row(1, (10, 20))])
     assert scores["G-mIoU@1"] == 100
     assert scores["G-mIoU@3"] == 33.33
@@ -126,6 +126,10 @@ def test_reversed_predictions():
     predictions = [prediction(1, (40, 30, 0.9))]
     scores = brief(predictions, [row(1, (10, 20))], match_reference_code=True)
     assert (scores["mAP"], scores["mR@1"], scores["mIoU@1"]) == (100, 0, 0)
+    # It pairs with a moment of another length, at an IoU of 0.
+    references = [row(1, (10, 20), (50, 70))]
+    scores = brief([prediction(1, (40, 30), (50, 70))], references, match_reference_code=True)
+    assert (scores["mIoU@3"], scores["mR@3"]) == (0, 50)
     with pytest.raises(ValueError, match=r"`pred_relevant_windows` of query '1'.*start <= end, got \[40, 30, 0.9\]"):
         brief(predictions, [row(1, (10, 20))])
 

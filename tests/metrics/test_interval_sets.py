@@ -90,6 +90,8 @@ def test_absent_queries():
 def test_reversed_predictions():
     matched = figures([prediction(1, (20, 10))], [row(1, (10, 20))], match_reference_code=True)
     assert matched == pytest.approx([100, 100, 0])
+    dropped = [prediction(1, (20, 10), (30, 40))]
+    assert figures(dropped, [row(1, (30, 40))], match_reference_code=True)[2] == pytest.approx(99.5)
     with pytest.raises(ValueError, match=r"`pred_relevant_windows` of query '1'.*start <= end, got \[20, 10\]"):
         figures([prediction(1, (20, 10))], [row(1, (10, 20))])
 

@@ -1,4 +1,4 @@
-"""What the metrics do at the edges, where the public evaluators have no answer above all."""
+"""Corner cases of the metrics, above all those in which the public evaluators have no answer."""
 
 import copy
 import math
@@ -194,7 +194,7 @@ def test_duplicates():
     first = prediction(windows=[(0, 10, 0.5)], scores=(0.9, 0.1))
     last = prediction(windows=[*wrong, (0, 10, 2.0)])
     brief = compute_scores("qvhighlights", [first, last], [reference()])["brief"]
-    assert brief["MR-full-mAP"] == pytest.approx(100 / 11, abs=0.01)  # behind ten wrong ones; the eleventh is cut
+    assert brief["MR-full-mAP"] == pytest.approx(100 / 11, abs=0.01)  # after ten wrong ones; the eleventh is cut
     assert brief["MR-full-mIoU"] == brief["MR-full-R5@0.3"] == 0
     assert brief["HL-min-Fair-Hit1"] == 100
 
@@ -215,7 +215,7 @@ def test_equal_overlaps_and_empty_intervals():
     assert (point["full"]["MR-mAP"]["0.95"], point["full"]["MR-R1"]["0.3"]) == (100, 0)
     assert all(
         point["brief"][f"MR-{name}-mAP"] is None for name in ("long", "middle", "short")
-    )  # without length: in full alone
+    )  # zero-length moments are only in "full"
 
 
 def test_inputs_stay_unchanged_and_may_be_iterators():
