@@ -47,13 +47,14 @@ def _describe_multi_moment(scores: dict[str, Any]) -> list[tuple[str, Rows]]:
     precisions, ranks = {}, {}
     for name in RANGES:
         figures = scores[name]
-        columns = {"G-mAP": figures["MR-mAP"]["Generalized_mAP"]}
+        # For a range without a query the public evaluator gives zeros under other names.
+        columns = {"G-mAP": figures["MR-mAP"].get("Generalized_mAP")}
         for group, label in GROUP_LABELS.items():
-            columns[label] = figures["MR-mAP"][group]
+            columns[label] = figures["MR-mAP"].get(group)
         precisions[name] = columns
         columns = {}
         for k in NUM_MOMENTS:
-            columns |= {f"mR@{k}": figures[f"MR-mR{k}"], f"mIoU@{k}": figures[f"MR-mIoU@{k}"]}
+            columns |= {f"mR@{k}": figures.get(f"MR-mR{k}"), f"mIoU@{k}": figures.get(f"MR-mIoU@{k}")}
         ranks[name] = columns
     return [("mAP", precisions), ("first k", ranks)]
 

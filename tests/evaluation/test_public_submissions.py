@@ -222,6 +222,17 @@ def test_a_figure_without_queries_is_null_in_the_file_and_a_dash_in_the_table(ev
     assert printed.splitlines()[-1].split() == ["vt", "-", "-", "-", "-"]
 
 
+@pytest.mark.parametrize("options", [[], ["--match-reference-code"]])
+def test_a_range_of_qv_m2_without_a_query_is_printed_as_dashes(evaluate, tmp_path, options):
+    folder = samples.write_benchmark("qv_m2", tmp_path / "data")
+    path = write_json_lines(tmp_path / "predictions", PERFECT["qv_m2"])
+    status, _, printed = evaluate("qv_m2", path, folder, *options)
+    assert status == 0, printed
+    lines = [line.split() for line in printed.splitlines()]
+    assert [line[1] for line in lines if line and line[0] == "short"] == ["100.00", "100.00"]
+    assert [line[1:] for line in lines if line and line[0] == "long"] == [["-"] * 4, ["-"] * 6]
+
+
 def test_groups_of_vue_tr_are_printed_in_the_order_of_their_categories(evaluate, tmp_path):
     folder = samples.write_benchmark("vue_tr", tmp_path / "data")
     path = write_json_lines(tmp_path / "predictions", PERFECT["vue_tr"])
