@@ -60,7 +60,7 @@ def run_variant(folder: Path, options: dict[str, Any], seed: int, budget: Budget
     Raises:
         RuntimeError: A run failed; the message holds the end of its error output.
     """
-    run = folder / _run_name(options, seed, budget)
+    run = folder / run_name(options, seed, budget)
     if (run / RESULT).exists():
         return json.loads((run / RESULT).read_text(encoding="utf-8"))
     model = {**budget.options.get("model", {}), **options.get("model", {})}
@@ -74,7 +74,7 @@ def run_variant(folder: Path, options: dict[str, Any], seed: int, budget: Budget
         "resume": "auto",
     }
     sys.stderr.write(f"{run.name}\n")
-    _run("train/run.py", {"preset": budget.preset, **training})
+    run_script("train/run.py", {"preset": budget.preset, **training})
     result = {"options": options, "seed": seed, **_measure(run, budget)}
     write_text(run / RESULT, json.dumps(result, indent=2) + "\n")
     for checkpoint in (*run.glob("step_*"), run / FINAL, run / "logs"):
@@ -82,7 +82,7 @@ def run_variant(folder: Path, options: dict[str, Any], seed: int, budget: Budget
     return result
 
 
-def _run_name(options: dict[str, Any], seed: int, budget: Budget) -> str:
+def run_name(options: dict[str, Any], seed: int, budget: Budget) -> str:
     """Folder of a run: what sets it apart in words, and a digest of all settings."""
     settings = {"options": options, "seed": seed, **asdict(budget)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
@@ -98,14 +98,14 @@ def _measure(run: Path, budget: Budget) -> dict[str, Any]:
     for split in budget.splits:
         output = run / f"{split}.json"
         options = {"model": str(run / BEST), "benchmark": budget.preset, "split": split, "output": str(output)}
-        _run("train/run_evaluation.py", {**options, **places})
+        run_script("train/run_evaluation.py", {**options, **places})
         document = json.loads(output.read_text(encoding="utf-8"))
         found[split] = {name: document[name] for name in ("scores", "parts") if name in document}
     history = json.loads((run / METRICS).read_text(encoding="utf-8"))
     return {"seconds": sum(history["steps"]["seconds"]), **found}
 
 
-def _run(script: str, options: dict[str, Any]) -> None:
+def run_script(script: str, options: dict[str, Any]) -> None:
     """Run a script of the checkout; a dict is passed as JSON."""
     words = [sys.executable, str(ROOT / script)]
     for name, value in options.items():
@@ -126,4 +126,4 @@ def two_digits(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-__all__ = ["BUDGET_HELP", "SMALL_BUDGET", "Budget", "mean_and_spread", "run_variant", "two_digits"]
+__all__ = ["BUDGET_HELP", "SMALL_BUDGET", "Budget", "mean_and_spread", "run_name", "run_script", "run_variant", "two_digits"]

@@ -10,7 +10,7 @@ either true or false, except for a short time while something moves or grows.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -190,23 +190,32 @@ def combinations_of(split: str) -> tuple[tuple[str, str], ...]:
     return UNSEEN if split == "test_unseen" else SEEN
 
 
-def make_scene(seed: int, split: str, index: int) -> Scene:
+def make_scene(
+    seed: int,
+    split: str,
+    index: int,
+    combinations: Sequence[tuple[str, str]] | None = None,
+    repertoire: Mapping[str, float] = REPERTOIRE,
+) -> Scene:
     """Draw the scene of a video.
 
     Args:
         seed: Seed of the benchmark, at least 0.
         split: One of `SPLITS`.
         index: Number of the video in its split.
+        combinations: Colours and shapes of the objects, at least four; `None` = those of the split.
+        repertoire: Kinds of action and their frequency, at least two that every shape can perform.
     """
     random = random_stream(seed, split, index, 0)
     # Mostly short, so that the benchmark is generated quickly; one in ten is up to 150 s long, as in QVHighlights.
     duration = 2 * int(random.integers(31, 76) if random.random() < 0.1 else random.integers(10, 31))
-    combinations = combinations_of(split)
+    if combinations is None:
+        combinations = combinations_of(split)
     num_objects = random.choice([2, 3, 4], p=[0.3, 0.4, 0.3])
     objects: list[SceneObject] = []
     for number in random.choice(len(combinations), size=num_objects, replace=False):
         color, shape = combinations[number]
-        objects.append(_draw_object(random, color, shape, duration, objects))
+        objects.append(_draw_object(random, color, shape, duration, objects, repertoire))
     objects.sort(key=lambda item: -item.mean_radius)  # the smallest is drawn last, so that it is not hidden
     distractors = [draw_distractor(random, duration) for _ in range(random.integers(0, 3))]
     return Scene(
@@ -294,17 +303,22 @@ def _draw_place(random: np.random.Generator, margin: float) -> float:
 
 
 def _draw_object(
-    random: np.random.Generator, color: str, shape: str, duration: int, others: Sequence[SceneObject]
+    random: np.random.Generator,
+    color: str,
+    shape: str,
+    duration: int,
+    others: Sequence[SceneObject],
+    repertoire: Mapping[str, float],
 ) -> SceneObject:
-    weights = np.array(list(REPERTOIRE.values()))
+    weights = np.array(list(repertoire.values()))
     if shape not in ANGULAR:
-        weights[-1] = 0  # they do not spin
-    repertoire = random.choice(list(REPERTOIRE), size=2, replace=False, p=weights / weights.sum()).tolist()
+        weights[[kind == "spin" for kind in repertoire]] = 0
+    kinds = random.choice(list(repertoire), size=2, replace=False, p=weights / weights.sum()).tolist()
     segments = []
     for start, end in _draw_spells(random, duration):
         pose = None
         for stretch in _divide_spell(random, start, end, duration):
-            segments.append(draw_segment(random, stretch, pose, shape, repertoire, others))
+            segments.append(draw_segment(random, stretch, pose, shape, kinds, others))
             pose = segments[-1].end
     return SceneObject(color, shape, draw_rgb(random, color), tuple(segments))
 
