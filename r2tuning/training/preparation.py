@@ -33,6 +33,8 @@ from r2tuning_cli.training_options import OWN_DATA_FACTS
 
 logger = get_logger(__name__)
 
+LOWER_IS_BETTER = ("EX-FAR@95", "EX-ECE")  # the best model is that of the highest score
+
 # Settings that may differ when a run is resumed: locations, what does not affect the weights, and the number of epochs,
 # which may grow.
 CHANGEABLE_ON_RESUME = frozenset(
@@ -235,8 +237,8 @@ def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig) -> None:
             prediction["pred_exist_score"] = 0.5
         predictions.append(prediction)
     scores = compute_scores(config.benchmark, predictions, rows)["brief"]
-    if scores.get(config.best_metric) is None:
-        known = sorted(name for name, score in scores.items() if score is not None)
+    known = sorted(name for name, score in scores.items() if score is not None and name not in LOWER_IS_BETTER)
+    if config.best_metric not in known:
         raise ValueError(f"`best_metric` must be one of {known}, got {config.best_metric!r}.")
 
 

@@ -145,6 +145,13 @@ def test_a_tiny_model_learns_which_queries_are_absent(absent_options, tmp_path):
     assert roc_auc(logits.tolist(), present) > 0.95
 
 
+@pytest.mark.parametrize("metric", ["EX-FAR@95", "EX-ECE"])
+def test_the_best_model_has_the_highest_score(absent_options, tmp_path, metric):
+    """Of these scores, the lowest is the best."""
+    with pytest.raises(ValueError, match=f"`best_metric` must be one of .*'EX-AUROC'.* got '{metric}'"):
+        make_run(absent_options, output_dir=tmp_path, best_metric=metric)
+
+
 def test_the_score_of_existence_needs_the_head(absent_options, tmp_path):
     with pytest.raises(ValueError, match="`best_metric` must be one of .* got 'EX-AUROC'"):
         make_run({**absent_options, "model": json.dumps(MODEL)}, output_dir=tmp_path)
