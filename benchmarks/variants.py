@@ -126,4 +126,13 @@ def two_digits(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-__all__ = ["BUDGET_HELP", "SMALL_BUDGET", "Budget", "mean_and_spread", "run_name", "run_script", "run_variant", "two_digits"]
+__all__ = [
+    "BUDGET_HELP",
+    "SMALL_BUDGET",
+    "Budget",
+    "mean_and_spread",
+    "run_name",
+    "run_script",
+    "run_variant",
+    "two_digits",
+]

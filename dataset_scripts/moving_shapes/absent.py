@@ -227,7 +227,8 @@ class _Maker:
 
     def _word(self, statement: Statement) -> str:
         if statement.family == "co-presence":
-            return word_pair(*self.random.permutation(statement.names).tolist(), self.random)
+            first, second = self.random.permutation(statement.names).tolist()
+            return word_pair(first, second, self.random)
         if statement.clause is None:
             return word_single(statement.family, statement.names[0], statement.detail, self.random)
         family = "motion" if statement.detail else "presence"

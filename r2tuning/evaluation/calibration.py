@@ -54,7 +54,7 @@ def fit_probability(scores: Sequence[float], present: Sequence[bool]) -> tuple[f
 
 def apply_calibration(score: float, scale: float, bias: float) -> float:
     """The calibrated probability sigmoid(scale * logit(score) + bias)."""
-    return float(_sigmoid(scale * _logit(np.float64(score)) + bias))
+    return float(_sigmoid(scale * _logit(np.asarray(score, np.float64)) + bias))
 
 
 def _check(scores: np.ndarray, present: np.ndarray) -> None:

@@ -59,7 +59,10 @@ BAD_LINES = {
     "existence as a text": (changed(pred_exist_score="0.5"), "`pred_exist_score` is '0.5', expected a number"),
     "NaN as existence": (changed(pred_exist_score=float("nan")), "`pred_exist_score` is nan, expected a number"),
     "true as existence": (changed(pred_exist_score=True), "`pred_exist_score` is True, expected a number"),
-    "two scores of existence": (changed(pred_exist_score=[0.5, 0.5]), r"`pred_exist_score` is \[0.5, 0.5\], expected a num"),
+    "two scores of existence": (
+        changed(pred_exist_score=[0.5, 0.5]),
+        r"`pred_exist_score` is \[0.5, 0.5\], expected a num",
+    ),
     "text in scores": (changed(pred_saliency_scores=["0.5"]), r"`pred_saliency_scores\[0\]` is '0.5', expected a num"),
 }
 

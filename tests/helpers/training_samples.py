@@ -37,7 +37,9 @@ def write_benchmark(folder, clip, num_train=12, num_val=4, seed=0, absent=False)
     for split, count in (("train", num_train), ("val", num_val)):
         lines = []
         for number in range(count):
-            lines += write_video(folder / "cache", f"{split}{number}", len(lines), split, generator, directions, absent)
+            lines += write_video(
+                folder / "cache", f"{split}{number}", len(lines), split, generator, directions, absent
+            )
         path = folder / "annotations" / f"highlight_{split}_release.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     save_clip(clip, folder / "clip")
