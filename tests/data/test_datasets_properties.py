@@ -32,7 +32,8 @@ def records(draw, qid):
         "relevant_windows": windows,
     }
     if draw(st.booleans()):
-        clips = draw(st.lists(st.integers(0, int(duration / 2) - 1), unique=True, max_size=5))
+        most = 5 if windows else 0  # where nothing matches, no unit is relevant
+        clips = draw(st.lists(st.integers(0, int(duration / 2) - 1), unique=True, max_size=most))
         record["relevant_clip_ids"] = clips
         record["saliency_scores"] = [draw(st.lists(st.integers(0, 4), min_size=3, max_size=3)) for _ in clips]
     return record

@@ -83,7 +83,7 @@ def test_a_complete_variant_is_not_run_again(tiny_clip, tmp_path, monkeypatch):
     monkeypatch.setattr(variants.subprocess, "run", lambda words, **options: run_fresh(words[1:]))
     first = variants.run_variant(tmp_path / "runs", {"model": MODEL_CHANGE}, 0, budget)
     assert first["val"]["scores"]["brief"]["MR-full-mAP"] >= 0
-    monkeypatch.setattr(variants, "_run", None)
+    monkeypatch.setattr(variants, "run_script", None)
     assert variants.run_variant(tmp_path / "runs", {"model": MODEL_CHANGE}, 0, budget) == first
     with pytest.raises(TypeError, match="not callable"):
         variants.run_variant(tmp_path / "runs", {"model": MODEL_CHANGE}, 1, budget)
