@@ -10,6 +10,7 @@ from typing import Literal
 
 
 __all__ = [
+    "ABSENT_KINDS",
     "BENCHMARKS",
     "FAMILIES",
     "HARD_FAMILIES",
@@ -18,6 +19,7 @@ __all__ = [
     "UNIT_SEC",
     "BenchmarkSpec",
     "SaliencySpec",
+    "absent_domains",
     "released_benchmarks",
 ]
 
@@ -89,6 +91,14 @@ class BenchmarkSpec:
 MAIN_FAMILIES = ("presence", "co-presence", "place", "size")
 HARD_FAMILIES = ("motion", "order")
 FAMILIES = MAIN_FAMILIES + HARD_FAMILIES
+# Kinds of absent queries; the family "presence" has no hard ones.
+ABSENT_KINDS = ("easy", "binding", "hard")
+
+
+def absent_domains(kinds: tuple[str, ...] = ABSENT_KINDS, families: tuple[str, ...] = FAMILIES) -> tuple[str, ...]:
+    """Domains of the absent queries of Moving Shapes: "family/kind"."""
+    return tuple(f"{family}/{kind}" for family in families for kind in kinds)
+
 
 SPECS = (
     BenchmarkSpec(
@@ -184,6 +194,21 @@ SPECS = (
             "main": MAIN_FAMILIES,
             "hard": HARD_FAMILIES,
             **{family: (family,) for family in FAMILIES},
+        },
+    ),
+    BenchmarkSpec(
+        name="moving_shapes_absent",
+        builder="dataset_scripts.moving_shapes.builder:MovingShapesAbsent",
+        metric="grounding",
+        fps=1.0,
+        nms="hard",
+        parts={
+            "all": FAMILIES + absent_domains(),
+            "main": MAIN_FAMILIES,
+            "hard": HARD_FAMILIES,
+            **{family: (family, *absent_domains(families=(family,))) for family in FAMILIES},
+            # With the present queries, without which no score of existence is defined.
+            **{f"absent-{kind}": FAMILIES + absent_domains(kinds=(kind,)) for kind in ABSENT_KINDS},
         },
     ),
     BenchmarkSpec(

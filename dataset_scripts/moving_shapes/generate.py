@@ -8,12 +8,14 @@ folder OUT receives
 - `videos/{split}_{number}.mp4`;
 - `moving_shapes_{split}.jsonl`: queries with moments and saliency, in the format of QVHighlights, with the family of the
   query as `domain`. The families presence, co-presence, place and size form the main part, motion and order the hard one;
+- `moving_shapes_absent_{split}.jsonl`: queries that are true at no time of their video, with "family/kind" as `domain`;
 - `moving_shapes_summary_{split}.jsonl`: a title for each video and the importance of its shots, as in TVSum.
 
 The splits are train, val, test, and test_unseen, whose five combinations of colour and shape occur in no other split.
 
 A video depends only on the seed, its split and its number, not on the number of processes or of videos. Annotations are
-also independent of the frame size. `scenes.py` draws scenes, `render.py` their pixels, `queries.py` the queries.
+also independent of the frame size. `scenes.py` draws scenes, `render.py` their pixels, `queries.py` the queries that are
+true at some time and `absent.py` the others.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ from tqdm.auto import tqdm
 
 from dataset_scripts.files import claiming, remove_leftovers, writing
 
-from .queries import make_queries, observe, rate_importance, rate_saliency
+from .absent import make_absent_queries
+from .queries import ObjectFacts, Query, make_queries, observe, rate_importance, rate_saliency
 from .render import DEFAULT_SIZE, DEFAULT_TRAIL_SEC, write_video
 from .scenes import SPLITS, make_scene, random_stream
 
@@ -43,7 +46,9 @@ NUM_VIDEOS = {"train": 900, "val": 100, "test": 150, "test_unseen": 50}
 SIZES = (64, 224)
 SETTINGS_FILE = "moving_shapes.json"
 VERSION = 1  # incremented when the same seed gives other videos or annotations than before
-QUERIES, RATINGS, JUDGEMENTS = 1, 2, 3  # purposes of random streams; the scene's is 0
+QUERIES, RATINGS, JUDGEMENTS, ABSENT = 1, 2, 3, 4  # purposes of random streams; the scene's is 0
+# Records of a video: present queries, absent queries, and the summary.
+VideoRows = tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]
 
 
 def generate_moving_shapes(
@@ -92,17 +97,13 @@ def generate_moving_shapes(
     return folder
 
 
-def _write_annotations(
-    folder: Path, jobs: list[tuple[str, int]], results: list[tuple[list[dict[str, Any]], dict[str, Any]]]
-) -> None:
-    queries: dict[str, list[dict[str, Any]]] = {}
-    summaries: dict[str, list[dict[str, Any]]] = {}
-    for (split, _), (rows, summary) in zip(jobs, results, strict=True):
-        queries.setdefault(split, []).extend(rows)
-        summaries.setdefault(split, []).append(summary)
-    for split in queries:
-        _write_lines(folder / f"moving_shapes_{split}.jsonl", queries[split])
-        _write_lines(folder / f"moving_shapes_summary_{split}.jsonl", summaries[split])
+def _write_annotations(folder: Path, jobs: list[tuple[str, int]], results: list[VideoRows]) -> None:
+    rows_of_files: dict[str, list[dict[str, Any]]] = {}
+    for (split, _), (rows, absent, summary) in zip(jobs, results, strict=True):
+        for kind, lines in (("", rows), ("absent_", absent), ("summary_", [summary])):
+            rows_of_files.setdefault(f"moving_shapes_{kind}{split}.jsonl", []).extend(lines)
+    for name, lines in rows_of_files.items():
+        _write_lines(folder / name, lines)
 
 
 def annotate_video(seed: int, split: str, index: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -116,12 +117,10 @@ def annotate_video(seed: int, split: str, index: int) -> tuple[list[dict[str, An
     Returns:
         A record for each query in the format of QVHighlights, and the record of the video's summary.
     """
-    scene = make_scene(seed, split, index)
-    facts = observe(scene)
-    video = {"vid": f"{split}_{index:05d}", "duration": scene.duration_sec}
+    video, facts, queries = _observe(seed, split, index)
     ratings = random_stream(seed, split, index, RATINGS)
     rows = []
-    for number, query in enumerate(make_queries(facts, random_stream(seed, split, index, QUERIES))):
+    for number, query in enumerate(queries):
         saliency = rate_saliency(query, facts, ratings)
         units = np.flatnonzero(query.unit_shares())
         rows.append(
@@ -139,15 +138,47 @@ def annotate_video(seed: int, split: str, index: int) -> tuple[list[dict[str, An
     return rows, {"query": title, **video, "shot_scores": importance.tolist()}
 
 
-def _make_video(
-    videos: Path, seed: int, size: int, trail_sec: float, job: tuple[str, int]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def annotate_absent(seed: int, split: str, index: int) -> list[dict[str, Any]]:
+    """The absent queries of a video: a record for each, without moments and saliency.
+
+    Args:
+        seed: Seed of the benchmark.
+        split: One of `SPLITS`.
+        index: Number of the video in its split.
+    """
+    video, facts, queries = _observe(seed, split, index)
+    random = random_stream(seed, split, index, ABSENT)
+    rows = []
+    for number, query in enumerate(make_absent_queries(facts, queries, split, random)):
+        rows.append(
+            {
+                "qid": f"{video['vid']}_absent_{number}",
+                "query": query.text,
+                **video,
+                "relevant_windows": [],
+                "domain": f"{query.family}/{query.kind}",
+            }
+        )
+    return rows
+
+
+@lru_cache(maxsize=1)  # a video's present and absent queries follow from the same facts
+def _observe(seed: int, split: str, index: int) -> tuple[dict[str, Any], list[ObjectFacts], list[Query]]:
+    """Id and duration of a video, the facts about its objects, and its present queries."""
+    scene = make_scene(seed, split, index)
+    facts = observe(scene)
+    video = {"vid": f"{split}_{index:05d}", "duration": scene.duration_sec}
+    return video, facts, make_queries(facts, random_stream(seed, split, index, QUERIES))
+
+
+def _make_video(videos: Path, seed: int, size: int, trail_sec: float, job: tuple[str, int]) -> VideoRows:
     """Write a video unless it exists, and return its annotations."""
     rows, summary = annotate_video(seed, *job)
+    absent = annotate_absent(seed, *job)
     path = videos / f"{summary['vid']}.mp4"
     if not path.exists():
         write_video(make_scene(seed, *job), path, size=size, trail_sec=trail_sec)
-    return rows, summary
+    return rows, absent, summary
 
 
 @contextmanager
@@ -233,7 +264,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dataset_scripts.moving_shapes",
         description="Generate Moving Shapes, a benchmark of video temporal grounding: videos of coloured shapes with "
-        "queries, moments, saliency and importance. After an interruption, run the command again to continue.",
+        "queries, moments, saliency and importance, and queries that nothing in the video matches. After an "
+        "interruption, run the command again to continue; it keeps the videos that exist.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write")
@@ -257,4 +289,4 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-__all__ = ["NUM_VIDEOS", "SETTINGS_FILE", "annotate_video", "generate_moving_shapes"]
+__all__ = ["NUM_VIDEOS", "SETTINGS_FILE", "annotate_absent", "annotate_video", "generate_moving_shapes"]

@@ -67,6 +67,7 @@ MOTION_PHRASES = {
     "spins": ("{a} spins", "{a} is spinning", "{a} turns around"),
 }
 ORDER_PHRASES = ("{main} {clause}", "{clause} {main}")
+STATE_PHRASES = {"presence": PRESENCE_PHRASES, "place": PLACE_PHRASES, "size": SIZE_PHRASES}
 
 
 def vocabulary() -> tuple[str, ...]:
@@ -182,6 +183,30 @@ def _unit_means(values: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Clause:
+    """A clause of order: after or before the only instant at which an object appears or leaves.
+
+    Attributes:
+        order: "after" or "before".
+        number: Index of the object.
+        change: "appears" or "leaves".
+        frame: The first frame after the change.
+    """
+
+    order: str
+    number: int
+    change: str
+    frame: int
+
+    def covers(self, num_frames: int, margin: int = 0) -> np.ndarray:
+        """`(num_frames,)` bool: the frames on the clause's side of the instant, extended by `margin` frames."""
+        indices = np.arange(num_frames)
+        if self.order == "after":
+            return indices >= self.frame - margin
+        return indices < self.frame + margin
+
+
+@dataclass(frozen=True)
 class Query:
     """A query about a video.
 
@@ -190,6 +215,8 @@ class Query:
         text: The sentence.
         fact: When it is true.
         objects: Indices of the objects in the main sentence, without the object of a clause of order.
+        detail: The side, size or action in the main sentence; empty if it is about presence.
+        clause: For the family "order".
         decides: For the family "order": whether the clause excludes a moment of the main sentence.
     """
 
@@ -197,6 +224,8 @@ class Query:
     text: str
     fact: Fact
     objects: tuple[int, ...]
+    detail: str = ""
+    clause: Clause | None = None
     decides: bool = False
 
     def unit_shares(self) -> np.ndarray:
@@ -212,7 +241,7 @@ def make_queries(facts: list[ObjectFacts], random: np.random.Generator) -> list[
         random: Random numbers that choose the queries and their wording.
     """
     queries = [*_state_queries(facts, random), *_order_queries(facts, random)]
-    queries = [query for query in queries if _is_sound(query.fact)]
+    queries = [query for query in queries if is_sound(query.fact)]
     chosen = []
     for family, number in QUERIES_PER_VIDEO.items():
         of_family = [query for query in queries if query.family == family]
@@ -222,7 +251,7 @@ def make_queries(facts: list[ObjectFacts], random: np.random.Generator) -> list[
     return chosen
 
 
-def _is_sound(fact: Fact) -> bool:
+def is_sound(fact: Fact) -> bool:
     """Whether a query with this truth may be asked."""
     runs = find_runs(fact.true)
     if not 1 <= len(runs) <= MOST_MOMENTS:
@@ -238,44 +267,46 @@ def _is_sound(fact: Fact) -> bool:
     )
 
 
-def _name(name: str, random: np.random.Generator) -> str:
-    return f"{random.choice(['the', 'a'])} {name}"
-
-
 def _state_queries(facts: list[ObjectFacts], random: np.random.Generator) -> Iterator[Query]:
     """All queries of every family but "order", each in one wording."""
     for number, item in enumerate(facts):
-        a = _name(item.name, random)
-        yield Query("presence", random.choice(PRESENCE_PHRASES).format(a=a), item.visible, (number,))
-        for side, fact in item.sides.items():
-            text = random.choice(PLACE_PHRASES).format(a=a, side=side)
-            yield Query("place", text, item.visible & fact, (number,))
-        for size, fact in item.sizes.items():
-            text = random.choice(SIZE_PHRASES).format(a=a, size=size, sized=_name(f"{size} {item.name}", random))
-            yield Query("size", text, item.visible & fact, (number,))
-        for action, fact in item.actions.items():
-            yield Query("motion", random.choice(MOTION_PHRASES[action]).format(a=a), item.visible & fact, (number,))
+        a = _with_article(item.name, random)
+        for family, detail, fact in _single_facts(item):
+            yield Query(family, word_single(family, item.name, detail, random, a), fact, (number,), detail)
         for other in range(number):
             first, second = random.permutation([number, other]).tolist()
-            text = random.choice(COPRESENCE_PHRASES).format(
-                a=_name(facts[first].name, random), b=_name(facts[second].name, random)
-            )
+            text = word_pair(facts[first].name, facts[second].name, random)
             yield Query("co-presence", text, item.visible & facts[other].visible, (first, second))
+
+
+def _single_facts(item: ObjectFacts) -> Iterator[tuple[str, str, Fact]]:
+    """Family, detail and truth of every query about one object."""
+    yield "presence", "", item.visible
+    for family, details in (("place", item.sides), ("size", item.sizes), ("motion", item.actions)):
+        for detail, fact in details.items():
+            yield family, detail, item.visible & fact
 
 
 def _order_queries(facts: list[ObjectFacts], random: np.random.Generator) -> Iterator[Query]:
     """Sentences about one object, limited by the instant at which another appears or leaves, if it does so only once."""
     mains = [query for query in _state_queries(facts, random) if query.family in ("presence", "motion")]
     for query in mains:
-        if len(query.text.split()) <= 3:
-            continue  # a name alone, not a sentence
-        for other, item in enumerate(facts):
-            if other in query.objects or item.visible.uncertain.any():
-                continue
-            for change, frame in _instants(item.visible.true):
-                for order in ("after", "before"):
-                    clause = f"{order} {_name(item.name, random)} {change}"
-                    yield from _limit(query, order == "after", frame, random.choice(ORDER_PHRASES), clause)
+        if not is_sentence(query.text):
+            continue
+        for clause in find_clauses(facts):
+            if clause.number not in query.objects:
+                text = word_order(query.text, clause, facts[clause.number].name, random)
+                yield from _limit(query, clause, text)
+
+
+def find_clauses(facts: list[ObjectFacts]) -> Iterator[Clause]:
+    """Clauses about every instant at which an object clearly appears or leaves."""
+    for number, item in enumerate(facts):
+        if item.visible.uncertain.any():
+            continue
+        for change, frame in _instants(item.visible.true):
+            for order in ("after", "before"):
+                yield Clause(order, number, change, frame)
 
 
 def _instants(visible: np.ndarray) -> list[tuple[str, int]]:
@@ -290,17 +321,58 @@ def _instants(visible: np.ndarray) -> list[tuple[str, int]]:
     return found
 
 
-def _limit(query: Query, after: bool, frame: int, phrase: str, clause: str) -> Iterator[Query]:
-    """The query after or before an instant, unless one of its moments contains it or is within a second of it."""
+def _limit(query: Query, clause: Clause, text: str) -> Iterator[Query]:
+    """The query limited by a clause, unless one of its moments contains the instant or is within a second of it."""
     runs = find_runs(query.fact.true)
-    if any(start - FPS < frame < end + FPS for start, end in runs):
+    if any(start - FPS < clause.frame < end + FPS for start, end in runs):
         return
-    inside = (np.arange(len(query.fact.true)) >= frame) == after
+    inside = clause.covers(len(query.fact.true))
     fact = Fact(query.fact.true & inside, query.fact.uncertain & inside)
     kept = len(find_runs(fact.true))
     if kept:
-        text = phrase.format(main=query.text, clause=clause)
-        yield replace(query, family="order", text=text, fact=fact, decides=kept < len(runs))
+        yield replace(query, family="order", text=text, fact=fact, clause=clause, decides=kept < len(runs))
+
+
+# ---- wording -------------------------------------------------------------------------------------------------------
+
+
+def _with_article(name: str, random: np.random.Generator) -> str:
+    return f"{random.choice(['the', 'a'])} {name}"
+
+
+def word_single(family: str, name: str, detail: str, random: np.random.Generator, a: str | None = None) -> str:
+    """Draw a wording of a query about one object.
+
+    Args:
+        family: Any family except "co-presence" and "order".
+        name: The object, such as "red circle".
+        detail: The side, size or action.
+        random: Random numbers.
+        a: The name with its article; `None` = draw the article.
+    """
+    if a is None:
+        a = _with_article(name, random)
+    phrases = MOTION_PHRASES[detail] if family == "motion" else STATE_PHRASES[family]
+    phrase = random.choice(phrases)
+    sized = _with_article(f"{detail} {name}", random) if family == "size" else ""
+    return phrase.format(a=a, side=detail, size=detail, sized=sized)
+
+
+def word_pair(first: str, second: str, random: np.random.Generator) -> str:
+    """Draw a wording of a query about the co-presence of two objects."""
+    phrase = random.choice(COPRESENCE_PHRASES)
+    return phrase.format(a=_with_article(first, random), b=_with_article(second, random))
+
+
+def word_order(main: str, clause: Clause, name: str, random: np.random.Generator) -> str:
+    """Draw a wording of a clause about the object `name`, before or behind a main sentence."""
+    words = f"{clause.order} {_with_article(name, random)} {clause.change}"
+    return random.choice(ORDER_PHRASES).format(main=main, clause=words)
+
+
+def is_sentence(text: str) -> bool:
+    """Whether a query is more than an article, a colour and a shape, so that a clause can follow it."""
+    return len(text.split()) > 3
 
 
 # ---- annotators ----------------------------------------------------------------------------------------------------
@@ -351,7 +423,7 @@ def rate_importance(facts: list[ObjectFacts], random: np.random.Generator) -> tu
     leniency = random.normal(0, JUDGE_LENIENCY, NUM_JUDGES)
     scores = 1.2 + _unit_means(interest)[:, None] + leniency
     scores = np.rint(scores + random.normal(0, JUDGE_NOISE, scores.shape)).astype(int)
-    return _name(item.name, random), np.clip(scores, 1, 5)
+    return _with_article(item.name, random), np.clip(scores, 1, 5)
 
 
 __all__ = [
@@ -362,16 +434,25 @@ __all__ = [
     "PLACE_PHRASES",
     "PRESENCE_PHRASES",
     "QUERIES_PER_VIDEO",
+    "SHORTEST_SEC",
+    "SIDES",
     "SIDE_EDGE",
     "SIZE_PHRASES",
     "SMALL_EDGE",
+    "Clause",
     "Fact",
     "ObjectFacts",
     "Query",
+    "find_clauses",
     "find_runs",
+    "is_sentence",
+    "is_sound",
     "make_queries",
     "observe",
     "rate_importance",
     "rate_saliency",
     "vocabulary",
+    "word_order",
+    "word_pair",
+    "word_single",
 ]

@@ -185,6 +185,11 @@ def random_stream(seed: int, split: str, index: int, purpose: int) -> np.random.
     return np.random.default_rng([seed, SPLITS.index(split), index, purpose])
 
 
+def combinations_of(split: str) -> tuple[tuple[str, str], ...]:
+    """The combinations of colour and shape that occur in a split."""
+    return UNSEEN if split == "test_unseen" else SEEN
+
+
 def make_scene(seed: int, split: str, index: int) -> Scene:
     """Draw the scene of a video.
 
@@ -196,7 +201,7 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     random = random_stream(seed, split, index, 0)
     # Mostly short, so that the benchmark is generated quickly; one in ten is up to 150 s long, as in QVHighlights.
     duration = 2 * int(random.integers(31, 76) if random.random() < 0.1 else random.integers(10, 31))
-    combinations = UNSEEN if split == "test_unseen" else SEEN
+    combinations = combinations_of(split)
     num_objects = random.choice([2, 3, 4], p=[0.3, 0.4, 0.3])
     objects: list[SceneObject] = []
     for number in random.choice(len(combinations), size=num_objects, replace=False):
@@ -456,6 +461,7 @@ __all__ = [
     "SceneObject",
     "Segment",
     "Shot",
+    "combinations_of",
     "draw_camera",
     "draw_distractor",
     "draw_pose",
