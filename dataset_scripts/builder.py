@@ -57,18 +57,22 @@ class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
         """Yield the examples of a file before cleaning, each with the record it was read from."""
         raise NotImplementedError
 
+    def file_names(self, split: str) -> tuple[str, ...]:
+        """Names of the files of a split in `data_dir`, the preferred one first."""
+        return self.FILES[split]
+
     def find_file(self, split: str) -> str | None:
         """Path of the annotations of a split, or `None`."""
         if self.config.data_files is not None:
             return next(iter(self.config.data_files.get(split, [])), None)
-        return next(iter(find_files(self.config.data_dir, self.FILES[split])), None)
+        return next(iter(find_files(self.config.data_dir, self.file_names(split))), None)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         self._check_config()
         splits = list(self.FILES) if self.config.split is None else [self.config.split]
         paths = {split: self.find_file(split) for split in splits}
         if not any(paths.values()):
-            names = "; ".join(f"{split}: {', '.join(self.FILES[split])}" for split in splits)
+            names = "; ".join(f"{split}: {', '.join(self.file_names(split))}" for split in splits)
             raise FileNotFoundError(
                 f"No annotations of {self.SPEC.name} in '{self.config.data_dir}'. Looked for {names} (also with .gz). "
                 "Pass a file of another name as `data_files`."
@@ -131,6 +135,9 @@ class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
 
     def _add_video(self, example: dict[str, Any], videos: VideoFolder) -> bool:
         """Set the path of the video; whether the example is kept."""
+        if example["video_id"] is None:  # the video is what a query of a hidden split asks for (TVR)
+            example["video"] = None
+            return True
         example["video"] = videos.find(example["video_id"])
         if videos.missing and self.config.missing_videos == "error":
             return False  # loading fails at the end, with an error that counts all missing videos

@@ -43,13 +43,26 @@ def read_records(path: str, report: Report) -> Iterator[Record]:
             yield Record(parse_json(line, path, number), f"{path}, line {number}")
 
 
-def read_moment_lines(path: str, split: str, report: Report) -> Iterator[tuple[Record, dict[str, Any]]]:
-    """Records and examples of a file in the common format."""
+def read_moment_lines(
+    path: str, split: str, report: Report, scores_required: bool = True
+) -> Iterator[tuple[Record, dict[str, Any]]]:
+    """Records and examples of a file in the common format.
+
+    Args:
+        path: The file.
+        split: The split it holds; a test split may be hidden.
+        report: Counts malformed records.
+        scores_required: Whether a line with `relevant_clip_ids` must have `saliency_scores`; if not, the saliency of a
+            line without them is null.
+    """
     annotated = split != "test" or holds_moments(path)
     num_annotators = count_annotators(path)
     for record in read_records(path, report):
         with report.skip_errors():
-            yield record, _read_example(record, annotated, num_annotators)
+            example = _read_example(record, annotated)
+            if scores_required or record.has("saliency_scores"):
+                example["saliency"] = _dense_saliency(record, example["duration_sec"], num_annotators)
+            yield record, example
 
 
 def read_lighthouse_lines(
@@ -83,7 +96,8 @@ def count_annotators(path: str) -> int:
     return NUM_ANNOTATORS
 
 
-def _read_example(record: Record, annotated: bool, num_annotators: int) -> dict[str, Any]:
+def _read_example(record: Record, annotated: bool) -> dict[str, Any]:
+    """The example of a line, without its saliency."""
     if record.has("relevant_windows") and not annotated:
         raise record.error("relevant_windows", "no such field, as in the first line of the file")
     duration = record.duration(record.number("duration", above=0))
@@ -98,7 +112,7 @@ def _read_example(record: Record, annotated: bool, num_annotators: int) -> dict[
         "video_id": record.text("vid"),
         "duration_sec": duration,
         "moments": moments,
-        "saliency": _dense_saliency(record, duration, num_annotators),
+        "saliency": None,
         "domain": None,
     }
 

@@ -21,8 +21,9 @@ from .builder import BenchmarkBuilder
 from .cleaning import Report
 from .features import FEATURES
 from .moment_lines import read_moment_lines
-from .reading import AnnotationError, Record, is_json_lines, read_json
-from .videos import CONTAINERS, VideoFolder
+from .reading import Record, is_json_lines
+from .sentence_lists import read_videos
+from .videos import VideoFolder
 
 
 __all__ = ["TACoS"]
@@ -59,29 +60,13 @@ class TACoS(BenchmarkBuilder):
 
 def read_frames(path: str, report: Report) -> Iterator[tuple[Record, dict[str, Any]]]:
     """Records and examples of a 2D-TAN file, {video: {"timestamps", "sentences", "fps", "num_frames"}}."""
-    for name, content in Record(read_json(path), path).fields.items():
+    for video, video_id, sentences in read_videos(path, "timestamps", "sentences", report):
         with report.skip_errors():
-            video = Record(content, f"{path}, video '{name}'")
-            video_id = Record({"name": _stem(name)}, video.place).text("name")
-            timestamps, sentences = video.items("timestamps"), video.items("sentences")
-            if len(timestamps) != len(sentences):
-                raise AnnotationError(
-                    f"{video.place}: found {len(timestamps)} `timestamps` and {len(sentences)} `sentences`, expected "
-                    "one sentence for each of `timestamps`"
-                )
             fps, num_frames = video.number("fps", above=0), video.number("num_frames", above=0)
             duration = video.duration(num_frames / fps)
-            for number, (interval, sentence) in enumerate(zip(timestamps, sentences, strict=True)):
-                fields = {"timestamps": [interval], "sentence": sentence}
-                record = Record(fields, f"{video.place}, sentence {number}")
+            for number, record in enumerate(sentences):
                 with report.skip_errors():
                     yield record, _read_sentence(record, f"{video_id}_{number}", video_id, fps, duration)
-
-
-def _stem(name: str) -> str:
-    """The name of a video file without its extension."""
-    stem, _, extension = name.rpartition(".")
-    return stem if stem and extension.lower() in CONTAINERS else name
 
 
 def _read_sentence(record: Record, qid: str, video_id: str, fps: float, duration: float) -> dict[str, Any]:

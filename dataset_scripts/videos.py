@@ -10,7 +10,7 @@ from .containers import VideoSource, open_stream
 from .reading import AnnotationError
 
 
-__all__ = ["CONTAINERS", "VideoFacts", "VideoFolder", "index_videos", "probe_video"]
+__all__ = ["CONTAINERS", "VideoFacts", "VideoFolder", "index_videos", "probe_video", "strip_extension"]
 
 # Where an id has several files, the container that comes first here is used.
 CONTAINERS = ("mp4", "mkv", "webm", "avi", "mov", "m4v", "flv", "wmv", "mpg", "mpeg", "ts", "3gp")
@@ -57,6 +57,12 @@ def index_videos(folder: str | os.PathLike) -> dict[str, str]:
     for _, _, path, stem in sorted(found):
         index.setdefault(stem, path)
     return index
+
+
+def strip_extension(name: str) -> str:
+    """The name of a video file without its extension; a name with any other ending stays as it is."""
+    stem, _, extension = name.rpartition(".")
+    return stem if stem and extension.lower() in CONTAINERS else name
 
 
 class VideoFolder:

@@ -26,6 +26,11 @@ DEFAULT_MODEL_LIMITS = (
     "shapes. For real videos pass another `model`: a folder or a name on the Hub, such as one trained with `r2tuning "
     "train`, or the folder that `r2tuning convert` makes from one of the authors' checkpoints."
 )
+NO_EXISTENCE_HEAD = (
+    "`min_probability` has no effect: this model has no existence head, so its answers name moments whether or not anything "
+    "matches the query."
+)
+MIN_PROBABILITY = 0.5  # default of the pipeline: a query is there if that is the likelier case
 
 # Options of a call, by the step that they belong to.
 PREPROCESS = ("fps", "max_frames", "max_pixels", "progress")
@@ -38,6 +43,7 @@ POSTPROCESS = (
     "score_threshold",
     "num_highlights",
     "summary_share",
+    "min_probability",
 )
 OPTIONS = (*PREPROCESS, *FORWARD, *POSTPROCESS)
 
@@ -56,6 +62,10 @@ class VideoGroundingPipeline(Pipeline):
     has `query`, `moments`, `saliency` with `frame_times`, `highlights` and `summary`; see
     `R2TuningProcessor.post_process_video_grounding`, whose options a call takes as well. Moments whose score was set
     to 0 by suppression are left out, unless `score_threshold=None`.
+
+    If the model has an existence head (`config.use_existence_head`), the dict also has `probability`, that anything in the
+    video matches the query, and `found`, whether it is at least `min_probability` (default 0.5). Where it is not, the
+    query is "not there": `moments`, `highlights` and `summary` are empty. `min_probability=None` or 0 keeps them.
 
     As in other pipelines, a dataset is answered while it is read: `for answer in pipe(dataset)`. Its rows have the
     columns `video` and `query`, other columns are ignored; alternatively it is a `KeyDataset` or a column of videos,
@@ -130,6 +140,8 @@ class VideoGroundingPipeline(Pipeline):
             raise TypeError(
                 f"Unknown options of the video-grounding pipeline: {unknown}; allowed are {sorted(OPTIONS)}."
             )
+        if known.get("min_probability") and not self.model.config.use_existence_head:
+            logger.warning_once(NO_EXISTENCE_HEAD)
         preprocess = {name: value for name, value in known.items() if name in PREPROCESS}
         forward = {name: value for name, value in known.items() if name in FORWARD}
         postprocess = {name: value for name, value in known.items() if name in POSTPROCESS}
@@ -162,12 +174,16 @@ class VideoGroundingPipeline(Pipeline):
         return {"outputs": outputs, "queries": inputs["queries"]}
 
     def postprocess(  # type: ignore[override]
-        self, model_outputs: dict[str, Any], score_threshold: float | None = 0.0, **options: Any
+        self,
+        model_outputs: dict[str, Any],
+        score_threshold: float | None = 0.0,
+        min_probability: float | None = MIN_PROBABILITY,
+        **options: Any,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Decode the predictions; the threshold 0 leaves out only suppressed moments."""
         queries = model_outputs["queries"]
         answers = self.processor.post_process_video_grounding(
-            model_outputs["outputs"], score_threshold=score_threshold, **options
+            model_outputs["outputs"], score_threshold=score_threshold, min_probability=min_probability, **options
         )
         if isinstance(queries, str):
             return {"query": queries, **answers[0]}

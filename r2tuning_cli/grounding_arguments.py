@@ -34,8 +34,9 @@ example:
 """
 GROUND_DESCRIPTION = """\
 Find moments in a video. For each query the best moments are printed as a table, followed by the most salient times
-(highlights) and a short summary of the video with respect to the query. Times are minutes:seconds. Scores are between
-0 and 1 and can be compared only between predictions of the same model.
+(highlights) and a short summary of the video with respect to the query. A model with an existence head also gives the
+probability that anything in the video matches the query, and answers "not there" if it is low. Times are minutes:seconds.
+Scores are between 0 and 1 and can be compared only between predictions of the same model.
 """
 EXPLAIN_DESCRIPTION = """\
 Show how a model arrives at its answer to one query. DIR receives three figures: answer.png, saliency and moments over
@@ -178,6 +179,14 @@ def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out moments with a lower score, 0 to 1; none = keep all (default: leave out only moments that were "
         "suppressed to a score of 0)",
     )
+    group.add_argument(
+        "--min-probability",
+        type=score_or_none,
+        default=argparse.SUPPRESS,
+        metavar="P",
+        help="answer \"not there\" to a query if the probability that anything in the video matches it is lower, 0 to 1; "
+        "none = never (default: 0.5). Only for models with an existence head; others always name moments",
+    )
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -194,8 +203,8 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help=f"write everything: up to {MAX_MOMENTS} moments per query (or N of --top, if larger), saliency of every "
-        "frame, highlights, summary; times in seconds. With - it goes to standard output, and the table to standard "
-        "error",
+        "frame, highlights, summary, and the probability if the model gives one; times in seconds. With - it goes to "
+        "standard output, and the table to standard error",
     )
     group.add_argument(
         "--plot",

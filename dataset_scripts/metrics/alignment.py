@@ -1,8 +1,10 @@
 """Matching predictions with references by query, and converting them to arrays; invalid input is refused."""
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,6 +64,52 @@ def predicted_list(record: Mapping, key: str) -> list:
     if not isinstance(value, list | tuple | None):
         raise ValueError(f"`{key}` of query '{query_id(record)}' must be a list, got {str(value)[:MAX_CHARACTERS]}.")
     return list(value or [])
+
+
+def read_predictions(record: Mapping[str, Any], *, allow_reversed: bool = False) -> list[Any]:
+    """The predicted moments of a record, `[start_sec, end_sec]` or `[start_sec, end_sec, score]` each, in list order.
+
+    Args:
+        record: A prediction with `pred_relevant_windows`; missing = none.
+        allow_reversed: Accept moments that end before they start, as the public evaluators do.
+
+    Raises:
+        ValueError: The field is not a list, or a moment is malformed; the query is named.
+    """
+    predictions = predicted_list(record, "pred_relevant_windows")
+    for moment in predictions:
+        if not is_moment(moment) or (moment[1] < moment[0] and not allow_reversed):
+            raise ValueError(
+                f"`pred_relevant_windows` of query '{query_id(record)}' must hold [start, end] or [start, end, score] "
+                f"with finite numbers and start <= end, got {str(moment)[:MAX_CHARACTERS]}."
+            )
+    return predictions
+
+
+def is_moment(moment: Any) -> bool:
+    """Whether a predicted moment consists of two or three finite numbers."""
+    if not isinstance(moment, list | tuple | np.ndarray) or len(moment) not in (2, 3):
+        return False
+    return all(map(is_number, moment))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; booleans are not."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of floating point
+        return False
+
+
+def with_scores(predictions: list[Any]) -> list[list[float]]:
+    """Predicted moments with a score each; a missing score is 1."""
+    scored = []
+    for moment in predictions:
+        score = moment[2] if len(moment) > 2 else 1.0
+        scored.append([*moment[:2], score])
+    return scored
 
 
 def name_queries(qids: list[str]) -> str:
@@ -249,9 +297,13 @@ __all__ = [
     "align",
     "align_saliency",
     "group_by_size",
+    "is_number",
+    "name_queries",
     "pad_rows",
     "predicted_list",
     "query_id",
+    "read_predictions",
     "read_saliency",
     "require",
+    "with_scores",
 ]

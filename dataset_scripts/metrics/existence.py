@@ -24,13 +24,12 @@ a miss on a present query and as a correct rejection on an absent one.
 
 import math
 from collections.abc import Iterable, Mapping
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .alignment import MAX_CHARACTERS, Query, align, query_id
+from .alignment import MAX_CHARACTERS, Query, align, is_number, query_id, read_predictions
 from .average_precision import percent
 
 
@@ -170,7 +169,7 @@ def score_existence(
     if not queries:
         raise ValueError("None of the `references` has `moments`: it is unknown which queries are absent.")
     if match_reference_code:
-        scores = np.array([read_score_as_soccer_gmr(query.predictions[-1]) for query in queries])
+        scores = np.array([soccer_gmr_score(query.predictions[-1])[0] for query in queries])
     else:
         scores = read_scores(queries)
     present = np.array([not query.is_absent for query in queries])
@@ -217,7 +216,7 @@ def read_score(prediction: Mapping[str, Any]) -> float | None:
     value = prediction.get("pred_exist_score")
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if not is_number(value):
         raise ValueError(
             f"`pred_exist_score` of query '{query_id(prediction)}' must be a finite number, got "
             f"{str(value)[:MAX_CHARACTERS]}."
@@ -225,22 +224,28 @@ def read_score(prediction: Mapping[str, Any]) -> float | None:
     return float(value)
 
 
-def read_score_as_soccer_gmr(prediction: Mapping[str, Any]) -> float:
-    """The score by the rule of Soccer-GMR's evaluator.
+def soccer_gmr_score(prediction: Mapping[str, Any]) -> tuple[float, str]:
+    """The score by the rule of Soccer-GMR's evaluator, and where it comes from.
 
-    Whatever `float` converts is taken, also text and booleans. Without it the highest score of the moments that have one
-    is taken, and 0 if there is none.
+    Whatever `float` converts is accepted, also text and booleans ("pred_exist_score"). Otherwise it is the highest score
+    of the moments that have one ("window_score"), and 0 if there is none ("default").
     """
     if "pred_exist_score" in prediction:
         try:
-            return float(prediction["pred_exist_score"])
+            return float(prediction["pred_exist_score"]), "pred_exist_score"
         except (TypeError, ValueError):
             pass  # the evaluator then treats it as missing
+    highest = highest_moment_score(prediction)
+    return (0.0, "default") if highest is None else (highest, "window_score")
+
+
+def highest_moment_score(prediction: Mapping[str, Any]) -> float | None:
+    """The highest score of the predicted moments that have one; `None` if there is none."""
     scores = []
-    for moment in prediction.get("pred_relevant_windows") or []:
+    for moment in read_predictions(prediction, allow_reversed=True):
         if len(moment) > 2:
             scores.append(float(moment[2]))
-    return max(scores, default=0.0)
+    return max(scores, default=None)
 
 
 def _read(scores: ArrayLike, present: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -10,9 +10,14 @@ from typing import Any
 from dataset_scripts.benchmarks import BENCHMARKS
 
 from .alignment import Query, align, query_id
+from .corpus import score_corpus
 from .existence import score_existence
+from .first_moment import score_first_moment
+from .generalized import score_generalized
 from .highlights import score_highlights, score_youtube_highlights
+from .interval_sets import score_interval_sets
 from .moments import score_moments
+from .multi_moment import score_multi_moment
 from .summaries import score_summaries
 
 
@@ -21,6 +26,14 @@ __all__ = ["compute_scores"]
 DOMAIN_METRICS: dict[str, Callable[..., dict[str, float]]] = {
     "highlights": score_youtube_highlights,
     "summaries": score_summaries,
+}
+# Metrics that give "brief" and details.
+BENCHMARK_METRICS: dict[str, Callable[..., dict[str, dict[str, Any]]]] = {
+    "corpus": score_corpus,
+    "first_moment": score_first_moment,
+    "generalized": score_generalized,
+    "interval_sets": score_interval_sets,
+    "multi_moment": score_multi_moment,
 }
 RANGES = ("full", "long", "middle", "short")
 BRIEF_RECALLS = ("0.3", "0.5", "0.7")
@@ -40,20 +53,22 @@ def compute_scores(
     Args:
         benchmark: One of `BENCHMARKS` in `dataset_scripts.benchmarks`, such as "qvhighlights".
         predictions: Records with `qid` (compared as string; else `vid`), `pred_relevant_windows`
-            `[[start_sec, end_sec, score], ...]` and / or `pred_saliency_scores`, one per unit.
+            `[[start_sec, end_sec, score], ...]`, `pred_saliency_scores`, one per unit, and / or `pred_exist_score`. For
+            a corpus also `VCMR`, `SVMR` and `VR` (see `corpus.py`).
         references: Rows of the dataset, with `qid`, `query`, `moments`, `saliency` and `domain`.
-        match_reference_code: Reproduce the released R2-Tuning code in every corner case (table in the package's
-            docstring).
+        match_reference_code: Reproduce the benchmark's public evaluator in every corner case (tables in the package's
+            docstring and in the module of each metric).
         match_number: Both sides must hold the same queries; `False` = score the queries that both sides have.
 
     Returns:
-        Percentages rounded to two decimals. For benchmarks with moments "brief" holds the figures that papers print;
-        then come the tasks that were scored: "HL-min-Fair", "HL-min-Good", "HL-min-VeryGood" for saliency, and "full",
-        "long", "middle", "short", "by_query_length" for moments. For the others "brief" holds `mAP-{domain}` and
-        `mAP-average`.
+        Percentages rounded to two decimals; "brief" holds the figures that papers print, and the details follow. For the
+        metric "grounding" these are "HL-min-Fair", "HL-min-Good", "HL-min-VeryGood" for saliency, and "full", "long",
+        "middle", "short", "by_query_length" for moments; `EX-AUROC`, `EX-FAR@95`, `EX-ECE` and `EX-Rej-F1@0.5` join
+        "brief" where a query is absent and a prediction has `pred_exist_score`. For "highlights" and "summaries" there
+        is only "brief", with `mAP-{domain}` and `mAP-average`. The modules of the other metrics name their figures.
 
     Raises:
-        ValueError: An unknown benchmark, or predictions that cannot be scored (same table); queries are named.
+        ValueError: An unknown benchmark, or predictions that cannot be scored (same tables); queries are named.
 
     Examples:
         >>> scores = compute_scores(
@@ -73,6 +88,8 @@ def compute_scores(
     metric = BENCHMARKS[benchmark].metric
     if metric in DOMAIN_METRICS:
         return {"brief": DOMAIN_METRICS[metric](predictions, references, **options)}
+    if metric in BENCHMARK_METRICS:
+        return BENCHMARK_METRICS[metric](predictions, references, **options)
     return score_grounding(predictions, references, **options)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import logging
 import sys
 
 from modeling_r2tuning.files_r2tuning import check_replaceable, writing
@@ -15,9 +16,11 @@ from r2tuning.visualization.explain import (
     plot_word_attention,
     word_attention,
 )
-from r2tuning.visualization.timeline import import_figure, plot_grounding
+from r2tuning.visualization.timeline import format_probability, import_figure, plot_grounding
 from r2tuning_cli.programs import option_names
 
+
+logger = logging.getLogger(__name__)
 
 PICTURE_DPI = 150
 
@@ -39,8 +42,12 @@ def _explain(args: argparse.Namespace) -> int:
         pipe = load_pipeline(args)
         check_word_attention(pipe.model)
         subject = (pipe.model, pipe.processor, video, args.query)
+        answer = pipe(video, query=args.query)
+        if "probability" in answer:
+            probability = format_probability(answer["probability"])
+            logger.info("the probability that anything in the video matches the query is %s", probability)
         figures = {
-            "answer": plot_grounding(pipe(video, query=args.query), video),
+            "answer": plot_grounding(answer, video),
             "attention": plot_word_attention(word_attention(*subject)),
             "similarity": plot_layer_similarity(layer_similarity(*subject)),
         }

@@ -15,14 +15,20 @@ from modeling_r2tuning.video_io_r2tuning import iter_video_frames
 from modeling_r2tuning.video_source_r2tuning import display_name
 from r2tuning.commands.shared import check_model_options, cut_moments, load_pipeline, model_name, open_video
 from r2tuning.terminal import progress_bar, report, write_line
-from r2tuning.visualization.timeline import format_time, import_figure, plot_grounding
+from r2tuning.visualization.timeline import (
+    format_absence,
+    format_probability,
+    format_time,
+    import_figure,
+    plot_grounding,
+)
 from r2tuning_cli.defaults import MAX_MOMENTS
 from r2tuning_cli.programs import option_names
 
 
 logger = logging.getLogger(__name__)
 
-PIPELINE_OPTIONS = ("fps", "nms", "round_to", "score_threshold", "window_sec")
+PIPELINE_OPTIONS = ("fps", "min_probability", "nms", "round_to", "score_threshold", "window_sec")
 STANDARD_OUTPUT = Path("-")
 
 
@@ -76,14 +82,18 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def format_answer(answer: dict[str, Any], top: int) -> str:
-    """A table of the best moments of a query, its highlights and its summary."""
+    """A table of the best moments of a query, its highlights and its summary; one line if it is not there."""
     query = " ".join(answer["query"].split())
-    lines = [f"Query: {query}", "  rank      start        end  score"]
+    absence = format_absence(answer)
+    if absence is not None:
+        return f"Query: {query}\n  {absence}"
+    lines = [f"Query: {query}"]
+    if "probability" in answer:
+        lines.append(f"  probability: {format_probability(answer['probability'])}")
+    lines.append("  rank      start        end  score" if answer["moments"] else "  no moments")
     for rank, moment in enumerate(answer["moments"][:top], 1):
         start, end = format_time(moment["start"]), format_time(moment["end"])
         lines.append(f"  {rank:>4} {start:>10} {end:>10}  {moment['score']:.3f}")
-    if not answer["moments"]:
-        lines[1] = "  no moments"
     highlights = (f"{format_time(frame['time'])} ({frame['score']:.2f})" for frame in answer["highlights"])
     lines.append(f"  highlights: {_join(highlights)}")
     summary = (f"{format_time(span['start'])}-{format_time(span['end'])}" for span in answer["summary"])

@@ -17,6 +17,7 @@ from modeling_r2tuning.video_source_r2tuning import LocalCopy, file_stem, local_
 from r2tuning.checks import check_model_type, choose_device
 from r2tuning.released.resolve import check_original, resolve_checkpoint
 from r2tuning.terminal import progress_bar
+from r2tuning.visualization.timeline import format_absence
 
 
 logger = logging.getLogger(__name__)
@@ -67,9 +68,12 @@ def open_video(args: argparse.Namespace) -> contextlib.AbstractContextManager[st
 def cut_moments(
     answers: list[dict[str, Any]], video: str | LocalCopy, duration_sec: float, folder: Path, top: int
 ) -> None:
-    """Write the best moments of each query as clips, named so that they sort by query and rank."""
+    """Write the best moments of each query as files, named so that they sort by query and rank."""
     moments = []
     for query, answer in enumerate(answers, 1):
+        absence = format_absence(answer)
+        if absence is not None:
+            logger.info("nothing is cut for query %d: %s", query, absence)
         for rank, moment in enumerate(answer["moments"][:top], 1):
             moments.append((query, rank, moment["start"], min(moment["end"], duration_sec)))
     digits = max(2, len(str(max(top, len(answers)))))

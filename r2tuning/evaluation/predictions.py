@@ -38,7 +38,8 @@ def read_predictions(path: str | os.PathLike) -> list[dict[str, Any]]:
 
     Args:
         path: File of lines such as `{"qid": 1, "vid": "a", "pred_relevant_windows": [[start, end, score], ...],
-            "pred_saliency_scores": [...]}`, times in seconds; either of the last two may be absent.
+            "pred_saliency_scores": [...], "pred_exist_score": 0.9}`, times in seconds; each of the last three may be
+            absent.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -58,6 +59,8 @@ def _check_prediction(record: Record) -> dict[str, Any]:
         record.intervals("pred_relevant_windows", "[start, end, score] triple")
     if record.has("pred_saliency_scores"):
         record.numbers("pred_saliency_scores")
+    if record.has("pred_exist_score"):
+        record.number("pred_exist_score")
     return record.fields
 
 
@@ -138,7 +141,8 @@ def predict(
             about it and yields no predictions for them.
 
     Yields:
-        A prediction in the common form for each query, grouped by video.
+        A prediction in the common form for each query, grouped by video; with `pred_exist_score`, the probability that
+        anything matches, if the model has an existence head.
 
     Raises:
         ValueError: A video or its features cannot be read.
@@ -206,6 +210,8 @@ def _to_prediction(row: dict[str, Any], answer: dict[str, Any], spec: BenchmarkS
         prediction["pred_relevant_windows"] = moments
     if row["task"] != ["moment_retrieval"]:
         prediction["pred_saliency_scores"] = _unit_saliency(row, answer, spec)
+    if "probability" in answer:
+        prediction["pred_exist_score"] = answer["probability"]
     return prediction
 
 
@@ -257,6 +263,8 @@ def _find_reason(read: Callable[..., Any], row: dict[str, Any], cache: FeatureCa
 
 
 def _open_video(row: dict[str, Any], cache: FeatureCache | None) -> None:
+    if row["video_id"] is None:
+        raise ValueError("the annotation names no video to ground it in.")
     if cache is not None:
         cache.video(row["video_id"])
     elif row["video"] is not None:

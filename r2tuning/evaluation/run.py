@@ -36,6 +36,12 @@ PART_COLUMNS = {
     "mAP": "MR-full-mAP",
     "HIT@1": "HL-min-VeryGood-Hit1",
 }
+EXISTENCE_COLUMNS = {
+    "AUROC": "EX-AUROC",
+    "FAR@95": "EX-FAR@95",
+    "ECE": "EX-ECE",
+    "Rej-F1@0.5": "EX-Rej-F1@0.5",
+}
 RANGES = ("full", "short", "middle", "long")
 LEVELS = {"HL-min-Fair": "Fair", "HL-min-Good": "Good", "HL-min-VeryGood": "VeryGood"}
 
@@ -186,17 +192,32 @@ def evaluate(
 
 def score_parts(
     benchmark: str, predictions: list[dict[str, Any]], rows: list[dict[str, Any]]
-) -> dict[str, dict[str, float]]:
-    """Scores of each part of a benchmark that has queries among `rows`; unanswered queries count as zero."""
+) -> dict[str, dict[str, float | None]]:
+    """Scores of each part of a benchmark that has queries among `rows`; unanswered queries count as zero.
+
+    Existence is scored where a part has absent queries. If it has no others, they are compared with all present queries.
+    """
     by_qid = {prediction["qid"]: prediction for prediction in predictions}
-    scores = {}
+    all_present = [row for row in rows if row["moments"]]
+    briefs: dict[str, dict[str, float | None]] = {}
     for part, families in BENCHMARKS[benchmark].parts.items():
         some = [row for row in rows if row["domain"] in families]
         if not some:
             continue
+        has_present = any(row["moments"] for row in some)
+        if not has_present:
+            some += all_present
         answered = [by_qid[row["qid"]] for row in some if row["qid"] in by_qid]
         brief = compute_scores(benchmark, answered, some)["brief"]
-        scores[part] = {column: brief[name] for column, name in PART_COLUMNS.items()}
+        if not has_present:
+            brief = {name: value for name, value in brief.items() if name in EXISTENCE_COLUMNS.values()}
+        briefs[part] = brief
+    columns = dict(PART_COLUMNS)
+    if any("EX-AUROC" in brief for brief in briefs.values()):
+        columns |= EXISTENCE_COLUMNS
+    scores = {}
+    for part, brief in briefs.items():
+        scores[part] = {column: brief.get(name) for column, name in columns.items()}
     return scores
 
 
@@ -247,7 +268,10 @@ def format_scores(document: dict[str, Any]) -> str:
     if levels:
         columns = {label: {"mAP": part["HL-mAP"], "HIT@1": part["HL-Hit1"]} for label, part in levels.items()}
         tables.append(_table("highlights", columns))
-    if set(scores) == {"brief"}:
+    existence = {column: scores["brief"][name] for column, name in EXISTENCE_COLUMNS.items() if name in scores["brief"]}
+    if existence:
+        tables.append(_table("existence", {"all": existence}))
+    elif set(scores) == {"brief"}:
         domains = {name.removeprefix("mAP-"): {"mAP": value} for name, value in scores["brief"].items()}
         tables.append(_table("domain", domains))
     return "\n\n".join(tables) + "\n"

@@ -48,6 +48,8 @@ Job = VideoJob | QueryJob
 def plan_jobs(rows: Iterable[dict[str, Any]], fps: float | str, with_queries: bool) -> list[Job]:
     """One job for each query and each video of a dataset, queries first.
 
+    A query of a hidden split may name no video: then it has only a job of its own.
+
     Args:
         rows: Examples in the schema of `dataset_scripts.features`.
         fps: Frames per second, or `r2tuning.features.settings.ONE_PER_UNIT`.
@@ -61,6 +63,8 @@ def plan_jobs(rows: Iterable[dict[str, Any]], fps: float | str, with_queries: bo
     for row in rows:
         if with_queries:
             queries[row["qid"], row["query"]] = QueryJob(row["qid"], row["query"])
+        if row["video_id"] is None:
+            continue
         job = _plan_video(row, fps)
         if videos.setdefault(job.id, job) != job and job.exact:
             raise ValueError(

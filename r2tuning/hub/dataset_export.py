@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from importlib import metadata
@@ -26,6 +27,8 @@ from r2tuning.hub.repository import Repository, describe_error, publish, retry
 
 
 CARD_RULES = CardRules(always=("counts", "making"), kept=frozenset({"language", "license", "pretty_name"}))
+# Characters that `datasets` refuses in the name of a configuration, which is the name of a folder as well.
+UNSAFE_CHARACTERS = re.compile(r'[<>:/\\|?*"\x00-\x1f]')
 # Upper bounds of the Hub's size categories, in rows of all splits.
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
 
@@ -48,7 +51,8 @@ def export_dataset(
         repo_id: Repository in the card's example; defaults to the name of the folder.
 
     Returns:
-        The folder. Benchmarks with domains have a configuration for each domain and `all`, the others `default`.
+        The folder. Benchmarks with domains have a configuration for each domain and `all`, the others `default`. Domains
+        of several categories, such as "long/phrase/vision", have one for each first category.
 
     Raises:
         ValueError: Unknown benchmark or malformed annotations.
@@ -177,17 +181,25 @@ class _LineCollector(logging.Handler):
 
 def _split_by_domain(splits: DatasetDict) -> dict[str, dict[str, Dataset]]:
     """Datasets by configuration and split; splits without a row of a domain are left out."""
-    rows: dict[str, dict[str, list[int]]] = {}  # row numbers by domain and split
+    rows: dict[str, dict[str, list[int]]] = {}  # row numbers by configuration and split
     for split, dataset in splits.items():
         for row, domain in enumerate(dataset["domain"]):
             if domain is not None:
-                rows.setdefault(domain, {}).setdefault(split, []).append(row)
+                rows.setdefault(_config_name(domain), {}).setdefault(split, []).append(row)
     if not rows:
         return {"default": dict(splits)}
     configs = {"all": dict(splits)}
-    for domain in sorted(rows):
-        configs[domain] = {split: splits[split].select(numbers) for split, numbers in rows[domain].items()}
+    for config in sorted(rows):
+        configs[config] = {split: splits[split].select(numbers) for split, numbers in rows[config].items()}
     return configs
+
+
+def _config_name(domain: str) -> str:
+    """Name of the configuration that holds a domain, such as "long" for "long/phrase/vision"."""
+    name = UNSAFE_CHARACTERS.sub("_", domain.partition("/")[0]).strip(". ")
+    if name in ("", "all"):  # no folder, or the configuration of all domains
+        return f"{name}_"
+    return name
 
 
 def _make_card(name: str, configs: dict[str, dict[str, Dataset]], log: list[str], repo_id: str) -> DatasetCard:
@@ -230,15 +242,29 @@ def _size_category(num_rows: int) -> str:
 
 
 def _count_table(splits: dict[str, Dataset]) -> str:
-    """Markdown table with a line for each split."""
-    lines = ["| split | queries | videos | moments | mean duration (s) |", "|---|---|---|---|---|"]
+    """Markdown table with a line for each split; it counts queries without a moment where there are any."""
+    annotated, num_absent = {}, {}
+    for split, dataset in splits.items():
+        annotated[split] = [moments for moments in dataset["moments"] if moments is not None]
+        num_absent[split] = annotated[split].count([])
+    columns = ["split", "queries", "videos", "moments", "mean duration (s)"]
+    if any(num_absent.values()):
+        columns.append("queries that nothing matches")
+    lines = [_table_line(columns), "|---" * len(columns) + "|"]
     for split, dataset in splits.items():
         durations = dict(zip(dataset["video_id"], dataset["duration_sec"], strict=True))
-        annotated = [moments for moments in dataset["moments"] if moments is not None]
-        num_moments = f"{sum(map(len, annotated)):,}" if annotated else "-"
-        mean = sum(durations.values()) / max(len(durations), 1)
-        lines.append(f"| {split} | {len(dataset):,} | {len(durations):,} | {num_moments} | {mean:.1f} |")
+        durations.pop(None, None)  # the video of a hidden split
+        mean = f"{sum(durations.values()) / len(durations):.1f}" if durations else "-"
+        num_moments = f"{sum(map(len, annotated[split])):,}" if annotated[split] else "-"
+        cells = [split, f"{len(dataset):,}", f"{len(durations):,}", num_moments, mean]
+        if len(columns) > len(cells):
+            cells.append(f"{num_absent[split]:,}")
+        lines.append(_table_line(cells))
     return "\n".join(lines)
+
+
+def _table_line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _version() -> str:

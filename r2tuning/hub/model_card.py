@@ -18,7 +18,7 @@ MOMENT_RETRIEVAL = "moment-retrieval"
 TASK = "Video temporal grounding"
 PIPELINE_TAG = "video-text-to-text"  # the closest to ours among the tasks of the Hub
 # How the names of measures begin; the rest of a score's name is what it was measured on ("MR-full-R1@0.5", "mAP-dog").
-MEASURES = ("R1@", "R5@", "mAP", "mIoU", "Hit1")
+MEASURES = ("R1@", "R5@", "mAP", "mIoU", "Hit1", "AUROC", "FAR@", "ECE", "F1@")
 
 
 @dataclass

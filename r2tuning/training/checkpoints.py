@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, save_checkpoint
 from modeling_r2tuning.files_r2tuning import remove_leftovers
-from modeling_r2tuning.loading_r2tuning import WEIGHTS
+from modeling_r2tuning.loading_r2tuning import PROCESSOR, WEIGHTS
 from modeling_r2tuning.method_lora_r2tuning import is_lora, load_lora
 from r2tuning.json_files import read_json, write_json
 from r2tuning.training.checksums import copy_checksums, find_damage, write_checksums
@@ -38,6 +38,7 @@ logger = get_logger(__name__)
 
 STATE = "training_state"  # folder inside a checkpoint
 PROGRESS_FILE = f"{STATE}/progress.json"
+CALIBRATION = ("existence_scale", "existence_bias")  # settings of the processor that training fits
 
 
 @dataclass
@@ -208,7 +209,7 @@ class CheckpointFolder:
         return None
 
     def load(self, checkpoint: Path, *, exact: bool = True) -> Progress:
-        """Restore model, optimizer and random state from a checkpoint.
+        """Restore model, calibration, optimizer and random state from a checkpoint.
 
         Args:
             checkpoint: A checkpoint that `find` returned.
@@ -224,6 +225,7 @@ class CheckpointFolder:
             _deviate(exact, f"'{checkpoint}' was written by {progress.num_processes} processes, {now}")
             progress.num_processes = self.accelerator.num_processes
         self._load_weights(checkpoint)
+        self._load_calibration(checkpoint)
         self.accelerator.load_state(str(checkpoint / STATE))
         # accelerate does not report a random state that it could not restore.
         random_state = checkpoint / STATE / f"random_states_{self.accelerator.process_index}.pkl"
@@ -244,6 +246,13 @@ class CheckpointFolder:
                 raise ValueError(
                     f"'{checkpoint}' belongs to another model: it lacks weights that this one trains, such as '{name}'."
                 )
+
+    def _load_calibration(self, checkpoint: Path) -> None:
+        """Restore what earlier evaluations fitted; the processor's other settings come from the run's settings."""
+        settings = read_json(checkpoint / PROCESSOR)
+        for name in CALIBRATION:
+            if name in settings:  # not in checkpoints of earlier versions
+                setattr(self.processor, name, settings[name])
 
     def _has_random_state(self, path: Path) -> bool:
         """Whether the random generators of this process are in the state that a file holds."""

@@ -1,11 +1,15 @@
 """Evaluation of the model during training, shared among the training processes."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 
 from dataset_scripts.metrics import compute_scores
+from modeling_r2tuning import R2TuningProcessor
+from r2tuning.evaluation.calibration import apply_calibration, fit_probability
 from r2tuning.evaluation.predictions import predict
 from r2tuning.training.signals import StopSignals
 from r2tuning.training.training_run import TrainingRun
@@ -17,7 +21,8 @@ logger = get_logger(__name__)
 def evaluate(run: TrainingRun, signals: StopSignals) -> bool:
     """Score the model on the evaluation split, and record the scores in progress and history.
 
-    A signal ends the evaluation early; it is then due again when the run is resumed.
+    If the model has an existence head, its probability is calibrated before it is scored. A signal ends the
+    evaluation early; it is then due again when the run is resumed.
 
     Returns:
         Whether the model is the best so far.
@@ -25,7 +30,8 @@ def evaluate(run: TrainingRun, signals: StopSignals) -> bool:
     Raises:
         ValueError: A video cannot be read while `config.missing_videos` is "error", or no video can be read.
     """
-    predictions, failures = predict_share(run, run.eval_rows, signals)
+    with uncalibrated(run.processor):
+        predictions, failures = predict_share(run, run.eval_rows, signals)
     failures = gather_object(failures)
     if run.any_process(signals.number is not None):
         return False
@@ -33,8 +39,53 @@ def evaluate(run: TrainingRun, signals: StopSignals) -> bool:
         raise ValueError(f"The evaluation failed: {failures[0]}")
     predictions = gather_object(predictions)
     _leave_out_unanswered(run, predictions)
+    if run.accelerator.unwrap_model(run.model).config.use_existence_head:
+        calibrate(run, predictions)
     scores = compute_scores(run.config.benchmark, predictions, run.eval_rows)["brief"]
     return _record_scores(run, scores)
+
+
+@contextlib.contextmanager
+def uncalibrated(processor: R2TuningProcessor) -> Iterator[None]:
+    """Let the probability be sigmoid(logit), so that a fit does not depend on earlier ones."""
+    scale, bias = processor.existence_scale, processor.existence_bias
+    processor.existence_scale, processor.existence_bias = 1.0, 0.0
+    try:
+        yield
+    finally:
+        processor.existence_scale, processor.existence_bias = scale, bias
+
+
+def calibrate(run: TrainingRun, predictions: list[dict[str, Any]]) -> None:
+    """Fit the two numbers of the probability, set them on the processor, and calibrate `pred_exist_score`.
+
+    If the queries are all present or all absent, the processor keeps its numbers. Every process has the predictions of all
+    processes and takes them in the order of the rows, so all get the same numbers, whatever their number.
+
+    Args:
+        run: The run, whose processor is saved with the next checkpoint.
+        predictions: Uncalibrated predictions of `run.eval_rows`; changed in place.
+    """
+    by_qid = {prediction["qid"]: prediction for prediction in predictions}
+    scores, present = [], []
+    for row in run.eval_rows:
+        if row["moments"] is not None:
+            scores.append(by_qid[row["qid"]]["pred_exist_score"])
+            present.append(len(row["moments"]) > 0)
+    processor = run.processor
+    if len(set(present)) == 2:
+        processor.existence_scale, processor.existence_bias = fit_probability(scores, present)
+        formula = f"sigmoid({processor.existence_scale:.3g} * logit {processor.existence_bias:+.3g})"
+        logger.info(f"epoch {run.epoch}: the probability that a query is there is {formula}")
+    else:
+        logger.warning_once(
+            "The evaluation split does not have both present and absent queries, so the probability that a query is there "
+            "is not calibrated."
+        )
+    for prediction in predictions:
+        prediction["pred_exist_score"] = apply_calibration(
+            prediction["pred_exist_score"], processor.existence_scale, processor.existence_bias
+        )
 
 
 def _record_scores(run: TrainingRun, scores: dict[str, Any]) -> bool:
@@ -100,4 +151,4 @@ def predict_share(
     return predictions, failures
 
 
-__all__ = ["evaluate", "predict_share"]
+__all__ = ["calibrate", "evaluate", "predict_share", "uncalibrated"]

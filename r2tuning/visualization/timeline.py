@@ -29,6 +29,7 @@ TOP, LEFT, RIGHT = 0.1, 0.85, 0.3
 STRIP_HEIGHT = (0.5, 1.2)  # smallest and largest; in between, as the proportions of the frames require
 TITLE_HEIGHT = 0.42
 CURVE_HEIGHT = 1.0
+TITLE_MIDDLE = 1.12  # of the query above a curve, as a share of the curve's height
 LANE_HEIGHT = 0.2  # of a row of bars
 BOTTOM = 0.5
 LABEL_WIDTH = 0.62  # of the rank and score of a moment
@@ -36,6 +37,7 @@ PLOT_WIDTH = WIDTH - LEFT - RIGHT
 
 CURVE_COLOR, MOMENT_COLOR, HIGHLIGHT_COLOR = "#35618f", "#d1495b", "#e09f1f"
 TRUTH_COLOR = "#3a7d44"
+ABSENT_COLOR = "#aaaaaa"  # the saliency curve of a query that nothing matches
 TEXT_COLOR, RULE_COLOR = "#555555", "#999999"
 
 
@@ -50,7 +52,8 @@ def plot_grounding(
     """Draw answers on the time axis of the video: frames, then a saliency curve and moments for each query (Figure 6).
 
     Moments are bars labelled with rank and score; the better the moment, the more opaque its bar. In the curve, the best
-    moment is shaded and dots mark the highlights.
+    moment is shaded and dots mark the highlights. The probability that anything matches a query stands to its left;
+    where an answer has `found=False`, the curve is grey and "not there" is written across it.
 
     Args:
         answers: One answer of the pipeline, or several about the same video.
@@ -112,6 +115,18 @@ def format_time(time_sec: float) -> str:
     """Format a time as minutes and seconds with one decimal: "1:02.5"; an hour is 60 minutes."""
     tenths = round(time_sec * 10)
     return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"
+
+
+def format_probability(probability: float) -> str:
+    """Format a probability in percent, rounded to whole numbers: "12 %"."""
+    return f"{100 * probability:.0f} %"
+
+
+def format_absence(answer: dict[str, Any]) -> str | None:
+    """Say that nothing in the video matches a query, with the probability: "not there (12 %)"; else `None`."""
+    if answer.get("found", True):
+        return None
+    return f"not there ({format_probability(answer['probability'])})"
 
 
 def assign_lanes(moments: list[dict[str, float]], duration_sec: float) -> list[int]:
@@ -212,10 +227,12 @@ def _draw_curve(axes: "Axes", answer: dict[str, Any]) -> None:
     saliency = np.array([*answer["saliency"], answer["saliency"][-1]])
     low, high = float(saliency.min()), float(saliency.max())
     margin = 0.12 * (high - low) or 0.1  # a flat curve needs room too
+    absence = format_absence(answer)
+    color = CURVE_COLOR if absence is None else ABSENT_COLOR
     for moment in answer["moments"][:1]:
         axes.axvspan(moment["start"], moment["end"], color=MOMENT_COLOR, alpha=0.12, linewidth=0)
-    axes.fill_between(times, saliency, low - margin, color=CURVE_COLOR, alpha=0.15, linewidth=0)
-    axes.plot(times, saliency, color=CURVE_COLOR, linewidth=1.6)
+    axes.fill_between(times, saliency, low - margin, color=color, alpha=0.15, linewidth=0)
+    axes.plot(times, saliency, color=color, linewidth=1.6)
     highlight_times = [highlight["time"] for highlight in answer["highlights"]]
     highlight_scores = [highlight["score"] for highlight in answer["highlights"]]
     axes.scatter(
@@ -230,9 +247,29 @@ def _draw_curve(axes: "Axes", answer: dict[str, Any]) -> None:
     axes.set_ylim(low - margin, high + margin)
     ticks = sorted({low, high})
     axes.set_yticks(ticks, [f"{tick:.2f}" for tick in ticks])
-    _label_row(axes, "saliency", 0.5)
+    # A flat curve has its one tick in the middle.
+    _label_row(axes, "saliency", 0.5 if low < high else 0.8)
     title = textwrap.shorten(answer["query"], TITLE_LENGTH, placeholder=" ...")
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=5, parse_math=False)
+    if absence is not None:
+        _draw_absence(axes, absence)
+    elif "probability" in answer:
+        _label_row(axes, f"there: {format_probability(answer['probability'])}", TITLE_MIDDLE)
+
+
+def _draw_absence(axes: "Axes", text: str) -> None:
+    """Write across a curve that the query is not there; on white, so that no line runs through the letters."""
+    ground = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": RULE_COLOR}
+    axes.annotate(
+        text,
+        (0.5, 0.5),
+        xycoords="axes fraction",
+        ha="center",
+        va="center",
+        fontsize=12,
+        fontweight="bold",
+        bbox=ground,
+    )
 
 
 def _draw_truth(axes: "Axes", truth: list[tuple[float, float]]) -> None:
@@ -295,4 +332,11 @@ def _tick_step(duration_sec: float) -> float:
     return duration_sec / MAX_TICKS
 
 
-__all__ = ["assign_lanes", "format_time", "import_figure", "plot_grounding"]
+__all__ = [
+    "assign_lanes",
+    "format_absence",
+    "format_probability",
+    "format_time",
+    "import_figure",
+    "plot_grounding",
+]

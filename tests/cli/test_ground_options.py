@@ -33,6 +33,7 @@ from r2tuning_cli.main import main
         (("--round-to", "none"), {"round_to": None}),
         (("--score-threshold", "0.25"), {"score_threshold": 0.25}),
         (("--score-threshold", "none"), {"score_threshold": None}),
+        (("--min-probability", "none"), {"min_probability": None}),
         (("--top", "60"), {"max_moments": 60}),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from video_samples import write_video
 
-from r2tuning.visualization.timeline import assign_lanes, format_time, plot_grounding
+from r2tuning.visualization.timeline import ABSENT_COLOR, CURVE_COLOR, assign_lanes, format_time, plot_grounding
 
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib")
@@ -104,6 +104,32 @@ def test_queries_are_shown_literally(video, tmp_path):
     title = figure.axes[1].get_title("left")
     assert title.startswith(r"$5 \frac and_so on very")
     assert title.endswith(" ...")
+
+
+def test_a_query_that_is_not_there_has_a_grey_curve_and_says_so(video, tmp_path):
+    there = {**make_answer("first"), "probability": 0.934, "found": True}
+    absent = {**make_answer("second", moments=()), "highlights": [], "probability": 0.12, "found": False}
+    figure = plot_grounding([there, absent, make_answer("third")], video, tmp_path / "plot.png")
+    _, first, _, second, moments, third, _ = figure.axes
+    texts = [text.get_text() for text in second.texts]
+    assert texts == ["saliency", "not there (12 %)"]
+    assert [text.get_text() for text in moments.texts] == ["no moments"]
+    assert [text.get_text() for text in first.texts] == ["saliency", "there: 93 %"]
+    assert [text.get_text() for text in third.texts] == ["saliency"]
+    colors = [axes.lines[0].get_color() for axes in (first, second, third)]
+    assert colors == [CURVE_COLOR, ABSENT_COLOR, CURVE_COLOR]
+
+
+def test_the_probability_has_room_beside_query_and_truth(video):
+    answer = {**make_answer("WOMAN MAN " * 20), "probability": 1.0}
+    figure = plot_grounding(answer, video, truths=[[(4.0, 9.0)]])
+    figure.canvas.draw()
+    curve = figure.axes[1]
+    boxes = {text.get_text(): text.get_window_extent() for text in curve.texts}
+    probability = boxes["there: 100 %"]
+    assert 0 <= probability.x0
+    assert probability.x1 < curve._left_title.get_window_extent().x0
+    assert probability.y0 >= boxes["truth"].y1
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])

@@ -6,6 +6,9 @@ from collections import Counter
 import pytest
 
 from dataset_scripts import load_vtg_dataset
+from dataset_scripts.activitynet_captions import read_captions
+from dataset_scripts.cleaning import Report
+from dataset_scripts.moment_lines import read_moment_lines
 from dataset_scripts.splits import TVSUM
 from dataset_scripts.videos import VideoFacts
 from dataset_scripts.youtube_highlights import read_folder
@@ -241,6 +244,112 @@ def write_tables(folder, target):
     (target / "ydata-tvsum50-info.tsv").write_text("\n".join(info))
     (target / "ydata-tvsum50-anno.tsv").write_text("\n".join(anno))
     return target
+
+
+# ---- benchmarks with absent queries, several moments, or a corpus ----
+
+
+@pytest.mark.parametrize(
+    ("labels", "split", "queries", "absent", "one", "moments", "videos", "actions", "repeats"),
+    [
+        ("standard", "train", 4138, 2002, 1423, 3038, 1369, 20, 24),
+        ("standard", "val", 465, 210, 165, 365, 127, 18, 5),
+        ("full", "val", 2235, 1109, 733, 1648, 564, 29, 1),  # 618 names of videos, before extensions are removed
+    ],
+)
+def test_soccer_gmr(load, labels, split, queries, absent, one, moments, videos, actions, repeats):
+    dataset, summary = load("soccer_gmr", split, domain=labels)
+    sizes = Counter(map(len, dataset["moments"]))
+    assert (len(dataset), len(set(dataset["qid"])), sizes[0], sizes[1]) == (queries, queries, absent, one)
+    assert sum(dataset_moments := list(map(len, dataset["moments"]))) == moments
+    assert max(dataset_moments) == (4 if (labels, split) == ("standard", "val") else 6)
+    assert (len(set(dataset["video_id"])), len(set(dataset["domain"]))) == (videos, actions)
+    assert f"{repeats} examples say the same as an earlier one; {absent:,} examples have no moment" in summary
+    assert (
+        ("2,159 file extensions removed" in summary) == ("1 lists of moments sorted" in summary) == (labels == "full")
+    )
+
+
+def test_standard_videos_of_soccer_gmr_are_full_ones(load):
+    standard, full = (load("soccer_gmr", "val", domain=labels)[0] for labels in ("standard", "full"))
+    assert set(standard["video_id"]) < set(full["video_id"])
+
+
+def test_qv_m2(load):
+    dataset, summary = load("qv_m2", "val")
+    sizes = Counter(map(len, dataset["moments"]))
+    assert (len(dataset), len(set(dataset["video_id"])), sizes[1], sizes[2]) == (1779, 1546, 1082, 322)
+    assert sum(map(len, dataset["moments"])) == 3516
+    assert summary.endswith("val.jsonl.gz")  # nothing to clean
+    known = {row["qid"]: row for row in load("qvhighlights", "val")[0]}
+    new = [row for row in dataset if row["qid"] not in known]
+    assert len(new) == 229
+    assert all(row["saliency"] is None and row["task"] == ["moment_retrieval"] for row in new)
+    assert [row for row in dataset if row["saliency"] is not None] == [
+        known[qid] for qid in dataset["qid"] if qid in known
+    ]
+
+
+def test_tvr(load):
+    dataset, summary = load("tvr", "val")
+    assert (len(dataset), len(set(dataset["qid"])), len(set(dataset["video_id"]))) == (10895, 10895, 2179)
+    assert Counter(dataset["domain"]) == {"v": 8097, "t": 964, "vt": 1834}
+    assert set(Counter(dataset["video_id"]).values()) == {5}
+    assert summary.split("; ")[1:] == [
+        "1,469 queries stripped of whitespace",
+        "16 examples say the same as an earlier one",
+    ]
+    hidden, _ = load("tvr", "test")
+    assert len(hidden) == 5445
+    for column in ("video_id", "duration_sec", "moments", "domain"):
+        assert set(hidden[column]) == {None}
+
+
+def test_vue_tr(load):
+    dataset, summary = load("vue_tr", "test")
+    assert (len(dataset), len(set(dataset["video_id"]))) == (1598, 424)
+    assert dataset["qid"][:] == list(map(str, range(1598)))
+    assert Counter(map(len, dataset["moments"]))[1] == 1140
+    assert sum(map(len, dataset["moments"])) == 2984
+    lengths, forms, modalities = (
+        Counter(part) for part in zip(*(d.split("/") for d in dataset["domain"]), strict=True)
+    )
+    assert lengths == {"ultra-short": 183, "short": 439, "medium": 427, "long": 396, "ultra-long": 153}
+    assert forms == {"keyword": 496, "phrase": 513, "sentence": 589}
+    assert modalities == {"vision": 562, "audio": 288, "vision+audio": 748}
+    assert (min(dataset["duration_sec"]), max(dataset["duration_sec"])) == (29.304, 5084.892)
+    assert summary.endswith("VUE-TR_ground_truth.json.gz")  # nothing to clean
+
+
+def test_activitynet_captions(load):
+    dataset, summary = load("activitynet_captions", "train")
+    assert (len(dataset), len(set(dataset["video_id"]))) == (37421 - 63, 10009 - 22)  # without those below 5 s
+    assert summary.split("; ")[1:] == [
+        "25,731 queries stripped of whitespace",
+        "63 examples of videos below 5 s dropped",
+        "2 moments with end before start swapped",
+        "261 ends cut to the duration",
+        "1,451 moments shorter than 2 s widened",
+    ]
+    assert max(dataset["duration_sec"]) == 755.11
+
+
+def test_activitynet_captions_forms_hold_the_same_sentences(shared_data):
+    """Before cleaning: the lines have fewer ends after the duration, as their numbers are rounded."""
+    folder, report = shared_data / "activitynet_captions", Report("x")
+    release = [example for _, example in read_captions(folder / "val.json.gz", report)]
+    lines = [example for _, example in read_moment_lines(folder / "activitynet_val_release.jsonl.gz", "val", report)]
+    assert len(release) == len({row["qid"] for row in release}) == 17505
+    assert len({row["video_id"] for row in release}) == 4917
+    assert max(len(row["query"].split()) for row in release) == 82
+    assert [row.pop("qid") for row in lines] == list(map(str, range(37421, 37421 + 17505)))
+    for row, other in zip(release, lines, strict=True):
+        [[start, end]], [[other_start, other_end]] = row["moments"], other["moments"]
+        numbers, others = (row["duration_sec"], start, end), (other["duration_sec"], other_start, other_end)
+        assert numbers == pytest.approx(others, abs=0.011)
+        assert (row["query"], row["video_id"]) == (other["query"], other["video_id"])
+    counts = [sum(row["moments"][0][1] > row["duration_sec"] for row in rows) for rows in (release, lines)]
+    assert counts == [134, 5]
 
 
 # ---- Ego4D-NLQ (made up, in the shape of the official files) ----

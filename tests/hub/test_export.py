@@ -8,6 +8,7 @@ import textwrap
 
 import huggingface_hub
 import pytest
+import retrieval_samples
 from annotation_samples import SPLITS, write_benchmark
 from datasets import load_dataset
 from fresh_python import run_fresh
@@ -74,6 +75,56 @@ def test_card_has_licence_counts_and_changes(exported, name):
         assert f"| {split} | {len(dataset):,} | {len(set(dataset['video_id'])):,} |" in card
         assert re.search(rf"^- {name}.* {split}: {len(dataset):,} examples read from", card, re.MULTILINE)
     assert str(data_dir) not in card, "the card would show where the files lay on the maker's machine"
+
+
+@pytest.mark.parametrize("name", retrieval_samples.WRITERS)
+def test_absent_queries_hidden_videos_and_domains_with_blanks_and_slashes_come_back(name, tmp_path):
+    data_dir = retrieval_samples.write_benchmark(name, tmp_path / "data")
+    folder = export.export_dataset(name, tmp_path / "out", data_dir=data_dir)
+    config = None if name in ("qv_m2", "activitynet_captions") else "all"
+    for split, expected in load_vtg_dataset(name, data_dir=data_dir).items():
+        loaded = load_dataset(str(folder), config, split=split, cache_dir=tmp_path)
+        assert loaded.features == expected.features
+        assert list(loaded) == list(expected)
+        assert list(load_dataset(str(folder), config, split=split, streaming=True)) == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "configs"),
+    [
+        ("soccer_gmr", "val", {"corner kick": 3, "foul committed": 3}),
+        ("tvr", "val", {"t": 2, "v": 2, "vt": 2}),
+        ("vue_tr", "test", {"ultra-long": 1, "ultra-short": 1}),
+        ("timelens_bench", "test", {"activitynet": 4, "charades": 4, "qvhighlights": 4}),
+    ],
+)
+def test_a_configuration_has_the_rows_of_its_domains(name, split, configs, tmp_path):
+    data_dir = retrieval_samples.write_benchmark(name, tmp_path / "data")
+    folder = export.export_dataset(name, tmp_path / "out", data_dir=data_dir)
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == sorted([*configs, "all"])
+    for config, num_rows in configs.items():
+        loaded = load_dataset(str(folder), config, split=split, cache_dir=tmp_path)
+        assert len(loaded) == num_rows
+        assert {domain.partition("/")[0] for domain in loaded["domain"]} == {config}
+
+
+@pytest.mark.parametrize(
+    ("domain", "config"),
+    [("a/b", "a"), ("a b", "a b"), ('a:*"b', "a___b"), ("../x", "_"), ("..", "_"), ("/x", "_"), ("all", "all_")],
+)
+def test_every_domain_has_a_configuration_with_a_safe_name(domain, config):
+    assert export._config_name(domain) == config
+
+
+def test_card_counts_queries_that_nothing_matches(exported, tmp_path):
+    data_dir = retrieval_samples.write_benchmark("soccer_gmr", tmp_path / "data")
+    card = (export.export_dataset("soccer_gmr", tmp_path / "out", data_dir=data_dir) / "README.md").read_text()
+    assert "| split | queries | videos | moments | mean duration (s) | queries that nothing matches |" in card
+    assert "| val | 6 | 2 | 6 | 20.0 | 2 |" in card
+    tvr = retrieval_samples.write_benchmark("tvr", tmp_path / "tvr")
+    card = (export.export_dataset("tvr", tmp_path / "tvr_out", data_dir=tvr) / "README.md").read_text()
+    assert "| test | 6 | 0 | - | - |" in card
+    assert "that nothing matches |" not in (exported["tacos"][1] / "README.md").read_text()
 
 
 def test_code_of_the_card_runs(exported, tmp_path, monkeypatch):

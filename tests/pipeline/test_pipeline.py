@@ -257,6 +257,7 @@ NOT_ALLOWED = {
     "round_to": (0, -1.0, float("nan"), "second"),
     "max_moments": (0, 1.5, None, "3"),
     "score_threshold": (-0.1, 1.1, float("nan"), "low"),
+    "min_probability": (-0.1, 1.1, float("nan"), "half", True),
     "num_highlights": (-1, 1.5, None),
     "summary_share": (0, 1.5, None, float("nan")),
 }
@@ -283,7 +284,8 @@ def test_values_that_stand_for_the_default_are_allowed(options, grounder, sample
 
 def test_every_option_has_a_rule():
     settings = inspect.signature(R2TuningProcessor.post_process_video_grounding).parameters.keys()
-    assert RULES.keys() == NOT_ALLOWED.keys() == {*OPTIONS, "num_workers"}
+    assert NOT_ALLOWED.keys() == {*OPTIONS, "num_workers"}
+    assert RULES.keys() == {*NOT_ALLOWED, "existence_scale", "existence_bias"}  # the latter only of the processor
     assert settings - {"self", "outputs", "duration_sec"} <= RULES.keys()
 
 
