@@ -70,6 +70,9 @@ CLAUSE_WEIGHTS = {
     ("after", "leaves"): 1.0,
     ("before", "appears"): 1.0,
 }
+# Weight of names of binding queries that share a word with the other name in the query. A name whose colour and shape
+# are in the video would share one with another object of the video more often than that object's companions do.
+SHARED_WORD_WEIGHT = 0.03
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,10 @@ class _Maker:
         """Add `source` with the name of an object that is not there; whether there is one."""
         names = [self.facts[number].name for number in source.objects]
         place = int(self.random.integers(len(names)))
-        statements = []
+        others = names[:place] + names[place + 1 :]
+        if source.clause is not None:
+            others.append(self.facts[source.clause.number].name)
+        statements, weights = [], []
         for name in self.renamings[kind]:
             if source.detail == "spins" and not _can_spin(name):
                 continue
@@ -210,9 +216,12 @@ class _Maker:
             statement = Statement(source.family, tuple(names), source.detail, source.clause)
             if statement not in self.asked:
                 statements.append(statement)
+                shares = any(_share_word(name, other) for other in others)
+                weights.append(SHARED_WORD_WEIGHT if shares and kind == "binding" else 1.0)
         if not statements:
             return False
-        self._add(statements[self.random.integers(len(statements))], kind)
+        chosen = self.random.choice(len(statements), p=np.array(weights) / sum(weights))
+        self._add(statements[chosen], kind)
         return True
 
     def _add(self, statement: Statement, kind: str) -> None:
@@ -237,6 +246,11 @@ def _possible(item: ObjectFacts, family: str, detail: str = "") -> np.ndarray:
         return item.radius > 0
     facts = {"place": item.sides, "size": item.sizes, "motion": item.actions}[family]
     return facts[detail].true | facts[detail].uncertain
+
+
+def _share_word(name: str, other: str) -> bool:
+    """Whether two names have the same colour or the same shape."""
+    return not set(name.split()).isdisjoint(other.split())
 
 
 def _can_spin(name: str) -> bool:

@@ -113,4 +113,4 @@ def _fit_logistic(inputs: np.ndarray, targets: np.ndarray, offset: np.ndarray | 
     return weights
 
 
-__all__ = ["apply_calibration", "fit_probability"]
+__all__ = ["SMALLEST_SCALE", "apply_calibration", "fit_probability"]

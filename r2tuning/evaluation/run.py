@@ -195,23 +195,16 @@ def score_parts(
 ) -> dict[str, dict[str, float | None]]:
     """Scores of each part of a benchmark that has queries among `rows`; unanswered queries count as zero.
 
-    Existence is scored where a part has absent queries. If it has no others, they are compared with all present queries.
+    If any part has absent queries and scores for them, all parts have the columns of existence.
     """
     by_qid = {prediction["qid"]: prediction for prediction in predictions}
-    all_present = [row for row in rows if row["moments"]]
     briefs: dict[str, dict[str, float | None]] = {}
     for part, families in BENCHMARKS[benchmark].parts.items():
         some = [row for row in rows if row["domain"] in families]
         if not some:
             continue
-        has_present = any(row["moments"] for row in some)
-        if not has_present:
-            some += all_present
         answered = [by_qid[row["qid"]] for row in some if row["qid"] in by_qid]
-        brief = compute_scores(benchmark, answered, some)["brief"]
-        if not has_present:
-            brief = {name: value for name, value in brief.items() if name in EXISTENCE_COLUMNS.values()}
-        briefs[part] = brief
+        briefs[part] = compute_scores(benchmark, answered, some)["brief"]
     columns = dict(PART_COLUMNS)
     if any("EX-AUROC" in brief for brief in briefs.values()):
         columns |= EXISTENCE_COLUMNS

@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 
 from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningProcessor
-from r2tuning.evaluation.calibration import apply_calibration, fit_probability
+from r2tuning.evaluation.calibration import SMALLEST_SCALE, apply_calibration, fit_probability
 from r2tuning.evaluation.predictions import predict
 from r2tuning.training.signals import StopSignals
 from r2tuning.training.training_run import TrainingRun
@@ -59,32 +59,39 @@ def uncalibrated(processor: R2TuningProcessor) -> Iterator[None]:
 def calibrate(run: TrainingRun, predictions: list[dict[str, Any]]) -> None:
     """Fit the two numbers of the probability, set them on the processor, and calibrate `pred_exist_score`.
 
-    If the queries are all present or all absent, the processor keeps its numbers. Every process has the predictions of all
-    processes and takes them in the order of the rows, so all get the same numbers, whatever their number.
+    If all queries are present, or all absent, the processor keeps its numbers. Every process has the predictions of all
+    processes and takes them in the order of the rows, so the numbers are the same in each and for any number of processes.
 
     Args:
         run: The run, whose processor is saved with the next checkpoint.
         predictions: Uncalibrated predictions of `run.eval_rows`; changed in place.
     """
-    by_qid = {prediction["qid"]: prediction for prediction in predictions}
-    scores, present = [], []
-    for row in run.eval_rows:
-        if row["moments"] is not None:
-            scores.append(by_qid[row["qid"]]["pred_exist_score"])
-            present.append(len(row["moments"]) > 0)
     processor = run.processor
-    if len(set(present)) == 2:
+    by_qid = {prediction["qid"]: prediction for prediction in predictions}
+    rows = [row for row in run.eval_rows if row["moments"] is not None]
+    scores = [by_qid[row["qid"]]["pred_exist_score"] for row in rows]
+    present = [len(row["moments"]) > 0 for row in rows]
+    if any(present) and not all(present):
         processor.existence_scale, processor.existence_bias = fit_probability(scores, present)
-        formula = f"sigmoid({processor.existence_scale:.3g} * logit {processor.existence_bias:+.3g})"
-        logger.info(f"epoch {run.epoch}: the probability that a query is there is {formula}")
+        _report_calibration(run)
     else:
         logger.warning_once(
-            "The evaluation split does not have both present and absent queries, so the probability that a query is there "
-            "is not calibrated."
+            "The evaluation split does not have both present and absent queries: the probability that a query is there is "
+            "not calibrated."
         )
     for prediction in predictions:
         prediction["pred_exist_score"] = apply_calibration(
             prediction["pred_exist_score"], processor.existence_scale, processor.existence_bias
+        )
+
+
+def _report_calibration(run: TrainingRun) -> None:
+    scale, bias = run.processor.existence_scale, run.processor.existence_bias
+    logger.info(f"epoch {run.epoch}: a query is there with probability sigmoid({scale:.3g} * logit {bias:+.3g})")
+    if scale == SMALLEST_SCALE:
+        logger.warning(
+            "The logits are not higher for present queries than for absent ones, so every query gets about the same "
+            "probability."
         )
 
 

@@ -479,7 +479,7 @@ def test_summaries_have_the_schema(benchmark_folder):
 
 def test_annotations_do_not_depend_on_the_frame_size(benchmark_folder, tmp_path):
     generate_moving_shapes(tmp_path, seed=3, num_videos={"test_unseen": 1}, size=96, trail_sec=0)
-    for kind in ("", "summary_"):
+    for kind in ("", "absent_", "summary_"):
         file = f"moving_shapes_{kind}test_unseen.jsonl"
         assert filecmp.cmp(benchmark_folder / file, tmp_path / file, shallow=False)
 
@@ -505,8 +505,12 @@ def test_the_command_writes_a_benchmark_and_reports_errors(tmp_path, capsys):
     assert main([str(tmp_path), "--seed", "3", "--processes", "1", *numbers]) == 0
     assert capsys.readouterr().out == f"{tmp_path}\n"
     assert list_files(tmp_path) == [
-        "moving_shapes.json", "moving_shapes_summary_val.jsonl", "moving_shapes_val.jsonl", "videos/val_00000.mp4"
-    ]  # fmt: skip
+        "moving_shapes.json",
+        "moving_shapes_absent_val.jsonl",
+        "moving_shapes_summary_val.jsonl",
+        "moving_shapes_val.jsonl",
+        "videos/val_00000.mp4",
+    ]
     assert len((tmp_path / "moving_shapes_summary_val.jsonl").read_text().splitlines()) == 1
     assert main([str(tmp_path), "--seed", "4", *numbers]) == 2
     assert "Choose a new folder" in capsys.readouterr().err

@@ -81,5 +81,15 @@ def test_presets_match_the_published_recipe(name):
     assert shared == (1e-4, 35, 0.001, "step", "fp16")
 
 
+def test_absent_queries_leave_as_many_present_ones_in_a_step():
+    """The preset with absent queries differs from the other only in the existence head and in what the share 40 % asks."""
+    present, absent = read_preset("moving_shapes"), read_preset("moving_shapes_absent")
+    assert absent.pop("model") == {**present.pop("model"), "use_existence_head": True}
+    sizes = {name: (present.pop(name), absent.pop(name)) for name in ("batch_size", "queries_per_video")}
+    assert sizes == {"batch_size": (36, 60), "queries_per_video": (6, 10)}
+    assert (present.pop("benchmark"), absent.pop("benchmark")) == ("moving_shapes", "moving_shapes_absent")
+    assert present == absent
+
+
 def test_every_benchmark_has_a_preset():
-    assert set(preset_names()) == {*PUBLISHED, "moving_shapes"}
+    assert set(preset_names()) == {*PUBLISHED, "moving_shapes", "moving_shapes_absent"}
