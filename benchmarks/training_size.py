@@ -34,15 +34,10 @@ VIDEOS = {"train": 500, "test": 100}
 METRIC = "MR-full-R1@0.5"
 # All but the size are settings of Moving Shapes, which a new model needs and a loaded one brings.
 MODEL = {"hidden_size": 128, "dropout": 0.0, "initial_pooling_scale": 1.0, "save_backbone": True, "fps": 1.0}
-OPTIONS = {
-    "learning-rate": 1e-3,
-    "mixed-precision": "bf16",
-    "num-workers": 1,
-    "queries-per-video": 6,
-    "batch-size": 36,
-}
-EPOCHS = {50: 60, 500: 20, 5000: 8}
-SOURCE_EPOCHS = 8
+OPTIONS = {"mixed-precision": "bf16", "num-workers": 1, "queries-per-video": 4}  # quick on a CPU
+SOURCE_OPTIONS = {"epochs": 8, "learning-rate": 1e-3}
+MOST_EPOCHS = 30
+EPOCHS = {50: MOST_EPOCHS, 500: MOST_EPOCHS, 5000: 10}
 COLORS = {"from scratch": "#d1495b", "--init-from": "#35618f"}
 
 
@@ -149,7 +144,7 @@ def extract(folder: Path, domain: Domain, backbone: str) -> dict[str, str]:
     """Extract the features of a domain into one cache.
 
     Returns:
-        Options of `train/run.py` that name videos' features and the table to score on.
+        Options of `train/run.py` that name the features, the whole table and the table to score on.
     """
     tables = {
         "data-file": table_path(folder, domain.name, "train"),
@@ -161,7 +156,7 @@ def extract(folder: Path, domain: Domain, backbone: str) -> dict[str, str]:
         words += [f"--{name}", table]
     command = [sys.executable, "train/run_feature_extraction.py", *words, "--fps", MODEL["fps"]]
     subprocess.run([str(word) for word in command], cwd=ROOT, check=True)
-    return {"features": str(cache), "val-file": str(tables["val-file"])}
+    return {"features": str(cache), **{name: str(table) for name, table in tables.items()}}
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------
@@ -170,46 +165,57 @@ def extract(folder: Path, domain: Domain, backbone: str) -> dict[str, str]:
 def main() -> None:
     """Run what is missing, then print the table, write JSON and draw the picture."""
     args = make_parser().parse_args()
-    features = {}
+    data = {}
     for domain in (SOURCE, TARGET):
         write_domain(args.output, domain)
-        features[domain.name] = extract(args.output, domain, args.backbone)
+        data[domain.name] = extract(args.output, domain, args.backbone)
     counts = write_sizes(args.output, args.sizes)
-    scratch = {"backbone": args.backbone, "model": MODEL}
-    source_table = str(table_path(args.output, SOURCE.name, "train"))
-    source = train(args, features[SOURCE.name], {**scratch, "data-file": source_table, "epochs": SOURCE_EPOCHS}, 0)
+    runs = args.output / "runs"
+    scratch = {"backbone": args.backbone}
+    source = train(runs, {**data[SOURCE.name], **scratch}, SOURCE_OPTIONS, seed=0)
+    starts = {"from scratch": scratch, "--init-from": {"init-from": source["checkpoint"]}}
     lines = []
     for size in args.sizes:
-        table = {"data-file": str(table_path(args.output, TARGET.name, str(size))), "epochs": EPOCHS.get(size, 20)}
-        starts = {"from scratch": scratch, "--init-from": {"init-from": source["checkpoint"]}}
-        for start, options in starts.items():
-            runs = [train(args, features[TARGET.name], {**table, **options}, seed) for seed in args.seeds]
-            lines.append(_line(size, counts[size], start, runs))
-    report = {"seeds": args.seeds, "source_on_target": score_source(source, features[TARGET.name]), "rows": lines}
-    write_text(args.output / "training_size.json", format_report(report))
-    draw(lines, report["source_on_target"], args.output / "training_size.png")
-    sys.stdout.write(format_table(lines))
+        table = {"data-file": str(table_path(args.output, TARGET.name, str(size)))}
+        options = {"epochs": EPOCHS.get(size, MOST_EPOCHS), "learning-rate": args.learning_rate}
+        for start, weights in starts.items():
+            places = {**data[TARGET.name], **table, **weights}
+            results = [train(runs, places, options, seed) for seed in args.seeds]
+            lines.append(_line(size, counts[size], start, results))
+    untrained = score_source(source["checkpoint"], data[TARGET.name])
+    write_text(args.output / "training_size.json", format_report({"source_on_target": untrained, "rows": lines}))
+    draw(lines, untrained, args.output / "training_size.png")
+    sys.stdout.write(f"{format_table(lines)}\nwithout training on the target: {two_digits(untrained)}\n")
 
 
-def train(args: argparse.Namespace, data: dict[str, str], options: dict[str, Any], seed: int) -> dict[str, Any]:
+def train(runs: Path, places: dict[str, str], options: dict[str, Any], seed: int) -> dict[str, Any]:
     """Train one model and score its last epoch.
+
+    Args:
+        runs: Folder of all runs.
+        places: Options of `train/run.py` that name tables, features, and CLIP or the checkpoint to start from.
+        options: Its other options.
+        seed: Seed of the run.
 
     Returns:
         "score", "seconds" of training and "checkpoint", the model's folder.
     """
-    budget = Budget("custom", data, (), {**OPTIONS, "eval-epochs": options["epochs"]})
-    result = run_variant(args.output / "runs", options, seed, budget)
-    run = args.output / "runs" / run_name(options, seed, budget)
+    shared = {**OPTIONS, "eval-epochs": options["epochs"]}
+    if "init-from" not in places:
+        shared["model"] = MODEL
+    budget = Budget("custom", places, (), shared)
+    result = run_variant(runs, options, seed, budget)
+    run = runs / run_name(options, seed, budget)
     history = json.loads((run / METRICS).read_text(encoding="utf-8"))
     score = history["evaluations"][-1]["scores"][METRIC]
     return {"score": score, "seconds": result["seconds"], "checkpoint": str(run / BEST)}
 
 
-def score_source(source: dict[str, Any], data: dict[str, str]) -> float:
+def score_source(checkpoint: str, places: dict[str, str]) -> float:
     """Score of the checkpoint to start from on the target, without training."""
-    output = Path(source["checkpoint"]).parent / "target.json"
-    options = {"model": source["checkpoint"], "benchmark": "custom", "data-file": data["val-file"], "split": "train"}
-    run_script("train/run_evaluation.py", {**options, "features": data["features"], "output": str(output)})
+    output = Path(checkpoint).parent / "target.json"
+    options = {**places, "model": checkpoint, "benchmark": "custom", "split": "val", "output": str(output)}
+    run_script("train/run_evaluation.py", options)
     return json.loads(output.read_text(encoding="utf-8"))["scores"]["brief"][METRIC]
 
 
@@ -259,6 +265,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(EPOCHS), help="numbers of moments to train on")
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of every model (default: 0 1 2)"
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=2.5e-4,
+        help="learning rate on the target (default: the preset's, 2.5e-4)",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the data, the runs and the results")
     return parser
