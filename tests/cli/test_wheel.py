@@ -108,7 +108,8 @@ def test_demo(place):
 
 
 def test_ground(place):
-    out = place.r2tuning("ground", "shapes/videos/val_00000.mp4", "a red circle", "--json", "answer.json")
+    words = ["--min-probability", "0", "--json", "answer.json"]
+    out = place.r2tuning("ground", "shapes/videos/val_00000.mp4", "a red circle", *words)
     assert "Query: a red circle" in out
     assert json.loads((place.folder / "answer.json").read_text())["answers"][0]["moments"]
 

@@ -13,7 +13,7 @@ from modeling_r2tuning import VideoGroundingPipeline
 
 # Something that a call leaves on the model for the length of a layer is noticed within 6 calls of each thread.
 NUM_THREADS = 8
-ROUNDS = [20, pytest.param(50, marks=pytest.mark.integration)]
+ROUNDS = [8, pytest.param(50, marks=pytest.mark.integration)]
 
 
 @pytest.fixture(autouse=True)
