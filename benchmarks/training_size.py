@@ -269,8 +269,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--learning-rate",
         type=float,
-        default=2.5e-4,
-        help="learning rate on the target (default: the preset's, 2.5e-4)",
+        default=5e-4,
+        help="learning rate on the target (default: the preset's, 5e-4)",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the data, the runs and the results")
     return parser

@@ -30,7 +30,7 @@ def train(config: TrainingConfig, **arguments: Any) -> Trainer:
         arguments: Further fields of `TrainingArguments`.
     """
     model = make_model(config)
-    processor = make_processor(config, model.config.fps)
+    processor = make_processor(config, model.config)
     rows = load_vtg_dataset(config.benchmark, split="train", data_dir=config.data_dir)
     cache = FeatureCache(config.features, model=model)
     defaults = {

@@ -403,7 +403,7 @@ class R2TuningProcessor(ProcessorMixin):
             answer["probability"] = probability
             if min_probability is None:
                 continue
-            answer["found"] = probability >= min_probability
+            answer["found"] = bool(probability >= min_probability)  # also of a threshold in NumPy
             if not answer["found"]:
                 answer.update(moments=[], highlights=[], summary=[])
 

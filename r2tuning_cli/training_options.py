@@ -101,7 +101,8 @@ class TrainingConfig:
     init_from: str | None = option(
         "checkpoint whose weights the run starts from: a folder, a name on the Hub, 'packaged' for the model that comes "
         "with r2tuning, or 'yeliudev/R2-Tuning/BENCHMARK[/DOMAIN]' for one of the authors'; the structure of the model is "
-        "the checkpoint's, the optimizer is new (default: new weights)",
+        "the checkpoint's, the optimizer is new; an existence head stays unless model sets use_existence_head to false "
+        "(default: new weights)",
         None,
     )
     backbone: str | None = option(

@@ -7,6 +7,7 @@ import numpy as np
 
 SMALLEST_SCALE = 0.01
 MAX_ITERATIONS = 100  # Newton's method takes about ten
+SMALLEST_SPREAD = 1e-4  # of the logits; less is rounding
 TOLERANCE = 1e-12  # of the gradient of the mean loss
 
 
@@ -17,8 +18,8 @@ def fit_probability(scores: Sequence[float], present: Sequence[bool]) -> tuple[f
     `(n + 1) / (n + 2)` for n present queries and `1 / (n + 2)` for n absent ones.
 
     The scale is at least 0.01, so that the probability always rises with the score. Scores that are not higher for present
-    queries than for absent ones get this scale, and probabilities close to the share of present queries. Equal scores
-    get the scale 1 and this share.
+    queries than for absent ones get this scale, and probabilities close to the share of present queries. Scores
+    that are equal up to rounding get the scale 1 and this share.
 
     Args:
         scores: Existence scores in [0, 1].
@@ -38,7 +39,7 @@ def fit_probability(scores: Sequence[float], present: Sequence[bool]) -> tuple[f
     targets = np.where(is_present, (num_present + 1) / (num_present + 2), 1 / (num_absent + 2))
     logits = _logit(probabilities)
     center, spread = logits.mean(), np.ptp(logits)
-    if spread == 0:
+    if spread < SMALLEST_SPREAD:
         return 1.0, float(_logit(targets.mean()) - center)
     # Newton's method is well conditioned on inputs that are centred and of range 1.
     standard = (logits - center) / spread

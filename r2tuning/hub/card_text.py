@@ -190,7 +190,9 @@ def _merge_values(old: dict[str, Any], new: dict[str, Any], rules: CardRules) ->
     """Merge two mappings of metadata: keys of `old` that `new` lacks are kept."""
     merged = dict(old)
     for key, value in new.items():
-        if key in rules.kept and old.get(key) is not None:
+        # A licence that is kept keeps its name, too.
+        kept_by = "license" if key == "license_name" else key
+        if kept_by in rules.kept and old.get(kept_by) is not None:
             continue
         if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
             value = _merge_words(old.get(key), value, rules)

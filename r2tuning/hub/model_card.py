@@ -1,5 +1,6 @@
 """The model card of a checkpoint, made from the files in its folder: settings, and results in `results.json`."""
 
+import html
 import json
 import os
 import re
@@ -183,19 +184,26 @@ def refresh_model_card(text: str, fresh: str) -> str:
 
 def _own_facts(data: dict[str, Any]) -> dict[str, Any]:
     """Facts about a user's own data, in the form of an entry in `datasets.yaml`."""
-    licence = data["licence"]
-    is_identifier = licence is not None and licence.lower() in LICENCES
+    name, licence, description = (_one_line(data[key]) for key in ("name", "licence", "description"))
     facts = {
-        "pretty_name": data["name"] or PRIVATE_DATA,
-        "description": data["description"],
+        "pretty_name": name or PRIVATE_DATA,
+        "description": description and html.escape(description, quote=False),  # it must not look like a marker
         "licence": licence and f"{licence}.",
         "license": licence,
     }
-    if is_identifier:
+    if licence is not None and licence.lower() in LICENCES:
         facts["license"] = licence.lower()
     elif licence is not None:
-        facts |= {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-")}
+        facts["license"] = "other"
+        slug = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-.")
+        if slug:  # else it has no letter that the Hub takes
+            facts["license_name"] = slug
     return facts
+
+
+def _one_line(text: str | None) -> str | None:
+    """A text of the user without line breaks, which would end a heading; `None` if it is empty."""
+    return " ".join((text or "").split()) or None
 
 
 def read_facts(benchmark: str) -> dict[str, Any]:

@@ -138,7 +138,6 @@ def _describe_training(
 ) -> dict[str, Any]:
     """How the model in a folder was trained, in the form of `Results.training`."""
     progress = read_json(find_steps(folder.parent)[-1] / PROGRESS_FILE)
-    is_best = folder.name == BEST and progress["best_step"] == evaluation["step"]
     versions = {"r2tuning": modeling_r2tuning.__version__}
     for package in (torch, transformers, accelerate):
         versions[package.__name__] = package.__version__
@@ -153,7 +152,7 @@ def _describe_training(
         "settings": _public_settings(config),
         "start": None if config.init_from is None else _describe_start(config.init_from),
         "lengthened": progress.get("lengthened", []),
-        "chosen_on_test": is_best and chooses_on_test(config.eval_split),
+        "chosen_on_test": folder.name == BEST and chooses_on_test(config.eval_split),
         "chosen_as_published": chooses_as_published(config),
     }
 
@@ -174,7 +173,10 @@ def _describe_start(init_from: str) -> dict[str, str | None]:
 
 def _describe_local(folder: Path) -> str:
     """A checkpoint on this machine, without its path."""
-    results = Results.load(folder)
+    try:
+        results = Results.load(folder)
+    except ValueError:  # damaged, which must not cost this run its card
+        results = None
     trained_on = "" if results is None else f" and was trained on {results.title}"
     return f"a checkpoint that is not published{trained_on}"
 

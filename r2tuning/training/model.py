@@ -10,7 +10,6 @@ from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.loading_r2tuning import MODEL_FILES, check_weights, loading, read_backbone_config, safe_weights
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS, Method
-from modeling_r2tuning.options_r2tuning import check_options
 from r2tuning.training.config import TrainingConfig
 from r2tuning.training.init_from import (
     copy_weights,
@@ -22,6 +21,8 @@ from r2tuning.training.init_from import (
 
 
 logger = logging.getLogger(__name__)
+
+SET_ELSEWHERE = ("backbone_name_or_path", "backbone_revision", "method", "text_config", "vision_config")
 
 
 def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
@@ -42,8 +43,8 @@ def make_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
 def _new_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
     name = cast("str", config.backbone)
     backbone_config = read_backbone_config(name)
+    _check_names(config.model)
     fields = model_fields(config, backbone_config)
-    _check_names(fields)
     fields |= {"vision_config": backbone_config.vision_config, "text_config": backbone_config.text_config}
     model = R2TuningForVideoGrounding(R2TuningConfig(**fields))
     with loading(name, MODEL_FILES, "CLIP"):
@@ -58,8 +59,8 @@ def _new_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
 def _model_of_checkpoint(config: TrainingConfig) -> R2TuningForVideoGrounding:
     name = find_checkpoint(config)
     start = read_model_config(name)
+    _check_names(config.model)
     fields = _run_fields(config)
-    _check_names(fields)
     if config.benchmark == OWN_DATA:  # which prescribes neither frame rate nor window
         fields |= {"fps": start.fps, "window_sec": start.window_sec, **config.model}
     if config.method is not None:
@@ -77,6 +78,9 @@ def _check_names(fields: dict[str, Any]) -> None:
     unknown = sorted(fields.keys() - vars(R2TuningConfig()).keys())
     if unknown:
         raise ValueError(f"`model` has fields that R2TuningConfig does not know: {unknown}.")
+    taken = [name for name in SET_ELSEWHERE if name in fields]
+    if taken:
+        raise ValueError(f"`model` must not set {taken}: `backbone` and `method` decide them.")
 
 
 def model_fields(config: TrainingConfig, backbone_config: CLIPConfig) -> dict[str, Any]:
@@ -114,17 +118,19 @@ def layers_read(method: Method, backbone_config: CLIPConfig) -> dict[str, int]:
     return {"num_recurrent_steps": min(vision.num_hidden_layers, text.num_hidden_layers)}
 
 
-def make_processor(config: TrainingConfig, fps: float) -> R2TuningProcessor:
+def make_processor(config: TrainingConfig, model_config: R2TuningConfig) -> R2TuningProcessor:
     """Make the processor: pre-processing of the backbone or the checkpoint, post-processing of the benchmark."""
     spec = BENCHMARKS[config.benchmark]
-    fields: dict[str, Any] = {"fps": fps, "nms": spec.nms, "round_to": spec.round_to, **config.post_processing}
+    fields: dict[str, Any] = {"fps": model_config.fps, "nms": spec.nms, "round_to": spec.round_to}
+    fields |= config.post_processing
     if config.init_from is None:
         return R2TuningProcessor.from_backbone(cast("str", config.backbone), **fields)
-    processor = R2TuningProcessor.from_pretrained(find_checkpoint(config))
-    check_options(**fields)
-    for name, value in fields.items():
-        setattr(processor, name, value)
-    return processor
+    name = find_checkpoint(config)
+    start = R2TuningProcessor.from_pretrained(name)
+    if model_config.use_existence_head and read_model_config(name).use_existence_head:
+        # A calibration belongs to the head that it was fitted to.
+        fields |= {"existence_scale": start.existence_scale, "existence_bias": start.existence_bias}
+    return R2TuningProcessor(start.image_processor, start.tokenizer, **fields)
 
 
 def _backbone_name(config: TrainingConfig) -> str | None:

@@ -51,10 +51,13 @@ def _note_warmup(run: TrainingRun) -> str | None:
     num_steps = count_warmup_steps(steps_per_epoch, config)
     if num_steps == config.warmup_steps:
         return None
-    return (
+    note = (
         f"the warm-up takes {num_steps} steps instead of {config.warmup_steps}: an epoch has {steps_per_epoch}, and "
         f"`warmup_epochs` is {config.warmup_epochs:g}"
     )
+    if num_steps >= run.plan.num_steps:
+        note += "; the run ends before it does: lower `warmup_epochs` or raise `epochs`"
+    return note
 
 
 def _note_features(run: TrainingRun) -> str | None:
@@ -77,8 +80,8 @@ def _note_existence(run: TrainingRun) -> str | None:
     share = counts["absent"] / counts["queries"]
     if has_head and not counts["absent"]:
         return (
-            "the existence head learns nothing about absent queries: every training query has a moment. Leave "
-            "`use_existence_head` out of `model`, or add queries without a moment"
+            "the existence head only sees queries that have a moment, and learns to call every query present. Add queries "
+            """without a moment, or train without the head: `model` '{"use_existence_head": false}'"""
         )
     if has_head or share < MIN_ABSENT_SHARE:
         return None

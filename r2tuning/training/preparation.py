@@ -1,6 +1,7 @@
 """Assembly of a training run: devices, data, model, and the checkpoint that it resumes from."""
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from accelerate.logging import get_logger
 from accelerate.utils import gather_object, is_tensorboard_available, set_seed
 
 from dataset_scripts import load_vtg_dataset
-from dataset_scripts.benchmarks import OWN_DATA
+from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA
 from dataset_scripts.custom import count_missing_queries
 from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningForVideoGrounding
@@ -25,7 +26,7 @@ from r2tuning.training.config import TrainingConfig
 from r2tuning.training.curves import History
 from r2tuning.training.data import GroundingData, count_labels
 from r2tuning.training.model import make_model, make_processor
-from r2tuning.training.optim import learning_rate, make_optimizer
+from r2tuning.training.optim import count_warmup_steps, learning_rate, make_optimizer
 from r2tuning.training.plan import BatchPlan
 from r2tuning.training.training_run import TrainingRun
 from r2tuning_cli.training_options import OWN_DATA_FACTS
@@ -71,7 +72,9 @@ def prepare_run(config: TrainingConfig) -> TrainingRun:
     num_missing = count_missing(config, rows)
     set_seed(config.seed)
     model = _prepare_model(config, accelerator)
-    processor = make_processor(config, model.config.fps)
+    if config.eval_split is not None:
+        _check_metric(rows[config.eval_split], config, model.config.use_existence_head)
+    processor = make_processor(config, model.config)
     cache = None if config.features is None else FeatureCache(config.features, model=model, fps=model.config.fps)
     num_eval_rows = len(_eval_rows(config, rows))
     rows = usable_rows(config, rows, model, accelerator)
@@ -146,12 +149,10 @@ def load_rows(config: TrainingConfig) -> dict[str, list[dict[str, Any]]]:
 
     Raises:
         FileNotFoundError: Annotations are missing, or videos are while `config.missing_videos` is "error".
-        ValueError: The evaluation split has no ground truth, or does not have the score `config.best_metric`.
     """
     rows = {config.train_split: _load_split(config, config.train_split, config.video_dir)}
     if config.eval_split is not None:
         rows[config.eval_split] = _load_split(config, config.eval_split, config.video_dir)
-        _check_metric(rows[config.eval_split], config)
     return rows
 
 
@@ -223,8 +224,14 @@ def usable_rows(
     return usable
 
 
-def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig) -> None:
+def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig, has_existence_head: bool) -> None:
     """Score placeholder predictions, so that a wrong `best_metric` is found now and not after an epoch."""
+    nothing_to_score = all(row["moments"] == [] and row["saliency"] is None for row in rows)
+    if nothing_to_score and not has_existence_head and BENCHMARKS[config.benchmark].metric == "grounding":
+        raise ValueError(
+            f"The best model cannot be chosen on the split '{config.eval_split}': none of its queries has a moment. Evaluate "
+            "on one with moments (`eval_split`, or `val_file` for own data), or pass `eval_split` none."
+        )
     predictions = []
     for row in rows:
         num_scores = len(row["saliency"]["scores"]) if row["saliency"] else 1
@@ -233,7 +240,7 @@ def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig) -> None:
             "pred_relevant_windows": [[0.0, row["duration_sec"], 1.0]],
             "pred_saliency_scores": [0.0] * num_scores,
         }
-        if config.model.get("use_existence_head"):
+        if has_existence_head:
             prediction["pred_exist_score"] = 0.5
         predictions.append(prediction)
     scores = compute_scores(config.benchmark, predictions, rows)["brief"]
@@ -300,7 +307,7 @@ def _check_settings(before: dict[str, Any], config: TrainingConfig) -> None:
     """
     differing = []
     for name, value in asdict(config).items():
-        if name not in CHANGEABLE_ON_RESUME and before.get(name) != value:
+        if name not in CHANGEABLE_ON_RESUME and _place(before.get(name)) != _place(value):
             differing.append(f"`{name}` was {json.dumps(before.get(name))}, now is {json.dumps(value)}")
     if (before.get("val_file") is None) != (config.val_file is None):
         # Paths may change, but without a file of its own the evaluation takes videos from the training data.
@@ -310,9 +317,13 @@ def _check_settings(before: dict[str, Any], config: TrainingConfig) -> None:
     if config.epochs < before["epochs"]:
         raise ValueError(
             f"`epochs` of the run in '{config.output_dir}' was {before['epochs']}, now is {config.epochs}: a run can be "
-            "given more epochs, but not fewer, as it may have taken steps that a shorter run would not. Its best model so "
-            "far is in the folder `best`."
+            "given more epochs, but not fewer, as it may have taken steps that a shorter run would not."
         )
+
+
+def _place(value: Any) -> Any:
+    """A setting in the form in which it is compared: two names of one folder are equal."""
+    return os.path.realpath(value) if isinstance(value, str) and os.path.isdir(value) else value
 
 
 def _lengthen(run: TrainingRun, epochs_before: int) -> None:
@@ -320,7 +331,9 @@ def _lengthen(run: TrainingRun, epochs_before: int) -> None:
     config, step = run.config, run.progress.step
     run.progress.lengthened.append({"step": step, "epochs": epochs_before})
     next_rate = learning_rate(step, run.plan.steps_per_epoch, config)
-    if config.schedule == "cosine":
+    if step < count_warmup_steps(run.plan.steps_per_epoch, config):
+        effect = "its warm-up goes on as before"
+    elif config.schedule == "cosine":
         last_rate = learning_rate(step - 1, run.plan.steps_per_epoch, replace(config, epochs=epochs_before))
         effect = (
             f"from here on the learning rate follows the half cosine of {config.epochs} epochs: it goes from "

@@ -97,7 +97,12 @@ def _report_calibration(run: TrainingRun) -> None:
 
 def _record_scores(run: TrainingRun, scores: dict[str, Any]) -> bool:
     progress, metric = run.progress, run.config.best_metric
-    score = scores[metric]
+    score = scores.get(metric)
+    if score is None:
+        raise ValueError(
+            f"`best_metric` {metric} is not defined without the {run.num_left_out} queries of the evaluation split whose "
+            "videos could not be read. Replace these videos, or choose another score."
+        )
     progress.evaluated_step = progress.step
     run.history.evaluations.append(
         {"step": progress.step, "epoch": run.epoch, "scores": scores, "left_out": run.num_left_out}

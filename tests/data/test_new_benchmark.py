@@ -17,6 +17,7 @@ from dataset_scripts.loading import find_builder
 from dataset_scripts.metrics import compute_scores
 from dataset_scripts.splits import TVSUM, YOUTUBE_HIGHLIGHTS
 from dataset_scripts.targets import frame_rate, prepare_saliency
+from modeling_r2tuning import R2TuningConfig
 from r2tuning.hub import dataset_export, model_card
 from r2tuning.training.config import read_config
 from r2tuning.training.model import make_processor, model_fields
@@ -138,7 +139,7 @@ def test_a_new_benchmark_is_trained_on(toys, tiny_clip):
     fields = model_fields(config, CLIPConfig())
     assert (fields["fps"], fields["window_sec"]) == (1.0, 60.0)
     assert (fields["use_moment_head"], fields["positive_saliency"]) == (False, "above_half")
-    processor = make_processor(config, fields["fps"])
+    processor = make_processor(config, R2TuningConfig(fps=fields["fps"]))
     assert (processor.fps, processor.nms, processor.round_to) == (1.0, "gaussian", 0.5)
 
 

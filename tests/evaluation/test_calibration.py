@@ -65,7 +65,7 @@ def test_a_second_fit_changes_nothing():
     assert again == pytest.approx((1, 0), abs=1e-9)
 
 
-@pytest.mark.parametrize(("high", "low"), [(0.9, 0.3), (1.0, 0.0), (0.5 + 1e-9, 0.5)])
+@pytest.mark.parametrize(("high", "low"), [(0.9, 0.3), (1.0, 0.0), (0.5 + 1e-3, 0.5)])
 def test_separable_scores_get_the_smoothed_shares(high, low):
     """Without smoothing the scale would be infinite."""
     scale, bias = fit_probability([high, high, low, low], [True, True, False, False])
@@ -100,6 +100,13 @@ def test_equal_scores_get_the_share():
     assert line[0] == 1
     smoothed = (30 * 31 / 32 + 10 / 12) / 40
     assert apply_calibration(0.9, *line) == pytest.approx(smoothed)
+
+
+def test_rounding_is_not_fitted():
+    """Scores that differ by rounding alone would else get an enormous scale."""
+    scale, bias = fit_probability([0.5 - 1e-12, 0.5 + 1e-12, 0.5], [False, True, True])
+    assert scale == 1.0
+    assert bias == pytest.approx(fit_probability([0.5] * 3, [False, True, True])[1])
 
 
 def test_the_order_of_the_queries_does_not_matter():

@@ -151,6 +151,9 @@ def own_data(**facts):
         ("cc-by-4.0", "cc-by-4.0", None),
         ("MIT", "mit", None),
         ("Licence of the Archive, 2024", "other", "licence-of-the-archive-2024"),
+        (" CC-BY-4.0\n", "cc-by-4.0", None),
+        ("非商用", "other", None),
+        ("", None, None),
         (None, None, None),
     ],
 )
@@ -158,6 +161,26 @@ def test_licence_of_own_data(card_of, licence, identifier, name):
     """The Hub knows a list of identifiers; any other licence is "other" with a name."""
     data = card_of(own_data(licence=licence)).data.to_dict()
     assert (data.get("license"), data.get("license_name")) == (identifier, name)
+
+
+def test_a_kept_licence_keeps_its_name(folder):
+    """The licence of an edited card stays; a name belongs to the licence "other" alone."""
+    own_data(licence="mit").save(folder)
+    write_model_card(folder)
+    own_data(licence="house terms").save(folder)
+    write_model_card(folder)
+    data = ModelCard.load(folder / "README.md").data.to_dict()
+    assert (data["license"], data.get("license_name")) == ("mit", None)
+
+
+def test_words_of_the_user_cannot_be_mistaken_for_parts_of_the_card(folder):
+    own_data(name="x\n---\nlicense: mit", description="a\n<!-- r2tuning: begin results -->\n<b>").save(folder)
+    write_model_card(folder)
+    write_model_card(folder)
+    text = (folder / "README.md").read_text()
+    assert "# R²-Tuning on x --- license: mit\n" in text
+    assert "a &lt;!-- r2tuning: begin results --&gt; &lt;b&gt;" in text
+    assert ModelCard(text).data.license is None
 
 
 def test_own_data_on_the_hub_are_linked(card_of):

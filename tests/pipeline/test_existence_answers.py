@@ -1,8 +1,10 @@
 """Answers of the pipeline with an existence head: the probability, and "not there"."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from random_checkpoint import byte_tokenizer, random_model, random_processor
@@ -87,6 +89,7 @@ def test_default_threshold_is_one_half(grounder, sample, monkeypatch, shift, num
 
 def test_zero_lets_every_query_keep_its_moments(grounder, sample, undecided):
     assert grounder(sample, query=QUERIES, min_probability=0) == [{**answer, "found": True} for answer in undecided]
+    json.dumps(grounder(sample, query=QUERIES, min_probability=np.float32(0)))
 
 
 def test_threshold_of_the_constructor(grounder, sample, undecided, threshold):

@@ -57,7 +57,9 @@ def clip(options):
 def start(make_model, clip, tmp_path_factory):
     """A checkpoint of another structure and other rates than the defaults, on `clip`."""
     other = {"dropout": 0.3, "fps": 2.0, "window_sec": 8.0, "loss_recipe": "paper", "backbone_name_or_path": str(clip)}
-    return save_ours(make_model(**STRUCTURE, **other), tmp_path_factory.mktemp("start") / "model", nms="gaussian")
+    return save_ours(
+        make_model(**STRUCTURE, **other), tmp_path_factory.mktemp("start") / "model", nms="gaussian", nms_threshold=0.3
+    )
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,8 @@ def test_the_processor_reads_as_the_checkpoint_does_and_answers_as_the_benchmark
     assert processor.image_processor.to_dict() == theirs.image_processor.to_dict()
     assert processor.tokenizer.get_vocab() == theirs.tokenizer.get_vocab()
     assert (processor.fps, processor.nms, processor.nms_threshold, processor.round_to) == (0.5, "hard", 0.4, 2.0)
-    assert theirs.nms == "gaussian"
+    assert (theirs.nms, theirs.nms_threshold) == ("gaussian", 0.3)
+    assert make_run(options, init_from=start, output_dir=tmp_path).processor.nms_threshold == 0.7
 
 
 def test_the_first_step_is_that_of_manually_loaded_weights(options, start, clip, tmp_path):
@@ -148,9 +151,10 @@ def test_an_existence_head_is_added_taken_over_or_left_out(options, start, make_
     assert_equal_weights(model_of(run), AutoModel.from_pretrained(folder))
     assert (run.processor.existence_scale, run.processor.existence_bias) == (2.0, -1.0)
     with caplog.at_level(logging.INFO):
-        model = model_of(make_run(options, init_from=folder, output_dir=tmp_path, model=leave_out))
+        run = make_run(options, init_from=folder, output_dir=tmp_path, model=leave_out)
     assert f"The existence head of '{folder}' is left out" in caplog.text
-    assert model.grounding_head.existence_head is None
+    assert model_of(run).grounding_head.existence_head is None
+    assert (run.processor.existence_scale, run.processor.existence_bias) == (1.0, 0.0)
 
 
 # ---- resuming ------------------------------------------------------------------------------------------------------
@@ -170,6 +174,8 @@ def test_a_resumed_run_ends_with_the_same_weights(options, start, tmp_path, caps
     assert main(as_arguments(options, output_dir=resumed)) == DONE
     first, ours = load_file(whole / "final/model.safetensors"), load_file(resumed / "final/model.safetensors")
     assert all(torch.equal(ours[name], value) for name, value in first.items())
+    reset_accelerate()
+    assert main(as_arguments(options, output_dir=resumed, init_from=copied / ".." / copied.name)) == DONE
     shutil.rmtree(copied)
     assert main(as_arguments(options, output_dir=resumed)) == USAGE
     assert "`--init-from` must be a folder, or a name on the Hub such as 'openai/" in capsys.readouterr().err
@@ -188,13 +194,14 @@ def test_a_resumed_run_ends_with_the_same_weights(options, start, tmp_path, caps
         ({"model": '{"use_moment_head": false}'}, "is True there and False in this run"),
         ({"method": "lora"}, " is 'r2_tuning' there and 'lora' in this run"),
         ({"model": '{"hiden_size": 16}'}, "`--model` has fields that R2TuningConfig does not know: ['hiden_size']"),
+        ({"model": '{"backbone_revision": "a"}'}, "`--model` must not set ['backbone_revision']: `--backbone` and"),
     ],
 )
 def test_settings_that_contradict_the_checkpoint_are_refused(options, start, tmp_path, capsys, changes, message):
     assert main(as_arguments(options, init_from=start, output_dir=tmp_path, **changes)) == USAGE
     error = capsys.readouterr().err
     assert message in error
-    assert "hiden" in error or f"`--init-from` '{start}' does not fit the settings of this run" in error
+    assert "`--model`" in error or f"`--init-from` '{start}' does not fit the settings of this run" in error
 
 
 def test_settings_that_agree_with_the_checkpoint_are_allowed(options, start, tmp_path):
@@ -332,6 +339,8 @@ def test_a_start_is_described_for_readers_and_for_the_hub(name, text, repository
 def test_a_local_start_is_described_by_its_results(tmp_path):
     Results("tacos", "test", {}).save(tmp_path)
     assert _describe_start(str(tmp_path))["text"] == "a checkpoint that is not published and was trained on TACoS"
+    (tmp_path / "results.json").write_text("{")
+    assert _describe_start(str(tmp_path))["text"] == "a checkpoint that is not published"
 
 
 def test_published_settings_hold_names_but_no_folders(options, start):

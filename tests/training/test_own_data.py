@@ -150,6 +150,11 @@ def test_notes_of_a_run(options, tmp_path, caplog):
     assert "the best model is chosen" not in text
 
 
+def test_a_warm_up_that_takes_the_whole_run_is_reported(options, tmp_path, caplog):
+    text = messages_of(options, tmp_path, caplog, eval_split="none", epochs=1)
+    assert "`warmup_epochs` is 2; the run ends before it does: lower `warmup_epochs` or raise `epochs`" in text
+
+
 def test_notes_that_do_not_apply(options, tmp_path, caplog):
     with_head = json.dumps({**MODEL, "use_existence_head": True})
     changes = {"model": with_head, "epochs": 2, "warmup_steps": 3, "eval_split": "none"}
@@ -164,7 +169,7 @@ def test_a_head_without_absent_queries_is_reported(options, tmp_path, caplog):
     table.write_text("".join(line for line in lines if ",,," not in line))
     with_head = json.dumps({**MODEL, "use_existence_head": True})
     text = messages_of(options, tmp_path, caplog, model=with_head, data_file=table, eval_split="none")
-    assert "the existence head learns nothing about absent queries: every training query has a moment" in text
+    assert "the existence head only sees queries that have a moment, and learns to call every query present" in text
 
 
 def test_a_choice_on_test_is_reported(options, tmp_path, caplog):
@@ -215,3 +220,11 @@ def test_a_run_does_not_resume_on_changed_data(options, run, tmp_path, capsys):
     arguments = as_arguments(options, output_dir=run, resume="auto", epochs=4, data_file=table)
     assert main(arguments) == USAGE
     assert "The training split had 8 queries, now it has 9: the final weights would differ" in capsys.readouterr().err
+
+
+def test_a_split_without_moments_cannot_choose_the_best_model(options, tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    lines = options["data-file"].read_text().splitlines()
+    table.write_text("\n".join(line for line in lines if not line.endswith("3,val")).replace("2,5,val", ",,val"))
+    assert main(as_arguments(options, data_file=table, output_dir=tmp_path / "run")) == USAGE
+    assert "on the split 'val': none of its queries has a moment" in capsys.readouterr().err

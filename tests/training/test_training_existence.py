@@ -226,3 +226,12 @@ def test_a_model_without_the_head_is_not_calibrated(options, tmp_path):
     evaluate(run, StopSignals())
     assert numbers(run) == UNTOUCHED
     assert not any(name.startswith("EX-") for name in run.history.evaluations[0]["scores"])
+
+
+# ---- the score that chooses the best model ---------------------------------------------------------------------------
+
+
+def test_scores_of_a_head_that_the_start_brings_can_choose_the_best_model(options, whole, tmp_path):
+    plain = {name: value for name, value in options.items() if name not in ("model", "backbone")}
+    changes = {"init_from": whole / "final", "best_metric": "EX-AUROC", "output_dir": tmp_path / "run"}
+    assert main(as_arguments(plain, **changes)) == DONE
