@@ -1,14 +1,14 @@
 """Configuration of R2-Tuning for video temporal grounding."""
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers import AutoConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 from .method_specs_r2tuning import METHOD_SPECS, Method, MethodSpec
+from .tower_specs_r2tuning import TowerSpec, encoder_config_class, encoder_spec
 
 
-ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
 # Former names of fields, which the config.json of older checkpoints may still contain.
 RENAMED_FIELDS = {"clip_model_name_or_path": "backbone_name_or_path", "clip_revision": "backbone_revision"}
 
@@ -21,10 +21,11 @@ class R2TuningConfig(PreTrainedConfig):
     paper (arXiv 2404.00801) whose rows the field reproduces.
 
     Args:
-        vision_config (`CLIPVisionConfig` or `dict`, *optional*):
-            Frozen image encoder; any CLIP ViT. Default: ViT-B/32.
-        text_config (`CLIPTextConfig` or `dict`, *optional*):
-            Frozen text encoder of the same CLIP.
+        vision_config (`PreTrainedConfig` or `dict`, *optional*):
+            Frozen image encoder of one of the backbones in `tower_specs_r2tuning.py`, by its `model_type`. Default: CLIP
+            ViT-B/32.
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            Frozen text encoder of the same backbone.
         backbone_name_or_path (`str`, *optional*, defaults to `"openai/clip-vit-base-patch32"`):
             Folder or Hub repository from which the encoders are loaded if the checkpoint does not hold them.
         backbone_revision (`str`, *optional*):
@@ -34,7 +35,7 @@ class R2TuningConfig(PreTrainedConfig):
             Always `True` with full tuning, which trains the encoders.
         method (`str`, defaults to `"r2_tuning"`):
             Transfer method [Table 9]. `"r2_tuning"`: recurrent refinement. `"none"`: no tuning; a frame is represented
-            by the CLS token of the last layer, and only its projection, one temporal layer, pyramid and heads are
+            by the CLS token of the last layer (the pooled output where there is none), and only its projection, one temporal layer, pyramid and heads are
             learned. `"full"`, `"lora"`, `"vpt"`, `"vop"`, `"st_adapter"`, `"e3va"`, `"losa"` or `"lst"`: as
             `"none"`, but the method computes the CLS token; see `method_specs_r2tuning.py` and
             `method_*_r2tuning.py`.
@@ -93,11 +94,11 @@ class R2TuningConfig(PreTrainedConfig):
     """
 
     model_type = "r2tuning"
-    sub_configs = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}  # noqa: RUF012 (class attribute of the base)
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 (class attribute of the base)
 
     if TYPE_CHECKING:  # the types after construction; the constructor itself takes dicts and `None`, too
-        vision_config: CLIPVisionConfig
-        text_config: CLIPTextConfig
+        vision_config: PreTrainedConfig
+        text_config: PreTrainedConfig
 
         def __init__(self, **fields: Any) -> None: ...
 
@@ -132,8 +133,8 @@ class R2TuningConfig(PreTrainedConfig):
     window_sec: float | int | None = 150.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.vision_config = _as_config(self.vision_config, CLIPVisionConfig)
-        self.text_config = _as_config(self.text_config, CLIPTextConfig)
+        self.vision_config = _encoder_config(self.vision_config, CLIPVisionConfig)
+        self.text_config = _encoder_config(self.text_config, CLIPTextConfig)
         self.strides = list(self.strides)  # JSON has no tuples
         self.save_backbone = self.save_backbone or self.method_spec.trains_encoders
         if not __name__.startswith("transformers_modules."):
@@ -151,6 +152,16 @@ class R2TuningConfig(PreTrainedConfig):
     def method_spec(self) -> MethodSpec:
         """Properties of the transfer method."""
         return METHOD_SPECS[self.method]
+
+    @property
+    def tower_spec(self) -> TowerSpec:
+        """Properties of the frozen encoders."""
+        return encoder_spec(self.vision_config.model_type)
+
+    @property
+    def max_text_length(self) -> int:
+        """Largest number of tokens of a text."""
+        return self.tower_spec.max_text_length(self.text_config)
 
     @property
     def num_steps(self) -> int:
@@ -186,12 +197,32 @@ class R2TuningConfig(PreTrainedConfig):
         depth = min(self.vision_config.num_hidden_layers, self.text_config.num_hidden_layers)
         if self.num_recurrent_steps > depth:
             raise ValueError(
-                f"`num_recurrent_steps` must not exceed the number of layers of either CLIP encoder ({depth}), "
+                f"`num_recurrent_steps` must not exceed the number of layers of either encoder ({depth}), "
                 f"got {self.num_recurrent_steps}."
             )
 
+    def validate_encoders(self) -> None:
+        """Both encoders belong to one backbone, frames are square, and a frame has a token that represents it."""
+        kinds = [config.model_type for config in (self.vision_config, self.text_config)]
+        if kinds != [config.model_type for config in self.tower_spec.encoder_configs]:
+            raise ValueError(f"`vision_config` and `text_config` must be of one backbone, got {kinds}.")
+        for name in ("image_size", "patch_size"):
+            size = getattr(self.vision_config, name)
+            if not isinstance(size, int):
+                raise ValueError(f"`{name}` of `vision_config` must be one number, as frames are square, got {size}.")
+        if not (self.tower_spec.has_cls or self.vision_config.vision_use_head):
+            raise ValueError(
+                "`vision_use_head` of `vision_config` must be true: there is no CLS token, so the pooling head represents a "
+                "frame."
+            )
+
     def validate_method(self) -> None:
-        """Methods without recurrence or side network use the last layer only."""
+        """Methods without recurrence or side network use the last layer only; some need a CLS token."""
+        if self.method_spec.needs_cls and not self.tower_spec.has_cls:
+            raise ValueError(
+                f"`method` '{self.method}' uses the CLS token inside the image encoder, and {self.tower_spec.title} has "
+                "none: choose another method or backbone."
+            )
         if self.method_spec.reads_last_layer_only and self.num_recurrent_steps != 1:
             raise ValueError(
                 f"`num_recurrent_steps` must be 1 with `method` '{self.method}', which uses the last layer only, got "
@@ -226,13 +257,12 @@ class R2TuningConfig(PreTrainedConfig):
             raise ValueError(f"`window_sec` must be positive and finite, or None, got {self.window_sec}.")
 
 
-def _as_config(value: dict | ConfigT | None, kind: type[ConfigT]) -> ConfigT:
-    """The configuration of an encoder from an object, a dict of its fields, or `None` for the default."""
-    if value is None:
-        return kind()
-    if isinstance(value, dict):
-        return kind(**value)
-    return value
+def _encoder_config(value: dict | PreTrainedConfig | None, default: type[PreTrainedConfig]) -> PreTrainedConfig:
+    """The configuration of an encoder from an object, from a dict of its fields, or of the default kind."""
+    if isinstance(value, PreTrainedConfig):
+        return value
+    fields = {} if value is None else value
+    return encoder_config_class(fields.get("model_type", default.model_type))(**fields)
 
 
 __all__ = ["R2TuningConfig"]

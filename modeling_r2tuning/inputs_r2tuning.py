@@ -21,9 +21,14 @@ def check_text(
     """
     if input_ids is not None and text_hidden_states is None:
         check_shape("input_ids", input_ids, (None, None))
-        longest = config.text_config.max_position_embeddings
-        if input_ids.shape[1] > longest:
-            raise ValueError(f"`input_ids` must not be longer than {longest} tokens, got {input_ids.shape[1]}.")
+        longest, length = config.max_text_length, input_ids.shape[1]
+        if length > longest:
+            raise ValueError(f"`input_ids` must not be longer than {longest} tokens, got {length}.")
+        if config.tower_spec.text_attention == "fixed_length" and length != longest:
+            raise ValueError(
+                f"`input_ids` must be padded to {longest} tokens, as the processor pads them: the text encoder was trained "
+                f"so. Got {length} tokens."
+            )
         return _check_mask("attention_mask", attention_mask, input_ids)
     if text_hidden_states is not None and input_ids is None:
         sizes = (None, None, config.num_text_states, config.text_config.hidden_size)

@@ -22,8 +22,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
+
+from .tower_specs_r2tuning import backbone_spec
 
 
 PLACE_ARGUMENTS = ("revision", "subfolder")
@@ -34,11 +36,11 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 MODEL_FILES = (CONFIG, WEIGHTS, INDEX)
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
-CLIP_PROCESSOR_FILES = (IMAGE_PROCESSOR, TOKENIZER, TOKENIZER_CONFIG)
-PROCESSOR_FILES = (PROCESSOR, *CLIP_PROCESSOR_FILES)
+BACKBONE_PROCESSOR_FILES = (IMAGE_PROCESSOR, TOKENIZER, TOKENIZER_CONFIG)
+PROCESSOR_FILES = (PROCESSOR, *BACKBONE_PROCESSOR_FILES)
 OPTIONAL = {INDEX, IMAGE_PROCESSOR, TOKENIZER_CONFIG}
 BACKBONE_ADVICE = (
-    "Pass `backbone_name_or_path=` with a CLIP of the Hub or a folder, or use a checkpoint saved with "
+    "Pass `backbone_name_or_path=` with a backbone of the Hub or a folder, or use a checkpoint saved with "
     "`save_backbone=True`."
 )
 LFS_POINTER = b"version https://git-lfs"
@@ -76,22 +78,20 @@ def loading(
 
 def loading_backbone(name: str, **hub: Any) -> AbstractContextManager[None]:
     """`loading` for the backbone that a checkpoint refers to."""
-    return loading(name, MODEL_FILES, "CLIP", BACKBONE_ADVICE, **hub)
+    return loading(name, MODEL_FILES, "The backbone", BACKBONE_ADVICE, **hub)
 
 
-def read_backbone_config(name: str, **hub: Any) -> CLIPConfig:
-    """Read the configuration of a CLIP on the Hub or in a folder.
+def read_backbone_config(name: str, **hub: Any) -> PreTrainedConfig:
+    """Read the configuration of a backbone on the Hub or in a folder.
 
     Raises:
         OSError: There is no such model, or it cannot be fetched.
-        ValueError: It is another kind of model, or its configuration is damaged.
+        ValueError: It is of a kind that is not supported, or its configuration is damaged.
     """
-    with loading(name, (CONFIG,), "CLIP", BACKBONE_ADVICE, **hub):
-        found, _ = CLIPConfig.get_config_dict(name, **hub)
-        # `from_dict` would build a CLIPConfig of defaults from any other model's settings.
-        if found.get("model_type") != "clip":
-            raise ValueError(f"'{name}' is not a CLIP model: its `model_type` is {found.get('model_type')!r}.")
-        return CLIPConfig.from_dict(found)
+    with loading(name, (CONFIG,), "The backbone", BACKBONE_ADVICE, **hub):
+        found, _ = PreTrainedConfig.get_config_dict(name, **hub)
+        # Any other class would build a configuration of defaults from these settings.
+        return backbone_spec(name, found.get("model_type")).config_class.from_dict(found)
 
 
 def check_weights(checkpoint: str | os.PathLike, info: dict[str, Any], reshape: bool) -> None:
@@ -363,7 +363,7 @@ def _no_weights(name: str) -> str:
 
 __all__ = [
     "BACKBONE_ADVICE",
-    "CLIP_PROCESSOR_FILES",
+    "BACKBONE_PROCESSOR_FILES",
     "CONFIG",
     "HUB_ARGUMENTS",
     "INDEX",

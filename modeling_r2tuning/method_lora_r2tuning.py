@@ -18,12 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.utils import cached_file
 
+from .configuration_r2tuning import R2TuningConfig
 from .files_r2tuning import writing
 from .loading_r2tuning import loading
-from .towers_r2tuning import ATTENTION_PROJECTIONS
+from .towers_r2tuning import ENCODERS
 
 
 RANK = 16
+PROJECTIONS = 4  # of each attention layer
 FOLDER = "lora"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every weight in peft's files
@@ -39,8 +41,20 @@ def add_lora(model: nn.Module) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ImportError('The method "lora" needs peft: pip install "peft>=0.21"') from error
-    settings = LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=ATTENTION_PROJECTIONS)
+    config = cast("R2TuningConfig", model.config)
+    targets = config.tower_spec.attention_projections
+    settings = LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=targets)
     inject_adapter_in_model(settings, model)
+    _check_targets(model, config)
+
+
+def _check_targets(model: nn.Module, config: R2TuningConfig) -> None:
+    """Refuse a pattern that misses layers; peft complains only if it matches nothing at all."""
+    adapted = [name for name, _ in model.named_modules() if name.endswith(".lora_A")]
+    for prefix, encoder in zip(ENCODERS, (config.vision_config, config.text_config), strict=True):
+        found, wanted = sum(name.startswith(prefix) for name in adapted), PROJECTIONS * encoder.num_hidden_layers
+        if found != wanted:
+            raise RuntimeError(f"LoRA adapts {found} attention projections of {prefix[:-1]}, {wanted} are needed.")
 
 
 def is_lora(name: str) -> bool:

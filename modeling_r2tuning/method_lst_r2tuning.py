@@ -15,7 +15,7 @@ from typing import cast
 
 import torch
 from torch import nn
-from transformers import CLIPTextConfig, CLIPVisionConfig
+from transformers import CLIPTextConfig, PreTrainedConfig
 from transformers import initialization as init
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
@@ -34,13 +34,16 @@ class Ladder(nn.Module):
         num_layers: Number of side layers, one for each hidden state that is read.
     """
 
-    def __init__(self, encoder_config: CLIPVisionConfig | CLIPTextConfig, num_layers: int):
+    def __init__(self, encoder_config: PreTrainedConfig, num_layers: int):
         super().__init__()
-        fields = encoder_config.to_dict()
-        fields["hidden_size"] //= REDUCTION
-        fields["intermediate_size"] //= REDUCTION
-        fields["attn_implementation"] = "sdpa"
-        side_config = type(encoder_config)(**fields)
+        side_config = CLIPTextConfig(
+            hidden_size=encoder_config.hidden_size // REDUCTION,
+            intermediate_size=encoder_config.intermediate_size // REDUCTION,
+            num_attention_heads=encoder_config.num_attention_heads,
+            hidden_act=encoder_config.hidden_act,
+            layer_norm_eps=encoder_config.layer_norm_eps,
+        )
+        side_config._attn_implementation = "sdpa"
         self.encoder_config, self.side_config = encoder_config, side_config
         self.ladders = nn.ModuleList(
             nn.Linear(encoder_config.hidden_size, side_config.hidden_size) for _ in range(num_layers)
@@ -81,7 +84,10 @@ class LadderSideNetworks(TransferMethod):
         return refined.unflatten(0, hidden_states.shape[:2])[:, :, None]
 
     def refine_text(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """From `(batch, text_length, num_states, width)` to the same with one state; attention is causal."""
+        """From `(batch, text_length, num_states, width)` to the same with one state.
+
+        The side layers' attention is causal whatever the encoder's is, so padding on the right has no effect.
+        """
         length = hidden_states.shape[1]
         mask = torch.full((length, length), float("-inf"), device=hidden_states.device).triu(1)
         return self.text(hidden_states.transpose(1, 2), mask[None, None])[:, :, None]

@@ -19,9 +19,10 @@ class MethodSpec:
         place: Where the method works. `"recurrence"`: in the R2 block, over the last K layers of the frozen encoders.
             `"inside"`: in the encoders' layers, so gradients pass through them. `"beside"`: in a side network that
             reads the hidden states of the frozen encoders. `"nowhere"`: nothing is tuned.
-        reads_patches: All tokens of a frame are read, not the CLS token alone.
+        reads_patches: All tokens of a frame are read, not the one that represents the frame alone.
         reads_branches: The outputs of the attention and MLP branches of each layer are read, and of the layers only
             the last.
+        needs_cls: The method uses the CLS token inside the image encoder.
         mixes_frames: Frames see each other inside the encoder, so a video must be encoded as a whole.
         layer_interval: Distance between the layers that are read, counted back from the last.
         trains_encoders: The encoders' own weights are trained, so they belong to the checkpoint.
@@ -31,6 +32,7 @@ class MethodSpec:
     place: Literal["recurrence", "inside", "beside", "nowhere"]
     reads_patches: bool = False
     reads_branches: bool = False
+    needs_cls: bool = False
     mixes_frames: bool = False
     layer_interval: int = 1
     trains_encoders: bool = False
@@ -48,7 +50,7 @@ class MethodSpec:
 
     @property
     def tokens_read(self) -> slice:
-        """Tokens of a frame that are read; CLS is the first."""
+        """Tokens of a frame that are read; the one that represents the frame is the first."""
         return slice(None) if self.reads_patches else slice(1)
 
     def layers_read(self, num_layers: int) -> slice:
@@ -71,9 +73,9 @@ METHOD_SPECS: dict[Method, MethodSpec] = {
     "full": MethodSpec("inside", trains_encoders=True),
     "lora": MethodSpec("inside", uses_peft=True),
     "vpt": MethodSpec("inside"),
-    "vop": MethodSpec("inside", mixes_frames=True),
+    "vop": MethodSpec("inside", needs_cls=True, mixes_frames=True),
     "st_adapter": MethodSpec("inside", mixes_frames=True),
-    "e3va": MethodSpec("beside", reads_branches=True),
+    "e3va": MethodSpec("beside", reads_branches=True, needs_cls=True),
     "losa": MethodSpec("beside", reads_patches=True),
     "lst": MethodSpec("beside", reads_patches=True, layer_interval=2),
 }

@@ -46,14 +46,16 @@ class Bottleneck(nn.Module):
 class SpatioTemporalAdapter(Bottleneck):
     """A bottleneck that convolves each channel of one video's patches over time."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, num_prefix_tokens: int):
         super().__init__(width)
+        self.num_prefix_tokens = num_prefix_tokens
         hidden = width // REDUCTION
         self.conv = nn.Conv1d(hidden, hidden, KERNEL_SIZE, padding=KERNEL_SIZE // 2, groups=hidden)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """From `(num_frames, num_tokens, width)` to the same; CLS, the first token, is unchanged."""
-        return torch.cat([tokens[:, :1], super().forward(tokens[:, 1:])], dim=1)
+        """From `(num_frames, num_tokens, width)` to the same; CLS, the first token, is unchanged if there is one."""
+        cls, patches = tokens[:, : self.num_prefix_tokens], tokens[:, self.num_prefix_tokens :]
+        return torch.cat([cls, super().forward(patches)], dim=1)
 
     def mix(self, hidden: torch.Tensor) -> torch.Tensor:
         """Convolve `(num_frames, num_patches, hidden)` over time."""
@@ -67,7 +69,10 @@ class SpatioTemporalAdapters(TransferMethod):
     def __init__(self, config: R2TuningConfig):
         super().__init__()
         vision, text = config.vision_config, config.text_config
-        self.vision = nn.ModuleList(SpatioTemporalAdapter(vision.hidden_size) for _ in range(vision.num_hidden_layers))
+        num_prefix_tokens = int(config.tower_spec.has_cls)
+        self.vision = nn.ModuleList(
+            SpatioTemporalAdapter(vision.hidden_size, num_prefix_tokens) for _ in range(vision.num_hidden_layers)
+        )
         self.text = nn.ModuleList(Bottleneck(text.hidden_size) for _ in range(text.num_hidden_layers))
 
     def run_vision_layer(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPTextConfig, CLIPVisionConfig
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 
 from .configuration_r2tuning import R2TuningConfig
@@ -29,7 +29,7 @@ class LayerPrompts(nn.Module):
         num_prompts: Number of prompts of each layer.
     """
 
-    def __init__(self, encoder_config: CLIPVisionConfig | CLIPTextConfig, num_prompts: int):
+    def __init__(self, encoder_config: PreTrainedConfig, num_prompts: int):
         super().__init__()
         shape = (encoder_config.num_hidden_layers, num_prompts, encoder_config.hidden_size)
         self.prompts = nn.Parameter(torch.empty(shape))

@@ -14,7 +14,7 @@ from .method_specs_r2tuning import Method, MethodSpec
 from .method_st_adapter_r2tuning import SpatioTemporalAdapters
 from .method_vop_r2tuning import CooperativePrompts
 from .method_vpt_r2tuning import VisualPrompts
-from .towers_r2tuning import ENCODERS, UNUSED_NORMS
+from .towers_r2tuning import ENCODERS
 
 
 MODULES: dict[Method, type[TransferMethod]] = {
@@ -39,11 +39,11 @@ def is_adapter(name: str, spec: MethodSpec) -> bool:
     return spec.uses_peft and is_lora(name)
 
 
-def is_learned(name: str, spec: MethodSpec) -> bool:
-    """Whether the method trains the parameter of this name."""
-    if spec.trains_encoders:
-        return not name.startswith(UNUSED_NORMS)
-    return not name.startswith(ENCODERS) or is_adapter(name, spec)
+def is_learned(name: str, config: R2TuningConfig) -> bool:
+    """Whether `config.method` trains the parameter of this name."""
+    if config.method_spec.trains_encoders:
+        return not name.startswith(config.tower_spec.unused)
+    return not name.startswith(ENCODERS) or is_adapter(name, config.method_spec)
 
 
 __all__ = ["is_adapter", "is_learned", "make_method"]

@@ -5,6 +5,7 @@ it once.
 """
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -41,16 +42,17 @@ from .loading_r2tuning import (
 from .losses_r2tuning import GroundingLabels, video_grounding_loss
 from .method_lora_r2tuning import add_lora, load_lora, save_lora
 from .methods_r2tuning import is_adapter, is_learned, make_method
+from .tower_specs_r2tuning import TOWER_SPECS
 from .towers_r2tuning import (
     ENCODERS,
     FrozenCopies,
     copy_weights,
     freeze,
-    layers_of,
     load_backbone,
     make_encoders,
     read_text,
     read_video,
+    vision_layers,
     with_weights,
 )
 from .windows_r2tuning import encode_windows, join_windows, stream_pixels, stream_windows, window_size
@@ -69,7 +71,10 @@ class R2TuningPreTrainedModel(PreTrainedModel):
     base_model_prefix = "r2tuning"
     main_input_name = "pixel_values_videos"
     input_modalities = ["video", "text"]  # noqa: RUF012 (class attribute of the base)
-    _no_split_modules = ["CLIPEncoderLayer", "R2Block", "GroundingHead"]  # noqa: RUF012 (class attribute of the base)
+    _no_split_modules = [  # noqa: RUF012 (class attribute of the base)
+        *itertools.chain.from_iterable(spec.layer_classes for spec in TOWER_SPECS.values()),
+        *("R2Block", "GroundingHead"),
+    ]
     # `dtype` sets the precision of the encoders alone.
     _keep_in_fp32_modules_strict = ["r2_block", "grounding_head", "method"]  # noqa: RUF012 (class attribute of the base)
     supports_gradient_checkpointing = True
@@ -125,7 +130,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         super().__init__(config)
         self.vision_model, self.text_model = make_encoders(config)
         self.method = make_method(config)
-        self.method.watch(cast("nn.ModuleList", layers_of(self.vision_model)[config.layers_read]))
+        self.method.watch(cast("nn.ModuleList", vision_layers(self.vision_model)[config.layers_read]))
         self._frozen_copies = FrozenCopies()  # of the image encoder
         self.r2_block = R2Block(config)
         self.grounding_head = GroundingHead(config)
@@ -148,7 +153,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     # ---- training mode, loading and saving ---------------------------------------------------------------------
 
     def _freeze_encoders(self) -> None:
-        freeze(self, lambda name: is_learned(name, self.config.method_spec))
+        freeze(self, lambda name: is_learned(name, self.config))
         self.vision_model.eval()
         self.text_model.eval()
 
@@ -217,15 +222,14 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
 
     def _load_backbone(self, checkpoint: str | os.PathLike, **hub: Any) -> None:
         """Fill both encoders with the weights of `config.backbone_name_or_path`."""
-        clip = load_backbone(self.config, checkpoint, **hub)
-        self.copy_backbone(clip.vision_model, clip.text_model)
+        self.copy_backbone(*load_backbone(self.config, checkpoint, **hub))
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save the learned weights; also the encoders if `config.save_backbone` is set or any of them is trained."""
         spec = self.config.method_spec
         adapters_only = getattr(self, "_hf_peft_config_loaded", False)
         if self._trains_encoder_weights() and not adapters_only and not self.config.save_backbone:
-            logger.warning("CLIP is being trained, so it is saved with the checkpoint (`save_backbone=True`).")
+            logger.warning("The backbone is being trained, so it is saved with the checkpoint (`save_backbone=True`).")
             self.config.save_backbone = True
         left_out = set()
         for name in self.state_dict():
@@ -267,15 +271,25 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
             outermost, so that a single layer is contiguous.
         """
         pixels = pixel_values_videos.to(self.vision_model.dtype)
-        layers = self._with_frozen_copies(layers_of(self.vision_model), pixels.device.type)
+        layers = self._with_frozen_copies(vision_layers(self.vision_model), pixels.device.type)
         return read_video(self.vision_model, layers, pixels, frame_mask, chunk_size, self.config, self.method)
 
-    def get_text_hidden_states(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def get_text_hidden_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The last K hidden states of every token, `(batch, text_length, num_layers, text_hidden)`, last layer last.
 
-        Attention is causal, so padding on the right has no effect here.
+        Args:
+            input_ids: `(batch, text_length)`, padded as the processor pads: on the right, and to the longest possible text
+                where the encoder was trained so.
+            attention_mask: `(batch, text_length)`, `True` (or 1) = real; default: all. It has no effect where attention is
+                causal or covers padding.
+
+        Raises:
+            ValueError: The text is not padded so, or is too long.
         """
-        return read_text(self.text_model, input_ids, self.config, self.method)
+        attention_mask = check_text(self.config, input_ids, None, attention_mask)
+        return read_text(self.text_model, input_ids, attention_mask, self.config, self.method)
 
     def _with_frozen_copies(self, layers: nn.ModuleList, device_type: str) -> nn.ModuleList:
         """Layers with their frozen weights in autocast's precision, if autocast is on."""
@@ -318,7 +332,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
 
         Args:
             pixel_values_videos: `(batch, num_frames, 3, height, width)`, normalised pixels.
-            input_ids: `(batch, text_length)`, CLIP's token ids from start to end of text.
+            input_ids: `(batch, text_length)`, the tokenizer's ids from start to end of text.
             attention_mask: `(batch, text_length)`, `True` (or 1) = real; default: all.
             frame_mask: `(batch, num_frames)`, `True` (or 1) = real; default: all.
             video_hidden_states: `(batch, num_frames, num_layers, num_tokens, vision_hidden)`, hidden states from
@@ -358,7 +372,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     ) -> torch.Tensor:
         """Hidden states of the texts, 0 where padded."""
         if states is None:
-            states = self.get_text_hidden_states(cast("torch.Tensor", input_ids))
+            states = self.get_text_hidden_states(cast("torch.Tensor", input_ids), mask)
         return states.masked_fill(~mask[..., None, None], 0.0)
 
     def _video_states(
@@ -473,7 +487,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         digest = hashlib.sha256(f"{self.config.layer_fusion} {self.config.num_recurrent_steps}".encode())
         weights = self.r2_block.video_projection_weights()
         for name, parameter in self.named_parameters():
-            if name.startswith(("vision_model.", "method.")) and is_learned(name, self.config.method_spec):
+            if name.startswith(("vision_model.", "method.")) and is_learned(name, self.config):
                 weights.append(parameter.flatten()[:FINGERPRINT_VALUES])
         for value in weights:
             digest.update(value.detach().float().cpu().numpy().tobytes())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BatchFeature, CLIPTokenizer, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.utils import logging
 
 from .containers_r2tuning import MAX_PIXELS
@@ -21,22 +21,24 @@ from .decoding_r2tuning import (
     sort_by_score,
 )
 from .loading_r2tuning import (
-    CLIP_PROCESSOR_FILES,
+    BACKBONE_PROCESSOR_FILES,
+    CONFIG,
     HUB_ARGUMENTS,
     PLACE_ARGUMENTS,
     PROCESSOR,
     PROCESSOR_FILES,
     check_tokenizer,
     loading,
+    read_backbone_config,
 )
 from .options_r2tuning import check_options
+from .tower_specs_r2tuning import backbone_spec
 from .user_inputs_r2tuning import as_frames, as_text_list, as_video_list, check_order, is_file, unpack_row
 from .video_io_r2tuning import MAX_FRAMES, iter_video_frames
 
 
 logger = logging.get_logger(__name__)
 
-MAX_TEXT_LENGTH = 77  # in tokens, of CLIP; for tokenizers without a maximum length
 DO_PAD, DO_NOT_PAD = (True, "longest", "max_length"), (False, "do_not_pad")
 DO_TRUNCATE, DO_NOT_TRUNCATE = (True, "longest_first", "only_first"), (False, "do_not_truncate")
 
@@ -46,6 +48,12 @@ def make_image_processor(size: int = 224) -> Any:
     from transformers import CLIPImageProcessor  # this import warns if torchvision is missing
 
     return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+def frame_size(image_processor: Any) -> int | tuple[int, int]:
+    """The size to which an image processor scales frames: the short side, or height and width."""
+    size = image_processor.size
+    return size["shortest_edge"] if "shortest_edge" in size else (size["height"], size["width"])
 
 
 @dataclass
@@ -69,11 +77,11 @@ class FrameStream:
 
 
 class R2TuningProcessor(ProcessorMixin):
-    """CLIP's image processor and tokenizer, the frame rate, and the settings of the post-processing.
+    """The backbone's image processor and tokenizer, the frame rate, and the settings of the post-processing.
 
     Args:
-        image_processor (`CLIPImageProcessor`): Resizes, crops and normalises frames.
-        tokenizer (`CLIPTokenizer`): Tokenizer of the same CLIP.
+        image_processor (`BaseImageProcessor`): Resizes, crops and normalises frames.
+        tokenizer (`PreTrainedTokenizerBase`): Tokenizer of the same backbone.
         fps (`float`, defaults to 0.5): Frames sampled per second of video.
         nms (`"hard"`, `"linear"`, `"gaussian"` or `None`, defaults to `"hard"`): Default method of suppression.
         nms_threshold (`float`, defaults to 0.7): Default IoU from which hard suppression removes a moment.
@@ -81,6 +89,11 @@ class R2TuningProcessor(ProcessorMixin):
         existence_scale (`float`, defaults to 1.0): Factor of the existence head's logits, see `existence_bias`.
         existence_bias (`float`, defaults to 0.0): The probability that any moment matches a query is
             sigmoid(existence_scale * logit + existence_bias). Training fits both numbers on the evaluation split.
+        max_text_length (`int`, defaults to 77): Largest number of tokens of a text that the backbone takes.
+        pad_to_max_text_length (`bool`, defaults to `False`): Whether every text is padded to that number, as backbones need
+            whose attention covers padding.
+        lowercase_text (`bool`, defaults to `False`): Whether texts are converted to lower case, which some backbones were
+            trained on.
     """
 
     def __init__(
@@ -93,6 +106,9 @@ class R2TuningProcessor(ProcessorMixin):
         round_to: float | None = None,
         existence_scale: float = 1.0,
         existence_bias: float = 0.0,
+        max_text_length: int = 77,
+        pad_to_max_text_length: bool = False,
+        lowercase_text: bool = False,
         **kwargs: Any,
     ):
         check_options(
@@ -109,6 +125,9 @@ class R2TuningProcessor(ProcessorMixin):
         self.round_to = round_to
         self.existence_scale = existence_scale
         self.existence_bias = existence_bias
+        self.max_text_length = max_text_length
+        self.pad_to_max_text_length = pad_to_max_text_length
+        self.lowercase_text = lowercase_text
         super().__init__(image_processor, tokenizer, **kwargs)
         # A tokenizer may have been saved with these settings, but `_tokenize` itself truncates and pads.
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -134,23 +153,31 @@ class R2TuningProcessor(ProcessorMixin):
 
     @classmethod
     def from_backbone(cls, backbone_name_or_path: str | os.PathLike, **settings: Any) -> "R2TuningProcessor":
-        """Make a processor from the image processor and the tokenizer of a CLIP.
+        """Make a processor from the image processor and the tokenizer of a backbone.
 
         Args:
-            backbone_name_or_path: Folder of the CLIP, or its name on the Hub.
+            backbone_name_or_path: Folder of the backbone, or its name on the Hub.
             settings: Frame rate and settings of the post-processing.
 
         Raises:
             OSError: A file cannot be found or fetched.
             ValueError: A file is damaged.
         """
-        from transformers import CLIPImageProcessor  # this import warns if torchvision is missing
+        from transformers import AutoImageProcessor  # this import warns if torchvision is missing
 
-        with loading(backbone_name_or_path, CLIP_PROCESSOR_FILES, "The processor of CLIP"):
-            image_processor = CLIPImageProcessor.from_pretrained(backbone_name_or_path)
-            tokenizer = CLIPTokenizer.from_pretrained(backbone_name_or_path)
-            check_tokenizer(tokenizer, backbone_name_or_path)
-        return cls(image_processor, tokenizer, **settings)
+        name = os.fspath(backbone_name_or_path)
+        config = read_backbone_config(name)
+        spec = backbone_spec(name, config.model_type)
+        with loading(name, (CONFIG, *BACKBONE_PROCESSOR_FILES), "The processor of the backbone"):
+            image_processor = AutoImageProcessor.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            check_tokenizer(tokenizer, name)
+        text: dict[str, Any] = {
+            "max_text_length": spec.max_text_length(config.text_config),
+            "pad_to_max_text_length": spec.text_attention == "fixed_length",
+            "lowercase_text": spec.lowercases,
+        }
+        return cls(image_processor, tokenizer, **text, **settings)
 
     @classmethod
     def get_processor_dict(
@@ -193,7 +220,7 @@ class R2TuningProcessor(ProcessorMixin):
             padding: Padding of texts: to the longest (`True` or `"longest"`), to `max_length` (`"max_length"`), or
                 none (`False` or `"do_not_pad"`). Videos are padded to the longest.
             truncation: Whether texts of more than `max_length` tokens are truncated, with a warning, or refused.
-            max_length: Largest number of tokens of a text; default: 77, the limit of CLIP.
+            max_length: Largest number of tokens of a text; default: the processor's `max_text_length`.
             return_tensors: `"pt"` for tensors, `"np"` for arrays, `None` for lists.
 
         Returns:
@@ -256,7 +283,7 @@ class R2TuningProcessor(ProcessorMixin):
         video = unpack_row(video)
         if is_file(video):
             # Frames are scaled while decoding: at full size, they may take a hundred times as much memory.
-            size = self.image_processor.size["shortest_edge"]
+            size = frame_size(self.image_processor)
             source = iter_video_frames(
                 video,
                 fps,
@@ -287,9 +314,11 @@ class R2TuningProcessor(ProcessorMixin):
         Returns:
             Rows of `input_ids` and `attention_mask`.
         """
-        longest = min(self.tokenizer.model_max_length, MAX_TEXT_LENGTH)
+        longest = min(self.tokenizer.model_max_length, self.max_text_length)
         _check_lengths(padding, truncation, max_length, longest)
         limit = longest if max_length is None else max_length
+        if self.lowercase_text:
+            texts = [text.lower() for text in texts]
         rows = self.tokenizer(texts, verbose=False)["input_ids"]
         num_too_long = sum(len(row) > limit for row in rows)
         if num_too_long and truncation in DO_NOT_TRUNCATE:
@@ -299,11 +328,13 @@ class R2TuningProcessor(ProcessorMixin):
         if num_too_long:
             logger.warning(f"{num_too_long} of {len(texts)} queries exceed {limit} tokens and are truncated.")
             for row in rows:
-                # Keep the last token: CLIP takes the features of a text from its end-of-text token.
+                # Keep the last token, which ends the text: backbones take the features of a text from it.
                 del row[limit - 1 : -1]
         if padding in DO_NOT_PAD:
             return {"input_ids": rows, "attention_mask": [[True] * len(row) for row in rows]}
         width = limit if padding == "max_length" else max(map(len, rows))
+        if self.pad_to_max_text_length:
+            width = longest
         fill = self.tokenizer.pad_token_id or 0  # any token, as padding is masked
         ids, mask = [], []
         for row in rows:
@@ -526,4 +557,4 @@ def _check_outputs(outputs: Any) -> None:
         raise ValueError("The predictions are not finite: the video's pixels or the model's weights hold NaN.")
 
 
-__all__ = ["FrameStream", "R2TuningProcessor", "make_image_processor"]
+__all__ = ["FrameStream", "R2TuningProcessor", "frame_size", "make_image_processor"]

@@ -2,8 +2,7 @@
 
 Threads share the encoders, so a call changes nothing in them: it neither registers hooks nor swaps weights.
 
-The first section is the only place that names parts of CLIP, such as the path to its layers. Encoders of another kind
-need the same there, a way to load them in `load_backbone`, and their configurations in `R2TuningConfig.sub_configs`.
+What distinguishes one kind of encoder from another is in `tower_specs_r2tuning.py`.
 """
 
 import copy
@@ -15,62 +14,95 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionModel
-from transformers.masking_utils import create_causal_mask
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
 from .configuration_r2tuning import R2TuningConfig
 from .loading_r2tuning import BACKBONE_ADVICE, loading_backbone, read_backbone_config, safe_weights
 from .method_base_r2tuning import TransferMethod
+from .tower_specs_r2tuning import TowerSpec, backbone_spec
 
 
 SAMPLES = 64  # values of a weight that are compared, as changes through `.data` bypass its version counter
 ENCODERS = ("vision_model.", "text_model.")  # prefixes of the encoders' parameters in the model
 
-# ---- CLIP ----------------------------------------------------------------------------------------------------------
-
-UNUSED_NORMS = ("vision_model.post_layernorm.", "text_model.final_layer_norm.")  # follow the last state that is read
-ATTENTION_PROJECTIONS = r"(vision_model|text_model)\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj"
-TEXT_LAYER_OPTIONS = {"is_causal": True}  # further arguments of each layer of the text encoder
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
+SIZES = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
 VISION_SIZES = (*SIZES, "patch_size", "image_size", "num_channels")
 TEXT_SIZES = (*SIZES, "vocab_size", "max_position_embeddings")
 
+# ---- parts of the encoders -----------------------------------------------------------------------------------------
 
-def make_encoders(config: R2TuningConfig) -> tuple[CLIPVisionModel, CLIPTextModel]:
+
+def make_encoders(config: R2TuningConfig) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Image and text encoder with random weights."""
-    return CLIPVisionModel._from_config(config.vision_config), CLIPTextModel._from_config(config.text_config)
+    vision_class, text_class = (getattr(transformers, name) for name in config.tower_spec.encoder_classes)
+    return vision_class._from_config(config.vision_config), text_class._from_config(config.text_config)
 
 
-def layers_of(encoder: CLIPVisionModel | CLIPTextModel) -> nn.ModuleList:
-    """The layers of an encoder, the first one first."""
-    return encoder.encoder.layers
+def vision_layers(vision_model: nn.Module) -> nn.ModuleList:
+    """The layers of the image encoder, the first one first."""
+    return cast("nn.ModuleList", vision_model.get_submodule("encoder.layers"))
 
 
 def branches_of(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The two modules of a layer whose outputs are added to the residual stream: attention and MLP."""
+    """The two modules of a layer of the image encoder whose outputs are added to the residual stream: attention and MLP."""
     return cast("nn.Module", layer.self_attn), cast("nn.Module", layer.mlp)
 
 
-def embed_frames(vision_model: CLIPVisionModel, pixels: torch.Tensor) -> torch.Tensor:
+def embed_frames(vision_model: nn.Module, pixels: torch.Tensor, spec: TowerSpec) -> torch.Tensor:
     """Input of the first layer, `(num_frames, num_tokens, vision_hidden)`, from `(num_frames, 3, height, width)`."""
-    return vision_model.pre_layrnorm(vision_model.embeddings(pixels))
+    tokens = cast("nn.Module", vision_model.embeddings)(pixels)
+    return tokens if spec.image_norm is None else vision_model.get_submodule(spec.image_norm)(tokens)
 
 
-def embed_text(text_model: CLIPTextModel, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Input of the first layer, `(batch, text_length, text_hidden)`, and the causal mask of attention."""
-    tokens = text_model.embeddings(input_ids=input_ids)
-    mask = create_causal_mask(
-        config=text_model.config, inputs_embeds=tokens, attention_mask=None, past_key_values=None
-    )
+def add_frame_token(vision_model: nn.Module, tokens: torch.Tensor, spec: TowerSpec) -> torch.Tensor:
+    """Put the token that represents the frame first.
+
+    That is CLS, which is first already. Without CLS it is head(norm(h)), the encoder's own pooling of the hidden states h;
+    of the last layer this is its `pooler_output`.
+
+    Args:
+        vision_model: Image encoder.
+        tokens: Output of one of its layers, `(num_frames, num_tokens, vision_hidden)`.
+        spec: Properties of the encoders.
+
+    Returns:
+        `(num_frames, 1 + num_patches, vision_hidden)`.
+    """
+    if spec.has_cls:
+        return tokens
+    pooled = cast("nn.Module", vision_model.head)(cast("nn.Module", vision_model.post_layernorm)(tokens))
+    return torch.cat([pooled[:, None].to(tokens.dtype), tokens], dim=1)
+
+
+def embed_text(
+    body: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, spec: TowerSpec
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Input of the first layer, `(batch, text_length, text_hidden)`, and the mask of attention.
+
+    Args:
+        body: The part of the text encoder that holds its embeddings and layers.
+        input_ids: `(batch, text_length)`.
+        attention_mask: `(batch, text_length)`, boolean, `True` = real.
+        spec: Properties of the encoders.
+    """
+    tokens = cast("nn.Module", body.embeddings)(input_ids=input_ids)
+    visible = attention_mask if spec.text_attention == "masked" else None
+    arguments = {"config": body.config, "inputs_embeds": tokens, "attention_mask": visible}
+    if spec.text_attention == "causal":
+        mask = create_causal_mask(**arguments, past_key_values=None)
+    else:
+        mask = create_bidirectional_mask(**arguments)
     return tokens, cast("torch.Tensor | None", mask)
 
 
 # ---- loading and freezing ------------------------------------------------------------------------------------------
 
 
-def load_backbone(config: R2TuningConfig, checkpoint: str | os.PathLike, **hub: Any) -> CLIPModel:
-    """Load the encoders named by `config.backbone_name_or_path`.
+def load_backbone(config: R2TuningConfig, checkpoint: str | os.PathLike, **hub: Any) -> tuple[nn.Module, nn.Module]:
+    """Load the image and the text encoder of the backbone named by `config.backbone_name_or_path`.
 
     Args:
         config: Configuration of the checkpoint.
@@ -84,22 +116,39 @@ def load_backbone(config: R2TuningConfig, checkpoint: str | os.PathLike, **hub: 
     name = config.backbone_name_or_path
     if name is None:
         raise ValueError(
-            f"The checkpoint '{checkpoint}' holds no CLIP and its configuration names none. {BACKBONE_ADVICE}"
+            f"The checkpoint '{checkpoint}' holds no backbone and its configuration names none. {BACKBONE_ADVICE}"
         )
-    hub["revision"] = config.backbone_revision
+    return load_encoders(name, config, **hub, revision=config.backbone_revision)
+
+
+def load_encoders(name: str, config: R2TuningConfig, **hub: Any) -> tuple[nn.Module, nn.Module]:
+    """Load the image and the text encoder of a backbone, which must be those that a configuration describes.
+
+    Args:
+        name: Folder of the backbone, or its name on the Hub.
+        config: Configuration of the model that they are for.
+        hub: Hub arguments (`token`, `revision`, ...).
+
+    Raises:
+        OSError: It cannot be found or fetched.
+        ValueError: It is damaged, incomplete, of another kind or of other sizes.
+    """
     found = read_backbone_config(name, **hub)
     _check_sizes(name, config, found)
+    model_class = getattr(transformers, backbone_spec(name, found.model_type).model_class)
     with loading_backbone(name, **hub):
-        loaded = CLIPModel.from_pretrained(name, config=found, output_loading_info=True, **safe_weights(name, hub))
-        clip, info = cast("tuple[CLIPModel, dict[str, Any]]", loaded)
+        loaded = model_class.from_pretrained(name, config=found, output_loading_info=True, **safe_weights(name, hub))
+        backbone, info = cast("tuple[Any, dict[str, Any]]", loaded)
     missing = sorted(key for key in info["missing_keys"] if key.startswith(ENCODERS))
     if missing:
-        raise ValueError(f"CLIP '{name}' is incomplete: it lacks {len(missing)} weights, such as {missing[:3]}.")
-    return clip
+        raise ValueError(
+            f"The backbone '{name}' is incomplete: it lacks {len(missing)} weights, such as {missing[:3]}."
+        )
+    return backbone.vision_model, backbone.text_model
 
 
-def _check_sizes(name: str, config: R2TuningConfig, found: CLIPConfig) -> None:
-    """Refuse encoders whose sizes are not those of the checkpoint."""
+def _check_sizes(name: str, config: R2TuningConfig, found: PreTrainedConfig) -> None:
+    """Refuse encoders of another kind or of other sizes than those of the checkpoint."""
     for part, fields in (("vision_config", VISION_SIZES), ("text_config", TEXT_SIZES)):
         wrong = []
         for field in fields:
@@ -107,7 +156,7 @@ def _check_sizes(name: str, config: R2TuningConfig, found: CLIPConfig) -> None:
             if needed != got:
                 wrong.append(f"{field}={got} where {needed} is needed")
         if wrong:
-            raise ValueError(f"CLIP '{name}' does not fit this checkpoint: its {part} has {', '.join(wrong)}.")
+            raise ValueError(f"The backbone '{name}' does not fit this checkpoint: its {part} has {', '.join(wrong)}.")
 
 
 @torch.no_grad()
@@ -130,7 +179,7 @@ def freeze(model: nn.Module, is_learned: Callable[[str], bool]) -> None:
 
 
 def read_video(
-    vision_model: CLIPVisionModel,
+    vision_model: nn.Module,
     layers: nn.ModuleList,
     pixels: torch.Tensor,
     frame_mask: torch.Tensor | None,
@@ -167,24 +216,31 @@ def read_video(
 
 
 def read_text(
-    text_model: CLIPTextModel, input_ids: torch.Tensor, config: R2TuningConfig, method: TransferMethod
+    text_model: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    config: R2TuningConfig,
+    method: TransferMethod,
 ) -> torch.Tensor:
     """Hidden states of a batch of texts, `(batch, text_length, num_layers, text_hidden)`, last layer last."""
-    layers = layers_of(text_model)
+    spec = config.tower_spec
+    body = text_model.get_submodule(spec.text_body)
+    layers = cast("nn.ModuleList", body.get_submodule(spec.text_layers))
     layers_read = range(len(layers))[config.layers_read]
+    options = {"is_causal": True} if spec.text_attention == "causal" else {}
     learned = _is_trained(text_model, config)
     states = _States(slice(None), input_ids.device.type, learned)
     with torch.set_grad_enabled(torch.is_grad_enabled() and learned):
-        tokens, mask = embed_text(text_model, input_ids)
+        tokens, mask = embed_text(body, input_ids, attention_mask, spec)
         for index, layer in enumerate(layers):
-            tokens = method.run_text_layer(index, layer, tokens, mask, **TEXT_LAYER_OPTIONS)
+            tokens = method.run_text_layer(index, layer, tokens, mask, **options)
             if index in layers_read:
                 states.read(tokens)
     return torch.stack(states.kept, dim=2)
 
 
 def _read_frames(
-    vision_model: CLIPVisionModel,
+    vision_model: nn.Module,
     layers: nn.ModuleList,
     pixels: torch.Tensor,
     config: R2TuningConfig,
@@ -198,11 +254,11 @@ def _read_frames(
     if config.method_spec.reads_branches:
         branches, layers_read = method.reading_branches(states.read), layers_read[-1:]
     with torch.set_grad_enabled(torch.is_grad_enabled() and learned), branches:
-        tokens = embed_frames(vision_model, pixels)
+        tokens = embed_frames(vision_model, pixels, config.tower_spec)
         for index, layer in enumerate(layers):
             tokens = method.run_vision_layer(index, layer, tokens, None)
             if index in layers_read:
-                states.read(tokens)
+                states.read(add_frame_token(vision_model, tokens, config.tower_spec))
     return states.kept
 
 
@@ -343,17 +399,17 @@ def with_weights(module: nn.Module, weights: dict[str, torch.Tensor], prefix: st
 
 
 __all__ = [
-    "ATTENTION_PROJECTIONS",
     "ENCODERS",
-    "UNUSED_NORMS",
     "FrozenCopies",
+    "add_frame_token",
     "branches_of",
     "copy_weights",
     "freeze",
-    "layers_of",
     "load_backbone",
+    "load_encoders",
     "make_encoders",
     "read_text",
     "read_video",
+    "vision_layers",
     "with_weights",
 ]

@@ -113,7 +113,7 @@ def load_video_frames(
     video: VideoInput,
     fps: float,
     *,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     start_sec: float = 0.0,
     end_sec: float | None = None,
     max_frames: int = MAX_FRAMES,
@@ -125,7 +125,8 @@ def load_video_frames(
     Args:
         video: Path of a file or a pipe, bytes of a file, binary file object or http(s) address.
         fps: Frames to sample per second.
-        size: Short side of the frames in pixels; the long side keeps the proportions. `None` = as in the video.
+        size: Short side of the frames in pixels, where the long side keeps the proportions; or height and width. `None` =
+            as in the video.
         start_sec: Start of the part to sample, in seconds.
         end_sec: End of the part to sample, in seconds; `None` = the end of the video.
         max_frames: Largest number of frames; a file of a few hundred bytes can claim to last for years.
@@ -165,7 +166,7 @@ def iter_video_frames(
     video: VideoInput,
     fps: float,
     *,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     start_sec: float = 0.0,
     end_sec: float | None = None,
     max_frames: int = MAX_FRAMES,
@@ -181,7 +182,8 @@ def iter_video_frames(
     Args:
         video: Path of a file or a pipe, bytes of a file, binary file object or http(s) address.
         fps: Grid times per second. The module's docstring says which picture becomes the frame of a grid time.
-        size: Short side of the frames in pixels, the long side follows (truncated); `None` = as in the video.
+        size: Short side of the frames in pixels, the long side follows (truncated); or height and width. `None` = as in
+            the video.
         start_sec: First grid time, in seconds since the first picture.
         end_sec: End of the part to sample, in seconds; later pictures are not used. `None` = the end of the video.
         max_frames: Largest number of grid times; a file of a few hundred bytes can claim to last for years.
@@ -199,7 +201,7 @@ def iter_video_frames(
         ValueError: The file holds no readable video or too large pictures, or a number is out of range.
     """
     rate = _as_fraction("fps", fps)
-    size = None if size is None else _as_count("size", size)
+    size = _as_size(size)
     chunk_size = _as_count("chunk_size", chunk_size)
     max_frames = _as_count("max_frames", max_frames)
     source = make_source(video, _as_count("max_pixels", max_pixels))
@@ -274,6 +276,16 @@ def _as_count(name: str, value: int) -> int:
     if not isinstance(value, Integral):
         raise TypeError(f"`{name}` must be an integer, got {type(value).__name__}.")
     return int(_as_fraction(name, value, least=1))
+
+
+def _as_size(size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+    """Check a short side, or height and width, in pixels."""
+    if size is None:
+        return None
+    if isinstance(size, tuple) and len(size) == 2:
+        height, width = size
+        return _as_count("size", height), _as_count("size", width)
+    return _as_count("size", size)
 
 
 def _check_range(start_sec: float, end_sec: float | None, duration: Fraction) -> tuple[Fraction, Fraction]:

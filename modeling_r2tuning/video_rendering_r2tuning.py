@@ -20,10 +20,10 @@ class Renderer:
     Args:
         source: The video.
         sample_aspect_ratio: Width of a pixel divided by its height.
-        size: Short side of the result in pixels; `None` = as in the video.
+        size: Short side of the result in pixels, or its height and width; `None` = as in the video.
     """
 
-    def __init__(self, source: VideoSource, sample_aspect_ratio: Fraction, size: int | None):
+    def __init__(self, source: VideoSource, sample_aspect_ratio: Fraction, size: int | tuple[int, int] | None):
         self.source = source
         self.sample_aspect_ratio = sample_aspect_ratio
         self.size = size
@@ -43,7 +43,8 @@ class Renderer:
             ValueError: The result would be too large, or the pixel format cannot be converted.
         """
         if self._layout is None:
-            self._layout = (display_matrix(frame), *self._scaled_size(frame.width, frame.height))
+            matrix = display_matrix(frame)
+            self._layout = (matrix, *self._scaled_size(frame.width, frame.height, is_turned(matrix)))
         matrix, width, height = self._layout
         # One call of swscale both scales and converts, so that a large picture never exists as RGB.
         try:
@@ -52,10 +53,15 @@ class Renderer:
             raise ValueError(f"Pictures in the format {frame.format.name} cannot be converted to RGB.") from error
         return turn_upright(scaled.to_ndarray(), matrix)
 
-    def _scaled_size(self, width: int, height: int) -> tuple[int, int]:
-        """Size with square pixels; as in CLIP's image processor, the long side is truncated, not rounded."""
+    def _scaled_size(self, width: int, height: int, turned: bool) -> tuple[int, int]:
+        """Width and height with square pixels, before the picture is turned upright.
+
+        As in CLIP's image processor, the long side is truncated, not rounded.
+        """
         width = max(round(width * self.sample_aspect_ratio), 1)
-        if self.size is not None:
+        if isinstance(self.size, tuple):
+            height, width = self.size[::-1] if turned else self.size
+        elif self.size is not None:
             short = min(width, height)
             width, height = self.size * width // short, self.size * height // short
         if width * height > self.source.max_pixels:
@@ -78,10 +84,16 @@ def display_matrix(frame: Any) -> np.ndarray:
     return np.frombuffer(data, dtype=np.int32)[[0, 1, 3, 4]]
 
 
+def is_turned(matrix: np.ndarray) -> bool:
+    """Whether a display matrix exchanges width and height."""
+    x_from_x, y_from_x, _, _ = matrix.tolist()
+    return abs(x_from_x) < abs(y_from_x)
+
+
 def turn_upright(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Apply a rotation by a multiple of 90 degrees, mirrored or not, to a picture `(height, width, 3)`."""
     x_from_x, y_from_x, x_from_y, y_from_y = matrix.tolist()
-    if abs(x_from_x) < abs(y_from_x):
+    if is_turned(matrix):
         picture = picture.transpose(1, 0, 2)
         x_from_x, y_from_y = x_from_y, y_from_x
     if y_from_y < 0:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def select_pictures(
-    source: VideoSource, timeline: Timeline, limits: np.ndarray, size: int | None
+    source: VideoSource, timeline: Timeline, limits: np.ndarray, size: int | tuple[int, int] | None
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Select the last picture before each limit.
 
@@ -30,7 +30,7 @@ def select_pictures(
         source: The video.
         timeline: Its timeline.
         limits: `(num_limits,)` timestamps, ascending.
-        size: Short side in pixels.
+        size: Short side, or height and width, in pixels.
 
     Yields:
         Pictures `(height, width, 3)` and for how many consecutive limits each is used.

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 
 from modeling_r2tuning import DEFAULT_MODEL
+from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
@@ -26,16 +27,16 @@ MAX_NAME_BYTES = 255
 
 
 def check_model_options(args: argparse.Namespace) -> None:
-    """Refuse a device, checkpoint or CLIP that cannot be used, before anything is fetched or read.
+    """Refuse a device, checkpoint or backbone that cannot be used, before anything is fetched or read.
 
     Raises:
-        OSError: There is no such checkpoint or CLIP.
+        OSError: There is no such checkpoint or backbone.
         ValueError: The device cannot be used, or the options do not fit the checkpoint.
     """
     choose_device(args.device)
     check_original(model_name(args), args.benchmark, args.domain)
     if args.backbone is not None:
-        check_model_type(args.backbone, "clip")
+        read_backbone_config(args.backbone)
 
 
 def model_name(args: argparse.Namespace) -> str:
@@ -53,7 +54,7 @@ def load_pipeline(args: argparse.Namespace) -> VideoGroundingPipeline:
         backbone = {"backbone_name_or_path": args.backbone, "backbone_revision": None}
     model = R2TuningForVideoGrounding.from_pretrained(name, dtype=getattr(torch, args.dtype), **backbone)
     if args.backbone is not None and model.config.save_backbone:
-        logger.warning("`backbone` has no effect: the checkpoint holds its own CLIP")
+        logger.warning("`backbone` has no effect: the checkpoint holds its own backbone")
     return VideoGroundingPipeline(model=model, processor=R2TuningProcessor.from_pretrained(name), device=device)
 
 

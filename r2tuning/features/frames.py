@@ -20,6 +20,7 @@ import av
 import numpy as np
 
 from modeling_r2tuning import R2TuningProcessor
+from modeling_r2tuning.processing_r2tuning import frame_size
 from modeling_r2tuning.video_io_r2tuning import MAX_DENOMINATOR, iter_video_frames
 from r2tuning.features.files import PARTIAL, replacing, video_path
 from r2tuning.features.jobs import VideoJob
@@ -74,9 +75,9 @@ class FrameStore:
         return compare_records(path, self._record(job), record)
 
     def read(self, job: VideoJob) -> Iterator[np.ndarray]:
-        """Yield frames `(n, size, size, 3)`, uint8, resized and cropped for CLIP but not normalised."""
+        """Yield frames `(n, size, size, 3)`, uint8, resized and cropped for the backbone but not normalised."""
         image_processor = self.processor.image_processor
-        size = image_processor.size["shortest_edge"]
+        size = frame_size(image_processor)
         pieces: Iterable[np.ndarray] = iter_video_frames(job.source, job.fps, size=size, chunk_size=CHUNK_SIZE)
         if job.exact:
             pieces = fit_length(pieces, job.num_frames)

@@ -159,7 +159,6 @@ def load_processor(args: argparse.Namespace) -> R2TuningProcessor:
     if args.model is not None:
         check_model_type(args.model, "r2tuning")
         return R2TuningProcessor.from_pretrained(args.model)
-    read_backbone_config(args.backbone)  # refuses another kind of model
     return R2TuningProcessor.from_backbone(args.backbone, fps=args.fps or BENCHMARKS[args.benchmark].fps)
 
 
@@ -181,8 +180,7 @@ def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
         num_recurrent_steps=args.num_layers or DEFAULT_NUM_LAYERS,
     )
     model = R2TuningForVideoGrounding(config)
-    clip = load_backbone(config, args.backbone)
-    model.copy_backbone(clip.vision_model, clip.text_model)
+    model.copy_backbone(*load_backbone(config, args.backbone))
     return model
 
 

@@ -18,7 +18,8 @@ from r2tuning.json_files import read_json, write_json
 FORMAT = 1  # version of the layout
 SETTINGS_FILE = "settings.json"
 ONE_PER_UNIT = "one frame per annotated clip"  # instead of frames per second, on YouTube Highlights
-NOT_COMPARED = ("clip",)  # the same CLIP has several names; its weights are compared instead
+# The same backbone has several names; its weights are compared instead, which no two kinds of backbones share.
+NOT_COMPARED = ("clip", "tower")
 STALE_SEC = 3600.0  # earlier versions wrote files into `partial` itself; none took that long
 
 
@@ -78,7 +79,7 @@ def compare_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]
             differing.append(f"`{name}` is {json.dumps(found.get(name))} there, {json.dumps(value)} is needed")
     if differing:
         raise ValueError(
-            f"The cache '{folder}' was made with other settings: {'; '.join(differing)} (its CLIP is "
+            f"The cache '{folder}' was made with other settings: {'; '.join(differing)} (its backbone is "
             f"{json.dumps(found.get('clip'))}). Use the settings that it was made with, or another folder."
         )
 

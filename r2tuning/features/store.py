@@ -60,9 +60,9 @@ class FeatureStore:
         return compare_records(path, self._record(job), record)
 
     def read(self, job: Job) -> Iterator[Any]:
-        """Yield the token ids of a query; or the stream of a video, then its pixels piece by piece."""
+        """Yield the tokens of a query; or the stream of a video, then its pixels piece by piece."""
         if isinstance(job, QueryJob):
-            yield self.processor(text=job.text)["input_ids"]
+            yield self.processor(text=job.text)
             return
         stream = self.processor.stream_video(job.source, fps=job.fps, chunk_size=CHUNK_SIZE)
         if job.exact:
@@ -80,7 +80,9 @@ class FeatureStore:
         """
         record = self._record(job)
         if isinstance(job, QueryJob):
-            states = self._to_half(self.model.get_text_hidden_states(next(items).to(self.model.device)))
+            tokens = next(items).to(self.model.device)
+            states = self._to_half(self.model.get_text_hidden_states(**tokens))
+            states = states[tokens["attention_mask"][0].cpu()]
             yield 1
         else:
             stream = next(items)
@@ -172,7 +174,7 @@ def feature_settings(
         benchmark: Name of the benchmark.
         fps: Frames per second, or `ONE_PER_UNIT`.
         dtype: Precision of the encoders.
-        clip: Name of the model's CLIP, for messages; its weights are compared, not its name.
+        clip: Name of the model's backbone, for messages; its weights are compared, not its name.
     """
     return {
         "format": FORMAT,
@@ -180,6 +182,7 @@ def feature_settings(
         "benchmark": benchmark,
         "fps": fps,
         "sampling": SAMPLING,
+        "tower": model.config.vision_config.model_type,
         "clip": clip,
         "clip_weights": fingerprint(model),
         "num_layers": model.config.num_recurrent_steps,

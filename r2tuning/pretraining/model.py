@@ -15,7 +15,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from dataset_scripts.moving_shapes.queries import vocabulary
-from modeling_r2tuning.processing_r2tuning import MAX_TEXT_LENGTH
 from r2tuning.pretraining.pictures import IMAGE_SIZE
 
 
@@ -23,6 +22,7 @@ PATCH_SIZE = 8  # pixels
 NUM_HEADS = 4
 VISION_HIDDEN, TEXT_HIDDEN = 128, 64
 TOKEN_STD = 0.5  # of the token embeddings: large, so that words stay distinct in the frozen encoder
+MAX_TEXT_LENGTH = 77  # as CLIP's
 POSITION_SCALE = 2.0  # whitened patches have a variance of 1
 ATTENTION_STD = 0.085  # of query and key weights: each token attends mostly to itself at first
 PIXEL_NOISE = 0.02  # variance below which whitening amplifies nothing

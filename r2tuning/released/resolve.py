@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import cast
 
 from huggingface_hub import constants, hf_hub_download
+from transformers import CLIPConfig
 from transformers.utils import logging
 
 import modeling_r2tuning
@@ -14,7 +16,7 @@ from modeling_r2tuning.files_r2tuning import check_new_folder, writing_folder
 from modeling_r2tuning.loading_r2tuning import loading, read_backbone_config
 from modeling_r2tuning.pipeline_r2tuning import save_checkpoint
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
-from r2tuning.checks import check_model_name, locate_model
+from r2tuning.checks import check_model_name, check_model_type, locate_model
 from r2tuning.released.convert import convert_original_checkpoint, get_benchmark, original_filename
 from r2tuning_cli.defaults import DEFAULT_BACKBONE
 
@@ -54,7 +56,8 @@ def convert_to_directory(
     if not os.path.isfile(source):
         raise FileNotFoundError(f"No checkpoint at '{os.fspath(source)}'.")
     backbone = _backbone_name(backbone)
-    backbone_config = read_backbone_config(backbone)
+    check_model_type(backbone, "clip")  # the only kind that the authors trained on
+    backbone_config = cast("CLIPConfig", read_backbone_config(backbone))
     with loading(source, ()):
         model = convert_original_checkpoint(
             source, benchmark=benchmark, domain=domain, backbone_config=backbone_config, backbone_name_or_path=backbone

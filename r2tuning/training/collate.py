@@ -26,7 +26,7 @@ class GroundingCollator:
     - `video_id`: consecutive queries about the same video share one copy of it
     - `video_hidden_states (num_frames, num_layers, num_tokens, hidden)` or `pixel_values_videos (num_frames, 3, height,
       width)`
-    - `text_hidden_states (text_length, num_layers, hidden)` or `input_ids (text_length,)`
+    - `text_hidden_states (text_length, num_layers, hidden)`, or `input_ids (text_length,)` with `attention_mask`
     - `saliency (num_frames,)` from 0 to 1, `fps`, `duration_sec`, and if the model predicts moments
       `moments (num_moments, 2)` in seconds; an absent query has none
 
@@ -99,6 +99,8 @@ def _pad(examples: list[dict[str, Any]], names: tuple[str, ...], mask_name: str)
     lengths = torch.tensor([len(tensor) for tensor in tensors])
     padded = pad_sequence(tensors, batch_first=True)
     mask = torch.arange(padded.shape[1]) < lengths[:, None]
+    if mask_name in examples[0]:  # the tensors themselves are padded
+        mask = pad_sequence([example[mask_name] for example in examples], batch_first=True)
     return {name: padded, mask_name: mask}
 
 

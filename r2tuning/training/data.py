@@ -83,7 +83,8 @@ class GroundingData(Dataset):
     def _read_query(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
         if self.cache is not None:
             return {"text_hidden_states": self.cache.query(row["qid"], row["query"])}
-        return {"input_ids": self.processor(text=row["query"])["input_ids"][0]}
+        tokens = self.processor(text=row["query"])
+        return {name: tokens[name][0] for name in ("input_ids", "attention_mask")}
 
     def _label(self, row: dict[str, Any], video: tuple[str, torch.Tensor]) -> dict[str, Any]:
         """The video, cut to its annotated part (TVSum), and the training targets."""

@@ -4,12 +4,13 @@ import logging
 import os
 from typing import Any, cast
 
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers import PreTrainedConfig
 
 from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
-from modeling_r2tuning.loading_r2tuning import MODEL_FILES, check_weights, loading, read_backbone_config, safe_weights
+from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS, Method
+from modeling_r2tuning.towers_r2tuning import load_encoders
 from r2tuning.training.config import TrainingConfig
 from r2tuning.training.init_from import (
     copy_weights,
@@ -47,12 +48,7 @@ def _new_model(config: TrainingConfig) -> R2TuningForVideoGrounding:
     fields = model_fields(config, backbone_config)
     fields |= {"vision_config": backbone_config.vision_config, "text_config": backbone_config.text_config}
     model = R2TuningForVideoGrounding(R2TuningConfig(**fields))
-    with loading(name, MODEL_FILES, "CLIP"):
-        loaded = CLIPModel.from_pretrained(name, output_loading_info=True, **safe_weights(name, {}))
-        backbone, info = cast("tuple[CLIPModel, dict[str, Any]]", loaded)
-    info["unexpected_keys"] = ()  # old checkpoints also hold buffers
-    check_weights(name, info, reshape=False)
-    model.copy_backbone(backbone.vision_model, backbone.text_model)
+    model.copy_backbone(*load_encoders(name, model.config))
     return model
 
 
@@ -83,7 +79,7 @@ def _check_names(fields: dict[str, Any]) -> None:
         raise ValueError(f"`model` must not set {taken}: `backbone` and `method` decide them.")
 
 
-def model_fields(config: TrainingConfig, backbone_config: CLIPConfig) -> dict[str, Any]:
+def model_fields(config: TrainingConfig, backbone_config: PreTrainedConfig) -> dict[str, Any]:
     """Fields of `R2TuningConfig` for a new model: those of the benchmark, overridden by those of the run."""
     method = cast("Method", config.method)
     fields = {
@@ -106,16 +102,15 @@ def _run_fields(config: TrainingConfig) -> dict[str, Any]:
     return fields | config.model
 
 
-def layers_read(method: Method, backbone_config: CLIPConfig) -> dict[str, int]:
+def layers_read(method: Method, backbone_config: PreTrainedConfig) -> dict[str, int]:
     """Number of layers that a method reads by default: R2-Tuning its own default, side networks all, others the last."""
     spec = METHOD_SPECS[method]
     if spec.place == "recurrence":
         return {}
     if spec.reads_last_layer_only:
         return {"num_recurrent_steps": 1}
-    vision = cast("CLIPVisionConfig", backbone_config.vision_config)
-    text = cast("CLIPTextConfig", backbone_config.text_config)
-    return {"num_recurrent_steps": min(vision.num_hidden_layers, text.num_hidden_layers)}
+    depths = [getattr(backbone_config, part).num_hidden_layers for part in ("vision_config", "text_config")]
+    return {"num_recurrent_steps": min(depths)}
 
 
 def make_processor(config: TrainingConfig, model_config: R2TuningConfig) -> R2TuningProcessor:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers import BatchFeature, PreTrainedTokenizerBase
 
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
@@ -80,8 +81,8 @@ def word_attention(
     pixels = torch.cat(list(stream))
     shown = _spread(len(pixels), num_frames)
     encoded = model.encode_video(pixels, fps=stream.fps, duration_sec=stream.duration_sec, window_sec=None)
-    input_ids = processor(text=query)["input_ids"]
-    words = _project_text(model, input_ids)[recurrent_step]
+    text = processor(text=query)
+    words = _project_text(model, text)[recurrent_step]
     layer = model.r2_block.layer_order[recurrent_step]
     [window] = encoded.video_embeds  # one pass, hence one window: (num_steps, num_frames, num_tokens, hidden)
     tokens = window[recurrent_step][shown][None].to(words.dtype)  # (1, shown, num_tokens, hidden)
@@ -89,8 +90,9 @@ def word_attention(
     side = round((attention.shape[1] - 1) ** 0.5)
     maps = attention[:, 1:].unflatten(1, (side, side))  # (shown, rows, columns, num_words), without the CLS token
     maps = maps.permute(3, 0, 1, 2)  # (num_words, shown, rows, columns)
-    names = [processor.tokenizer.decode(token).strip() for token in input_ids[0]]
-    inner = slice(1, len(names) - 1)  # without the start and the end token
+    ids = text["input_ids"][0][text["attention_mask"][0]].tolist()
+    names = [processor.tokenizer.decode(token).strip() for token in ids]
+    inner = _words_between_marks(ids, processor.tokenizer)
     return WordAttention(
         words=names[inner],
         times=shown / stream.fps,
@@ -175,9 +177,9 @@ def layer_similarity(
     """
     stream = processor.stream_video(video)
     states = model.get_video_hidden_states(torch.cat(list(stream))[None].to(model.device))
-    input_ids = processor(text=query)["input_ids"]
-    before = _similarity(_untrained_copy(model), states, input_ids)
-    after = _similarity(model, states, input_ids)
+    text = processor(text=query)
+    before = _similarity(_untrained_copy(model), states, text)
+    after = _similarity(model, states, text)
     layers = [model.config.num_recurrent_steps - layer for layer in model.r2_block.layer_order]
     times = np.arange(states.shape[1]) / stream.fps
     return LayerSimilarity(layers, times, before, after)
@@ -220,8 +222,14 @@ def _spread(count: int, number: int) -> np.ndarray:
     return ((np.arange(number) + 0.5) * count / number).astype(int)
 
 
-def _project_text(model: R2TuningForVideoGrounding, input_ids: torch.Tensor) -> list[torch.Tensor]:
-    return model.project_text(model.get_text_hidden_states(input_ids.to(model.device)))
+def _project_text(model: R2TuningForVideoGrounding, text: BatchFeature) -> list[torch.Tensor]:
+    return model.project_text(model.get_text_hidden_states(**text.to(model.device)))
+
+
+def _words_between_marks(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> slice:
+    """The tokens of a text without those that mark its start and its end."""
+    starts, ends = (tokenizer.bos_token_id, tokenizer.cls_token_id), (tokenizer.eos_token_id, tokenizer.sep_token_id)
+    return slice(int(ids[0] in starts), len(ids) - int(ids[-1] in ends))
 
 
 def _denormalise(pixels: torch.Tensor, processor: R2TuningProcessor) -> np.ndarray:
@@ -240,22 +248,22 @@ def _untrained_copy(model: R2TuningForVideoGrounding) -> R2TuningForVideoGroundi
     return untrained
 
 
-def _similarity(model: R2TuningForVideoGrounding, states: torch.Tensor, input_ids: torch.Tensor) -> np.ndarray:
+def _similarity(model: R2TuningForVideoGrounding, states: torch.Tensor, text: BatchFeature) -> np.ndarray:
     """Cosine of the projected frames and the pooled text, `(num_steps, num_frames)`.
 
     Args:
         model: The model whose projections are used.
-        states: `(1, num_frames, num_layers, num_tokens, vision_hidden)`, hidden states of CLIP.
-        input_ids: `(1, text_length)`, tokens of the query.
+        states: `(1, num_frames, num_layers, num_tokens, vision_hidden)`, hidden states of the backbone.
+        text: The processor's output for the query.
     """
-    words = _project_text(model, input_ids)
+    words = _project_text(model, text)
     frame_mask = torch.ones(states.shape[:2], dtype=torch.bool, device=model.device)
-    text_mask = torch.ones(words[0].shape[:2], dtype=torch.bool, device=model.device)
+    text_mask = text["attention_mask"].to(model.device)
     cosines = []
     for tokens, step_words in zip(model.project_video(states, frame_mask), words, strict=True):
         frames = tokens[0, :, 0].float()  # (num_frames, hidden), the CLS tokens
-        text = model.grounding_head.text_pooling(step_words.float(), text_mask)  # (1, hidden)
-        cosines.append(F.cosine_similarity(frames, text, dim=-1))
+        pooled = model.grounding_head.text_pooling(step_words.float(), text_mask)  # (1, hidden)
+        cosines.append(F.cosine_similarity(frames, pooled, dim=-1))
     return torch.stack(cosines).cpu().numpy()
 
 

@@ -21,17 +21,18 @@ METHOD_IMPORTS = {"configuration_r2tuning", "method_base_r2tuning"}
 # Own files that a file may import.
 ALLOWED = {
     "method_specs_r2tuning": set(),
-    "configuration_r2tuning": {"method_specs_r2tuning"},
+    "tower_specs_r2tuning": set(),
+    "configuration_r2tuning": {"method_specs_r2tuning", "tower_specs_r2tuning"},
     "points_r2tuning": set(),
     "precision_r2tuning": set(),
     "method_base_r2tuning": set(),
-    "towers_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "loading", "method_base")},
+    "towers_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "loading", "method_base", "tower_specs")},
     "options_r2tuning": set(),
     "files_r2tuning": set(),
     "user_inputs_r2tuning": set(),
     "containers_r2tuning": set(),
     "video_source_r2tuning": {"containers_r2tuning"},
-    "loading_r2tuning": set(),
+    "loading_r2tuning": {"tower_specs_r2tuning"},
     "video_entries_r2tuning": set(),
     "mp4_tables_r2tuning": set(),
     "video_timeline_r2tuning": {"containers_r2tuning", "mp4_tables_r2tuning", "video_entries_r2tuning"},
@@ -54,14 +55,14 @@ ALLOWED = {
     "method_lst_r2tuning": METHOD_IMPORTS,
     "method_vpt_r2tuning": METHOD_IMPORTS,
     "method_vop_r2tuning": METHOD_IMPORTS | {"method_vpt_r2tuning", "precision_r2tuning"},
-    "method_lora_r2tuning": {"files_r2tuning", "loading_r2tuning", "towers_r2tuning"},
+    "method_lora_r2tuning": {"configuration_r2tuning", "files_r2tuning", "loading_r2tuning", "towers_r2tuning"},
     "methods_r2tuning": METHOD_IMPORTS
     | {"method_specs_r2tuning", "towers_r2tuning"}
     | {f"method_{name}_r2tuning" for name in ("e3va", "lora", "losa", "lst", "st_adapter", "vop", "vpt")},
     "modeling_r2tuning": {
         f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "inputs", "loading")
     }
-    | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "towers", "windows")},
+    | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "tower_specs", "towers", "windows")},
     "processing_r2tuning": {
         f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "user_inputs", "video_io")
     },

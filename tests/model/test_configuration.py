@@ -196,7 +196,7 @@ def test_an_existence_head_needs_a_moment_head():
 
 
 def test_the_shallower_encoder_limits_the_number_of_layers_read():
-    with pytest.raises(StrictDataclassError, match=r"number of layers of either CLIP encoder \(2\), got 3"):
+    with pytest.raises(StrictDataclassError, match=r"number of layers of either encoder \(2\), got 3"):
         R2TuningConfig(
             vision_config=TINY_VISION, text_config={**TINY_TEXT, "num_hidden_layers": 2}, num_recurrent_steps=3
         )
