@@ -261,7 +261,7 @@ def draw(lines: list[dict[str, Any]], untrained: float, path: Path) -> None:
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", required=True, help="the CLIP that `train/pretrain_clip.py` makes")
+    parser.add_argument("--backbone", required=True, help="the CLIP that `train/pretrain_backbone.py` makes")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(EPOCHS), help="numbers of moments to train on")
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of every model (default: 0 1 2)"

@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def reinitialise_text(clip: CLIPModel, seed: int) -> CLIPModel:
-    """Replace the text encoder by the initialisation that `train/pretrain_clip.py` starts from."""
+    """Replace the text encoder by the initialisation that `train/pretrain_backbone.py` starts from."""
     torch.manual_seed(seed)
     untrained = CLIPModel(clip.config)
     untrained.text_model.embeddings.token_embedding.weight.data.normal_(0, TOKEN_STD)

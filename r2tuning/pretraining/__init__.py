@@ -1,1 +1,1 @@
-"""Pre-training of a small CLIP on single pictures of Moving Shapes."""
+"""Pre-training of a small CLIP or SigLIP on single pictures of Moving Shapes."""

@@ -1,4 +1,4 @@
-"""Whether a CLIP can ground Moving Shapes, measured on pictures that it was not trained on.
+"""Whether a backbone can ground Moving Shapes, measured on pictures that it was not trained on.
 
 - 64-way retrieval: each picture finds its caption among 64, and each caption its picture.
 - Linear probes on the frozen patch tokens: place, size, colour and shape of an object from the token at its centre.
@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from dataset_scripts.moving_shapes.frames import ShownObject
 from dataset_scripts.moving_shapes.queries import vocabulary
 from dataset_scripts.moving_shapes.scenes import COLORS, SHAPES
+from r2tuning.pretraining.kinds import Backbone, Kind, read_layers
 
 
-ACCEPTANCE_FILE = "acceptance.json"  # stored with the CLIP
+ACCEPTANCE_FILE = "acceptance.json"  # stored with the backbone
 WAYS = 64  # of the retrieval
 CHUNK_SIZE = 256  # pictures or captions encoded at once
 TRAINING_SHARE = 2 / 3  # of the objects, to fit the probes
@@ -27,8 +28,9 @@ WORD_TOKEN = 4  # index of the word's token: start of text and three words prece
 
 
 @torch.no_grad()
-def accept_clip(
-    clip: CLIPModel,
+def accept_backbone(
+    kind: Kind,
+    model: Backbone,
     tokenizer: CLIPTokenizer,
     pixels: torch.Tensor,
     captions: list[tuple[str, ...]],
@@ -37,45 +39,46 @@ def accept_clip(
     """All three measurements.
 
     Args:
-        clip: The model, in eval mode.
+        kind: Kind of the model.
+        model: The model, in eval mode.
         tokenizer: Its tokenizer.
         pixels: `(num_pictures, 3, size, size)`, normalised; each picture is followed by its variant.
         captions: Wordings of each picture; the first is used.
         objects: What each picture shows.
 
     Returns:
-        "retrieval_64": shares from 0 to 1; "probes": for each layer of the vision encoder, see `probe_tokens`; "words":
+        "retrieval_64": shares from 0 to 1; "probes": for each layer of the image encoder, see `probe_tokens`; "words":
         see `measure_words`.
     """
-    layers = _encode_pictures(clip, pixels)
+    layers = _encode_pictures(kind, model, pixels)
     return {
-        "retrieval_64": measure_retrieval(clip, tokenizer, layers[-1][:, 0], captions),
+        "retrieval_64": measure_retrieval(kind, model, tokenizer, layers[-1][:, 0], captions),
         "probes": [probe_tokens(layer, objects) for layer in layers[1:]],
-        "words": measure_words(clip, tokenizer),
+        "words": measure_words(kind, model, tokenizer),
     }
 
 
-def _encode_pictures(clip: CLIPModel, pixels: torch.Tensor) -> list[torch.Tensor]:
-    """Hidden states of the embeddings and of every layer, each `(num_pictures, num_tokens, hidden)`."""
-    chunks = []
-    for chunk in pixels.split(CHUNK_SIZE):
-        chunks.append(clip.vision_model(chunk, output_hidden_states=True).hidden_states)
+def _encode_pictures(kind: Kind, model: Backbone, pixels: torch.Tensor) -> list[torch.Tensor]:
+    """Hidden states of the embeddings and of every layer, each `(num_pictures, 1 + num_patches, hidden)`."""
+    chunks = [read_layers(kind, model, chunk) for chunk in pixels.split(CHUNK_SIZE)]
     return [torch.cat(layer) for layer in zip(*chunks, strict=True)]
 
 
 def measure_retrieval(
-    clip: CLIPModel, tokenizer: CLIPTokenizer, pooled: torch.Tensor, captions: list[tuple[str, ...]]
+    kind: Kind, model: Backbone, tokenizer: CLIPTokenizer, pooled: torch.Tensor, captions: list[tuple[str, ...]]
 ) -> dict[str, float]:
     """Share of pictures and of captions that find each other among 64, without variants.
 
     Args:
-        clip: The model.
+        kind: Kind of the model.
+        model: The model.
         tokenizer: Its tokenizer.
-        pooled: `(num_pictures, hidden)`, last hidden states of the CLS tokens; each picture is followed by its variant.
+        pooled: `(num_pictures, hidden)`, last hidden states of the tokens that represent the pictures; each picture is
+            followed by its variant.
         captions: Wordings of each picture; the first is used.
     """
-    images = F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(pooled[::2])), dim=-1)
-    texts = _embed_captions(clip, tokenizer, [wordings[0] for wordings in captions[::2]])
+    images = F.normalize(kind.project_pooled(model, pooled[::2]), dim=-1)
+    texts = _embed_captions(kind, model, tokenizer, [wordings[0] for wordings in captions[::2]])
     similarity = images @ texts.T
     num_grouped = len(images) // WAYS * WAYS
     groups = []
@@ -90,16 +93,12 @@ def measure_retrieval(
     }
 
 
-def _embed_captions(clip: CLIPModel, tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+def _embed_captions(kind: Kind, model: Backbone, tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     """Unit vectors of shape `(num_captions, projection_dim)`."""
     chunks = []
     for start in range(0, len(captions), CHUNK_SIZE):
-        chunk = captions[start : start + CHUNK_SIZE]
-        inputs = tokenizer(chunk, padding=True, truncation=True, return_tensors="pt")
-        states = clip.text_model(inputs["input_ids"]).last_hidden_state
-        last = inputs["attention_mask"].sum(dim=1) - 1
-        pooled = states[torch.arange(len(states)), last]
-        chunks.append(F.normalize(clip.text_projection(pooled), dim=-1))
+        texts = kind.tokenize(tokenizer, captions[start : start + CHUNK_SIZE])
+        chunks.append(kind.embed_texts(model, texts))
     return torch.cat(chunks)
 
 
@@ -150,17 +149,17 @@ def _standardize(features: torch.Tensor) -> torch.Tensor:
 
 
 def object_cells(objects: Sequence[ShownObject], side: int) -> torch.Tensor:
-    """Index of the token at each object's centre, `(num_objects,)`, among CLS and `side * side` patches."""
+    """Index of the token at each object's centre, `(num_objects,)`, after the token of the whole picture."""
     rows = [min(int(item.y * side), side - 1) for item in objects]
     columns = [min(int(item.x * side), side - 1) for item in objects]
     return 1 + side * torch.tensor(rows) + torch.tensor(columns)
 
 
-def measure_words(clip: CLIPModel, tokenizer: CLIPTokenizer) -> dict[str, float]:
+def measure_words(kind: Kind, model: Backbone, tokenizer: CLIPTokenizer) -> dict[str, float]:
     """Mean and highest cosine between different words of the queries at the same place of the same sentence."""
     sentences = [SENTENCE.format(word=word) for word in vocabulary()]
-    inputs = tokenizer(sentences, return_tensors="pt")
-    states = clip.text_model(inputs["input_ids"], output_hidden_states=True).hidden_states[-1]
+    inputs = kind.tokenize(tokenizer, sentences)
+    states = model.text_model(inputs["input_ids"], output_hidden_states=True).hidden_states[-1]
     words = F.normalize(states[:, WORD_TOKEN], dim=-1)
     cosines = (words @ words.T)[~torch.eye(len(words), dtype=torch.bool)]
     return {"mean_cosine": cosines.mean().item(), "highest_cosine": cosines.max().item()}
@@ -169,7 +168,7 @@ def measure_words(clip: CLIPModel, tokenizer: CLIPTokenizer) -> dict[str, float]
 __all__ = [
     "ACCEPTANCE_FILE",
     "WAYS",
-    "accept_clip",
+    "accept_backbone",
     "measure_retrieval",
     "measure_words",
     "object_cells",

@@ -1,4 +1,4 @@
-"""The pictures that the small CLIP is trained on: single pictures of Moving Shapes, each followed by a variant of it."""
+"""The pictures that the small backbones are trained on: single pictures of Moving Shapes, each followed by a variant of it."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +15,7 @@ from dataset_scripts.moving_shapes.scenes import SEEN
 
 
 if TYPE_CHECKING:
-    from transformers import CLIPImageProcessor  # this import warns if torchvision is missing
+    from transformers import BaseImageProcessor  # this import warns if torchvision is missing
 
 
 IMAGE_SIZE = 64  # height and width in pixels
@@ -67,7 +67,7 @@ def _draw_some(settings: FrameSettings, seed: int, number: int, start: int) -> l
     return list(iter_captioned_frames(seed, start, end, settings))
 
 
-def normalize(images: np.ndarray, image_processor: "CLIPImageProcessor") -> torch.Tensor:
+def normalize(images: np.ndarray, image_processor: "BaseImageProcessor") -> torch.Tensor:
     """Normalise pixels with the mean and deviation of the image processor.
 
     Args:

@@ -1,10 +1,10 @@
-"""Train a small CLIP from scratch on single pictures of Moving Shapes, to be frozen and used like any other CLIP.
+"""Train a small CLIP or SigLIP from scratch on single pictures of Moving Shapes, to be frozen and used as a backbone.
 
-python train/pretrain_clip.py OUT
+python train/pretrain_backbone.py OUT
 
-Training contrasts whole pictures with captions, as CLIP does, and regions with clauses of captions, as RegionCLIP does.
-OUT then holds the model with tokenizer and image processor, `acceptance.json` with measurements on pictures that it was
-not trained on, and a model card.
+Training contrasts whole pictures with captions, and regions with clauses of captions, as RegionCLIP does: by cross
+entropy over the batch for CLIP, by a sigmoid of each pair for SigLIP. OUT then holds the model with tokenizer and image
+processor, `acceptance.json` with measurements on pictures that it was not trained on, and a model card.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from dataset_scripts.moving_shapes.scenes import COLORS, COMBINATIONS, SEEN, SHAPES
 from modeling_r2tuning.files_r2tuning import LOCK, claiming, writing_folder
-from modeling_r2tuning.processing_r2tuning import make_image_processor
+from modeling_r2tuning.tower_specs_r2tuning import TOWER_SPECS
 from r2tuning.checkpoint_files import CARD
 from r2tuning.hub.card_text import CARDS
 from r2tuning.json_files import write_json, write_text
-from r2tuning.pretraining.acceptance import ACCEPTANCE_FILE, WAYS, accept_clip
-from r2tuning.pretraining.model import make_clip, make_tokenizer
-from r2tuning.pretraining.pictures import IMAGE_SIZE, PICTURE_SETTINGS, draw_pictures, normalize
+from r2tuning.pretraining.acceptance import ACCEPTANCE_FILE, WAYS, accept_backbone
+from r2tuning.pretraining.kinds import KINDS
+from r2tuning.pretraining.pictures import PICTURE_SETTINGS, draw_pictures, normalize
 from r2tuning.pretraining.trainer import Trainer
 from r2tuning.terminal import report, write_line
 
@@ -41,6 +41,7 @@ AVERAGED_LOSSES = 10  # last steps whose mean loss is reported
 def pretrain(
     output: Path,
     *,
+    kind: str,
     layers: int,
     steps: int,
     pictures: int,
@@ -55,6 +56,7 @@ def pretrain(
 
     Args:
         output: New or empty folder for model, tokenizer and image processor.
+        kind: "clip" or "siglip".
         layers: Layers of each encoder.
         steps: Training steps.
         pictures: Training pictures, each with a variant.
@@ -70,8 +72,10 @@ def pretrain(
 
     Raises:
         FileExistsError: `output` is a file or a folder that is not empty, or another run writes there.
-        ValueError: A number is out of range, or there are too few combinations.
+        ValueError: The kind is unknown, a number is out of range, or there are too few combinations.
     """
+    if kind not in KINDS:
+        raise ValueError(f"`kind` must be one of {list(KINDS)}, got {kind!r}.")
     sizes: dict[str, Any] = {"layers": layers, "steps": steps, "pictures": pictures, "held_out": held_out}
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
     check_options(**sizes, **options, processes=processes)
@@ -82,19 +86,20 @@ def pretrain(
         _check_empty(output)
         drawn = draw_pictures(seed, pictures + held_out, processes, settings)
         seen, unseen = drawn.select(slice(2 * pictures)), drawn.select(slice(2 * pictures, None))
-        tokenizer = make_tokenizer()
-        image_processor = make_image_processor(IMAGE_SIZE)
+        backbone_kind = KINDS[kind]
+        tokenizer = backbone_kind.make_tokenizer()
+        image_processor = backbone_kind.make_image_processor()
         whitened = normalize(seen.images[: 2 * WHITENED_PICTURES : 2], image_processor)
-        clip = make_clip(tokenizer, whitened, layers)
-        losses = Trainer(clip, tokenizer, image_processor, seen, **options).run(steps)
+        model = backbone_kind.make_model(tokenizer, whitened, layers)
+        losses = Trainer(backbone_kind, model, tokenizer, image_processor, seen, **options).run(steps)
     with writing_folder(output) as folder:
-        for part in (clip, tokenizer, image_processor):
+        for part in (model, tokenizer, image_processor):
             part.save_pretrained(folder)
     pixels = normalize(unseen.images, image_processor)
-    measured = accept_clip(clip.eval(), tokenizer, pixels, unseen.captions, unseen.objects)
+    measured = accept_backbone(backbone_kind, model.eval(), tokenizer, pixels, unseen.captions, unseen.objects)
     names = [" ".join(combination) for combination in combinations]
     loss = float(np.mean(losses[-AVERAGED_LOSSES:]))
-    document = {**sizes, "combinations": names, **options, "loss": loss, **measured}
+    document = {"kind": kind, **sizes, "combinations": names, **options, "loss": loss, **measured}
     write_json(output / ACCEPTANCE_FILE, document)
     write_text(output / CARD, make_card(output.name, document))
     return document
@@ -130,11 +135,13 @@ def check_options(*, batch_size: int, learning_rate: float, held_out: int, pictu
 
 def make_card(name: str, measured: dict[str, Any]) -> str:
     """The model card, filled from the contents of `acceptance.json`."""
+    kind = measured["kind"]
+    spec = TOWER_SPECS[kind]
     data = ModelCardData(
-        language="en", library_name="transformers", pipeline_tag="zero-shot-image-classification", tags=["clip"]
+        language="en", library_name="transformers", pipeline_tag="zero-shot-image-classification", tags=[kind]
     )
-    template = str(CARDS / "clip_card.md")
-    return str(ModelCard.from_template(data, template_path=template, name=name, measured=measured))
+    values = {"name": name, "title": spec.title, "model_class": spec.model_class, "measured": measured}
+    return str(ModelCard.from_template(data, template_path=str(CARDS / "small_backbone_card.md"), **values))
 
 
 def parse_combination(text: str) -> tuple[str, str]:
@@ -147,10 +154,10 @@ def parse_combination(text: str) -> tuple[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the script `train/pretrain_clip.py`; returns its exit status."""
+    """Run the script `train/pretrain_backbone.py`; returns its exit status."""
     args = make_parser().parse_args(argv)
     names = {name: f"--{name.replace('_', '-')}" for name in vars(args)}
-    return report(partial(_pretrain, args), "pretrain_clip", {**names, "output": "OUT"})
+    return report(partial(_pretrain, args), "pretrain_backbone", {**names, "output": "OUT"})
 
 
 def _pretrain(args: argparse.Namespace) -> int:
@@ -162,11 +169,12 @@ def _pretrain(args: argparse.Namespace) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The script's options; `pretrain` checks their values."""
     parser = argparse.ArgumentParser(
-        prog="pretrain_clip.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="pretrain_backbone.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "output", type=Path, metavar="OUT", help="output folder for CLIP, tokenizer and image processor, new or empty"
+        "output", type=Path, metavar="OUT", help="output folder for model, tokenizer and image processor, new or empty"
     )
+    parser.add_argument("--kind", choices=list(KINDS), default="clip", help="kind of the model (default: clip)")
     parser.add_argument("--layers", type=int, default=4, metavar="N", help="layers of each encoder (default: 4)")
     parser.add_argument("--steps", type=int, default=2000, metavar="N", help="training steps (default: 2000)")
     parser.add_argument(

@@ -1,8 +1,8 @@
-"""Contrastive training of the small CLIP.
+"""Contrastive training of the small backbones.
 
 Pictures come with variants that differ in one attribute, and captions that differ in one word, so that recognising the
-objects alone does not solve the task. Two contrastive losses are added: between pictures and captions, as in CLIP, and
-between regions and clauses, as in RegionCLIP (arXiv 2112.09106): a region is the patch at the centre of an object, a
+objects alone does not solve the task. Two contrastive losses are added: between pictures and captions, and between
+regions and clauses, as in RegionCLIP (arXiv 2112.09106): a region is the patch at the centre of an object, a
 clause is what the caption says of it. R²-Tuning relies on patches, which the first loss hardly trains.
 """
 
@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from dataset_scripts.moving_shapes.frames import Clause, ShownObject
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
 from r2tuning.pretraining.acceptance import object_cells
+from r2tuning.pretraining.kinds import Backbone, Kind
 from r2tuning.pretraining.model import PATCH_SIZE
 from r2tuning.pretraining.pictures import IMAGE_SIZE, PICTURE_SETTINGS, Pictures, normalize
 
 
 if TYPE_CHECKING:
-    from transformers import CLIPImageProcessor  # this import warns if torchvision is missing
+    from transformers import BaseImageProcessor  # this import warns if torchvision is missing
 
 
 MAX_GRADIENT_NORM = 1.0
@@ -53,36 +53,17 @@ class Batch(NamedTuple):
     true: torch.Tensor
 
 
-def contrastive_loss(similarity: torch.Tensor) -> torch.Tensor:
-    """Symmetric cross entropy of logits `(n, n)` whose diagonal holds the matches."""
-    matches = torch.arange(len(similarity))
-    return (F.cross_entropy(similarity, matches) + F.cross_entropy(similarity.T, matches)) / 2
-
-
-def clip_loss(clip: CLIPModel, batch: Batch) -> torch.Tensor:
+def batch_loss(kind: Kind, model: Backbone, batch: Batch) -> torch.Tensor:
     """Contrastive loss of pictures and captions plus that of regions and clauses.
 
     A clause that happens to be true of another region is not a negative for it.
     """
     with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
-        states = clip.vision_model(batch.pixels).last_hidden_state
-        projected = clip.visual_projection(clip.vision_model.post_layernorm(states))
-        tokens = F.normalize(projected.float(), dim=-1)  # (num_pictures, num_tokens, projection_dim)
-        captions = embed_texts(clip, batch.captions)
-        clauses = embed_texts(clip, batch.clauses)
-    scale = clip.logit_scale.exp().clamp(max=100)
-    regions = scale * tokens[batch.pictures, batch.cells] @ clauses.T  # (num_clauses, num_clauses)
-    others = ~torch.eye(len(regions), dtype=torch.bool)
-    picture_loss = contrastive_loss(scale * tokens[:, 0] @ captions.T)
-    return picture_loss + contrastive_loss(regions.masked_fill(batch.true & others, float("-inf")))
-
-
-def embed_texts(clip: CLIPModel, texts: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Unit vectors of shape `(num_texts, projection_dim)`, from the end-of-text tokens."""
-    states = clip.text_model(texts["input_ids"]).last_hidden_state
-    last = texts["attention_mask"].sum(dim=1) - 1
-    pooled = states[torch.arange(len(states)), last]
-    return F.normalize(clip.text_projection(pooled).float(), dim=-1)
+        pictures, regions = kind.embed_pictures(model, batch.pixels, batch.pictures, batch.cells)
+        captions = kind.embed_texts(model, batch.captions)
+        clauses = kind.embed_texts(model, batch.clauses)
+    others = batch.true & ~torch.eye(len(batch.true), dtype=torch.bool)
+    return kind.loss(model, pictures, captions) + kind.loss(model, regions, clauses, others)
 
 
 def match_clauses(clauses: Sequence[Clause], objects: Sequence[ShownObject]) -> torch.Tensor:
@@ -108,10 +89,11 @@ def _encode_facts(columns: dict[str, int], items: list[frozenset[str]]) -> torch
 
 
 class Trainer:
-    """Trains the model; after a short warm-up the learning rate falls along a cosine.
+    """Trains a model; after a short warm-up the learning rate falls along a cosine.
 
     Args:
-        clip: The model.
+        kind: Kind of the model.
+        model: The model.
         tokenizer: Its tokenizer.
         image_processor: Its image processor, for the normalisation of pixels.
         pictures: Pictures to train on.
@@ -122,23 +104,25 @@ class Trainer:
 
     def __init__(
         self,
-        clip: CLIPModel,
+        kind: Kind,
+        model: Backbone,
         tokenizer: CLIPTokenizer,
-        image_processor: "CLIPImageProcessor",
+        image_processor: "BaseImageProcessor",
         pictures: Pictures,
         *,
         seed: int,
         batch_size: int,
         learning_rate: float,
     ):
-        self.clip = clip
+        self.kind = kind
+        self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.pictures = pictures
         self.random = np.random.default_rng(seed)
         self.batch_size = batch_size
         self.learning_rate = learning_rate
-        self.optimizer = torch.optim.AdamW(clip.parameters(), weight_decay=0.05, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05, betas=(0.9, 0.98))
 
     def draw_batch(self) -> Batch:
         """Random pictures, their variants, and one wording of each."""
@@ -160,23 +144,19 @@ class Trainer:
                 picture_of_clause.append(position)
         return Batch(
             pixels=normalize(self.pictures.images[indices], self.image_processor),
-            captions=self.tokenize(captions),
-            clauses=self.tokenize([clause.text for clause in clauses]),
+            captions=self.kind.tokenize(self.tokenizer, captions),
+            clauses=self.kind.tokenize(self.tokenizer, [clause.text for clause in clauses]),
             pictures=torch.tensor(picture_of_clause),
             cells=object_cells(objects, IMAGE_SIZE // PATCH_SIZE),
             true=match_clauses(clauses, objects),
         )
 
-    def tokenize(self, texts: list[str]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask`, padded."""
-        return self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-
     def step(self) -> float:
-        """One optimizer step; returns the loss."""
-        loss = clip_loss(self.clip, self.draw_batch())
+        """One optimiser step; returns the loss."""
+        loss = batch_loss(self.kind, self.model, self.draw_batch())
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.clip.parameters(), MAX_GRADIENT_NORM)
+        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         self.optimizer.step()
         return loss.item()
 
@@ -197,4 +177,4 @@ class Trainer:
         return self.learning_rate * warm_up * (LOWEST_RATE + (1 - LOWEST_RATE) * cosine)
 
 
-__all__ = ["Batch", "Trainer", "clip_loss", "contrastive_loss", "embed_texts", "match_clauses"]
+__all__ = ["Batch", "Trainer", "batch_loss", "match_clauses"]

@@ -21,7 +21,7 @@ COMMAND = ["-m", "r2tuning_cli.main"]  # arguments of Python
 SMALL = {
     "python -m dataset_scripts.moving_shapes": "--videos-train 3 --videos-val 2 --videos-test 2 --videos-unseen 0 "
     "--processes 1",
-    "python train/pretrain_clip.py": "--steps 2 --pictures 64 --held-out 64 --batch-size 16 --processes 1",
+    "python train/pretrain_backbone.py": "--steps 2 --pictures 64 --held-out 64 --batch-size 16 --processes 1",
     "r2tuning extract": "",
     "r2tuning train": "--epochs 1 --num-workers 0",
     "r2tuning evaluate": "",

@@ -1,4 +1,4 @@
-"""Train a small CLIP on generated frames; `--help` explains every option."""
+"""Train a small CLIP or SigLIP on generated pictures; `--help` explains every option."""
 
 import sys
 
