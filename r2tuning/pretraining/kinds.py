@@ -19,7 +19,7 @@ from r2tuning.pretraining.pictures import IMAGE_SIZE
 
 
 if TYPE_CHECKING:
-    from transformers import BaseImageProcessor
+    from transformers import CLIPImageProcessor, SiglipImageProcessor
 
 
 Backbone = CLIPModel | SiglipModel
@@ -42,7 +42,7 @@ class Kind(ABC):
         """Its tokenizer."""
 
     @abstractmethod
-    def make_image_processor(self) -> "BaseImageProcessor":
+    def make_image_processor(self) -> "CLIPImageProcessor | SiglipImageProcessor":
         """Its image processor, for pictures of `IMAGE_SIZE`."""
 
     @abstractmethod
@@ -101,7 +101,7 @@ class ClipKind(Kind):
         """A tokenizer for texts of at most CLIP's length."""
         return make_tokenizer()
 
-    def make_image_processor(self) -> "BaseImageProcessor":
+    def make_image_processor(self) -> "CLIPImageProcessor | SiglipImageProcessor":
         """CLIP's image processor."""
         return make_image_processor(IMAGE_SIZE)
 
@@ -148,7 +148,7 @@ class SiglipKind(Kind):
         """A tokenizer that pads texts to a fixed length."""
         return make_tokenizer(SIGLIP_TEXT_LENGTH)
 
-    def make_image_processor(self) -> "BaseImageProcessor":
+    def make_image_processor(self) -> "CLIPImageProcessor | SiglipImageProcessor":
         """SigLIP's image processor."""
         from transformers import SiglipImageProcessor  # this import warns if torchvision is missing
 

@@ -7,12 +7,12 @@ are similar and near.
 
 import json
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, SiglipConfig, SiglipModel
 
 from dataset_scripts.moving_shapes.queries import vocabulary
@@ -23,6 +23,7 @@ PATCH_SIZE = 8  # pixels
 NUM_HEADS = 4
 VISION_HIDDEN, TEXT_HIDDEN = 128, 64
 TOKEN_STD = 0.5  # of the token embeddings: large, so that words stay distinct in the frozen encoder
+SIGLIP_TOKEN_STD = 1.0  # larger, as words also see those that follow them and padding
 MAX_TEXT_LENGTH = 77  # as CLIP's
 SIGLIP_TEXT_LENGTH = 48  # every text is padded to it; the longest caption has 45 tokens
 POSITION_SCALE = 2.0  # whitened patches have a variance of 1
@@ -96,17 +97,27 @@ def make_siglip(tokenizer: CLIPTokenizer, pixels: torch.Tensor, layers: int) -> 
         code = position_code(IMAGE_SIZE // PATCH_SIZE, VISION_HIDDEN)
         embeddings.position_embedding.weight.copy_(POSITION_SCALE * code / deviation)
         _prefer_similar_tokens(siglip.vision_model.encoder.layers)
-        siglip.text_model.embeddings.token_embedding.weight.normal_(0, TOKEN_STD)
+        _shrink_branches(siglip.vision_model.encoder.layers)
+        _shrink_branches(siglip.text_model.encoder.layers)
+        siglip.text_model.embeddings.token_embedding.weight.normal_(0, SIGLIP_TOKEN_STD)
         siglip.logit_scale.fill_(SIGLIP_LOGIT_SCALE)
         siglip.logit_bias.fill_(SIGLIP_LOGIT_BIAS)
     return siglip
 
 
-def _prefer_similar_tokens(layers: nn.ModuleList) -> None:
+def _prefer_similar_tokens(layers: Collection[Any]) -> None:
     """Equal queries and keys: a token attends to tokens that are similar, in content and position."""
     for layer in layers:
         layer.self_attn.q_proj.weight.normal_(0, ATTENTION_STD)
         layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+
+
+def _shrink_branches(layers: Collection[Any]) -> None:
+    """Attention and MLP add little to a token at first, as CLIP initialises them, so that words stay distinct."""
+    factor = (2 * len(layers)) ** -0.5  # there are two branches in a layer
+    for layer in layers:
+        layer.self_attn.v_proj.weight.mul_(factor)
+        layer.mlp.fc2.weight.mul_(factor)
 
 
 def _make_clip_config(tokenizer: CLIPTokenizer, layers: int) -> CLIPConfig:

@@ -15,7 +15,7 @@ from dataset_scripts.moving_shapes.scenes import SEEN
 
 
 if TYPE_CHECKING:
-    from transformers import BaseImageProcessor  # this import warns if torchvision is missing
+    from transformers import CLIPImageProcessor, SiglipImageProcessor  # this import warns if torchvision is missing
 
 
 IMAGE_SIZE = 64  # height and width in pixels
@@ -67,7 +67,7 @@ def _draw_some(settings: FrameSettings, seed: int, number: int, start: int) -> l
     return list(iter_captioned_frames(seed, start, end, settings))
 
 
-def normalize(images: np.ndarray, image_processor: "BaseImageProcessor") -> torch.Tensor:
+def normalize(images: np.ndarray, image_processor: "CLIPImageProcessor | SiglipImageProcessor") -> torch.Tensor:
     """Normalise pixels with the mean and deviation of the image processor.
 
     Args:

@@ -140,8 +140,15 @@ def make_card(name: str, measured: dict[str, Any]) -> str:
     data = ModelCardData(
         language="en", library_name="transformers", pipeline_tag="zero-shot-image-classification", tags=[kind]
     )
-    values = {"name": name, "title": spec.title, "model_class": spec.model_class, "measured": measured}
-    return str(ModelCard.from_template(data, template_path=str(CARDS / "small_backbone_card.md"), **values))
+    card = ModelCard.from_template(
+        data,
+        template_path=str(CARDS / "small_backbone_card.md"),
+        name=name,
+        title=spec.title,
+        model_class=spec.model_class,
+        measured=measured,
+    )
+    return str(card)
 
 
 def parse_combination(text: str) -> tuple[str, str]:

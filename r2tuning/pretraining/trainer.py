@@ -25,7 +25,7 @@ from r2tuning.pretraining.pictures import IMAGE_SIZE, PICTURE_SETTINGS, Pictures
 
 
 if TYPE_CHECKING:
-    from transformers import BaseImageProcessor  # this import warns if torchvision is missing
+    from transformers import CLIPImageProcessor, SiglipImageProcessor  # this import warns if torchvision is missing
 
 
 MAX_GRADIENT_NORM = 1.0
@@ -107,7 +107,7 @@ class Trainer:
         kind: Kind,
         model: Backbone,
         tokenizer: CLIPTokenizer,
-        image_processor: "BaseImageProcessor",
+        image_processor: "CLIPImageProcessor | SiglipImageProcessor",
         pictures: Pictures,
         *,
         seed: int,

@@ -19,7 +19,7 @@ from modeling_r2tuning import R2TuningProcessor
 from modeling_r2tuning.files_r2tuning import claiming
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
 from r2tuning.pretraining import run, trainer
-from r2tuning.pretraining.acceptance import object_cells, probe_tokens
+from r2tuning.pretraining.acceptance import measure_words, object_cells, probe_tokens
 from r2tuning.pretraining.kinds import KINDS, contrastive_loss, read_layers, sigmoid_loss
 from r2tuning.pretraining.model import (
     PATCH_SIZE,
@@ -298,6 +298,13 @@ def test_tokens_of_siglip_have_unit_variance_before_training(siglip):
     with torch.no_grad():
         tokens = model.vision_model.embeddings(pixels)
     assert tokens.std().item() == pytest.approx(1, abs=0.15)
+
+
+def test_words_are_distinct_in_siglip_before_training(siglip):
+    """They are nearly identical (0.91) with transformers' initialisation of its layers."""
+    model, tokenizer, _ = siglip
+    with torch.no_grad():
+        assert measure_words(KINDS["siglip"], model, tokenizer)["mean_cosine"] < 0.5
 
 
 def test_the_first_token_of_siglip_is_the_embedding_of_the_picture(siglip):
