@@ -196,12 +196,8 @@ def contrastive_loss(similarity: torch.Tensor) -> torch.Tensor:
 
 
 def sigmoid_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
-    """Binary cross entropy of logits `(n, n)`, summed over all pairs and divided by the number of matches.
-
-    With one match in each row this is the loss of SigLIP (arXiv 2303.15343, algorithm 1).
-    """
-    total = F.binary_cross_entropy_with_logits(logits, matches.to(logits.dtype), reduction="sum")
-    return total / matches.sum()
+    """Binary cross entropy of logits `(n, n)`, summed over all pairs and divided by n (arXiv 2303.15343, algorithm 1)."""
+    return F.binary_cross_entropy_with_logits(logits, matches.to(logits.dtype), reduction="sum") / len(logits)
 
 
 def read_layers(kind: Kind, model: Any, pixels: torch.Tensor) -> list[torch.Tensor]:
