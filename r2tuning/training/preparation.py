@@ -25,7 +25,7 @@ from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig
 from r2tuning.training.curves import History
 from r2tuning.training.data import GroundingData, count_labels
-from r2tuning.training.model import make_model, make_processor
+from r2tuning.training.model import has_existence_head, make_model, make_processor
 from r2tuning.training.optim import count_warmup_steps, learning_rate, make_optimizer
 from r2tuning.training.plan import BatchPlan
 from r2tuning.training.training_run import TrainingRun
@@ -72,8 +72,6 @@ def prepare_run(config: TrainingConfig) -> TrainingRun:
     num_missing = count_missing(config, rows)
     set_seed(config.seed)
     model = _prepare_model(config, accelerator)
-    if config.eval_split is not None:
-        _check_metric(rows[config.eval_split], config, model.config.use_existence_head)
     processor = make_processor(config, model.config)
     cache = None if config.features is None else FeatureCache(config.features, model=model, fps=model.config.fps)
     num_eval_rows = len(_eval_rows(config, rows))
@@ -149,10 +147,12 @@ def load_rows(config: TrainingConfig) -> dict[str, list[dict[str, Any]]]:
 
     Raises:
         FileNotFoundError: Annotations are missing, or videos are while `config.missing_videos` is "error".
+        ValueError: The evaluation split does not have the score `config.best_metric`.
     """
     rows = {config.train_split: _load_split(config, config.train_split, config.video_dir)}
     if config.eval_split is not None:
         rows[config.eval_split] = _load_split(config, config.eval_split, config.video_dir)
+        _check_metric(rows[config.eval_split], config)
     return rows
 
 
@@ -224,10 +224,11 @@ def usable_rows(
     return usable
 
 
-def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig, has_existence_head: bool) -> None:
+def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig) -> None:
     """Score placeholder predictions, so that a wrong `best_metric` is found now and not after an epoch."""
+    has_head = has_existence_head(config)
     nothing_to_score = all(row["moments"] == [] and row["saliency"] is None for row in rows)
-    if nothing_to_score and not has_existence_head and BENCHMARKS[config.benchmark].metric == "grounding":
+    if nothing_to_score and not has_head and BENCHMARKS[config.benchmark].metric == "grounding":
         raise ValueError(
             f"The best model cannot be chosen on the split '{config.eval_split}': none of its queries has a moment. Evaluate "
             "on one with moments (`eval_split`, or `val_file` for own data), or pass `eval_split` none."
@@ -240,7 +241,7 @@ def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig, has_existe
             "pred_relevant_windows": [[0.0, row["duration_sec"], 1.0]],
             "pred_saliency_scores": [0.0] * num_scores,
         }
-        if has_existence_head:
+        if has_head:
             prediction["pred_exist_score"] = 0.5
         predictions.append(prediction)
     scores = compute_scores(config.benchmark, predictions, rows)["brief"]
