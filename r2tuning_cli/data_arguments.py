@@ -31,7 +31,8 @@ The table is CSV, JSON lines, JSON or Parquet. It has the columns video, query, 
 video, query and moments, [[start, end], ...]. The columns duration, split, qid and saliency are optional. Times are seconds,
 mm:ss or h:mm:ss; a query that nothing in its video matches has an empty start and end, or the moments [].
 
-The exit status is 0 when nothing was found, 1 when some rows or videos need attention, and 2 when nothing can be used.
+The exit status is 0 when nothing was found, 1 when some rows or videos need attention, and 2 when a split has nothing that
+can be used, or after an error.
 """
 EXTRACT_DESCRIPTION = """\
 Encode every video and query of a benchmark with CLIP once and keep the last K hidden states of both encoders, one file

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from dataset_scripts.benchmarks import BENCHMARKS, UNIT_SEC, BenchmarkSpec
+from dataset_scripts import load_vtg_dataset
+from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA, UNIT_SEC, BenchmarkSpec
+from dataset_scripts.custom import count_missing_queries
 from dataset_scripts.reading import Record, parse_json, read_lines
 from dataset_scripts.targets import frame_rate
 from modeling_r2tuning import EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
@@ -278,6 +280,24 @@ def _open_query(row: dict[str, Any], cache: FeatureCache | None) -> None:
         cache.query(row["qid"], row["query"])
 
 
+def count_missing(benchmark: str, num_loaded: int, options: Mapping[str, Any]) -> int:
+    """Number of queries that `load_vtg_dataset` left out of a split because their videos are missing.
+
+    Args:
+        benchmark: Name of the benchmark.
+        num_loaded: Number of queries that it returned.
+        options: The other arguments that it was called with.
+    """
+    if options["missing_videos"] == "error":
+        return 0
+    if benchmark == OWN_DATA:
+        names = ("split", "data_dir", "data_files", "video_dir", "lengths")
+        return count_missing_queries(**{name: options[name] for name in names})
+    if options["video_dir"] is None:
+        return 0
+    return len(load_vtg_dataset(benchmark, **{**options, "video_dir": None})) - num_loaded
+
+
 def leave_out(
     rows: list[dict[str, Any]], reasons: dict[str, str], missing_videos: Literal["error", "skip"]
 ) -> list[dict[str, Any]]:
@@ -304,6 +324,7 @@ def leave_out(
 
 
 __all__ = [
+    "count_missing",
     "find_unreadable",
     "leave_out",
     "predict",

@@ -90,6 +90,13 @@ def model_fields(config: TrainingConfig, backbone_config: PreTrainedConfig) -> d
     return fields | _run_fields(config)
 
 
+def has_existence_head(config: TrainingConfig) -> bool:
+    """Whether the model of a run has an existence head; of a checkpoint to start from only the configuration is read."""
+    if config.init_from is None or "use_existence_head" in config.model:
+        return bool(config.model.get("use_existence_head"))
+    return read_model_config(find_checkpoint(config)).use_existence_head
+
+
 def _run_fields(config: TrainingConfig) -> dict[str, Any]:
     """Fields that the benchmark and the run set."""
     spec = BENCHMARKS[config.benchmark]
@@ -136,4 +143,4 @@ def _backbone_name(config: TrainingConfig) -> str | None:
     return os.path.abspath(name) if os.path.isdir(name) else name
 
 
-__all__ = ["layers_read", "make_model", "make_processor", "model_fields"]
+__all__ = ["has_existence_head", "layers_read", "make_model", "make_processor", "model_fields"]
