@@ -124,6 +124,19 @@ def test_full_tuning_leaves_out_what_has_no_effect(kind):
     assert without
 
 
+@pytest.mark.parametrize("method", ["lora", "losa"])
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_training_runs_under_autocast(kind, method):
+    """Inside the encoders and beside them; the pooling head and the side network have other precisions than the states."""
+    model = make(kind, method)
+    full = model(**make_batch(model.config)).saliency_scores
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        train(model)
+        half = model.eval()(**make_batch(model.config)).saliency_scores
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    torch.testing.assert_close(half, full, atol=0.05, rtol=0)
+
+
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
