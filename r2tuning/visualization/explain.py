@@ -30,7 +30,7 @@ class WordAttention(NamedTuple):
     Attributes:
         words: The words.
         times: `(num_frames,)`, seconds.
-        frames: `(num_frames, height, width, 3)` in [0, 1], as CLIP sees them.
+        frames: `(num_frames, height, width, 3)` in [0, 1], as the backbone sees them.
         maps: `(num_words, num_frames, rows, columns)`, share of a word's attention that falls on each patch. The CLS
             token takes the rest.
     """
@@ -145,7 +145,7 @@ class LayerSimilarity(NamedTuple):
     """How video and text agree in each layer, before and after training.
 
     Attributes:
-        layers: `(num_layers,)`, counted from the end of CLIP: 1 is the last.
+        layers: `(num_layers,)`, counted from the end of the encoders: 1 is the last.
         times: `(num_frames,)`, seconds.
         before: `(num_layers, num_frames)`, cosine of frame and text with weights as at the start of training.
         after: `(num_layers, num_frames)`, the same with the weights of the model.
@@ -164,7 +164,7 @@ def layer_similarity(
     """Compute the cosine of each frame with the query in every layer that the model reads, before and after training.
 
     The weights before training are not stored in a checkpoint. They are drawn again by the same initialisation, with a
-    fixed seed. CLIP's hidden states are those of the model in both cases.
+    fixed seed. The encoders' hidden states are those of the model in both cases.
 
     Args:
         model: The model, in evaluation mode.
