@@ -37,8 +37,10 @@ TEXT_SIZES = (*SIZES, "vocab_size", "max_position_embeddings")
 
 def make_encoders(config: R2TuningConfig) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Image and text encoder with random weights."""
-    vision_class, text_class = (getattr(transformers, name) for name in config.tower_spec.encoder_classes)
-    return vision_class._from_config(config.vision_config), text_class._from_config(config.text_config)
+    spec = config.tower_spec
+    vision_class, text_class = (getattr(transformers, name) for name in spec.encoder_classes)
+    vision_model = vision_class._from_config(config.vision_config)
+    return vision_model, text_class._from_config(config.text_config, **spec.text_arguments)
 
 
 def vision_layers(vision_model: nn.Module) -> nn.ModuleList:

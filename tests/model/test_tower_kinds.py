@@ -12,6 +12,7 @@ from tiny_towers import KINDS, SENTENCES, TEXT, VISION, make_backbone, make_imag
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.tower_specs_r2tuning import REFUSED, TOWER_SPECS, backbone_spec
+from r2tuning.features.settings import fingerprint
 
 
 FRAMES = (7, 4, 1)
@@ -412,6 +413,17 @@ def test_every_kind_takes_part_in_one_step_of_full_tuning(kind, processor):
     assert missed == set()
     assert any(name.startswith("text_model.") for name in reached)
     assert any(name.startswith("vision_model.embeddings") for name in reached)
+
+
+def test_the_encoders_have_exactly_the_weights_of_the_backbone(kind, backbone):
+    """A weight that the backbone lacks would stay random, and a feature cache would not recognise the encoders."""
+    first, second = make_model(kind, backbone), make_model(kind, backbone, dropout=0.5)
+    for part in ("vision_model", "text_model"):
+        want = getattr(backbone, part).state_dict()
+        assert getattr(first, part).state_dict().keys() == want.keys()
+        assert all(torch.equal(value, want[name]) for name, value in getattr(first, part).state_dict().items())
+    assert fingerprint(first) == fingerprint(second)
+    assert fingerprint(first) != fingerprint(make_model(kind, make_backbone(kind, seed=1)))
 
 
 # ---- shapes ----------------------------------------------------------------------------------------------------------
