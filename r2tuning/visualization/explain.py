@@ -166,7 +166,7 @@ def layer_similarity(
     """Compute the cosine of each frame with the query in every layer that the model reads, before and after training.
 
     The weights before training are not stored in a checkpoint. They are drawn again by the same initialisation, with a
-    fixed seed. The backbone's hidden states are those of the model in both cases.
+    fixed seed. The encoders' hidden states are those of the model in both cases.
 
     Args:
         model: The model, in evaluation mode.

@@ -149,7 +149,9 @@ def _gemma():
     import json
 
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=specials, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, max_token_length=4, special_tokens=specials, show_progress=False
+    )
     tokenizer = _trained(models.BPE(unk_token="<unk>"), trainer, normalizer=normalizers.Replace(" ", "▁"))
     model = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(pair) for pair in model["merges"]]
