@@ -368,6 +368,7 @@ def test_the_committed_table_of_backbones_is_complete():
             model = R2TuningForVideoGrounding(config)
         learned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         assert rows[name]["learned parameters"] == learned
+        assert rows[name]["frozen parameters"] == sum(p.numel() for p in model.parameters()) - learned
     assert (results / "towers.md").read_text() == towers.format_table(rows)
 
 
