@@ -1,10 +1,11 @@
 """Size, speed and cache of every kind of backbone, with random weights; speeds are ratios to CLIP ViT-B/32.
 
-python -m benchmarks.towers [--output results/towers.json]
+python -m benchmarks.towers [--output benchmarks/results/towers.json]
 
 Sizes are the defaults of transformers for each kind, and those of checkpoints. `ORIGINS` says where the latter come from.
 One backbone at a time takes turns with CLIP ViT-B/32, so that a slow minute of the machine affects both. The largest
-word embedding, of 901,629 tokens, takes 1.8 GB.
+word embedding, of 901,629 tokens, takes 1.8 GB, and the process 4.4 GB. The time is that of the processor, so that it
+means most on one core (`OMP_NUM_THREADS=1`).
 """
 
 import argparse
