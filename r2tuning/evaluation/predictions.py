@@ -70,7 +70,17 @@ def write_predictions(rows: Iterable[dict[str, Any]], path: str | os.PathLike) -
     """Write one JSON object per line; the file appears complete or not at all."""
     with writing(path) as partial, open(partial, "w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row) + "\n")
+            file.write(_as_json_line(row))
+
+
+def _as_json_line(row: dict[str, Any]) -> str:
+    """A row as a line of JSON in which text of any script stays readable."""
+    line = json.dumps(row, ensure_ascii=False) + "\n"
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can escape but UTF-8 does not have
+        return json.dumps(row) + "\n"
+    return line
 
 
 def write_submission(rows: Iterable[dict[str, Any]], folder: str | os.PathLike, split: str) -> Path:

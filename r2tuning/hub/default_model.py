@@ -36,15 +36,15 @@ def _package(checkpoint: Path) -> int:
 
 
 def package(checkpoint: Path, output: Path = DEFAULT_MODEL) -> None:
-    """Copy the files that `from_pretrained` needs from a checkpoint that holds its CLIP.
+    """Copy the files that `from_pretrained` needs from a checkpoint that holds its backbone.
 
     Raises:
         FileNotFoundError: The checkpoint lacks a file; results are written by a run with an evaluation.
-        ValueError: It holds no CLIP, or it is too large for a package.
+        ValueError: It holds no backbone, or it is too large for a package.
     """
     config = read_json(checkpoint / CONFIG)
     if not config.get("save_backbone"):
-        raise ValueError(f"'{checkpoint}' holds no CLIP: train with --model '{{\"save_backbone\": true}}'.")
+        raise ValueError(f"'{checkpoint}' holds no backbone: train with --model '{{\"save_backbone\": true}}'.")
     size = sum((checkpoint / name).stat().st_size for name in FILES)
     if size > MAX_BYTES:
         raise ValueError(f"'{checkpoint}' has {size:,} bytes; a package should hold at most {MAX_BYTES:,}.")

@@ -129,6 +129,8 @@ def make_processor(config: TrainingConfig, model_config: R2TuningConfig) -> R2Tu
         return R2TuningProcessor.from_backbone(cast("str", config.backbone), **fields)
     name = find_checkpoint(config)
     start = R2TuningProcessor.from_pretrained(name)
+    for setting in ("max_text_length", "pad_to_max_text_length", "lowercase_text"):  # facts of its backbone
+        fields[setting] = getattr(start, setting)
     if model_config.use_existence_head and read_model_config(name).use_existence_head:
         # A calibration belongs to the head that it was fitted to.
         fields |= {"existence_scale": start.existence_scale, "existence_bias": start.existence_bias}
