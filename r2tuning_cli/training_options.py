@@ -106,7 +106,9 @@ class TrainingConfig:
         None,
     )
     backbone: str | None = option(
-        f"the frozen backbone, such as CLIP or SigLIP, a folder or a name on the Hub (default: that of init_from, else {DEFAULT_BACKBONE})", None
+        "the frozen backbone, such as CLIP or SigLIP, a folder or a name on the Hub (default: that of init_from, else "
+        f"{DEFAULT_BACKBONE})",
+        None,
     )
     method: Method | None = option(
         "what is trained [Table 9]: the R2 block, or the pyramid and heads with another transfer method or none "

@@ -65,7 +65,8 @@ ALLOWED = {
     }
     | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "tower_specs", "towers", "windows")},
     "processing_r2tuning": {
-        f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "user_inputs", "video_io")
+        f"{name}_r2tuning"
+        for name in ("containers", "decoding", "loading", "options", "tower_specs", "user_inputs", "video_io")
     },
     "pipeline_r2tuning": {f"{name}_r2tuning" for name in ("loading", "options", "processing", "user_inputs")},
 }

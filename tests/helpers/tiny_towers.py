@@ -44,7 +44,13 @@ MARKS = {"pad": "<pad>", "eos": "</s>", "bos": "<s>", "unk": "<unk>", "mask": "<
 
 def make_tokenizer(kind):
     """A tokenizer as the backbones of this kind have."""
-    make = {"clip": _clip, "metaclip_2": _xlm_roberta, "altclip": _xlm_roberta, "siglip": _gemma, "chinese_clip": _bert}
+    make = {
+        "clip": _clip,
+        "metaclip_2": _xlm_roberta,
+        "altclip": _xlm_roberta,
+        "siglip": _gemma,
+        "chinese_clip": _bert,
+    }
     return make[kind]()
 
 
