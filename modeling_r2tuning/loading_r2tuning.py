@@ -35,9 +35,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 MODEL_FILES = (CONFIG, WEIGHTS, INDEX)
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
-SENTENCEPIECE = (
-    "spiece.model"  # instead of tokenizer.json, for tokenizers that run in sentencepiece, as SigLIP's first
-)
+SENTENCEPIECE = "spiece.model"  # the vocabulary of tokenizers that run in sentencepiece, as SigLIP's first one
 PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
 BACKBONE_PROCESSOR_FILES = (IMAGE_PROCESSOR, TOKENIZER, SENTENCEPIECE, TOKENIZER_CONFIG)
 PROCESSOR_FILES = (PROCESSOR, *BACKBONE_PROCESSOR_FILES)

@@ -313,8 +313,8 @@ class FrozenCopies:
     """Copies of an encoder's frozen weights in autocast's precision.
 
     Autocast caches its copies of learned weights only. It would copy frozen weights again for each chunk of frames and,
-    where gradients pass through the encoders, keep every copy for the backward pass. Without gradients the copies are kept from
-    call to call. In training they are freed before the side block runs, where a step's memory peaks.
+    where gradients pass through the encoders, keep every copy for the backward pass. Without gradients the copies are
+    kept from call to call. In training they are freed before the side block runs, where a step's memory peaks.
     """
 
     def __init__(self) -> None:

@@ -106,7 +106,8 @@ class TrainingConfig:
         None,
     )
     backbone: str | None = option(
-        f"the frozen backbone, such as CLIP or SigLIP, a folder or a name on the Hub (default: that of init_from, else {DEFAULT_BACKBONE})",
+        "the frozen backbone, such as CLIP or SigLIP, a folder or a name on the Hub (default: that of init_from, else "
+        f"{DEFAULT_BACKBONE})",
         None,
     )
     method: Method | None = option(

@@ -5,8 +5,8 @@
     queries/<qid>-<digest of the text>.safetensors (text_length, num_layers, hidden), valid tokens only
     partial/                                       unfinished files
 
-A file holds one tensor in half precision, the last K hidden states of an encoder with the deepest layer last, and a record of
-what it was made from with a checksum. `r2tuning extract` writes these caches. `FeatureCache` reads them, and
+A file holds one tensor in half precision, the last K hidden states of an encoder with the deepest layer last, and a
+record of what it was made from with a checksum. `r2tuning extract` writes these caches. `FeatureCache` reads them, and
 the caches that the authors published.
 """
 
@@ -35,8 +35,8 @@ class FeatureCache:
     """Reads the features of a benchmark, extracted by `r2tuning extract` or published by the authors.
 
     A published cache has one folder of videos (`clip_b32_vid_k4`) and one of queries (`clip_b32_txt_k4`), whose files
-    are named by video id and qid. It does not record the backbone's weights, frame rate or texts, so these cannot be verified;
-    K and the hidden sizes follow from the shapes.
+    are named by video id and qid. It does not record the backbone's weights, frame rate or texts, so these cannot be
+    verified; K and the hidden sizes follow from the shapes.
 
     Args:
         folder: The cache.

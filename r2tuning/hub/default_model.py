@@ -7,14 +7,15 @@ from pathlib import Path
 
 from modeling_r2tuning import DEFAULT_MODEL
 from modeling_r2tuning.files_r2tuning import writing
-from modeling_r2tuning.loading_r2tuning import CONFIG, PROCESSOR_FILES, WEIGHTS
+from modeling_r2tuning.loading_r2tuning import CONFIG, PROCESSOR_FILES, SENTENCEPIECE, WEIGHTS
 from r2tuning.checkpoint_files import RESULTS
 from r2tuning.hub.model_card import write_model_card
 from r2tuning.json_files import read_json, write_json
 from r2tuning.terminal import report
 
 
-FILES = (WEIGHTS, *PROCESSOR_FILES, RESULTS)
+# The packaged model must load without the extra `siglip`.
+FILES = (WEIGHTS, *(name for name in PROCESSOR_FILES if name != SENTENCEPIECE), RESULTS)
 CODE_FIELDS = ("auto_map", "custom_pipelines")  # of config.json; the package has the code itself
 MAX_BYTES = 12 * 1024**2  # of all files together
 

@@ -65,9 +65,9 @@ ALLOWED = {
     }
     | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "tower_specs", "towers", "windows")},
     "processing_r2tuning": {
-        f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "user_inputs", "video_io")
-    }
-    | {"tower_specs_r2tuning"},
+        f"{name}_r2tuning"
+        for name in ("containers", "decoding", "loading", "options", "tower_specs", "user_inputs", "video_io")
+    },
     "pipeline_r2tuning": {f"{name}_r2tuning" for name in ("loading", "options", "processing", "user_inputs")},
 }
 
