@@ -21,16 +21,16 @@ import datasets
 
 from .benchmarks import BENCHMARKS, OWN_DATA
 from .builder import BenchmarkBuilder, BenchmarkConfig
-from .custom_examples import Example, make_examples
+from .custom_examples import Example, find_videos, make_examples
 from .custom_findings import KINDS, Findings
 from .custom_rows import KNOWN_COLUMNS, OwnQuery, OwnRow, join_rows, read_rows
-from .custom_tables import Table, is_dataset, name_sources, read_dataset, read_table
+from .custom_tables import DataFiles, Table, is_dataset, name_sources, read_dataset, read_table
 from .custom_videos import OwnVideos
 from .features import FEATURES
 from .reading import AnnotationError, find_files
 
 
-__all__ = ["Custom", "DataFiles", "OwnData", "count_missing_queries", "find_sources", "read_own_data"]
+__all__ = ["Custom", "OwnData", "count_missing_queries", "find_sources", "read_own_data"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,6 @@ ENDINGS = ("jsonl", "json", "csv", "tsv", "parquet")
 FILES = {split: (*(f"{split}.{ending}" for ending in ENDINGS), f"default/{split}.parquet") for split in SPLIT_NAMES}
 VIDEOS_PER_HELD_OUT = 10
 OTHER_COLUMNS = ("domain", "task")  # of Parquet files that `r2tuning export-dataset` wrote
-DataFiles = str | os.PathLike | Mapping[str, str | os.PathLike]
 
 
 @dataclass
@@ -50,7 +49,7 @@ class OwnData:
     Attributes:
         examples: Usable examples by split, in the schema of `features.py`.
         findings: What was found.
-        num_queries: Number of queries before any was left out, by split.
+        num_queries: Number of queries whose rows could be used, by split; 0 where rows or a file have none.
         held_out: Ids of the videos that were held out of the training data for validation.
     """
 
@@ -72,6 +71,7 @@ def read_own_data(
     Args:
         sources: A file, dataset folder or "hf://datasets/ORG/NAME" for each split. If there is only one, for "train", its
             rows are divided among the splits: by the column `split`, or else a tenth of the videos is held out as "val".
+            Of several, nothing is held out, even if there is none for "val".
         split: The only split whose videos are read; `None` = all.
         video_dir: Folder of the videos.
         lengths: Lengths of the videos by id, used without `video_dir`.
@@ -82,7 +82,6 @@ def read_own_data(
     Raises:
         AnnotationError: A table cannot be read at all.
         FileNotFoundError: `video_dir` does not exist.
-        ValueError: There is only one video, so none can be held out.
     """
     data = OwnData()
     rows, has_splits = _read_sources(sources, data.findings)
@@ -90,12 +89,13 @@ def read_own_data(
     queries = join_rows(pairs, data.findings, is_one_table=len(sources) == 1)
     _note_repeated_videos(queries, data.findings)
     videos = OwnVideos(video_dir, lengths)
-    for name in SPLIT_NAMES:
-        chosen = [query for query in queries if query.split == name]
-        if chosen:
-            data.num_queries[name] = len(chosen)
-        if chosen and split in (None, name):
-            data.examples[name] = make_examples(chosen, videos, data.findings)
+    wanted = SPLIT_NAMES if split is None else (split,)
+    found, paths = find_videos(queries, wanted, videos, data.findings)
+    for name in _find_splits(sources, pairs, has_splits):
+        data.num_queries[name] = sum(query.split == name for query in queries)
+        if name in wanted:
+            chosen = [query for query in found if query.split == name]
+            data.examples[name] = make_examples(chosen, paths, videos, data.findings)
     if split is None:
         for relative in videos.unused():
             data.findings.add("unused_video", f"'{relative}'", "no row names it")
@@ -195,7 +195,9 @@ def _divide(
         own_rows = rows["train"]
         if has_splits:
             return [(row.split or "train", row) for row in own_rows]  # a row without a readable split is broken
-        data.held_out = _hold_out(own_rows, split)
+        data.held_out = _hold_out(own_rows)
+        if own_rows and not data.held_out and split != "train":
+            data.findings.add("one_video", f"'{own_rows[0].video_id}'", "the video of all rows")
         held_out = set(data.held_out)
         return [("val" if row.video_id in held_out else "train", row) for row in own_rows]
     pairs = []
@@ -209,8 +211,20 @@ def _divide(
     return pairs
 
 
-def _hold_out(rows: list[OwnRow], split: str | None) -> list[str]:
-    """Ids of the videos to validate on: a tenth, at least one, chosen by a hash of the id alone.
+def _find_splits(sources: Mapping[str, str], pairs: list[tuple[str, OwnRow]], has_splits: bool) -> list[str]:
+    """The splits that a file was given for or that a row belongs to, even if none of their queries can be used."""
+    found = set()
+    if list(sources) == ["train"]:
+        for split, row in pairs:
+            is_unknown = has_splits and row.is_broken and row.split is None
+            if not is_unknown:
+                found.add(split)
+    found = found or set(sources)
+    return [split for split in SPLIT_NAMES if split in found]
+
+
+def _hold_out(rows: list[OwnRow]) -> list[str]:
+    """Ids of the videos to validate on, chosen by a hash of the id alone: a tenth, at least one; none of a single one.
 
     At least one of them has a moment, since queries that nothing matches are not enough to score moments.
     """
@@ -218,12 +232,7 @@ def _hold_out(rows: list[OwnRow], split: str | None) -> list[str]:
     for row in rows:
         has_moment[row.video_id] = has_moment.get(row.video_id, False) or bool(row.moments)
     if len(has_moment) < 2:
-        if split == "train" or not rows:
-            return []
-        raise ValueError(
-            "There is only one video, so none can be held out for validation. Pass a file for `val`, or load the split "
-            "'train' alone."
-        )
+        return []
     in_order = sorted(has_moment, key=lambda video_id: hashlib.sha256(video_id.encode()).hexdigest())
     first = next((video_id for video_id in in_order if has_moment[video_id]), in_order[0])
     others = [video_id for video_id in in_order if video_id != first]
@@ -297,18 +306,22 @@ def _refuse(findings: Findings, on_error: str, missing_videos: str) -> None:
     """
     unusable = findings.describe("left_out")
     if unusable and on_error == "raise":
-        kinds = list(findings.with_effect("left_out"))
-        advice = f" {KINDS[kinds[0]].advice}" if len(kinds) == 1 else ""
         raise AnnotationError(
-            f"The table has {unusable}.{advice} `r2tuning check-data` lists everything; to leave these queries out, pass "
-            '`on_error="skip"`.'
+            f"The table has {unusable}.{_advise(findings, 'left_out')} `r2tuning check-data` lists everything; to leave "
+            'these queries out, pass `on_error="skip"`.'
         )
     missing = findings.describe("missing")
     if missing and missing_videos == "error":
         raise FileNotFoundError(
-            f"The table has {missing}. Add or replace the files; to leave these queries out, pass "
+            f"The table has {missing}.{_advise(findings, 'missing')} To leave these queries out, pass "
             '`missing_videos="skip"`.'
         )
+
+
+def _advise(findings: Findings, effect: str) -> str:
+    """The advice on the findings with an effect, if they are of one kind."""
+    kinds = list(findings.with_effect(effect))
+    return f" {KINDS[kinds[0]].advice}" if len(kinds) == 1 else ""
 
 
 def _explain_empty(split: str, sources: Mapping[str, str], data: OwnData) -> str:
@@ -316,8 +329,11 @@ def _explain_empty(split: str, sources: Mapping[str, str], data: OwnData) -> str
     names = ", ".join(name_of(source, sources) for source in sources.values())
     if split in data.num_queries:
         reasons = [data.findings.describe(effect) for effect in ("left_out", "missing", "changed")]
-        return f"{names}: no query of {split} is left: {'; '.join(reason for reason in reasons if reason)}"
-    found = ", ".join(data.num_queries) or "none that can be used"
+        reason = "; ".join(filter(None, reasons)) or "the table has no rows"
+        return f"{names}: no query of {split} is left: {reason}"
+    if split == "val" and "one_video" in data.findings.by_kind():
+        return f"{names}: found a single video. {KINDS['one_video'].advice}"
+    found = ", ".join(name for name, number in data.num_queries.items() if number) or "none that can be used"
     return f"{names}: found no queries of the split '{split}', but of: {found}"
 
 

@@ -1,6 +1,6 @@
 """From the queries of a user's own table to examples: which video is meant, and whether the moments lie inside it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .benchmarks import UNIT_SEC
@@ -11,15 +11,23 @@ from .custom_videos import OwnVideos, VideoLength, measure_videos
 from .reading import LONGEST_SEC
 
 
-__all__ = ["END_TOLERANCE_SEC", "Example", "make_examples"]
+__all__ = ["END_TOLERANCE_SEC", "Example", "find_videos", "make_examples"]
 
 END_TOLERANCE_SEC = 1.0  # annotated times are often rounded to seconds
 Example = dict[str, Any]
 
 
-def make_examples(queries: list[OwnQuery], videos: OwnVideos, findings: Findings) -> list[Example]:
-    """The usable queries of a split, in the schema of `features.py`; the others become findings."""
-    paths = _find_videos(queries, videos, findings)
+def make_examples(
+    queries: list[OwnQuery], paths: Mapping[str, str], videos: OwnVideos, findings: Findings
+) -> list[Example]:
+    """The usable queries of a split, in the schema of `features.py`; the others become findings.
+
+    Args:
+        queries: Queries from `find_videos`.
+        paths: Files from `find_videos`.
+        videos: The folder, or recorded lengths.
+        findings: Gets what cannot be used.
+    """
     if videos.folder is None:
         lengths = _known_lengths(queries, videos, findings)
     else:
@@ -42,26 +50,48 @@ def make_examples(queries: list[OwnQuery], videos: OwnVideos, findings: Findings
 # ---- videos --------------------------------------------------------------------------------------------------------
 
 
-def _find_videos(queries: list[OwnQuery], videos: OwnVideos, findings: Findings) -> dict[str, str]:
-    """The file of each video id that has one; none without a folder."""
-    paths: dict[str, str] = {}
-    ambiguous: set[str] = set()
+def find_videos(
+    queries: list[OwnQuery], splits: Sequence[str], videos: OwnVideos, findings: Findings
+) -> tuple[list[OwnQuery], dict[str, str]]:
+    """Look for the videos of all queries; without a folder, there is nothing to look for.
+
+    Two files must not have one id, even in different splits: a feature cache has one entry for each id.
+
+    Args:
+        queries: Queries of all splits.
+        splits: The splits that are loaded.
+        videos: The folder.
+        findings: Gets the queries of these splits whose video is missing or ambiguous.
+
+    Returns:
+        The other queries of these splits, and the file of each video id.
+    """
     if videos.folder is None:
-        return paths
+        return [query for query in queries if query.split in splits], {}
+    found = []
+    files: dict[str, dict[str, None]] = {}  # all files of an id
     for query in queries:
         try:
-            path = videos.find(query.video)
+            for row in query.rows:
+                path = videos.find(row.video)
+                files.setdefault(query.video_id, {})[path] = None
+            found.append(query)
         except RowError as error:
-            findings.add(error.kind, query.place, f"'{query.video}': {error}")
-            ambiguous.add(query.video_id)
-            continue
-        first = paths.setdefault(query.video_id, path)
-        if path != first:
-            findings.add("ambiguous_video", query.place, f"'{query.video}': its id is that of '{first}', too")
-            ambiguous.add(query.video_id)
-    found = {video_id: path for video_id, path in paths.items() if video_id not in ambiguous}
-    _note_other_names(found, findings)
-    return found
+            if query.split in splits:
+                findings.add(error.kind, row.place, f"'{row.video}': {error}")
+    usable = []
+    paths: dict[str, str] = {}
+    for query in found:
+        path, *others = files[query.video_id]
+        if not others:
+            paths[query.video_id] = path
+        if query.split in splits and others:
+            detail = f"'{query.video}': its id '{query.video_id}' stands for {path} and {others[0]}"
+            findings.add("ambiguous_video", query.place, detail)
+        elif query.split in splits:
+            usable.append(query)
+    _note_other_names(paths, findings)
+    return usable, paths
 
 
 def _note_other_names(paths: Mapping[str, str], findings: Findings) -> None:
@@ -82,21 +112,21 @@ def _known_lengths(queries: list[OwnQuery], videos: OwnVideos, findings: Finding
         if seconds is not None:
             lengths.setdefault(query.video_id, VideoLength(seconds))
     for query in queries:
-        if query.video_id not in lengths and videos.lengths is None:
+        if query.video_id in lengths:
+            _compare_lengths(query, lengths[query.video_id], findings)
+        elif videos.lengths is None:
             findings.add("no_duration", query.place, f"'{query.video_id}'")
-        elif query.video_id not in lengths:
-            findings.add("missing_video", query.place, f"'{query.video_id}': its length is not recorded")
+        else:
+            findings.add("missing_features", query.place, f"'{query.video_id}' is not in the feature cache")
     return lengths
 
 
 def _measured_lengths(queries: list[OwnQuery], paths: Mapping[str, str], findings: Findings) -> dict[str, VideoLength]:
     """Length of each readable video, compared with its header and with the table."""
-    measured = measure_videos(paths.values())
+    measured = measure_videos(paths[query.video_id] for query in queries)
     lengths = {}
     for query in queries:
         video_id = query.video_id
-        if video_id not in paths:
-            continue  # a finding says why
         length = measured[paths[video_id]]
         if isinstance(length, ValueError):
             findings.add("unreadable_video", query.place, f"'{video_id}': {length}")
@@ -115,7 +145,7 @@ def _compare_lengths(query: OwnQuery, length: VideoLength, findings: Findings) -
         findings.add("damaged_video", place, f"{declared:.2f} s in the header, {length.real_sec:.2f} s in the file")
     for row in query.rows:
         if row.duration_sec is not None and abs(row.duration_sec - length.real_sec) > END_TOLERANCE_SEC:
-            detail = f"{row.duration_sec:g} s in the table, {length.real_sec:.2f} s in the file"
+            detail = f"{row.duration_sec:g} s in the table, {length.real_sec:.2f} s used"
             findings.add("duration_differs", place, detail)
 
 

@@ -19,7 +19,7 @@ class Kind:
         effect: What it means for the data.
             "left_out": the query is not used; with `on_error="raise"` nothing is loaded.
             "missing": the same with `missing_videos="error"`.
-            "changed": the query is used with a change.
+            "changed": the query is used with a change; or it is left out as the paper does (`short_video`).
             "noted": it is used as it is, but should be looked at.
             "information": nothing is wrong.
         advice: What the user can do about it.
@@ -76,6 +76,9 @@ KINDS: dict[str, Kind] = {
         "different names.",
     ),
     "missing_video": Kind("queries of missing videos", "missing", "Add the files to `video_dir`, or remove the rows."),
+    "missing_features": Kind(
+        "queries of videos without features", "missing", "Run `r2tuning extract` again, which adds them to the cache."
+    ),
     "unreadable_video": Kind("queries of unreadable videos", "missing", "Convert or replace the files."),
     "cut_end": Kind(
         "moments that end a little after the video",
@@ -87,14 +90,17 @@ KINDS: dict[str, Kind] = {
         "changed",
         "Nothing to do if each row adds moments: they are one query. To keep them apart, give them different qids.",
     ),
-    "repeated_moment": Kind("rows that repeat a moment", "changed", "Nothing to do: the moment is used once."),
+    "repeated_moment": Kind(
+        "rows that repeat an earlier one", "changed", "Nothing to do: each moment of a query is used once."
+    ),
     "short_video": Kind(
         "training queries of videos shorter than 5 s", "changed", "They are left out of training, as in the paper."
     ),
     "duration_differs": Kind(
         "videos whose length differs from the table",
         "noted",
-        "The length of the file is used. Check that the table was written for this file.",
+        "The length of the file is used, or without files the first in the table. Check that the table was written for "
+        "these files.",
     ),
     "damaged_video": Kind(
         "videos that end before the length in their header",
@@ -107,11 +113,23 @@ KINDS: dict[str, Kind] = {
         "noted",
         "Scores on videos that were trained on are too high. Move each video to one split.",
     ),
+    "several_qids": Kind(
+        "sentences with several qids for one video",
+        "noted",
+        "The moments of one qid count as not matching the others. Give the rows of one query the same qid, or none.",
+    ),
+    "one_video": Kind(
+        "tables of a single video",
+        "noted",
+        "No video can be held out for val: pass a table for it (`val_file`), or train without evaluation.",
+    ),
     "saliency_scale": Kind(
         "tables without a saliency score above 1", "noted", "The scale is 0 to 4: multiply scores from 0 to 1 by 4."
     ),
     "other_encoding": Kind(
-        "tables that are not in UTF-8", "noted", "Check the accented letters, or save the table as UTF-8."
+        "tables that are not in UTF-8",
+        "noted",
+        "Check the accented letters. Letters of other scripts are wrong: save the table as UTF-8.",
     ),
     "ignored_column": Kind("columns that are not used", "information", "Check that their names are not misspelt."),
     "unused_video": Kind("videos without a query", "information", "They are not used."),

@@ -101,8 +101,8 @@ def suggest_settings(examples: list[Example]) -> dict[str, float]:
 def format_report(data: OwnData) -> str:
     """The report as text: the numbers of each split, the findings, and suggested settings."""
     document = describe_data(data)
-    lines = _format_splits(document["splits"]) if document["splits"] else ["No query can be used."]
-    empty = [split for split in data.num_queries if not data.examples.get(split)]
+    lines = _format_splits(document["splits"])
+    empty = [split for split, examples in data.examples.items() if not examples]
     if empty:
         lines += ["", f"No query of {' and '.join(empty)} can be used."]
     if data.held_out:

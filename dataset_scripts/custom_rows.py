@@ -10,7 +10,7 @@ from .benchmarks import UNIT_SEC
 from .custom_findings import Findings, RowError
 from .custom_tables import Table, TableRow
 from .custom_values import Moment, clean_video_name, parse_moments, parse_saliency, parse_time, video_id_of
-from .reading import AnnotationError, Record
+from .reading import LONGEST_SEC, AnnotationError, Record
 
 
 __all__ = ["COLUMNS", "KNOWN_COLUMNS", "SPLITS", "OwnQuery", "join_rows", "read_rows", "saliency_of"]
@@ -79,11 +79,10 @@ class OwnRow:
         """Id of its video."""
         return video_id_of(self.video)
 
-    @property
-    def query_keys(self) -> set[tuple[str, ...]]:
-        """What it has in common with the other rows of its query."""
-        keys: set[tuple[str, ...]] = {(self.video_id, self.query)}
-        return keys if self.qid is None else {*keys, (self.qid,)}
+    def query_keys(self, scope: str) -> set[tuple[str, ...]]:
+        """What it has in common with the other rows of its query in `scope`: a split, or "" for all splits."""
+        keys: set[tuple[str, ...]] = {(scope, self.video_id, self.query)}
+        return keys if self.qid is None else {*keys, (scope, self.qid)}
 
 
 @dataclass
@@ -143,6 +142,7 @@ def read_rows(table: Table, findings: Findings) -> list[OwnRow]:
             findings.add(error.kind, row.place, str(error))
             continue
         try:
+            start = replace(start, split=_read_split(row, names))  # which a broken row has as well
             rows.append(_read_rest(start, row, names, table.decimal_comma))
         except RowError as error:
             findings.add(error.kind, row.place, str(error))
@@ -160,6 +160,8 @@ def _find_columns(table: Table) -> dict[str, list[str]]:
     missing = [name for name in ("video", "query") if name not in found]
     if "moments" not in found and not ("start" in found and "end" in found):
         missing.append("moments` or `start` and `end")
+    if not table.columns:
+        raise AnnotationError(f"{table.name}: found no rows with named values, expected `{'`, `'.join(missing)}`")
     if missing:
         wanted = "`, `".join(missing)
         raise AnnotationError(f"{table.name}: found the columns {table.columns}, expected also `{wanted}`")
@@ -192,18 +194,17 @@ def _read_start(row: TableRow, names: Mapping[str, list[str]]) -> OwnRow:
 
 
 def _read_rest(start: OwnRow, row: TableRow, names: Mapping[str, list[str]], decimal_comma: bool) -> OwnRow:
-    split = _read_split(row, names)
     moments, lists_moments = _read_moments(row, names, decimal_comma)
     saliency, units = _read_saliency(row, names)
     column, duration = _value(row, names, "duration")
     duration_sec = None
     if duration is not None:
         duration_sec = parse_time(duration, column, decimal_comma)
-        if duration_sec <= 0:
-            raise RowError("unreadable_row", f"`{column}` is {reprlib.repr(duration)}, expected a length above 0")
+        if not 0 < duration_sec <= LONGEST_SEC:
+            expected = f"more than 0 and at most {LONGEST_SEC:,} s, a day"
+            raise RowError("unreadable_row", f"`{column}` is {reprlib.repr(duration)}, expected {expected}")
     return replace(
         start,
-        split=split,
         moments=moments,
         lists_moments=lists_moments,
         duration_sec=duration_sec,
@@ -297,16 +298,16 @@ def join_rows(rows: Iterable[tuple[str, OwnRow]], findings: Findings, *, is_one_
         findings: Gets what cannot be joined.
         is_one_table: Each `qid` belongs to one query of all splits, as they come from the same table.
     """
-    pairs = list(rows)
+    scoped = [("" if is_one_table else split, split, row) for split, row in rows]
     broken: set[tuple[str, ...]] = set()
-    for _, row in pairs:
+    for scope, _, row in scoped:
         if row.is_broken:
-            broken |= row.query_keys
+            broken |= row.query_keys(scope)
     queries: dict[tuple[str, ...], OwnQuery] = {}
-    for split, row in pairs:
-        if row.query_keys & broken:
+    for scope, split, row in scoped:
+        if row.query_keys(scope) & broken:
             continue
-        key, qid = _identify("" if is_one_table else split, row)
+        key, qid = _identify(scope, row)
         query = queries.setdefault(key, OwnQuery([], qid, split))
         try:
             _add_row(query, row, split, findings)
@@ -318,6 +319,7 @@ def join_rows(rows: Iterable[tuple[str, OwnRow]], findings: Findings, *, is_one_
     for query in queries.values():
         if not query.is_broken and not _is_contradiction(query, findings):
             usable.append(query)
+    _note_several_qids(usable, findings)
     return usable
 
 
@@ -328,6 +330,15 @@ def _identify(scope: str, row: OwnRow) -> tuple[tuple[str, ...], str]:
     # The id depends on nothing but video and query, so that it stays the same when other rows are added.
     digest = hashlib.sha256(row.query.encode()).hexdigest()[:DIGEST_LENGTH]
     return (scope, row.video_id, row.query), f"{row.video_id}-{digest}"
+
+
+def _note_several_qids(queries: Iterable[OwnQuery], findings: Findings) -> None:
+    first: dict[tuple[str, str, str], OwnQuery] = {}
+    for query in queries:
+        other = first.setdefault((query.split, query.video_id, query.query), query)
+        if other is not query:
+            detail = f"'{query.query}' has the qid '{query.qid}', but '{other.qid}' at {other.place}"
+            findings.add("several_qids", query.place, detail)
 
 
 def _add_row(query: OwnQuery, row: OwnRow, split: str, findings: Findings) -> None:
@@ -341,6 +352,8 @@ def _add_row(query: OwnQuery, row: OwnRow, split: str, findings: Findings) -> No
         for moment in repeats:
             detail = f"[{moment[0]:g}, {moment[1]:g}] of '{row.query}', as at {query.moments[moment]}"
             findings.add("repeated_moment", row.place, detail)
+        if not row.moments and not query.moments:
+            findings.add("repeated_moment", row.place, f"nothing matches '{row.query}', as at {query.place}")
         if row.lists_moments and len(repeats) < len(row.moments):
             findings.add("joined_rows", row.place, f"'{row.query}', as at {query.place}")
     query.rows.append(row)
@@ -372,9 +385,10 @@ def saliency_of(query: OwnQuery, duration_sec: float) -> list[list[float]] | Non
         raise RowError("bad_saliency", "the rows of this query have different saliency")
     num_units = int(duration_sec / UNIT_SEC)
     if first.units is not None:
-        if max(first.units) >= num_units:
-            raise RowError("bad_saliency", f"unit {max(first.units)} is not one of the video's {num_units}, from 0")
-        dense = [[0.0] * len(scores[0]) for _ in range(num_units)]
+        last = max(first.units)
+        if UNIT_SEC * last >= duration_sec:  # the end of the video may cut the last unit
+            raise RowError("bad_saliency", f"unit {last}, from 0, begins after the video's {duration_sec:.2f} s")
+        dense = [[0.0] * len(scores[0]) for _ in range(max(num_units, last + 1))]
         for unit, row in zip(first.units, scores, strict=True):
             dense[unit] = row
         return dense

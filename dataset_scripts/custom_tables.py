@@ -6,9 +6,10 @@ The format is detected from the contents, so the ending of the name does not mat
 import csv
 import io
 import json
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from .benchmarks import HUB_PREFIX
 from .reading import AnnotationError, parse_json, read_decompressed
 
 
-__all__ = ["Table", "TableRow", "is_dataset", "name_sources", "read_dataset", "read_table"]
+__all__ = ["DataFiles", "Table", "TableRow", "is_dataset", "name_sources", "read_dataset", "read_table"]
 
 PARQUET, ZIP = b"PAR1", b"PK\x03\x04"  # first bytes
 DELIMITERS = (",", ";", "\t", "|")
@@ -29,6 +30,7 @@ LEGACY_ENCODING = "cp1252"  # Latin-1 with the printable characters that Windows
 DATA_KEY = "data"  # of a JSON document that keeps its rows under a key
 DATASET_ERRORS = (OSError, RuntimeError, TypeError, ValueError)  # of files that `datasets` cannot read
 LIST_OF_ROWS = 'a list of objects, or {"data": [...]}'
+DataFiles = str | os.PathLike | Mapping[str, str | os.PathLike]  # one for all splits, or by split
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def read_table(path: str | os.PathLike, name: str, known_columns: Sequence[str])
     if data.startswith(ZIP):
         raise AnnotationError(f"{name}: found a workbook of Excel or another zip file; save the sheet as CSV")
     text, legacy_encoding = _decode(name, data)
+    if "\n" not in text:  # line ends of old programs for the Mac
+        text = text.replace("\r", "\n")
     if not text.strip():
         raise AnnotationError(f"{name}: found an empty file, expected a table")
     is_json = text.lstrip()[0] in "{["
@@ -142,7 +146,6 @@ def _json_lines(text: str) -> list[tuple[int, str]] | None:
         first = json.loads(lines[0][1])
     except (ValueError, RecursionError):
         # A document over several lines, unless the other lines are objects of their own.
-        first = None
         starts = [line.lstrip().startswith("{") and line.rstrip().endswith("}") for _, line in lines]
         return lines if len(lines) > 1 and sum(starts) > len(lines) / 2 else None
     is_document = isinstance(first, list) or (len(lines) == 1 and isinstance(first.get(DATA_KEY), list))
@@ -160,16 +163,20 @@ def _parse_line(name: str, number: int, line: str) -> TableRow:
 def _json_row(item: object, place: str) -> TableRow:
     if not isinstance(item, dict):
         return TableRow({}, place, f"found {type(item).__name__}, expected an object with named values")
-    fields = {clean_column(key): value for key, value in item.items()}
+    fields = {}
+    for key, value in item.items():
+        is_empty = isinstance(value, float) and math.isnan(value)  # what pandas has in an empty cell
+        fields[clean_column(key)] = None if is_empty else value
     problem = None if len(fields) == len(item) else f"the keys {list(item)} differ in spelling alone"
     return TableRow(fields, place, problem)
 
 
-def _make_table(name: str, rows: list[TableRow]) -> Table:
-    columns: dict[str, None] = {}
+def _make_table(name: str, rows: list[TableRow], columns: Iterable[str] = ()) -> Table:
+    """A table of these rows; `columns` are those that it has even without a row."""
+    found = dict.fromkeys(map(clean_column, columns))
     for row in rows:
-        columns.update(dict.fromkeys(row.fields))
-    return Table(name, rows, list(columns))
+        found.update(dict.fromkeys(row.fields))
+    return Table(name, rows, list(found))
 
 
 # ---- CSV -----------------------------------------------------------------------------------------------------------
@@ -195,10 +202,12 @@ def _read_csv(name: str, text: str, known_columns: Sequence[str]) -> Table:
 
 def _find_delimiter(text: str, known_columns: Sequence[str]) -> str:
     """The delimiter with which the header has most known columns; the first of `DELIMITERS` if all have as many."""
-    from_header = text.lstrip("\r\n")
 
     def count_known(delimiter: str) -> int:
-        header = next(csv.reader(io.StringIO(from_header), delimiter=delimiter), [])
+        try:
+            _, header = next(_csv_records("", text, delimiter), (1, []))
+        except AnnotationError:  # if it is broken with every delimiter, reading the rows says why
+            return 0
         return sum(clean_column(cell) in known_columns for cell in header)
 
     return max(DELIMITERS, key=count_known)
@@ -212,7 +221,10 @@ def _csv_records(name: str, text: str, delimiter: str, num_skipped: int = 0) -> 
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise AnnotationError(f"{name}, line {line}: found a broken CSV record ({error})") from error
+            problem = f"a broken CSV record ({error})"
+            if "field limit" in str(error):
+                problem = f"a cell of more than {csv.field_size_limit():,} characters; close its quote, or write JSON"
+            raise AnnotationError(f"{name}, line {line}: found {problem}") from error
         if cells is None:
             return
         if any(cell.strip() for cell in cells):
@@ -241,13 +253,15 @@ def _read_parquet(name: str, data: bytes) -> Table:
     import pyarrow.parquet
 
     try:
-        content = pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
+        content = pyarrow.parquet.read_table(io.BytesIO(data))
+        items = content.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise AnnotationError(f"{name}: found a broken Parquet file ({error})") from error
-    return _make_table(name, [_json_row(item, f"{name}, row {number}") for number, item in enumerate(content, 1)])
+    rows = [_json_row(item, f"{name}, row {number}") for number, item in enumerate(items, 1)]
+    return _make_table(name, rows, content.schema.names)
 
 
-def name_sources(data_files: str | os.PathLike | Mapping[str, str | os.PathLike]) -> dict[str, str]:
+def name_sources(data_files: DataFiles) -> dict[str, str]:
     """The sources of own data by split, with "~" expanded; a single one is that of "train".
 
     Raises:
@@ -290,7 +304,7 @@ def read_dataset(source: str, name: str) -> dict[str, Table]:
         splits = datasets.load_dataset(path, revision=revision or None, streaming=True)
         for split, dataset in splits.items():
             rows = _dataset_rows(dataset, f"{name}, {split} row")
-            tables[str(split)] = _make_table(name, rows)
+            tables[str(split)] = _make_table(name, rows, dataset.features or ())
     except (*DATASET_ERRORS, datasets.exceptions.DatasetGenerationError) as error:
         raise AnnotationError(f"'{source}' cannot be loaded with `datasets`: {error}") from error
     return tables

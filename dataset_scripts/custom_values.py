@@ -134,15 +134,16 @@ def clean_video_name(value: object, column: str) -> str:
     Raises:
         RowError: The value is no name of a file, or it leads out of the folder of the videos.
     """
+    name = value
     if isinstance(value, Mapping):
-        value = (value.get("path") or "").rpartition("/")[2]
+        name = (value.get("path") or "").rpartition("/")[2]
     if type(value) is int:
-        value = str(value)
-    if not isinstance(value, str) or not value.strip() or SURROGATE.search(value):
+        name = str(value)
+    if not isinstance(name, str) or not name.strip() or SURROGATE.search(name):
         raise RowError("unreadable_row", f"`{column}` is {reprlib.repr(value)}, expected the name of a video file")
-    if ADDRESS.match(value.strip()):
+    if ADDRESS.match(name.strip()):
         raise RowError("unreadable_row", f"`{column}` is the address {reprlib.repr(value)}; download the video first")
-    name = unicodedata.normalize("NFC", value.strip()).replace("\\", "/")
+    name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
     while name.startswith("./"):
         name = name[2:]
     if ".." in name.split("/") or not name.strip("/"):

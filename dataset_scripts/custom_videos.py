@@ -84,7 +84,8 @@ class OwnVideos:
         )
         candidates = next(filter(None, places), [])
         if not candidates:
-            raise RowError("missing_video", "there is no such file")
+            advice = "; names are relative to the folder of the videos" if "/" in name else ""
+            raise RowError("missing_video", f"there is no such file{advice}")
         if len(candidates) > 1:
             raise RowError("ambiguous_video", f"it may be {' or '.join(sorted(candidates)[:3])}")
         return self._by_path[candidates[0]]

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import reprlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +12,11 @@ import datasets
 
 from .benchmarks import BENCHMARKS
 from .builder import BenchmarkBuilder
-from .custom_tables import name_sources
+from .custom_tables import DataFiles, name_sources
 from .reading import is_json_lines
 
 
 __all__ = ["find_builder", "load_vtg_dataset"]
-
-PathOrPaths = str | os.PathLike | Mapping[str, str | os.PathLike]
 
 
 def load_vtg_dataset(
@@ -26,7 +25,7 @@ def load_vtg_dataset(
     split: str | None = None,
     data_dir: str | os.PathLike | None = None,
     domain: str | None = None,
-    data_files: PathOrPaths | None = None,
+    data_files: DataFiles | None = None,
     video_dir: str | os.PathLike | None = None,
     missing_videos: Literal["error", "skip"] = "error",
     on_error: Literal["raise", "skip"] = "raise",
@@ -112,9 +111,13 @@ def _choose_config(name: str, split: str | None, domain: str | None) -> dict[str
 
 
 def _name_files(
-    data_files: PathOrPaths, split: str | None, builder_class: type[BenchmarkBuilder]
+    data_files: DataFiles, split: str | None, builder_class: type[BenchmarkBuilder]
 ) -> datasets.data_files.DataFilesDict:
     """The checked annotation files by split, in the type that the builder takes."""
+    for path in data_files.values() if isinstance(data_files, Mapping) else [data_files]:
+        if not isinstance(path, str | os.PathLike):
+            found = reprlib.repr(path)
+            raise ValueError(f"`data_files` has {found}, expected one path for each split; join the files.")
     if builder_class.DIVIDES_FILES:
         sources = name_sources(data_files)
         return datasets.data_files.DataFilesDict({name: _one_file(source) for name, source in sources.items()})

@@ -35,10 +35,13 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 MODEL_FILES = (CONFIG, WEIGHTS, INDEX)
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+SENTENCEPIECE = "spiece.model"  # the vocabulary of tokenizers that run in sentencepiece, as SigLIP's first one
 PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
-BACKBONE_PROCESSOR_FILES = (IMAGE_PROCESSOR, TOKENIZER, TOKENIZER_CONFIG)
+BACKBONE_PROCESSOR_FILES = (IMAGE_PROCESSOR, TOKENIZER, SENTENCEPIECE, TOKENIZER_CONFIG)
 PROCESSOR_FILES = (PROCESSOR, *BACKBONE_PROCESSOR_FILES)
-OPTIONAL = {INDEX, IMAGE_PROCESSOR, TOKENIZER_CONFIG}
+OPTIONAL = {INDEX, IMAGE_PROCESSOR, SENTENCEPIECE, TOKENIZER_CONFIG}
+REPLACED_BY = {WEIGHTS: INDEX, TOKENIZER: SENTENCEPIECE}  # a file that need not exist if the other does
+TOKENIZER_PACKAGES = ("sentencepiece", "protobuf")
 BACKBONE_ADVICE = (
     "Pass `backbone_name_or_path=` with a backbone of the Hub or a folder, or use a checkpoint saved with "
     "`save_backbone=True`."
@@ -64,12 +67,21 @@ def loading(
     Raises:
         OSError: There is no such checkpoint, or it cannot be fetched.
         ValueError: A file is damaged, or the checkpoint is of another kind.
+        ImportError: A package is not installed, such as one that the tokenizer needs.
     """
     name = "" if name is None else os.fspath(name)  # `from_pretrained(None, state_dict=...)` has no checkpoint
     _check_name(name, advice)
     try:
         yield
-    except (ImportError, torch.OutOfMemoryError):  # not the checkpoint's fault
+    except ImportError as error:
+        missing = [package for package in TOKENIZER_PACKAGES if package in str(error).lower()]
+        if not missing:
+            raise
+        raise ImportError(
+            f"The tokenizer of '{name}' needs {missing[0]}, which is not installed: `pip install \"r2tuning[siglip]\"`, "
+            f"or without this package `pip install {' '.join(TOKENIZER_PACKAGES)}`."
+        ) from error
+    except torch.OutOfMemoryError:  # not the checkpoint's fault
         raise
     except Exception as error:  # noqa: BLE001 (a damaged file makes its reader fail anywhere, with any error)
         explained = _explain(error, name, files, what, hub)
@@ -120,7 +132,7 @@ def check_weights(checkpoint: str | os.PathLike, info: dict[str, Any], reshape: 
     if problems:
         raise ValueError(
             f"The weights of the checkpoint '{checkpoint}' do not fit its {CONFIG}: it {' and '.join(problems)}. Save it "
-            "again, with `config.save_backbone` set only if the checkpoint contains CLIP."
+            "again, with `config.save_backbone` set only if the checkpoint contains the backbone."
         )
 
 
@@ -133,7 +145,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike)
         FileNotFoundError: The tokenizer has no vocabulary.
     """
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
-        raise FileNotFoundError(f"'{os.fspath(name)}' has no {TOKENIZER}, or one without a vocabulary.")
+        raise FileNotFoundError(
+            f"'{os.fspath(name)}' has no {TOKENIZER} or {SENTENCEPIECE}, or one without a vocabulary."
+        )
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
@@ -328,9 +342,9 @@ def _find_unfetched(error: Exception, name: str, paths: dict[str, str | None], h
 
 
 def _first_missing(paths: dict[str, str | None]) -> str | None:
-    """The first required file without a path; an index of shards replaces the single file of weights."""
+    """The first required file without a path, unless a file is there that replaces it."""
     for file, path in paths.items():
-        is_replaced = file == WEIGHTS and paths[INDEX] is not None
+        is_replaced = file in REPLACED_BY and paths.get(REPLACED_BY[file]) is not None
         if path is None and file not in OPTIONAL and not is_replaced:
             return file
     return None
@@ -371,6 +385,7 @@ __all__ = [
     "PLACE_ARGUMENTS",
     "PROCESSOR",
     "PROCESSOR_FILES",
+    "SENTENCEPIECE",
     "TOKENIZER",
     "WEIGHTS",
     "check_tokenizer",

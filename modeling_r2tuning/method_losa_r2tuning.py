@@ -58,7 +58,7 @@ class LowRankSideNetwork(TransferMethod):
         super().__init__()
         vision = config.vision_config
         side = cast("int", vision.image_size) // cast("int", vision.patch_size)
-        num_tokens = side**2 + 1  # patches and CLS
+        num_tokens = side**2 + 1  # patches and the token that represents the frame
         self.mixers = nn.ModuleList(
             LowRankMixer(num_tokens, vision.hidden_size) for _ in range(config.num_recurrent_steps)
         )

@@ -2,8 +2,8 @@
 
 At the input of each layer, X + f(DWConv(X W_down)) W_up replaces the patches X: a down-projection to half the width, a
 convolution of each channel over three frames, and an up-projection. The depth-wise convolution has the paper's default
-size, 3 x 1 x 1: it covers the same patch of neighbouring frames. CLS passes unchanged and takes part through attention.
-So frames see each other inside the encoder.
+size, 3 x 1 x 1: it covers the same patch of neighbouring frames. CLS passes unchanged and takes part through attention;
+without CLS all tokens are patches. So frames see each other inside the encoder.
 
 The R2-Tuning paper does not say whether the text encoder is adapted. The number of parameters in its Table 9 is that
 of both, so the text encoder has the same bottlenecks without a convolution, for all tokens. The up-projections are

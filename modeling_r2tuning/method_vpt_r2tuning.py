@@ -4,6 +4,7 @@ This is the deep variant of its Figure 2, VPT-Deep: each layer has prompts P of 
 discarded: [x_i, _, E_i] = L_i([x_{i-1}, P_{i-1}, E_{i-1}]) with the CLS token x and the patches E. The R2-Tuning
 paper does not give their number; ten for each layer are in the range that VPT tries and fit the number of parameters
 in its Table 9. Prompts have no dropout, as the encoders stay in eval mode. The text encoder is unchanged.
+Without a CLS token the encoder's pooling head reads the patches alone, after the last layer.
 """
 
 from typing import Any
@@ -36,7 +37,7 @@ class LayerPrompts(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The distribution of CLIP's own embeddings."""
+        """The distribution of CLIP's embeddings, whatever the backbone."""
         init.normal_(self.prompts, std=0.02)
 
 
@@ -52,14 +53,22 @@ def run_with_prompts(
         layer: Layer of an encoder.
         prompts: `(num_prompts, width)`, or `(batch, num_prompts, width)`.
         tokens: `(batch, num_tokens, width)`.
-        mask: Attention mask: added to the scores, or boolean with `True` = visible.
+        mask: Attention mask `(batch, 1, num_tokens, num_tokens)`: added to the scores, or boolean with `True` = visible;
+            with flash attention `(batch, num_tokens)`, where 1 = visible.
         options: Further arguments of the layer.
     """
     count = prompts.shape[-2]
     prompts = prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
     if mask is not None:
-        mask = F.pad(mask, (count, 0, count, 0), value=mask.dtype == torch.bool)
+        mask = _lengthen(mask, count)
     return layer(torch.cat([prompts, tokens], dim=1), mask, **options)[:, count:]
+
+
+def _lengthen(mask: torch.Tensor, count: int) -> torch.Tensor:
+    """Prepend `count` visible prompts to a mask."""
+    if mask.dim() == 2:
+        return F.pad(mask, (count, 0), value=True)
+    return F.pad(mask, (count, 0, count, 0), value=mask.dtype == torch.bool)
 
 
 class VisualPrompts(TransferMethod):

@@ -39,6 +39,8 @@ from .video_io_r2tuning import MAX_FRAMES, iter_video_frames
 
 logger = logging.get_logger(__name__)
 
+BILINEAR = 2  # `resample` of image processors, which numbers interpolations as Pillow does
+
 DO_PAD, DO_NOT_PAD = (True, "longest", "max_length"), (False, "do_not_pad")
 DO_TRUNCATE, DO_NOT_TRUNCATE = (True, "longest_first", "only_first"), (False, "do_not_truncate")
 
@@ -54,6 +56,11 @@ def frame_size(image_processor: Any) -> int | tuple[int, int]:
     """The size to which an image processor scales frames: the short side, or height and width."""
     size = image_processor.size
     return size["shortest_edge"] if "shortest_edge" in size else (size["height"], size["width"])
+
+
+def frame_interpolation(image_processor: Any) -> str:
+    """The interpolation with which an image processor scales frames; anything but bilinear is replaced by bicubic."""
+    return "bilinear" if getattr(image_processor, "resample", None) == BILINEAR else "bicubic"
 
 
 @dataclass
@@ -283,11 +290,11 @@ class R2TuningProcessor(ProcessorMixin):
         video = unpack_row(video)
         if is_file(video):
             # Frames are scaled while decoding: at full size, they may take a hundred times as much memory.
-            size = frame_size(self.image_processor)
             source = iter_video_frames(
                 video,
                 fps,
-                size=size,
+                size=frame_size(self.image_processor),
+                interpolation=frame_interpolation(self.image_processor),
                 max_frames=max_frames,
                 max_pixels=max_pixels,
                 chunk_size=chunk_size,
@@ -303,6 +310,21 @@ class R2TuningProcessor(ProcessorMixin):
         processed = self.image_processor(list(frames), return_tensors="pt", input_data_format="channels_last")
         return processed["pixel_values"]
 
+    @property
+    def longest_text(self) -> int:
+        """Largest number of tokens of a text, from which it is truncated."""
+        return min(self.tokenizer.model_max_length, self.max_text_length)
+
+    def count_tokens(self, texts: Iterable[str]) -> list[int]:
+        """Number of tokens of each text before it is truncated or padded."""
+        return [len(row) for row in self._token_ids(list(texts))]
+
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Tokens of each text, of any number."""
+        if self.lowercase_text:
+            texts = [text.lower() for text in texts]
+        return self.tokenizer(texts, verbose=False)["input_ids"]
+
     def _tokenize(
         self, texts: list[str], padding: bool | str, truncation: bool | str, max_length: int | None
     ) -> dict[str, list[list]]:
@@ -314,12 +336,10 @@ class R2TuningProcessor(ProcessorMixin):
         Returns:
             Rows of `input_ids` and `attention_mask`.
         """
-        longest = min(self.tokenizer.model_max_length, self.max_text_length)
+        longest = self.longest_text
         _check_lengths(padding, truncation, max_length, longest)
         limit = longest if max_length is None else max_length
-        if self.lowercase_text:
-            texts = [text.lower() for text in texts]
-        rows = self.tokenizer(texts, verbose=False)["input_ids"]
+        rows = self._token_ids(texts)
         num_too_long = sum(len(row) > limit for row in rows)
         if num_too_long and truncation in DO_NOT_TRUNCATE:
             raise ValueError(
@@ -327,9 +347,14 @@ class R2TuningProcessor(ProcessorMixin):
             )
         if num_too_long:
             logger.warning(f"{num_too_long} of {len(texts)} queries exceed {limit} tokens and are truncated.")
+            marks = self.tokenizer.all_special_ids
             for row in rows:
-                # Keep the last token, which ends the text: backbones take the features of a text from it.
-                del row[limit - 1 : -1]
+                if len(row) <= limit:
+                    continue
+                if row[-1] in marks:  # the end of the text, from which CLIP takes its features
+                    del row[limit - 1 : -1]
+                else:
+                    del row[limit:]
         if padding in DO_NOT_PAD:
             return {"input_ids": rows, "attention_mask": [[True] * len(row) for row in rows]}
         width = limit if padding == "max_length" else max(map(len, rows))
@@ -557,4 +582,4 @@ def _check_outputs(outputs: Any) -> None:
         raise ValueError("The predictions are not finite: the video's pixels or the model's weights hold NaN.")
 
 
-__all__ = ["FrameStream", "R2TuningProcessor", "frame_size", "make_image_processor"]
+__all__ = ["FrameStream", "R2TuningProcessor", "frame_interpolation", "frame_size", "make_image_processor"]

@@ -4,7 +4,8 @@ This is a description alone: `towers_r2tuning.py` works by it, and no other file
 more entry, if its frames do not see each other and its text encoder is a stack of layers.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transformers import (
@@ -34,6 +35,7 @@ class TowerSpec:
         has_cls: The image encoder has a CLS token, the first one, which represents the frame. Otherwise the encoder's
             own pooling head does, applied to the normalised output of a layer.
         image_norm: The image encoder's norm before its first layer, if it has one.
+        text_arguments: Arguments with which the backbone makes its text encoder.
         text_body: The module of the text encoder that holds its embeddings; "" = the text encoder itself.
         text_layers: The layers in this module.
         text_projections: The attention projections in this module, as a regular expression.
@@ -52,6 +54,7 @@ class TowerSpec:
     layer_classes: tuple[str, ...]
     has_cls: bool = True
     image_norm: str | None = "pre_layrnorm"
+    text_arguments: Mapping[str, Any] = field(default_factory=dict)
     text_body: str = ""
     text_layers: str = "encoder.layers"
     text_projections: str = VISION_PROJECTIONS
@@ -122,10 +125,11 @@ TOWER_SPECS: dict[str, TowerSpec] = {
         model_class="ChineseCLIPModel",
         encoder_classes=("ChineseCLIPVisionModel", "ChineseCLIPTextModel"),
         layer_classes=("ChineseCLIPVisionLayer", "ChineseCLIPTextLayer"),
+        text_arguments={"add_pooling_layer": False},
         text_layers="encoder.layer",
         text_projections=rf"encoder\.layer\.\d+\.{BERT_PROJECTIONS}",
         text_attention="masked",
-        unused=("vision_model.post_layernorm.", "text_model.pooler."),
+        unused=("vision_model.post_layernorm.",),
     ),
 }
 

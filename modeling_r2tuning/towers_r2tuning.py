@@ -37,8 +37,10 @@ TEXT_SIZES = (*SIZES, "vocab_size", "max_position_embeddings")
 
 def make_encoders(config: R2TuningConfig) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Image and text encoder with random weights."""
-    vision_class, text_class = (getattr(transformers, name) for name in config.tower_spec.encoder_classes)
-    return vision_class._from_config(config.vision_config), text_class._from_config(config.text_config)
+    spec = config.tower_spec
+    vision_class, text_class = (getattr(transformers, name) for name in spec.encoder_classes)
+    vision_model = vision_class._from_config(config.vision_config)
+    return vision_model, text_class._from_config(config.text_config, **spec.text_arguments)
 
 
 def vision_layers(vision_model: nn.Module) -> nn.ModuleList:
@@ -311,8 +313,8 @@ class FrozenCopies:
     """Copies of an encoder's frozen weights in autocast's precision.
 
     Autocast caches its copies of learned weights only. It would copy frozen weights again for each chunk of frames and,
-    where gradients pass through CLIP, keep every copy for the backward pass. Without gradients the copies are kept from
-    call to call. In training they are freed before the side block runs, where a step's memory peaks.
+    where gradients pass through the encoders, keep every copy for the backward pass. Without gradients the copies are
+    kept from call to call. In training they are freed before the side block runs, where a step's memory peaks.
     """
 
     def __init__(self) -> None:

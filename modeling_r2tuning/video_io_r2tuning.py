@@ -21,6 +21,7 @@ import numpy as np
 
 from .containers_r2tuning import MAX_PIXELS, import_av
 from .files_r2tuning import check_replaceable, writing
+from .video_rendering_r2tuning import INTERPOLATIONS
 from .video_selection_r2tuning import select_pictures
 from .video_source_r2tuning import VideoInput, make_source
 from .video_timeline_r2tuning import Timeline, scan
@@ -114,6 +115,7 @@ def load_video_frames(
     fps: float,
     *,
     size: int | tuple[int, int] | None = None,
+    interpolation: str = "bicubic",
     start_sec: float = 0.0,
     end_sec: float | None = None,
     max_frames: int = MAX_FRAMES,
@@ -127,6 +129,7 @@ def load_video_frames(
         fps: Frames to sample per second.
         size: Short side of the frames in pixels, where the long side keeps the proportions; or height and width. `None` =
             as in the video.
+        interpolation: How frames are scaled, "bicubic" or "bilinear".
         start_sec: Start of the part to sample, in seconds.
         end_sec: End of the part to sample, in seconds; `None` = the end of the video.
         max_frames: Largest number of frames; a file of a few hundred bytes can claim to last for years.
@@ -146,6 +149,7 @@ def load_video_frames(
         video,
         fps,
         size=size,
+        interpolation=interpolation,
         start_sec=start_sec,
         end_sec=end_sec,
         max_frames=max_frames,
@@ -167,6 +171,7 @@ def iter_video_frames(
     fps: float,
     *,
     size: int | tuple[int, int] | None = None,
+    interpolation: str = "bicubic",
     start_sec: float = 0.0,
     end_sec: float | None = None,
     max_frames: int = MAX_FRAMES,
@@ -184,6 +189,7 @@ def iter_video_frames(
         fps: Grid times per second. The module's docstring says which picture becomes the frame of a grid time.
         size: Short side of the frames in pixels, the long side follows (truncated); or height and width. `None` = as in
             the video.
+        interpolation: How frames are scaled, "bicubic" or "bilinear".
         start_sec: First grid time, in seconds since the first picture.
         end_sec: End of the part to sample, in seconds; later pictures are not used. `None` = the end of the video.
         max_frames: Largest number of grid times; a file of a few hundred bytes can claim to last for years.
@@ -202,6 +208,8 @@ def iter_video_frames(
     """
     rate = _as_fraction("fps", fps)
     size = _as_size(size)
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"`interpolation` must be one of {INTERPOLATIONS}, got {interpolation!r}.")
     chunk_size = _as_count("chunk_size", chunk_size)
     max_frames = _as_count("max_frames", max_frames)
     source = make_source(video, _as_count("max_pixels", max_pixels))
@@ -209,7 +217,7 @@ def iter_video_frames(
     start, end = _check_range(start_sec, end_sec, timeline.duration)
     times = _grid_times(rate, start, end, max_frames, source.name)
     limits = _tick_limits(timeline.time_base, rate, start, end, len(times))
-    pictures = select_pictures(source, timeline, limits, size)
+    pictures = select_pictures(source, timeline, limits, size, interpolation)
     chunks = _gather(pictures, len(times), chunk_size, progress)
     return VideoFrameIterator(chunks, times, float(timeline.duration), float(fps))
 

@@ -8,7 +8,9 @@ import numpy as np
 from .containers_r2tuning import VideoSource, import_av
 
 
-__all__ = ["Renderer"]
+__all__ = ["INTERPOLATIONS", "Renderer"]
+
+INTERPOLATIONS = ("bicubic", "bilinear")
 
 # Display matrices (a, b, c, d) of rotations by 0, 90, 180 and 270 degrees, anticlockwise; see `display_matrix`.
 QUARTER_TURNS = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))
@@ -21,12 +23,24 @@ class Renderer:
         source: The video.
         sample_aspect_ratio: Width of a pixel divided by its height.
         size: Short side of the result in pixels, or its height and width; `None` = as in the video.
+        interpolation: How pictures are scaled, one of `INTERPOLATIONS`.
     """
 
-    def __init__(self, source: VideoSource, sample_aspect_ratio: Fraction, size: int | tuple[int, int] | None):
+    def __init__(
+        self,
+        source: VideoSource,
+        sample_aspect_ratio: Fraction,
+        size: int | tuple[int, int] | None,
+        interpolation: str = "bicubic",
+    ):
         self.source = source
         self.sample_aspect_ratio = sample_aspect_ratio
         self.size = size
+        self.interpolation = interpolation.upper()
+        # swscale gives "rgb24" colours of half the width, which blur further where the width shrinks more than the
+        # height; "gbrp" has colours of the full width. CLIP's frames, scaled by their short side, keep "rgb24", which
+        # released checkpoints were evaluated with.
+        self.format = "gbrp" if isinstance(size, tuple) else "rgb24"
         self.av = import_av()
         self.reformatter = self.av.video.reformatter.VideoReformatter()
         self._layout: tuple[np.ndarray, int, int] | None = (
@@ -48,7 +62,9 @@ class Renderer:
         matrix, width, height = self._layout
         # One call of swscale both scales and converts, so that a large picture never exists as RGB.
         try:
-            scaled = self.reformatter.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1)
+            scaled = self.reformatter.reformat(
+                frame, width, height, self.format, interpolation=self.interpolation, threads=1
+            )
         except self.av.error.FFmpegError as error:
             raise ValueError(f"Pictures in the format {frame.format.name} cannot be converted to RGB.") from error
         return turn_upright(scaled.to_ndarray(), matrix)

@@ -22,7 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 def select_pictures(
-    source: VideoSource, timeline: Timeline, limits: np.ndarray, size: int | tuple[int, int] | None
+    source: VideoSource,
+    timeline: Timeline,
+    limits: np.ndarray,
+    size: int | tuple[int, int] | None,
+    interpolation: str = "bicubic",
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Select the last picture before each limit.
 
@@ -31,11 +35,12 @@ def select_pictures(
         timeline: Its timeline.
         limits: `(num_limits,)` timestamps, ascending.
         size: Short side, or height and width, in pixels.
+        interpolation: How pictures are scaled, one of `INTERPOLATIONS`.
 
     Yields:
         Pictures `(height, width, 3)` and for how many consecutive limits each is used.
     """
-    render = Renderer(source, timeline.sample_aspect_ratio, size)
+    render = Renderer(source, timeline.sample_aspect_ratio, size, interpolation)
     served = 0
     if timeline.can_skip:
         for frame, count in _sparse_frames(source, timeline, limits):

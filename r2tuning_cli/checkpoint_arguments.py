@@ -14,7 +14,7 @@ from .grounding_arguments import add_benchmark_arguments, benchmark_table
 
 CONVERT_DESCRIPTION = """\
 Convert a checkpoint of the authors' code to a folder that `r2tuning ground --model` and transformers load, and print
-its path. CLIP's weights are not copied: the folder refers to them.
+its path. The backbone's weights are not copied: the folder refers to them.
 
 With --all every released checkpoint is converted to a folder of its own, with a model card that holds the results
 published by the authors. Failures are listed at the end; run the command again to retry them.
@@ -127,7 +127,7 @@ def add_push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone",
         metavar="REPO",
-        help="name on the Hub of the CLIP that the checkpoint refers to, if it refers to a local folder",
+        help="name on the Hub of the backbone that the checkpoint refers to, if it refers to a local folder",
     )
     add_renamed_clip_option(parser)
 

@@ -31,18 +31,20 @@ The table is CSV, JSON lines, JSON or Parquet. It has the columns video, query, 
 video, query and moments, [[start, end], ...]. The columns duration, split, qid and saliency are optional. Times are seconds,
 mm:ss or h:mm:ss; a query that nothing in its video matches has an empty start and end, or the moments [].
 
-The exit status is 0 when nothing was found, 1 when some rows or videos need attention, and 2 when nothing can be used.
+The exit status is 0 when nothing was found, 1 when some rows or videos need attention, and 2 when a split has nothing that
+can be used, or after an error.
 """
 EXTRACT_DESCRIPTION = """\
-Encode every video and query of a benchmark with CLIP once and keep the last K hidden states of both encoders, one file
-each, in half precision. Training and evaluation read them (`--features CACHE`) instead of running CLIP.
+Encode every video and query of a benchmark with the backbone once and keep the last K hidden states of both encoders,
+one file each, in half precision. Training and evaluation read them (`--features CACHE`) instead of running the
+backbone.
 
-With `--store frames` no features are computed: the frames that CLIP would see are kept as small lossless videos, to be
-used as `--video-dir CACHE/videos`. A video of 150 s takes about 5 MB instead of 23 MB of features (ViT-B/32, 0.5 frames
-per second), and CLIP runs during training.
+With `--store frames` no features are computed: the frames that the backbone would see are kept as small lossless
+videos, to be used as `--video-dir CACHE/videos`. A video of 150 s takes about 5 MB instead of 23 MB of features (CLIP
+ViT-B/32, 0.5 frames per second), and the backbone runs during training.
 
 The command can be stopped and restarted at any time: complete files are kept, corrupt ones are named and replaced. A
-folder belongs to one benchmark, CLIP, K and frame rate; a command with other settings is refused.
+folder belongs to one benchmark, backbone, K and frame rate; a command with other settings is refused.
 """
 EXTRACT_EPILOG = """\
 examples:
@@ -154,7 +156,7 @@ def _add_evaluated_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-predictions", type=Path, metavar="FILE", help="write the predictions, one JSON object per line"
     )
     group.add_argument(
-        "--backbone", metavar="DIR_OR_REPO", help="a CLIP to use instead of the one that the checkpoint names"
+        "--backbone", metavar="DIR_OR_REPO", help="a backbone to use instead of the one that the checkpoint names"
     )
     add_renamed_clip_option(parser)
     group.add_argument(
@@ -217,13 +219,13 @@ def _add_feature_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone",
         default=DEFAULT_BACKBONE,
         metavar="DIR_OR_REPO",
-        help=f"the CLIP that computes the features (default: {DEFAULT_BACKBONE})",
+        help=f"the backbone that computes the features (default: {DEFAULT_BACKBONE})",
     )
     source.add_argument(
         "--model",
         metavar="DIR_OR_REPO",
-        help="an R2-Tuning checkpoint that will read the features, by the same names as `train --init-from`: it determines "
-        "CLIP, K and the frame rate",
+        help="an R2-Tuning checkpoint that will read the features, by the same names as `train --init-from`: it "
+        "determines backbone, K and the frame rate",
     )
     add_renamed_clip_option(parser)
     group.add_argument("--fps", type=positive_number, metavar="N", help=_fps_help())
@@ -231,20 +233,20 @@ def _add_feature_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-layers",
         type=positive_integer,
         metavar="K",
-        help=f"how many of CLIP's last layers are kept (default: {DEFAULT_NUM_LAYERS}); for features only",
+        help=f"how many of the backbone's last layers are kept (default: {DEFAULT_NUM_LAYERS}); for features only",
     )
     group.add_argument(
         "--store",
         choices=("features", "frames"),
         default="features",
-        help="keep CLIP's features, or the frames as small videos for training that runs CLIP (default: features)",
+        help="keep the features, or the frames as small videos for training that runs the backbone (default: features)",
     )
     group.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
-        help="precision in which CLIP computes (default: float32); bfloat16 is faster on most GPUs and on CPUs with AMX "
-        "or AVX512-BF16 and changes the features by about 1 %%; files are always in half precision; for features only",
+        help="precision in which the backbone computes (default: float32); bfloat16 is faster on most GPUs and on CPUs "
+        "with AMX or AVX512-BF16 and changes the features by about 1 %%; files are always in half precision; for features only",
     )
 
 
@@ -282,7 +284,7 @@ def _add_work_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="processes that share the work (default: 1). They are distributed over the GPUs; use several for each, since "
-        "reading videos takes longer than CLIP on a GPU. On a CPU they share its cores",
+        "reading videos takes longer than the backbone on a GPU. On a CPU they share its cores",
     )
 
 

@@ -108,7 +108,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--backbone",
         metavar="DIR_OR_REPO",
-        help="the frozen encoders, a CLIP (default: those named in the checkpoint; for the authors' checkpoints "
+        help="the frozen encoders (default: those named in the checkpoint; for the authors' checkpoints "
         f"{DEFAULT_BACKBONE})",
     )
     add_renamed_clip_option(parser)

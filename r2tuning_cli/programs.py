@@ -104,7 +104,7 @@ PROGRAMS = {
     ),
     "extract": Program(
         "r2tuning.features.run",
-        "compute the CLIP features of a benchmark once",
+        "compute the features of a benchmark once",
         data.add_extract_arguments,
         data.EXTRACT_DESCRIPTION,
         data.EXTRACT_EPILOG,

@@ -86,7 +86,7 @@ class TrainingConfig:
     )
     features: str | None = option("feature cache to train on; either this or video_dir is required", None)
     video_dir: str | None = option(
-        "folder of videos, or of the small videos of a frame store; CLIP runs during training", None
+        "folder of videos, or of the small videos of a frame store; the backbone runs during training", None
     )
     missing_videos: Literal["error", "skip"] = option(
         "videos that are missing from video_dir or features, and unreadable videos of the evaluation split: stop, or "
@@ -106,7 +106,9 @@ class TrainingConfig:
         None,
     )
     backbone: str | None = option(
-        f"the frozen CLIP, a folder or a name on the Hub (default: that of init_from, else {DEFAULT_BACKBONE})", None
+        "the frozen backbone, such as CLIP or SigLIP, a folder or a name on the Hub (default: that of init_from, else "
+        f"{DEFAULT_BACKBONE})",
+        None,
     )
     method: Method | None = option(
         "what is trained [Table 9]: the R2 block, or the pyramid and heads with another transfer method or none "

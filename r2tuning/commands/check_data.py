@@ -44,7 +44,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def exit_status(data: OwnData) -> int:
     """0 if nothing was found that needs attention, 2 if some split has nothing that can be used, else 1."""
-    if not data.examples or not all(data.examples.values()):
+    if not all(data.examples.values()):
         return UNUSABLE
     kinds = data.findings.by_kind()
     return FOUND if any(KINDS[kind].effect != "information" for kind in kinds) else CLEAN

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from dataset_scripts.benchmarks import BENCHMARKS, UNIT_SEC, BenchmarkSpec
+from dataset_scripts import load_vtg_dataset
+from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA, UNIT_SEC, BenchmarkSpec
+from dataset_scripts.custom import count_missing_queries
 from dataset_scripts.reading import Record, parse_json, read_lines
 from dataset_scripts.targets import frame_rate
 from modeling_r2tuning import EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
@@ -68,7 +70,17 @@ def write_predictions(rows: Iterable[dict[str, Any]], path: str | os.PathLike) -
     """Write one JSON object per line; the file appears complete or not at all."""
     with writing(path) as partial, open(partial, "w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row) + "\n")
+            file.write(_as_json_line(row))
+
+
+def _as_json_line(row: dict[str, Any]) -> str:
+    """A row as a line of JSON in which text of any script stays readable."""
+    line = json.dumps(row, ensure_ascii=False) + "\n"
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can escape but UTF-8 does not have
+        return json.dumps(row) + "\n"
+    return line
 
 
 def write_submission(rows: Iterable[dict[str, Any]], folder: str | os.PathLike, split: str) -> Path:
@@ -278,6 +290,24 @@ def _open_query(row: dict[str, Any], cache: FeatureCache | None) -> None:
         cache.query(row["qid"], row["query"])
 
 
+def count_missing(benchmark: str, num_loaded: int, options: Mapping[str, Any]) -> int:
+    """Number of queries that `load_vtg_dataset` left out of a split because their videos are missing.
+
+    Args:
+        benchmark: Name of the benchmark.
+        num_loaded: Number of queries that it returned.
+        options: The other arguments that it was called with.
+    """
+    if options["missing_videos"] == "error":
+        return 0
+    if benchmark == OWN_DATA:
+        names = ("split", "data_dir", "data_files", "video_dir", "lengths")
+        return count_missing_queries(**{name: options[name] for name in names})
+    if options["video_dir"] is None:
+        return 0
+    return len(load_vtg_dataset(benchmark, **{**options, "video_dir": None})) - num_loaded
+
+
 def leave_out(
     rows: list[dict[str, Any]], reasons: dict[str, str], missing_videos: Literal["error", "skip"]
 ) -> list[dict[str, Any]]:
@@ -304,6 +334,7 @@ def leave_out(
 
 
 __all__ = [
+    "count_missing",
     "find_unreadable",
     "leave_out",
     "predict",

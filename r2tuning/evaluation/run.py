@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_scripts import load_vtg_dataset
-from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA
-from dataset_scripts.custom import count_missing_queries
+from dataset_scripts.benchmarks import BENCHMARKS
 from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.files_r2tuning import check_replaceable, writing
@@ -23,6 +22,7 @@ from r2tuning.checks import (
     locate_model,
 )
 from r2tuning.evaluation.predictions import (
+    count_missing,
     find_unreadable,
     leave_out,
     predict,
@@ -68,9 +68,10 @@ def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     check_arguments(args)
-    rows = load_rows(args, args.video_dir)
+    options = loading_options(args)
+    rows = list(load_vtg_dataset(args.benchmark, **options))
     check_truth(args, rows)
-    num_queries = len(rows) + count_missing(args, rows)
+    num_queries = len(rows) + count_missing(args.benchmark, len(rows), options)
     predictions, rows = get_predictions(args, rows)
     document = evaluate(args, predictions, rows, num_left_out=num_queries - len(rows))
     sys.stdout.write(format_scores(document))
@@ -103,35 +104,18 @@ def check_arguments(args: argparse.Namespace) -> None:
         read_results(args.model, args.benchmark)
 
 
-def load_rows(args: argparse.Namespace, video_dir: Path | None) -> list[dict[str, Any]]:
-    """The annotations, with the paths of their videos if a folder is given."""
-    dataset = load_vtg_dataset(
-        args.benchmark,
-        split=args.split,
-        domain=args.domain,
-        data_dir=args.data_dir,
-        data_files=annotation_files(args, args.benchmark),
-        video_dir=video_dir,
-        missing_videos=args.missing_videos,
-        on_error=args.on_error,
-        lengths=recorded_lengths(args.benchmark, args.features),
-    )
-    return list(dataset)
-
-
-def count_missing(args: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
-    """Number of queries that were left out of the rows because their videos are missing."""
-    if args.missing_videos == "error":
-        return 0
-    if args.benchmark == OWN_DATA:
-        return count_missing_queries(
-            args.split,
-            data_dir=args.data_dir,
-            data_files=annotation_files(args, args.benchmark),
-            video_dir=args.video_dir,
-            lengths=recorded_lengths(args.benchmark, args.features),
-        )
-    return len(load_rows(args, None)) - len(rows)
+def loading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `load_vtg_dataset`."""
+    return {
+        "split": args.split,
+        "domain": args.domain,
+        "data_dir": args.data_dir,
+        "data_files": annotation_files(args, args.benchmark),
+        "video_dir": args.video_dir,
+        "missing_videos": args.missing_videos,
+        "on_error": args.on_error,
+        "lengths": recorded_lengths(args.benchmark, args.features),
+    }
 
 
 def check_truth(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:

@@ -1,12 +1,12 @@
-"""CLIP features of a benchmark on disk.
+"""Features of a benchmark on disk: hidden states of the frozen encoders.
 
     settings.json                                  what the features depend on
     videos/<video id>.safetensors                  (num_frames, num_layers, num_tokens, hidden)
     queries/<qid>-<digest of the text>.safetensors (text_length, num_layers, hidden), valid tokens only
     partial/                                       unfinished files
 
-A file holds one tensor in half precision, the last K hidden states of CLIP with the deepest layer last, and a record of
-what it was made from with a checksum. `r2tuning extract` writes these caches. `FeatureCache` reads them, and
+A file holds one tensor in half precision, the last K hidden states of an encoder with the deepest layer last, and a
+record of what it was made from with a checksum. `r2tuning extract` writes these caches. `FeatureCache` reads them, and
 the caches that the authors published.
 """
 
@@ -32,23 +32,23 @@ from r2tuning.features.settings import (
 
 
 class FeatureCache:
-    """Reads the CLIP features of a benchmark, extracted by `r2tuning extract` or published by the authors.
+    """Reads the features of a benchmark, extracted by `r2tuning extract` or published by the authors.
 
     A published cache has one folder of videos (`clip_b32_vid_k4`) and one of queries (`clip_b32_txt_k4`), whose files
-    are named by video id and qid. It does not record CLIP's weights, frame rate or texts, so these cannot be verified;
-    K and the hidden sizes follow from the shapes.
+    are named by video id and qid. It does not record the backbone's weights, frame rate or texts, so these cannot be
+    verified; K and the hidden sizes follow from the shapes.
 
     Args:
         folder: The cache.
         model: Model that will read the features; `None` skips the comparison with it. A model that reads fewer of
-            CLIP's layers than an extracted cache holds gets the last ones.
+            the backbone's layers than an extracted cache holds gets the last ones.
         fps: Expected frames per second; `None` accepts any. Ignored for caches with one frame per annotated unit.
         check: Verify the checksum of each file when it is read for the first time, which reads the whole file. `False`
             reads the header alone, so that part of a long video is read without the rest.
 
     Raises:
         FileNotFoundError: There is no cache.
-        ValueError: The cache was made with another CLIP, K or frame rate, or is of an unknown kind; or the model's
+        ValueError: The cache was made with another backbone, K or frame rate, or is of an unknown kind; or the model's
             method needs more than a cache holds.
     """
 
@@ -164,10 +164,12 @@ def recorded_lengths(benchmark: str, folder: str | os.PathLike | None) -> dict[s
 
 
 def _check_method(config: R2TuningConfig) -> None:
-    """Refuse transfer methods that need other states of CLIP than the ones that a cache holds."""
+    """Refuse transfer methods that need other states of the encoders than the ones that a cache holds."""
     spec = config.method_spec
     if not spec.reads_plain_layers:
-        reason = "reads states inside of CLIP's layers" if spec.reads_branches else "changes CLIP's hidden states"
+        reason = "changes the encoders' hidden states"
+        if spec.reads_branches:
+            reason = "reads states inside the encoders' layers"
         raise ValueError(
             f"`method` '{config.method}' {reason}, which no feature cache holds. Pass the videos instead "
             "(`--video-dir`)."

@@ -1,6 +1,6 @@
 """Extraction driver: selects unfinished jobs, prefetches their inputs, and distributes them over processes.
 
-What a job produces is decided by a `Store`: `FeatureStore` writes CLIP features, `FrameStore` small videos.
+What a job produces is decided by a `Store`: `FeatureStore` writes the backbone's features, `FrameStore` small videos.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""The store of frames: a small lossless video of the frames that CLIP sees, in its input size, for each video.
+"""The store of frames: a small lossless video of the frames that the backbone sees, in its input size, for each video.
 
     settings.json               what the frames depend on
     videos/<video id>.mp4       H.264 in RGB, lossless, at the frame rate of the cache
@@ -20,7 +20,7 @@ import av
 import numpy as np
 
 from modeling_r2tuning import R2TuningProcessor
-from modeling_r2tuning.processing_r2tuning import frame_size
+from modeling_r2tuning.processing_r2tuning import frame_interpolation, frame_size
 from modeling_r2tuning.video_io_r2tuning import MAX_DENOMINATOR, iter_video_frames
 from r2tuning.features.files import PARTIAL, replacing, video_path
 from r2tuning.features.jobs import VideoJob
@@ -50,7 +50,7 @@ class FrameStore:
 
     Args:
         folder: The cache.
-        processor: Processor of the CLIP that will see the frames.
+        processor: Processor of the backbone that will see the frames.
         settings: Settings of the cache, from `frame_settings`.
     """
 
@@ -77,8 +77,13 @@ class FrameStore:
     def read(self, job: VideoJob) -> Iterator[np.ndarray]:
         """Yield frames `(n, size, size, 3)`, uint8, resized and cropped for the backbone but not normalised."""
         image_processor = self.processor.image_processor
-        size = frame_size(image_processor)
-        pieces: Iterable[np.ndarray] = iter_video_frames(job.source, job.fps, size=size, chunk_size=CHUNK_SIZE)
+        pieces: Iterable[np.ndarray] = iter_video_frames(
+            job.source,
+            job.fps,
+            size=frame_size(image_processor),
+            interpolation=frame_interpolation(image_processor),
+            chunk_size=CHUNK_SIZE,
+        )
         if job.exact:
             pieces = fit_length(pieces, job.num_frames)
         for piece in pieces:

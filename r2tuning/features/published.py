@@ -99,7 +99,7 @@ def _check_shape(path: Path, states: torch.Tensor, shape: tuple[int, ...] | None
     sizes: Sequence[object] = ["any"] if shape is None else shape
     raise ValueError(
         f"'{path}' holds {states.dtype} of the shape {tuple(states.shape)}; the model needs floating-point "
-        f"numbers of the shape (any, {', '.join(map(str, sizes))}): its K and CLIP must be those of the cache."
+        f"numbers of the shape (any, {', '.join(map(str, sizes))}): its K and backbone must be those of the cache."
     )
 
 

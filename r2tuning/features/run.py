@@ -1,4 +1,4 @@
-"""`r2tuning extract` and `train/run_feature_extraction.py`: computes the CLIP features of a benchmark once."""
+"""`r2tuning extract` and `train/run_feature_extraction.py`: computes the features of a benchmark once."""
 
 import argparse
 import contextlib
@@ -66,7 +66,7 @@ def _extract(args: argparse.Namespace) -> int:
 
 
 def extract_features(args: argparse.Namespace) -> Summary:
-    """Load the dataset and CLIP, prepare the folder, do the work."""
+    """Load the dataset and the backbone, prepare the folder, do the work."""
     rows = load_rows(args)
     if args.model is not None:
         args.model = resolve_name(args.model)
@@ -101,13 +101,11 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def report_truncated_queries(texts: list[str], processor: R2TuningProcessor) -> None:
-    """Log how many queries are longer than CLIP reads."""
+    """Log how many queries are longer than the backbone reads."""
     if not texts:
         return
-    lengths = [len(ids) for ids in processor.tokenizer(texts)["input_ids"]]
-    longest = texts[lengths.index(max(lengths))]
-    limit = processor(text=longest)["input_ids"].shape[1]
-    num_truncated = sum(length > limit for length in lengths)
+    limit = processor.longest_text
+    num_truncated = sum(length > limit for length in processor.count_tokens(texts))
     if num_truncated:
         logger.warning("%d of %d queries are longer than %d tokens and truncated", num_truncated, len(texts), limit)
 
@@ -129,7 +127,7 @@ def load_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def make_store(args: argparse.Namespace, device: torch.device | str) -> Store:
-    """The store that the arguments describe, with CLIP on `device`."""
+    """The store that the arguments describe, with the backbone on `device`."""
     processor = load_processor(args)
     fps = ONE_PER_UNIT if has_one_frame_per_unit(args.benchmark) else float(processor.fps)
     if args.store == "frames":
@@ -155,7 +153,7 @@ def make_process_store(args: argparse.Namespace, rank: int, num_processes: int) 
 
 
 def load_processor(args: argparse.Namespace) -> R2TuningProcessor:
-    """The checkpoint's processor, or one for CLIP."""
+    """The checkpoint's processor, or one for the backbone."""
     if args.model is not None:
         check_model_type(args.model, "r2tuning")
         return R2TuningProcessor.from_pretrained(args.model)
@@ -163,13 +161,13 @@ def load_processor(args: argparse.Namespace) -> R2TuningProcessor:
 
 
 def load_model(args: argparse.Namespace) -> R2TuningForVideoGrounding:
-    """The checkpoint, or an untrained model with the weights of CLIP; in float32. Only the encoders are used."""
+    """The checkpoint, or an untrained model with the weights of the backbone; in float32. Only the encoders are used."""
     if args.model is not None:
         model = R2TuningForVideoGrounding.from_pretrained(args.model, dtype=torch.float32)
         if model.config.method_spec.place != "recurrence":
             raise ValueError(
                 f"`model` must be a checkpoint of the method 'r2_tuning', got '{model.config.method}', which reads "
-                "other states of CLIP. Pass `backbone` and `num_layers` instead."
+                "other states of the backbone. Pass `backbone` and `num_layers` instead."
             )
         return model
     backbone = read_backbone_config(args.backbone)

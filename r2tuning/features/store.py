@@ -1,4 +1,4 @@
-"""The store of CLIP features: the last K hidden states of every video and query, in the files of a cache."""
+"""The store of features: the last K hidden states of every video and query, in the files of a cache."""
 
 import json
 import os

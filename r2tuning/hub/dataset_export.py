@@ -19,7 +19,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import HTTPError  # re-exported from httpx, whichever package provides it
 
 from dataset_scripts import FEATURES, load_vtg_dataset
-from dataset_scripts.custom import DataFiles
+from dataset_scripts.custom_tables import DataFiles
 from dataset_scripts.files import check_new_folder, writing_folder
 from r2tuning.checkpoint_files import CARD
 from r2tuning.hub.card_text import CARDS, CardRules, refresh_card

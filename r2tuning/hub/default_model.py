@@ -7,14 +7,15 @@ from pathlib import Path
 
 from modeling_r2tuning import DEFAULT_MODEL
 from modeling_r2tuning.files_r2tuning import writing
-from modeling_r2tuning.loading_r2tuning import CONFIG, PROCESSOR_FILES, WEIGHTS
+from modeling_r2tuning.loading_r2tuning import CONFIG, PROCESSOR_FILES, SENTENCEPIECE, WEIGHTS
 from r2tuning.checkpoint_files import RESULTS
 from r2tuning.hub.model_card import write_model_card
 from r2tuning.json_files import read_json, write_json
 from r2tuning.terminal import report
 
 
-FILES = (WEIGHTS, *PROCESSOR_FILES, RESULTS)
+# The packaged model must load without the extra `siglip`.
+FILES = (WEIGHTS, *(name for name in PROCESSOR_FILES if name != SENTENCEPIECE), RESULTS)
 CODE_FIELDS = ("auto_map", "custom_pipelines")  # of config.json; the package has the code itself
 MAX_BYTES = 12 * 1024**2  # of all files together
 
@@ -36,15 +37,15 @@ def _package(checkpoint: Path) -> int:
 
 
 def package(checkpoint: Path, output: Path = DEFAULT_MODEL) -> None:
-    """Copy the files that `from_pretrained` needs from a checkpoint that holds its CLIP.
+    """Copy the files that `from_pretrained` needs from a checkpoint that holds its backbone.
 
     Raises:
         FileNotFoundError: The checkpoint lacks a file; results are written by a run with an evaluation.
-        ValueError: It holds no CLIP, or it is too large for a package.
+        ValueError: It holds no backbone, or it is too large for a package.
     """
     config = read_json(checkpoint / CONFIG)
     if not config.get("save_backbone"):
-        raise ValueError(f"'{checkpoint}' holds no CLIP: train with --model '{{\"save_backbone\": true}}'.")
+        raise ValueError(f"'{checkpoint}' holds no backbone: train with --model '{{\"save_backbone\": true}}'.")
     size = sum((checkpoint / name).stat().st_size for name in FILES)
     if size > MAX_BYTES:
         raise ValueError(f"'{checkpoint}' has {size:,} bytes; a package should hold at most {MAX_BYTES:,}.")

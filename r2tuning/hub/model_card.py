@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import CLIPVisionConfig
 
-from modeling_r2tuning.loading_r2tuning import CONFIG, PROCESSOR, is_repository_name
+from modeling_r2tuning.loading_r2tuning import CONFIG, PROCESSOR, SENTENCEPIECE, is_repository_name
+from modeling_r2tuning.tower_specs_r2tuning import encoder_spec
 from r2tuning.checkpoint_files import CARD, CURVES, RESULTS
 from r2tuning.hub.card_text import CARDS, CardRules, read_yaml, refresh_card
 from r2tuning.json_files import read_json, read_text, write_json, write_text
@@ -129,6 +131,8 @@ def make_model_card(folder: Path, name: str, config: dict[str, Any]) -> ModelCar
         title=title,
         zoo=read_published()["source"],
         config=config,
+        backbone=_backbone_title(config),
+        needs_sentencepiece=(folder / SENTENCEPIECE).exists(),
         processor=read_json(folder / PROCESSOR),
         results=results,
         facts=facts,
@@ -251,6 +255,12 @@ def _card_data(name: str, config: dict[str, Any], results: Results | None, facts
     )
 
 
+def _backbone_title(config: dict[str, Any]) -> str:
+    """Name of the kind of backbone in a `config.json`, which is CLIP's where an early version did not record it."""
+    vision_config = config.get("vision_config") or {}
+    return encoder_spec(vision_config.get("model_type", CLIPVisionConfig.model_type)).title
+
+
 def _dataset_names(results: Results) -> list[str] | None:
     """What the model was trained on: a benchmark, or own data that are on the Hub."""
     if results.data is None:
@@ -260,7 +270,7 @@ def _dataset_names(results: Results) -> list[str] | None:
 
 
 def _base_model(config: dict[str, Any], results: Results | None) -> tuple[str | None, str | None]:
-    """Repository of the model that this one was made from, and how: the checkpoint it started from, or else CLIP."""
+    """Repository of the model that this one was made from, and how: the checkpoint it started from, or else its backbone."""
     start = (results and results.training and results.training.get("start")) or {}
     if start.get("repository") is not None:
         return start["repository"], "finetune"

@@ -17,6 +17,7 @@ from modeling_r2tuning.loading_r2tuning import (
     INDEX,
     PROCESSOR,
     PROCESSOR_FILES,
+    SENTENCEPIECE,
     TOKENIZER,
     WEIGHTS,
     find_damage,
@@ -29,7 +30,7 @@ from r2tuning.json_files import read_json, read_text
 
 
 CODE = tuple(f"{part}_r2tuning.py" for part in ("configuration", "modeling", "processing", "pipeline"))
-REQUIRED = (CONFIG, PROCESSOR, TOKENIZER, *CODE)
+REQUIRED = (CONFIG, PROCESSOR, *CODE)
 WEIGHTS_PATTERN = "model*.safetensors"  # one file or several
 # A folder may hold more: the state of the optimizer, videos, answers. Only files that match a pattern are published.
 PUBLISHED = (
@@ -55,7 +56,7 @@ def push_checkpoint(
         folder: Checkpoint as written by `save_checkpoint`.
         repo_id: `organisation/name`; your user name also counts as an organisation.
         private: Make the repository private; an existing repository must already be private.
-        backbone: Name on the Hub of the CLIP that the checkpoint was trained on; needed if the checkpoint refers to a
+        backbone: Name on the Hub of the backbone that the checkpoint was trained on; needed if the checkpoint refers to a
             local folder.
 
     Returns:
@@ -126,12 +127,12 @@ def _is_published(name: str) -> bool:
 
 
 def _published_config(folder: Path, backbone: str | None) -> dict[str, Any]:
-    """Read the checkpoint's `config.json` and make it refer to a CLIP that others can fetch."""
+    """Read the checkpoint's `config.json` and make it refer to a backbone that others can fetch."""
     _check_complete(folder)
     config = read_json(folder / CONFIG)
     if backbone is not None:
         if config["save_backbone"]:
-            raise ValueError(f"`backbone` must be left out: the checkpoint in '{folder}' holds its own CLIP.")
+            raise ValueError(f"`backbone` must be left out: the checkpoint in '{folder}' holds its own backbone.")
         config |= {"backbone_name_or_path": backbone, "backbone_revision": None}
     name = config["backbone_name_or_path"]
     is_local = name is None or os.path.isabs(name) or os.path.isdir(name)
@@ -140,8 +141,8 @@ def _published_config(folder: Path, backbone: str | None) -> dict[str, Any]:
     if config["save_backbone"]:
         return {**config, "backbone_name_or_path": None}
     raise ValueError(
-        f"The checkpoint in '{folder}' fetches CLIP from '{name}', where nobody else can find it. Name the same CLIP "
-        "on the Hub (`backbone`, `--backbone`), or save the checkpoint with `model.config.save_backbone = True`."
+        f"The checkpoint in '{folder}' fetches its backbone from '{name}', where nobody else can find it. Name the "
+        "same backbone on the Hub (`backbone`, `--backbone`), or save the checkpoint with `model.config.save_backbone = True`."
     )
 
 
@@ -153,6 +154,8 @@ def _check_complete(folder: Path) -> None:
         raise ValueError(f"'{folder}' is a training run; push one of its models, such as '{folder / 'best'}'.")
     check_model_type(str(folder), "r2tuning")
     missing = [name for name in REQUIRED if not (folder / name).exists()]
+    if not any((folder / name).exists() for name in (TOKENIZER, SENTENCEPIECE)):
+        missing.append(TOKENIZER)
     if not any(folder.glob(WEIGHTS_PATTERN)):
         missing.append(WEIGHTS)
     if not read_json(folder / CONFIG).get("custom_pipelines"):

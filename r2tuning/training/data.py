@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA
+from dataset_scripts.custom_examples import END_TOLERANCE_SEC
 from dataset_scripts.targets import frame_rate, prepare_moments, prepare_saliency
 from modeling_r2tuning import R2TuningProcessor
 from r2tuning.features.cache import FeatureCache
@@ -19,7 +20,6 @@ from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.plan import BatchPlan, PlannedBatches
 
 
-ROUNDING_SEC = 1.0  # of annotated times, see `dataset_scripts.custom_examples`
 PREFETCHED_BATCHES = 2  # of each worker
 PR_SET_PDEATHSIG = 1  # option of Linux's prctl: the signal that a process gets when its parent ends
 
@@ -135,7 +135,7 @@ def _check_end(row: dict[str, Any], sampled_sec: float, frame_sec: float) -> Non
         ValueError: A moment begins or ends after the sampled video.
     """
     for start, end in row["moments"] or []:
-        if start >= sampled_sec + frame_sec or end > sampled_sec + frame_sec + ROUNDING_SEC:
+        if start >= sampled_sec + frame_sec or end > sampled_sec + frame_sec + END_TOLERANCE_SEC:
             raise ValueError(
                 f"'{row['video_id']}' has frames for {sampled_sec:g} s, but qid {row['qid']} has the moment [{start:g}, "
                 f"{end:g}]. Extract its features or frames again, or correct its length in the table."

@@ -49,7 +49,7 @@ def check_push(config: TrainingConfig) -> None:
 
     Raises:
         PermissionError: There is no token for the Hub.
-        ValueError: `config.push_to` has no organisation, or the model would refer to a CLIP that nobody else has.
+        ValueError: `config.push_to` has no organisation, or the model would refer to a backbone that nobody else has.
     """
     if config.push_to is None:
         return
@@ -57,13 +57,13 @@ def check_push(config: TrainingConfig) -> None:
     backbone = _backbone_reference(config)
     if backbone is not None and Path(backbone).is_dir():
         raise ValueError(
-            f"A model that refers to CLIP in the folder '{backbone}' cannot be published: give `backbone` a name on the "
-            """Hub, or keep CLIP in the checkpoint, --model '{"save_backbone": true, ...}'."""
+            f"A model that refers to a backbone in the folder '{backbone}' cannot be published: give `backbone` a name on the "
+            """Hub, or keep it in the checkpoint, --model '{"save_backbone": true, ...}'."""
         )
 
 
 def _backbone_reference(config: TrainingConfig) -> str | None:
-    """Name or folder of the CLIP that the model of a run refers to; `None` if the model holds it."""
+    """Name or folder of the backbone that the model of a run refers to; `None` if the model holds it."""
     method, backbone = config.method, config.backbone
     holds_backbone = bool(config.model.get("save_backbone"))
     if config.init_from is not None:

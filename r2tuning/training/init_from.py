@@ -95,13 +95,13 @@ def _backbone_fields(config: TrainingConfig, checkpoint: R2TuningConfig) -> dict
     if checkpoint.save_backbone:
         if config.backbone is not None:
             raise ValueError(
-                f"`init_from` '{config.init_from}' holds the CLIP that it was trained on, but `backbone` names another "
+                f"`init_from` '{config.init_from}' holds the backbone that it was trained on, but `backbone` names another "
                 f"one, '{config.backbone}': leave `backbone` out."
             )
         if config.model.get("save_backbone") is False:
             raise ValueError(
-                f"`model` sets `save_backbone` to false, but `init_from` '{config.init_from}' holds the CLIP that it was "
-                "trained on, and so must the new model: leave the field out."
+                f"`model` sets `save_backbone` to false, but `init_from` '{config.init_from}' holds the backbone that it "
+                "was trained on, and so must the new model: leave the field out."
             )
         return {}
     if config.model.get("save_backbone"):
@@ -124,14 +124,14 @@ def load_checkpoint(config: TrainingConfig, name: str) -> R2TuningForVideoGround
     recorded = read_model_config(name).backbone_name_or_path
     if recorded not in (config.backbone, os.path.abspath(config.backbone)):
         logger.warning(
-            f"'{config.init_from}' was trained on the CLIP '{recorded}' and is used with '{config.backbone}': their "
+            f"'{config.init_from}' was trained on the backbone '{recorded}' and is used with '{config.backbone}': their "
             "weights must be the same."
         )
     try:
         return R2TuningForVideoGrounding.from_pretrained(
             name, dtype=torch.float32, backbone_name_or_path=config.backbone
         )
-    except ValueError as error:  # names CLIP, but not the checkpoint
+    except ValueError as error:  # names the backbone, but not the checkpoint
         raise ValueError(f"`init_from` '{config.init_from}' and `backbone` do not fit together: {error}") from error
 
 

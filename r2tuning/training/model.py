@@ -90,6 +90,13 @@ def model_fields(config: TrainingConfig, backbone_config: PreTrainedConfig) -> d
     return fields | _run_fields(config)
 
 
+def has_existence_head(config: TrainingConfig) -> bool:
+    """Whether the model of a run has an existence head; of a checkpoint to start from only the configuration is read."""
+    if config.init_from is None or "use_existence_head" in config.model:
+        return bool(config.model.get("use_existence_head"))
+    return read_model_config(find_checkpoint(config)).use_existence_head
+
+
 def _run_fields(config: TrainingConfig) -> dict[str, Any]:
     """Fields that the benchmark and the run set."""
     spec = BENCHMARKS[config.benchmark]
@@ -122,6 +129,8 @@ def make_processor(config: TrainingConfig, model_config: R2TuningConfig) -> R2Tu
         return R2TuningProcessor.from_backbone(cast("str", config.backbone), **fields)
     name = find_checkpoint(config)
     start = R2TuningProcessor.from_pretrained(name)
+    for setting in ("max_text_length", "pad_to_max_text_length", "lowercase_text"):  # facts of its backbone
+        fields[setting] = getattr(start, setting)
     if model_config.use_existence_head and read_model_config(name).use_existence_head:
         # A calibration belongs to the head that it was fitted to.
         fields |= {"existence_scale": start.existence_scale, "existence_bias": start.existence_bias}
@@ -136,4 +145,4 @@ def _backbone_name(config: TrainingConfig) -> str | None:
     return os.path.abspath(name) if os.path.isdir(name) else name
 
 
-__all__ = ["layers_read", "make_model", "make_processor", "model_fields"]
+__all__ = ["has_existence_head", "layers_read", "make_model", "make_processor", "model_fields"]

@@ -69,8 +69,8 @@ def _note_features(run: TrainingRun) -> str | None:
     if num_passes < MIN_EPOCHS_TO_EXTRACT:
         return None
     return (
-        f"CLIP encodes each video {num_passes} times, once in each epoch; `r2tuning extract` does it once, and `features` "
-        "reads the result"
+        f"the backbone encodes each video {num_passes} times, once in each epoch; `r2tuning extract` does it once, and "
+        "`features` reads the result"
     )
 
 

@@ -12,12 +12,11 @@ from accelerate.logging import get_logger
 from accelerate.utils import gather_object, is_tensorboard_available, set_seed
 
 from dataset_scripts import load_vtg_dataset
-from dataset_scripts.benchmarks import BENCHMARKS, OWN_DATA
-from dataset_scripts.custom import count_missing_queries
+from dataset_scripts.benchmarks import BENCHMARKS
 from dataset_scripts.metrics import compute_scores
 from modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.precision_r2tuning import cpu_has_bfloat16
-from r2tuning.evaluation.predictions import find_unreadable, leave_out
+from r2tuning.evaluation.predictions import count_missing, find_unreadable, leave_out
 from r2tuning.features.cache import FeatureCache, recorded_lengths
 from r2tuning.json_files import read_json, write_json
 from r2tuning.training.checkpoints import STATE, CheckpointFolder, Progress
@@ -25,7 +24,7 @@ from r2tuning.training.collate import GroundingCollator
 from r2tuning.training.config import TrainingConfig
 from r2tuning.training.curves import History
 from r2tuning.training.data import GroundingData, count_labels
-from r2tuning.training.model import make_model, make_processor
+from r2tuning.training.model import has_existence_head, make_model, make_processor
 from r2tuning.training.optim import count_warmup_steps, learning_rate, make_optimizer
 from r2tuning.training.plan import BatchPlan
 from r2tuning.training.training_run import TrainingRun
@@ -69,11 +68,9 @@ def prepare_run(config: TrainingConfig) -> TrainingRun:
     """
     accelerator = make_accelerator(config)
     rows = load_rows(config)
-    num_missing = count_missing(config, rows)
+    num_missing = _count_missing(config, rows)
     set_seed(config.seed)
     model = _prepare_model(config, accelerator)
-    if config.eval_split is not None:
-        _check_metric(rows[config.eval_split], config, model.config.use_existence_head)
     processor = make_processor(config, model.config)
     cache = None if config.features is None else FeatureCache(config.features, model=model, fps=model.config.fps)
     num_eval_rows = len(_eval_rows(config, rows))
@@ -149,26 +146,29 @@ def load_rows(config: TrainingConfig) -> dict[str, list[dict[str, Any]]]:
 
     Raises:
         FileNotFoundError: Annotations are missing, or videos are while `config.missing_videos` is "error".
+        ValueError: The evaluation split does not have the score `config.best_metric`.
     """
-    rows = {config.train_split: _load_split(config, config.train_split, config.video_dir)}
+    rows = {}
+    for split in (config.train_split, config.eval_split):
+        if split is not None:
+            rows[split] = list(load_vtg_dataset(config.benchmark, **_loading_options(config, split)))
     if config.eval_split is not None:
-        rows[config.eval_split] = _load_split(config, config.eval_split, config.video_dir)
+        _check_metric(rows[config.eval_split], config)
     return rows
 
 
-def _load_split(config: TrainingConfig, split: str, video_dir: str | None) -> list[dict[str, Any]]:
-    dataset = load_vtg_dataset(
-        config.benchmark,
-        split=split,
-        domain=config.domain,
-        data_dir=config.data_dir,
-        data_files=_annotation_files(config),
-        video_dir=video_dir,
-        missing_videos=config.missing_videos,
-        on_error=config.on_error,
-        lengths=recorded_lengths(config.benchmark, config.features),
-    )
-    return list(dataset)
+def _loading_options(config: TrainingConfig, split: str) -> dict[str, Any]:
+    """Arguments of `load_vtg_dataset`."""
+    return {
+        "split": split,
+        "domain": config.domain,
+        "data_dir": config.data_dir,
+        "data_files": _annotation_files(config),
+        "video_dir": config.video_dir,
+        "missing_videos": config.missing_videos,
+        "on_error": config.on_error,
+        "lengths": recorded_lengths(config.benchmark, config.features),
+    }
 
 
 def _annotation_files(config: TrainingConfig) -> dict[str, str] | None:
@@ -185,18 +185,12 @@ def _eval_rows(config: TrainingConfig, rows: dict[str, list[dict[str, Any]]]) ->
     return [] if config.eval_split is None else rows[config.eval_split]
 
 
-def count_missing(config: TrainingConfig, rows: dict[str, list[dict[str, Any]]]) -> int:
+def _count_missing(config: TrainingConfig, rows: dict[str, list[dict[str, Any]]]) -> int:
     """Number of queries of the evaluation split that were left out because their videos are missing."""
-    if config.eval_split is None or config.video_dir is None or config.missing_videos == "error":
+    if config.eval_split is None:
         return 0
-    if config.benchmark == OWN_DATA:
-        return count_missing_queries(
-            config.eval_split,
-            data_dir=config.data_dir,
-            data_files=_annotation_files(config),
-            video_dir=config.video_dir,
-        )
-    return len(_load_split(config, config.eval_split, None)) - len(rows[config.eval_split])
+    num_loaded = len(rows[config.eval_split])
+    return count_missing(config.benchmark, num_loaded, _loading_options(config, config.eval_split))
 
 
 def usable_rows(
@@ -224,10 +218,11 @@ def usable_rows(
     return usable
 
 
-def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig, has_existence_head: bool) -> None:
+def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig) -> None:
     """Score placeholder predictions, so that a wrong `best_metric` is found now and not after an epoch."""
+    has_head = has_existence_head(config)
     nothing_to_score = all(row["moments"] == [] and row["saliency"] is None for row in rows)
-    if nothing_to_score and not has_existence_head and BENCHMARKS[config.benchmark].metric == "grounding":
+    if nothing_to_score and not has_head and BENCHMARKS[config.benchmark].metric == "grounding":
         raise ValueError(
             f"The best model cannot be chosen on the split '{config.eval_split}': none of its queries has a moment. Evaluate "
             "on one with moments (`eval_split`, or `val_file` for own data), or pass `eval_split` none."
@@ -240,7 +235,7 @@ def _check_metric(rows: list[dict[str, Any]], config: TrainingConfig, has_existe
             "pred_relevant_windows": [[0.0, row["duration_sec"], 1.0]],
             "pred_saliency_scores": [0.0] * num_scores,
         }
-        if has_existence_head:
+        if has_head:
             prediction["pred_exist_score"] = 0.5
         predictions.append(prediction)
     scores = compute_scores(config.benchmark, predictions, rows)["brief"]

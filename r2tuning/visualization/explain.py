@@ -11,6 +11,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_source_r2tuning import VideoInput
+from r2tuning.visualization.fonts import text_style
 from r2tuning.visualization.timeline import TRUTH_COLOR, format_time, import_figure
 
 
@@ -30,9 +31,9 @@ class WordAttention(NamedTuple):
     Attributes:
         words: The words.
         times: `(num_frames,)`, seconds.
-        frames: `(num_frames, height, width, 3)` in [0, 1], as CLIP sees them.
-        maps: `(num_words, num_frames, rows, columns)`, share of a word's attention that falls on each patch. The CLS
-            token takes the rest.
+        frames: `(num_frames, height, width, 3)` in [0, 1], as the backbone sees them.
+        maps: `(num_words, num_frames, rows, columns)`, share of a word's attention that falls on each patch. The token
+            that represents the frame, CLS where there is one, takes the rest.
     """
 
     words: list[str]
@@ -88,7 +89,7 @@ def word_attention(
     tokens = window[recurrent_step][shown][None].to(words.dtype)  # (1, shown, num_tokens, hidden)
     attention = model.r2_block.step_for(layer).attend_patches(tokens, words)[0]  # (shown, num_tokens, num_words)
     side = round((attention.shape[1] - 1) ** 0.5)
-    maps = attention[:, 1:].unflatten(1, (side, side))  # (shown, rows, columns, num_words), without the CLS token
+    maps = attention[:, 1:].unflatten(1, (side, side))  # (shown, rows, columns, num_words), without the first token
     maps = maps.permute(3, 0, 1, 2)  # (num_words, shown, rows, columns)
     ids = text["input_ids"][0][text["attention_mask"][0]].tolist()
     names = [processor.tokenizer.decode(token).strip() for token in ids]
@@ -114,11 +115,12 @@ def plot_word_attention(found: WordAttention) -> "Figure":
     figure_size = (0.9 + FRAME_SIZE * num_frames, 0.4 + FRAME_SIZE * num_words)
     figure = import_figure()(figsize=figure_size, layout="constrained")
     axes = figure.subplots(num_words, num_frames, squeeze=False)
+    style = text_style(found.words)
     for row, word, maps in zip(axes, found.words, found.maps, strict=True):
         for cell, frame, attention in zip(row, found.frames, maps, strict=True):
             # One colour scale for each word: the frames of a row are comparable.
             _draw_attention(cell, frame, attention, highest=maps.max())
-        row[0].set_ylabel(word, fontsize=9, parse_math=False)
+        row[0].set_ylabel(word, fontsize=9, parse_math=False, **style)
     for cell, time in zip(axes[0], found.times, strict=True):
         cell.set_title(format_time(time), fontsize=8)
     return figure
@@ -145,7 +147,7 @@ class LayerSimilarity(NamedTuple):
     """How video and text agree in each layer, before and after training.
 
     Attributes:
-        layers: `(num_layers,)`, counted from the end of CLIP: 1 is the last.
+        layers: `(num_layers,)`, counted from the end of the encoders: 1 is the last.
         times: `(num_frames,)`, seconds.
         before: `(num_layers, num_frames)`, cosine of frame and text with weights as at the start of training.
         after: `(num_layers, num_frames)`, the same with the weights of the model.
@@ -164,7 +166,7 @@ def layer_similarity(
     """Compute the cosine of each frame with the query in every layer that the model reads, before and after training.
 
     The weights before training are not stored in a checkpoint. They are drawn again by the same initialisation, with a
-    fixed seed. CLIP's hidden states are those of the model in both cases.
+    fixed seed. The encoders' hidden states are those of the model in both cases.
 
     Args:
         model: The model, in evaluation mode.
@@ -261,7 +263,7 @@ def _similarity(model: R2TuningForVideoGrounding, states: torch.Tensor, text: Ba
     text_mask = text["attention_mask"].to(model.device)
     cosines = []
     for tokens, step_words in zip(model.project_video(states, frame_mask), words, strict=True):
-        frames = tokens[0, :, 0].float()  # (num_frames, hidden), the CLS tokens
+        frames = tokens[0, :, 0].float()  # (num_frames, hidden), the tokens that represent the frames
         pooled = model.grounding_head.text_pooling(step_words.float(), text_mask)  # (1, hidden)
         cosines.append(F.cosine_similarity(frames, pooled, dim=-1))
     return torch.stack(cosines).cpu().numpy()

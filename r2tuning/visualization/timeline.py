@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+import unicodedata
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames, load_video_frames
 from modeling_r2tuning.video_source_r2tuning import VideoInput, local_copy
+from r2tuning.visualization.fonts import text_style
 
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
 NUM_FRAMES = 10
 FRAME_SIZE = 160  # short side in pixels
-TITLE_LENGTH = 120  # characters of a query
+TITLE_LENGTH = 120  # Latin characters of a query
+TITLE_END = " ..."  # of a query that is longer
 TICK_STEPS_SEC = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 MAX_TICKS = 12
 DPI = 150
@@ -53,7 +56,8 @@ def plot_grounding(
 
     Moments are bars labelled with rank and score; the better the moment, the more opaque its bar. In the curve, the best
     moment is shaded and dots mark the highlights. The probability that anything matches a query stands to its left;
-    where an answer has `found=False`, the curve is grey and "not there" is written across it.
+    where an answer has `found=False`, the curve is grey and "not there" is written across it. Queries may be in any
+    language for which a font is installed.
 
     Args:
         answers: One answer of the pipeline, or several about the same video.
@@ -77,6 +81,7 @@ def plot_grounding(
     answers = [{**answer, "moments": answer["moments"][:top]} for answer in answers]
     truths = [[]] * len(answers) if truths is None else truths
     lanes = [assign_lanes(answer["moments"], duration_sec) for answer in answers]
+    style = text_style((_title(answer) for answer in answers), weight="bold")
     strip_height = _strip_height(frames)
     rows_height = len(answers) * (TITLE_HEIGHT + CURVE_HEIGHT) + sum(_lanes_height(each) for each in lanes)
     figure = figure_class(figsize=(WIDTH, TOP + strip_height + rows_height + BOTTOM))
@@ -85,7 +90,7 @@ def plot_grounding(
     for answer, truth, answer_lanes in zip(answers, truths, lanes, strict=True):
         y += TITLE_HEIGHT
         curve = _add_row(figure, y, CURVE_HEIGHT, duration_sec)
-        _draw_curve(curve, answer)
+        _draw_curve(curve, answer, style)
         _draw_truth(curve, truth)
         y += CURVE_HEIGHT
         lowest = _add_row(figure, y, _lanes_height(answer_lanes), duration_sec)
@@ -220,8 +225,27 @@ def _crop(frame: np.ndarray, ratio: float) -> np.ndarray:
     return frame[top : top + new_height, left : left + new_width]
 
 
-def _draw_curve(axes: "Axes", answer: dict[str, Any]) -> None:
-    """Draw saliency over time, with highlights as dots and the best moment shaded."""
+def _title(answer: dict[str, Any]) -> str:
+    """The query, shortened to one line; between words, where there are spaces between them."""
+    query = " ".join(answer["query"].split())
+    if _text_width(query) <= TITLE_LENGTH:
+        return query
+    shortened = textwrap.shorten(query, TITLE_LENGTH, placeholder=TITLE_END)
+    if shortened != TITLE_END.strip() and _text_width(shortened) <= TITLE_LENGTH:
+        return shortened
+    while _text_width(query) > TITLE_LENGTH - len(TITLE_END):
+        query = query[:-1]
+    return f"{query}{TITLE_END}"
+
+
+def _text_width(text: str) -> int:
+    """Width in Latin characters; a Chinese, Japanese or Korean one is twice as wide."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide
+
+
+def _draw_curve(axes: "Axes", answer: dict[str, Any], style: dict[str, Any]) -> None:
+    """Draw saliency over time, with highlights as dots and the best moment shaded; `style` is that of the query."""
     # The last frame's saliency is drawn up to the end of the video.
     times = [*answer["frame_times"], axes.get_xlim()[1]]
     saliency = np.array([*answer["saliency"], answer["saliency"][-1]])
@@ -249,8 +273,7 @@ def _draw_curve(axes: "Axes", answer: dict[str, Any]) -> None:
     axes.set_yticks(ticks, [f"{tick:.2f}" for tick in ticks])
     # A flat curve has its one tick in the middle.
     _label_row(axes, "saliency", 0.5 if low < high else 0.8)
-    title = textwrap.shorten(answer["query"], TITLE_LENGTH, placeholder=" ...")
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=5, parse_math=False)
+    axes.set_title(_title(answer), loc="left", fontsize=10, pad=5, parse_math=False, **style)
     if absence is not None:
         _draw_absence(axes, absence)
     elif "probability" in answer:

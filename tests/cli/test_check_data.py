@@ -73,8 +73,20 @@ def test_unusable_data(check):
         "r2tuning: error: my.csv: found the columns ['video', 'query', 'start'], expected also `moments` or `start` and "
         "`end`\n",
     )
-    status, _, errors = check("video,query,start,end\na,x,1,2\n")
-    assert (status, "only one video" in errors) == (2, True)
+    status, output, _ = check("video,query,start,end\n")
+    assert (status, "No query of train can be used." in output) == (2, True)
+
+
+def test_a_single_video_is_reported(check):
+    status, output, _ = check("video,query,start,end\na,x,1,2\n")
+    assert status == 1
+    assert "No video can be held out for val: pass a table for it (`--val-file`), or train without" in output
+
+
+def test_a_split_whose_rows_are_all_broken_is_unusable(check, tmp_path):
+    (tmp_path / "val.csv").write_text("video,query,start,end\nb,,1,2\n")
+    status, output, _ = check("video,query,start,end\na,x,1,2\n", "--val-file", tmp_path / "val.csv")
+    assert (status, "No query of val can be used." in output) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_packaging_copies_all_needed_files(tmp_path):
 
 def test_packaging_refuses_a_model_without_clip(make_model, tmp_path):
     make_model().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="holds no CLIP"):
+    with pytest.raises(ValueError, match="holds no backbone"):
         package(tmp_path, tmp_path / "out")
 
 

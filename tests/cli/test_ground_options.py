@@ -81,7 +81,7 @@ def test_a_backbone_without_effect_is_reported(ground, clip):
     status, _, err = ground("--backbone", clip)
     assert (status, only_line(err)) == (
         0,
-        "r2tuning: warning: `--backbone` has no effect: the checkpoint holds its own CLIP",
+        "r2tuning: warning: `--backbone` has no effect: the checkpoint holds its own backbone",
     )
 
 

@@ -7,10 +7,21 @@ import numpy as np
 import pytest
 from video_samples import write_video
 
-from r2tuning.visualization.timeline import ABSENT_COLOR, CURVE_COLOR, assign_lanes, format_time, plot_grounding
+from r2tuning.visualization import fonts
+from r2tuning.visualization.fonts import text_style
+from r2tuning.visualization.timeline import (
+    ABSENT_COLOR,
+    CURVE_COLOR,
+    _title,
+    assign_lanes,
+    format_time,
+    plot_grounding,
+)
 
 
-pytest.importorskip("matplotlib", reason="figures need matplotlib")
+matplotlib = pytest.importorskip("matplotlib", reason="figures need matplotlib")
+font_manager = pytest.importorskip("matplotlib.font_manager")
+rcParams = matplotlib.rcParams
 
 COLORS = [(200, 40, 40), (40, 160, 40), (40, 40, 200), (200, 200, 40), (40, 200, 200)]
 
@@ -211,3 +222,85 @@ def test_no_moments_need_no_lanes():
 )
 def test_times_are_minutes_and_seconds(time_sec, text):
     assert format_time(time_sec) == text
+
+
+# ---- queries in other languages ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def add_font(tmp_path, monkeypatch):
+    """Pretend that fonts are installed: entries of matplotlib's list, with the characters that each has."""
+    installed = {}
+    listed = [entry for entry in font_manager.fontManager.ttflist if entry.name in ("DejaVu Sans", LAST_RESORT)]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", listed)
+    covered = fonts._covered
+    monkeypatch.setattr(fonts, "_covered", lambda path, text: set(text) & installed.get(path, covered(path, text)))
+
+    def add(name, characters):
+        path = str(tmp_path / f"{name}.ttf")
+        installed[path] = set(characters)
+        listed.append(font_manager.FontEntry(path, name=name, style="normal", variant="normal", weight=400))
+
+    fonts.find_fonts.cache_clear()
+    yield add
+    fonts.find_fonts.cache_clear()
+
+
+LAST_RESORT = "Last Resort High-Efficiency"  # of matplotlib, from 3.11
+CHINESE, DEVANAGARI = "打开门", "दरवाज"
+
+
+def test_fonts_with_the_missing_characters_are_added(add_font, caplog):
+    add_font("Some Sans", CHINESE[:2])
+    add_font("A Serif", CHINESE)
+    add_font("Noto Sans Devanagari", DEVANAGARI)
+    add_font("cmr10", CHINESE + DEVANAGARI)  # symbols where letters belong
+    own = rcParams["font.family"]
+    style = text_style([f"a man {CHINESE}\n", "человек رجل"], weight="bold")
+    assert style == {"fontweight": "normal", "fontfamily": [*own, "A Serif"]}
+    assert text_style([CHINESE, DEVANAGARI])["fontfamily"] == [*own, "Noto Sans Devanagari", "A Serif"]
+    assert not caplog.records
+
+
+def test_of_equal_fonts_noto_sans_is_chosen(add_font):
+    for name in ("Another", "Noto Serif CJK JP", "Noto Sans CJK JP", "Sans"):
+        add_font(name, CHINESE)
+    assert text_style([CHINESE])["fontfamily"][-1] == "Noto Sans CJK JP"
+
+
+@pytest.mark.usefixtures("add_font")
+def test_missing_fonts_are_named_in_one_warning(video, tmp_path, caplog):
+    queries = [CHINESE, DEVANAGARI, CHINESE, "people laugh"]
+    plot_grounding([make_answer(query) for query in queries], video, tmp_path / "plot.png")
+    [record] = caplog.records
+    characters = " ".join(sorted({*CHINESE, *DEVANAGARI}))
+    assert f"No installed font has the characters {characters}, which are drawn as boxes" in record.message
+    assert "Noto Sans (Debian: fonts-noto) and Noto Sans CJK (Debian: fonts-noto-cjk)" in record.message
+
+
+def test_a_query_of_any_language_is_drawn_with_one_warning_at_most(video, tmp_path, caplog, recwarn):
+    """With the fonts of this machine, whatever they are."""
+    query = f"{CHINESE} رجل يفتح الباب человек 남자"
+    figure = plot_grounding([make_answer(query)] * 2, video, tmp_path / "plot.png")
+    assert figure.axes[1].get_title("left") == query
+    assert len(caplog.records) <= 1
+    has_boxes = any(entry.name == LAST_RESORT for entry in font_manager.fontManager.ttflist)
+    assert not has_boxes or not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_latin_queries_are_drawn_as_before():
+    assert text_style(["people laugh", "ein Mann öffnet die Tür", "a\u200db\tc"], "bold") == {"fontweight": "bold"}
+
+
+@pytest.mark.parametrize(
+    ("query", "title"),
+    [
+        ("门" * 60, "门" * 60),
+        ("门" * 61, "门" * 58 + " ..."),
+        ("เปิด" * 31, ("เปิด" * 29) + " ..."),
+        ("open the door " * 20, "open the door " * 8 + "open ..."),
+    ],
+    ids=["fits", "wide", "no spaces", "words"],
+)
+def test_long_queries_are_shortened_in_every_script(query, title):
+    assert _title({"query": query}) == title

@@ -117,6 +117,33 @@ def test_the_name_of_a_file_in_a_subfolder_is_enough_unless_there_are_several(lo
     assert load(table("y/v.mp4,a dog,1,2"), video_dir=tmp_path)["video_id"] == ["y/v"]
 
 
+def test_two_files_with_one_id_are_refused_in_any_split(load, tmp_path, clips):
+    """A feature cache has one entry for each id: one video would be trained on with the features of the other."""
+    for name in ("x/v.mp4", "y/v.mp4", "x/w.mp4", "x/w.mkv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(clips / "a.mp4")
+    rows = [f"{tmp_path}/x/v.mp4,one,1,2,train", f"{tmp_path}/y/v.mp4,two,1,2,val"]
+    rows += ["x/w.mp4,one,1,2,train", "x/w.mkv,two,1,2,val", "y/v.mp4,other id,1,2,train"]
+    text = table(*rows, header="video,query,start,end,split")
+    found, data = find(text, tmp_path, tmp_path)
+    assert found.pop("ambiguous_video") == ["2", "3", "4", "5"]
+    assert [row["query"] for row in data.examples["train"]] == ["other id"]
+    with pytest.raises(AnnotationError, match="line 3.*its id 'v' stands for .*x/v.mp4 and .*y/v.mp4"):
+        load(text, split="val", video_dir=tmp_path)
+    rows = [f"{tmp_path}/{name}/v.mp4,one,1,2" for name in "xy"]
+    found, _ = find(table(*rows, *GOOD), tmp_path, tmp_path, split="train")
+    assert found["ambiguous_video"] == ["2"], "the rows would be one query of one of the files"
+
+
+def test_a_name_without_a_file_does_not_take_others_with_it(tmp_path, clips):
+    for name in ("v.mp4", "v.mkv"):
+        (tmp_path / name).symlink_to(clips / "a.mp4")
+    text = table("v,one,1,2,train", "v.mp4,two,1,2,train", header="video,query,start,end,split")
+    found, data = find(text, tmp_path, tmp_path)
+    assert found == {"ambiguous_video": ["2"]}
+    assert [row["query"] for row in data.examples["train"]] == ["two"]
+
+
 def test_nothing_outside_of_the_folder_is_opened(load, tmp_path):
     with pytest.raises(AnnotationError, match="expected a file inside `video_dir`"):
         load(table("../clips0/a.mp4,a dog,1,2"))
@@ -139,6 +166,16 @@ def test_form_of_qvhighlights(load):
     assert row["saliency"]["scores"] == [[0, 0], [4, 3], [2, 0], [0, 0], [0, 0]]
     assert row["saliency"]["times_sec"][-1] == [8.0, 10.0]
     assert row["task"] == ["moment_retrieval", "highlight_detection"]
+
+
+def test_the_last_unit_may_be_cut_by_the_end_of_the_video(load):
+    line = {"vid": "a", "query": "a dog", "relevant_windows": [[8, 10]], "relevant_clip_ids": [4], "duration": 10}
+    text = json.dumps({**line, "saliency_scores": [[1, 2, 3]]}) + "\n"
+    [row] = load(text, name="my.jsonl", video_dir=None, lengths={"a": 9.977})
+    assert row["saliency"]["scores"] == [[0, 0, 0]] * 4 + [[1, 2, 3]]
+    assert row["saliency"]["times_sec"][-1] == [8.0, 9.977]
+    with pytest.raises(AnnotationError, match="unit 4, from 0, begins after the video's 8.00 s"):
+        load(text.replace("10]", "8]").replace("[8,", "[7,"), name="my.jsonl", video_dir=None, lengths={"a": 8.0})
 
 
 def test_rows_without_saliency_are_trained_on_by_their_moments(load):
@@ -187,10 +224,11 @@ def test_a_held_out_video_has_a_moment(load):
 
 
 def test_a_single_video_is_not_held_out(load):
-    assert len(load(table("a,a dog,1,2"))) == 1
-    for split in ("val", None):
-        with pytest.raises(ValueError, match="only one video, so none can be held out.*Pass a file for `val`"):
-            load(table("a,a dog,1,2"), split=split)
+    text = table("a,a dog,1,2", "a,a cat,3,4")
+    assert len(load(text)) == 2
+    assert {split: len(rows) for split, rows in load(text, split=None).items()} == {"train": 2}
+    with pytest.raises(AnnotationError, match="my.csv: found a single video. No video can be held out for val: pass"):
+        load(text, split="val")
 
 
 def test_the_column_split_decides(load):
@@ -235,6 +273,7 @@ FINDINGS = {
     "missing_video": ["nowhere.mp4,x,1,2"],
     "cut_end": ["a,x,9,11"],
     "repeated_moment": ["a,x,1,2", "a,x,1,2"],
+    "repeated_moment of an absent query": ["a,x,,", "a,x,,"],
 }
 
 
@@ -242,7 +281,7 @@ FINDINGS = {
 def test_each_kind_is_counted_and_named_by_its_line(tmp_path, clips, kind):
     rows = FINDINGS[kind]
     found, _ = find(table(*GOOD, *rows), tmp_path, clips)
-    assert found == {kind: [str(3 + len(rows))]}
+    assert found == {kind.partition(" ")[0]: [str(3 + len(rows))]}
 
 
 @pytest.mark.parametrize("value", ["nan", "NaN", "inf", "1_0", "None", "1:75", "1:70:00", "5 s", "0x10", "--1"])
@@ -301,6 +340,45 @@ def test_a_query_in_two_splits_is_left_out(load):
     assert list(load(text, on_error="skip")["query"]) == ["y"]
 
 
+def test_several_qids_of_a_sentence_are_noted(tmp_path, clips):
+    rows = ["1,a,a dog,1,5", "2,a,a dog,,", "3,b,a dog,1,2", "3,b,a dog,4,5"]
+    found, _ = find(table(*rows, header="qid,video,query,start,end"), tmp_path, clips)
+    assert found == {"several_qids": ["3"]}
+
+
+def test_a_broken_row_takes_no_query_of_another_file_with_it(tmp_path, clips):
+    header = "qid,video,query,start,end"
+    (tmp_path / "train.csv").write_text(table("0,a,a dog,1,x", "1,b,a dog,1,5", header=header))
+    (tmp_path / "val.csv").write_text(table("0,sub/c,a cat,1,5", header=header))
+    data = load_vtg_dataset("custom", data_dir=tmp_path, video_dir=clips, on_error="skip")
+    assert {split: list(rows["query"]) for split, rows in data.items()} == {"train": ["a dog"], "val": ["a cat"]}
+
+
+@pytest.mark.parametrize("duration", ["1e12", "0", "86401"])
+def test_impossible_lengths_are_refused(tmp_path, duration):
+    text = table(f"a,x,1,2,{duration}", "b,y,1,2,9", header="video,query,start,end,duration")
+    found, _ = find(text, tmp_path, None)
+    assert found == {"unreadable_row": ["2"]}
+
+
+def test_empty_cells_of_pandas(load):
+    absent = '{"video": "a", "query": "x", "start": NaN, "end": NaN, "split": "train"}'
+    present = '{"video": "b", "query": "y", "start": 1, "end": 2, "split": "train"}'
+    rows = load(f"{absent}\n{present}\n", "my.jsonl")
+    assert [row["moments"] for row in rows] == [[], [[1.0, 2.0]]]
+
+
+def test_messages_say_what_was_found(load):
+    with pytest.raises(AnnotationError, match="`video` is {'0': 'a', '1': 'b'}, expected the name of a video file"):
+        load('{"video": {"0": "a", "1": "b"}, "query": {}, "start": {}, "end": {}}', "my.json")
+    with pytest.raises(FileNotFoundError, match="there is no such file; names are relative to the folder of"):
+        load(table("clips/a.mp4,x,1,2", *GOOD))
+    for files in (["a.csv"], {"train": ["a.csv"]}):
+        for name in ("custom", "tacos"):
+            with pytest.raises(ValueError, match="`data_files` has .*expected one path for each split"):
+                load_vtg_dataset(name, data_files=files)
+
+
 def test_one_message_holds_every_kind(load):
     with pytest.raises(AnnotationError) as error:
         load(table("a,,1,2", "a,x,5,four", "a,y,9,20", "a,z,3,2", "a,z2,8,7", "a,z3,8,7", "a,z4,8,7"))
@@ -312,9 +390,23 @@ def test_one_message_holds_every_kind(load):
     assert '`on_error="skip"`' in message
 
 
-def test_nothing_left_is_an_error(load):
+@pytest.mark.parametrize("split", ["train", None])
+def test_nothing_left_is_an_error(load, split):
     with pytest.raises(AnnotationError, match="no query of train is left: .*beyond the end of the video: 1 "):
-        load(table("a,y,9,20"), on_error="skip")
+        load(table("a,y,9,20"), on_error="skip", split=split)
+    with pytest.raises(AnnotationError, match="no query of train is left: rows without a query: 1 "):
+        load(table("a,,1,2"), on_error="skip", split=split)
+    with pytest.raises(AnnotationError, match="no query of train is left: the table has no rows"):
+        load(table(), on_error="skip", split=split)
+
+
+def test_a_split_whose_rows_are_all_broken_is_not_left_out(load):
+    header = "video,query,start,end,split"
+    rows = ["a,x,1,2,train", "b,y,one,2,val", "a,z,1,2,other"]
+    with pytest.raises(AnnotationError, match="no query of val is left: .*a time that cannot be read"):
+        load(table(*rows, header=header), on_error="skip", split=None)
+    data = load(table("b,w,1,2,val", *rows[1:], header=header), on_error="skip", split=None)
+    assert {split: list(rows["query"]) for split, rows in data.items()} == {"val": ["w"]}
 
 
 def test_missing_and_unreadable_videos(load, tmp_path, clips):
@@ -339,7 +431,7 @@ def test_without_videos_the_table_gives_the_lengths(load):
         load(table("a,x,1,2"), video_dir=None)
     [row] = load(table("a,x,1,2"), video_dir=None, lengths={"a": 12.5})
     assert row["duration_sec"] == 12.5
-    with pytest.raises(FileNotFoundError, match="'a': its length is not recorded"):
+    with pytest.raises(FileNotFoundError, match="'a' is not in the feature cache.. Run `r2tuning extract` again"):
         load(table("a,x,1,2"), video_dir=None, lengths={})
     with pytest.raises(ValueError, match="`lengths` is for own data"):
         load_vtg_dataset("tacos", data_dir=".", lengths={})
@@ -351,6 +443,14 @@ def test_the_file_wins_over_the_table(tmp_path, clips):
     assert found == {"beyond_end": ["3"], "duration_differs": ["'a'"]}
     lengths = [row["duration_sec"] for rows in data.examples.values() for row in rows]
     assert lengths == [VIDEO_SEC, VIDEO_SEC]
+
+
+def test_lengths_that_contradict_each_other_are_noted_without_videos(tmp_path):
+    text = table("a,x,1,2,100", "a,y,5,6,10", "b,z,1,2,10", header="video,query,start,end,duration")
+    found, data = find(text, tmp_path, None)
+    assert found == {"duration_differs": ["'a'"]}
+    [finding] = data.findings.by_kind()["duration_differs"]
+    assert finding.detail == "10 s in the table, 100.00 s used"
 
 
 def test_other_things_worth_knowing(tmp_path, clips):

@@ -8,9 +8,9 @@ import datasets
 import pytest
 
 from dataset_scripts import AnnotationError
-from dataset_scripts.custom_findings import RowError
-from dataset_scripts.custom_rows import KNOWN_COLUMNS
-from dataset_scripts.custom_tables import read_table
+from dataset_scripts.custom_findings import Findings, RowError
+from dataset_scripts.custom_rows import KNOWN_COLUMNS, read_rows
+from dataset_scripts.custom_tables import read_dataset, read_table
 from dataset_scripts.custom_values import clean_video_name, parse_time, video_id_of
 
 
@@ -44,6 +44,8 @@ JSON_LINES = "\n".join(json.dumps(row) for row in ROWS)
 FORMS = {
     "csv": write_csv().encode(),
     "csv with unix line ends": write_csv(end="\n").encode(),
+    "csv with line ends of old Macs": write_csv(end="\r").replace("\n", "\r").encode(),
+    "a hint for Excel with line ends of old Macs": b"sep=;\r" + write_csv(";", end="\r").replace("\n", "\r").encode(),
     "semicolons and decimal commas": write_csv(";", ",").encode(),
     "tabs": write_csv("\t").encode(),
     "tabs and decimal commas": write_csv("\t", ",").encode(),
@@ -131,6 +133,42 @@ def test_what_is_no_table_is_refused(tmp_path, data):
     else:
         with pytest.raises(AnnotationError, match=f"^(t|{path}).*{BROKEN[data]}"):
             read_table(path, "t", KNOWN_COLUMNS)
+
+
+@pytest.mark.parametrize("start", ['video,query,start,end\n"', '"video,query,start,end\n'])
+def test_a_cell_that_is_too_long_is_named(tmp_path, start):
+    path = tmp_path / "table"
+    path.write_text(start + "a,b,1,2\n" * 2**15)
+    with pytest.raises(AnnotationError, match="^t, line [12]: found a cell of more than 131,072 characters"):
+        read_table(path, "t", KNOWN_COLUMNS)
+
+
+NO_ROWS = {
+    "json": b"[]",
+    "objects without keys": b"[{}]",
+    "numbers": b"[1, 2]",
+}
+
+
+@pytest.mark.parametrize("form", NO_ROWS)
+def test_json_without_rows_is_refused(tmp_path, form):
+    path = tmp_path / "table"
+    path.write_bytes(NO_ROWS[form])
+    with pytest.raises(AnnotationError, match="my.json: found no rows with named values, expected `video`, `query`,"):
+        read_rows(read_table(path, "my.json", KNOWN_COLUMNS), Findings())
+
+
+def test_columns_are_known_without_rows(tmp_path):
+    empty = datasets.Dataset.from_list(ROWS).select([])
+    path = tmp_path / "test.parquet"
+    empty.to_parquet(path)
+    assert read_table(path, "t", KNOWN_COLUMNS).columns == list(ROWS[0])
+    datasets.Dataset.from_list(ROWS).to_parquet(tmp_path / "train.parquet")
+    tables = read_dataset(str(tmp_path), "d")
+    assert {split: (len(table.rows), table.columns) for split, table in tables.items()} == {
+        "train": (3, list(ROWS[0])),
+        "test": (0, list(ROWS[0])),
+    }
 
 
 TIMES = {

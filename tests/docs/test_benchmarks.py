@@ -1,6 +1,7 @@
 """The scripts in `benchmarks/`: what they run, what they compute and what they write."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from benchmarks import (
     probe,
     r2_block,
     table9,
+    towers,
     untrained_text_encoder,
     variants,
 )
@@ -29,7 +31,7 @@ from dataset_scripts.metrics import compute_scores
 from dataset_scripts.metrics.existence import roc_auc
 from dataset_scripts.moving_shapes.generate import generate_moving_shapes
 from dataset_scripts.moving_shapes.scenes import make_scene
-from modeling_r2tuning import R2TuningConfig, save_checkpoint
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, save_checkpoint
 from modeling_r2tuning.block_r2tuning import R2Block
 from modeling_r2tuning.method_specs_r2tuning import Method
 
@@ -319,6 +321,55 @@ def test_an_untrained_text_encoder_leaves_the_image_encoder_unchanged(clip_folde
     vectors = [clip.text_model(words).last_hidden_state for clip in (before, after)]
     assert (vectors[0] - vectors[1]).norm(dim=-1).min() > 1
     assert (vectors[1][0, 1] - vectors[1][1, 1]).norm() > 1, "words stay distinct"
+
+
+# ---- backbones -----------------------------------------------------------------------------------------------------
+
+TINY_ENCODER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 2}
+TINY_VISION = {**TINY_ENCODER, "image_size": 32, "patch_size": 16}
+TINY_TEXT = {**TINY_ENCODER, "vocab_size": 64, "max_position_embeddings": 16}
+
+
+def test_backbones_are_compared(tmp_path, monkeypatch, capsys):
+    """Those with a CLS token and without one, by sizes and speeds; the table says which sizes are unverified."""
+    origins = {"clip": "default", "siglip": "default", "org/siglip": "checkpoint", "org/clip": "unverified"}
+    backbones = {}
+    for name, origin in origins.items():
+        backbones[name] = towers.Backbone(name.removeprefix("org/"), TINY_VISION, TINY_TEXT, origin)
+    monkeypatch.setattr(towers, "BACKBONES", backbones)
+    monkeypatch.setattr("sys.argv", ["towers.py", "--repeats", "1", "--output", str(tmp_path / "found.json")])
+    towers.main()
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert list(rows) == list(origins)
+    for row in rows.values():
+        assert row["tokens per frame"] == 4 + 1, "patches and the token of the frame"
+        assert row["cache, bytes per frame"] == 4 * 5 * 32 * 2
+        assert row["frames per second, ratio to CLIP ViT-B/32"] > 0
+        assert row["seconds of a query, ratio to CLIP ViT-B/32"] > 0
+        assert row["frozen parameters"] > 0
+    table = (tmp_path / "found.md").read_text()
+    assert table == capsys.readouterr().out
+    lines = [line.split(" | ")[0] for line in table.splitlines()[2:]]
+    assert lines == ["| CLIP, defaults", "| SigLIP, defaults", "| `org/siglip`", "| `org/clip` (sizes unverified)"]
+
+
+def test_the_committed_table_of_backbones_is_complete():
+    """Every kind and checkpoint is in it, with the cache that its sizes require."""
+    results = Path(towers.__file__).parent / "results"
+    rows = json.loads((results / "towers.json").read_text())["rows"]
+    assert list(rows) == list(towers.BACKBONES)
+    for name, backbone in towers.BACKBONES.items():
+        config = backbone.make_config()
+        vision = config.vision_config
+        tokens = (vision.image_size // vision.patch_size) ** 2 + 1
+        wanted = config.num_recurrent_steps * tokens * vision.hidden_size * 2
+        assert (rows[name]["tokens per frame"], rows[name]["cache, bytes per frame"]) == (tokens, wanted)
+        with torch.device("meta"):
+            model = R2TuningForVideoGrounding(config)
+        learned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        assert rows[name]["learned parameters"] == learned
+        assert rows[name]["frozen parameters"] == sum(p.numel() for p in model.parameters()) - learned
+    assert (results / "towers.md").read_text() == towers.format_table(rows)
 
 
 # ---- plain transcriptions ------------------------------------------------------------------------------------------

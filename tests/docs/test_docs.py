@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from fresh_python import run_fresh
 
+from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
+from modeling_r2tuning.tower_specs_r2tuning import REFUSED, TOWER_SPECS
+
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -152,6 +155,43 @@ def test_ci_runs_the_test_command():
     for step in ("pip install torch==2.13.0", "ruff check .", "python -m pytest -n 2"):
         assert step in steps
         assert step.replace("pip install", "pip install --quiet") in ci
+
+
+def table_of(page, head):
+    """Cells of the table whose head begins with these words."""
+    text = page.read_text(encoding="utf-8")
+    start = text.index(f"| {head} |")
+    lines = text[start : text.index("\n\n", start)].splitlines()
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+    return [rows[0], *rows[2:]]
+
+
+BACKBONES = ROOT / "docs/backbones.md"
+
+
+def test_the_page_of_backbones_lists_every_kind():
+    rows = table_of(BACKBONES, "model type | backbones")[1:]
+    assert [row[0] for row in rows] == [f"`{kind}`" for kind in TOWER_SPECS]
+    for (_, titles, _, frame, text), spec in zip(rows, TOWER_SPECS.values(), strict=True):
+        assert spec.title in titles
+        assert frame.startswith("CLS token" if spec.has_cls else "pooling head")
+        assert text.startswith("causal" if spec.text_attention == "causal" else "bidirectional")
+        assert ("padded" in text) == (spec.text_attention == "fixed_length")
+    refused = " ".join(row[0] for row in table_of(BACKBONES, "model type | reason")[1:])
+    assert set(re.findall(r"`([\w]+)`", refused)) == REFUSED.keys()
+
+
+def test_the_page_of_backbones_says_which_method_works_where():
+    head, *rows = table_of(BACKBONES, "method | `clip`")
+    assert head == ["method", *(f"`{kind}`" for kind in TOWER_SPECS)]
+    assert [row[0] for row in rows] == [f"`{method}`" for method in METHOD_SPECS]
+    for (_, *cells), method in zip(rows, METHOD_SPECS.values(), strict=True):
+        for cell, tower in zip(cells, TOWER_SPECS.values(), strict=True):
+            assert cell == ("refused" if method.needs_cls and not tower.has_cls else "yes")
+
+
+def test_the_page_of_backbones_has_the_measured_table():
+    assert (ROOT / "benchmarks/results/towers.md").read_text(encoding="utf-8") in BACKBONES.read_text(encoding="utf-8")
 
 
 def test_every_page_is_in_the_navigation():

@@ -39,7 +39,8 @@ ALLOWED = {
     "video_rendering_r2tuning": {"containers_r2tuning"},
     "video_selection_r2tuning": {"containers_r2tuning", "video_rendering_r2tuning", "video_timeline_r2tuning"},
     "video_io_r2tuning": {
-        f"{name}_r2tuning" for name in ("containers", "files", "video_selection", "video_source", "video_timeline")
+        f"{name}_r2tuning"
+        for name in ("containers", "files", "video_rendering", "video_selection", "video_source", "video_timeline")
     },
     "encoding_r2tuning": {"files_r2tuning"},
     "windows_r2tuning": {"encoding_r2tuning", "heads_r2tuning"},
@@ -64,7 +65,8 @@ ALLOWED = {
     }
     | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "tower_specs", "towers", "windows")},
     "processing_r2tuning": {
-        f"{name}_r2tuning" for name in ("containers", "decoding", "loading", "options", "user_inputs", "video_io")
+        f"{name}_r2tuning"
+        for name in ("containers", "decoding", "loading", "options", "tower_specs", "user_inputs", "video_io")
     },
     "pipeline_r2tuning": {f"{name}_r2tuning" for name in ("loading", "options", "processing", "user_inputs")},
 }

@@ -44,7 +44,13 @@ MARKS = {"pad": "<pad>", "eos": "</s>", "bos": "<s>", "unk": "<unk>", "mask": "<
 
 def make_tokenizer(kind):
     """A tokenizer as the backbones of this kind have."""
-    make = {"clip": _clip, "metaclip_2": _xlm_roberta, "altclip": _xlm_roberta, "siglip": _gemma, "chinese_clip": _bert}
+    make = {
+        "clip": _clip,
+        "metaclip_2": _xlm_roberta,
+        "altclip": _xlm_roberta,
+        "siglip": _gemma,
+        "chinese_clip": _bert,
+    }
     return make[kind]()
 
 
@@ -143,7 +149,9 @@ def _gemma():
     import json
 
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=specials, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, max_token_length=4, special_tokens=specials, show_progress=False
+    )
     tokenizer = _trained(models.BPE(unk_token="<unk>"), trainer, normalizer=normalizers.Replace(" ", "▁"))
     model = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(pair) for pair in model["merges"]]

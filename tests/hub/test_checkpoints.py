@@ -155,7 +155,9 @@ def test_wrong_arguments_are_refused(change, error, message, released, clip, tmp
 
 def test_another_model_instead_of_clip_is_refused(released, tmp_path):
     CLIPTextConfig().save_pretrained(tmp_path / "text_only")
-    with pytest.raises(ValueError, match="text_only' is not a CLIP model: its `model_type` is 'clip_text_model'"):
+    with pytest.raises(
+        ValueError, match="text_only' holds a model of type 'clip_text_model', expected a model of type 'clip'"
+    ):
         convert_to_directory(released, tmp_path / "out", benchmark="tacos", backbone=str(tmp_path / "text_only"))
 
 

@@ -248,7 +248,7 @@ def test_the_command_asks_no_questions(hub, folder, monkeypatch, capsys):
 
 def test_a_local_clip_needs_a_name_on_the_hub(hub, make_model, clip_folder, tmp_path):
     save_ours(make_model(), tmp_path / "ours")
-    with pytest.raises(ValueError, match=f"fetches CLIP from '{clip_folder}', where nobody else can find it"):
+    with pytest.raises(ValueError, match=f"fetches its backbone from '{clip_folder}', where nobody else can find it"):
         push_checkpoint(tmp_path / "ours", NAME)
     push_checkpoint(tmp_path / "ours", NAME, backbone="org/clip")
     files = hub.files(NAME)

@@ -355,7 +355,7 @@ def test_offline_with_an_empty_cache(published, offline):
         fetch_original(original)
     with pytest.raises(OSError, match=unfetched("org/clip", "config.json")):
         R2TuningForVideoGrounding.from_pretrained(published, backbone_name_or_path="org/clip")
-    with pytest.raises(OSError, match=unfetched("org/clip", "tokenizer.json")):
+    with pytest.raises(OSError, match=unfetched("org/clip", "config.json")):
         R2TuningProcessor.from_backbone("org/clip")
 
 

@@ -338,7 +338,7 @@ def test_context_prompts_are_computed_from_the_frames_of_a_layer(make):
 @torch.no_grad()
 def test_an_adapter_convolves_patches_over_three_frames():
     torch.manual_seed(0)
-    adapter, tokens = SpatioTemporalAdapter(8), torch.randn(5, 3, 8)
+    adapter, tokens = SpatioTemporalAdapter(8, num_prefix_tokens=1), torch.randn(5, 3, 8)
     nn.init.normal_(adapter.up.weight)
     got = adapter(tokens)
     assert torch.equal(got[:, 0], tokens[:, 0])

@@ -234,5 +234,7 @@ def test_a_clip_without_some_weights_is_refused(make_model, tiny_clip, tmp_path)
     weights = {k: v for k, v in tiny_clip.state_dict().items() if k != "text_model.encoder.layers.1.mlp.fc1.bias"}
     tiny_clip.save_pretrained(tmp_path / "clip", state_dict=weights)
     model.save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"CLIP '.*clip' is incomplete: it lacks 1 weights, such as \['text_model"):
+    with pytest.raises(
+        ValueError, match=r"The backbone '.*clip' is incomplete: it lacks 1 weights, such as \['text_model"
+    ):
         R2TuningForVideoGrounding.from_pretrained(tmp_path / "model", backbone_name_or_path=str(tmp_path / "clip"))

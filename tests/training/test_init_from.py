@@ -226,7 +226,7 @@ def test_another_folder_of_the_same_clip_can_be_used(options, start, clip, tmp_p
     run = make_run(options, init_from=start, backbone=other, output_dir=tmp_path)
     assert model_of(run).config.backbone_name_or_path == str(other)
     assert_equal_weights(model_of(run), AutoModel.from_pretrained(start))
-    assert f"was trained on the CLIP '{clip}' and is used with '{other}'" in caplog.text
+    assert f"was trained on the backbone '{clip}' and is used with '{other}'" in caplog.text
     caplog.clear()
     make_run(options, init_from=start, backbone=clip, output_dir=tmp_path)
     assert "was trained on" not in caplog.text
@@ -238,7 +238,7 @@ def test_a_clip_of_other_sizes_is_refused(options, start, tiny_clip_config, tmp_
     other = save_clip(CLIPModel(type(tiny_clip_config)(**config)), tmp_path / "clip")
     assert main(as_arguments(options, init_from=start, backbone=other, output_dir=tmp_path)) == USAGE
     error = capsys.readouterr().err
-    assert f"`--init-from` '{start}' and `--backbone` do not fit together: CLIP '{other}'" in error
+    assert f"`--init-from` '{start}' and `--backbone` do not fit together: The backbone '{other}'" in error
     assert "hidden_size=32 where 64 is needed" in error
 
 
@@ -247,7 +247,9 @@ def test_the_clip_of_a_checkpoint_that_holds_one_stays(options, whole_start, cli
     config = model_of(prepare_run(read_config(arguments))).config
     assert (config.save_backbone, config.backbone_name_or_path) == (True, None)
     assert main([*arguments, "--backbone", str(clip)]) == USAGE
-    assert f"'{whole_start}' holds the CLIP that it was trained on, but `--backbone` names" in capsys.readouterr().err
+    assert (
+        f"'{whole_start}' holds the backbone that it was trained on, but `--backbone` names" in capsys.readouterr().err
+    )
     assert main([*arguments, "--model", '{"save_backbone": false}']) == USAGE
     assert "`--model` sets `save_backbone` to false" in capsys.readouterr().err
 
@@ -265,11 +267,11 @@ def test_features_of_another_clip_are_refused(options, start, tmp_path, capsys, 
 
     def cache(folder, *, model, **settings):
         seen.append(model)
-        raise ValueError("made with another CLIP")
+        raise ValueError("made with another backbone")
 
     monkeypatch.setattr("r2tuning.training.preparation.FeatureCache", cache)
     assert main(as_arguments(options, init_from=start, output_dir=tmp_path)) == USAGE
-    assert "made with another CLIP" in capsys.readouterr().err
+    assert "made with another backbone" in capsys.readouterr().err
     assert_equal_weights(seen[0], AutoModel.from_pretrained(start))
 
 

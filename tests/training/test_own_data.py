@@ -145,7 +145,7 @@ def messages_of(options, folder, caplog, **changes):
 def test_notes_of_a_run(options, tmp_path, caplog):
     text = messages_of(options, tmp_path, caplog, eval_split="none")
     assert "the warm-up takes 4 steps instead of 500: an epoch has 2, and `warmup_epochs` is 2" in text
-    assert "CLIP encodes each video 3 times, once in each epoch; `r2tuning extract` does it once" in text
+    assert "the backbone encodes each video 3 times, once in each epoch; `r2tuning extract` does it once" in text
     assert "1 of 8 training queries have no moment: `model` '{\"use_existence_head\": true}'" in text
     assert "the best model is chosen" not in text
 
@@ -159,7 +159,7 @@ def test_notes_that_do_not_apply(options, tmp_path, caplog):
     with_head = json.dumps({**MODEL, "use_existence_head": True})
     changes = {"model": with_head, "epochs": 2, "warmup_steps": 3, "eval_split": "none"}
     text = messages_of(options, tmp_path, caplog, **changes)
-    for words in ("the warm-up takes", "CLIP encodes each video", "existence_head"):
+    for words in ("the warm-up takes", "the backbone encodes each video", "existence_head"):
         assert words not in text
 
 

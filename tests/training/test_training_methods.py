@@ -96,8 +96,8 @@ def test_methods_that_read_an_unchanged_backbone_train_from_features(tiny_clip, 
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
-        *((method, "changes CLIP's hidden states") for method in ("full", "lora", "vpt", "vop", "st_adapter")),
-        ("e3va", "reads states inside of CLIP's layers"),
+        *((method, "changes the encoders' hidden states") for method in ("full", "lora", "vpt", "vop", "st_adapter")),
+        ("e3va", "reads states inside the encoders' layers"),
     ],
 )
 def test_other_methods_refuse_features(tiny_clip, tmp_path, capsys, method, reason):

@@ -14,7 +14,7 @@ from r2tuning.features.run import main as extract
 from r2tuning.training.config import read_config
 from r2tuning.training.data import GroundingData
 from r2tuning.training.hub import command_line
-from r2tuning.training.preparation import _check_settings, count_missing, load_rows
+from r2tuning.training.preparation import _check_settings, _count_missing, load_rows
 
 
 NAMES = ["a", "日本語 #1", "b", "gone"]
@@ -61,8 +61,8 @@ def test_rows_of_both_splits(own):
     config = settings(own)
     rows = load_rows(config)
     assert {split: [row["video_id"] for row in rows[split]] for split in rows} == {"train": NAMES[:2], "val": ["b"]}
-    assert count_missing(config, rows) == 1
-    assert count_missing(replace(config, missing_videos="error"), rows) == 0
+    assert _count_missing(config, rows) == 1
+    assert _count_missing(replace(config, missing_videos="error"), rows) == 0
     with pytest.raises(FileNotFoundError, match="'gone': there is no such file"):
         load_rows(replace(config, missing_videos="error"))
 
@@ -85,8 +85,10 @@ def test_lengths_are_those_that_the_cache_recorded(own, tmp_path, clip):
     from_videos = settings(own)
     from_cache = replace(from_videos, video_dir=None, features=str(tmp_path / "cache"))
     expected = load_rows(from_videos)
-    for split, rows in load_rows(from_cache).items():
+    loaded = load_rows(from_cache)
+    for split, rows in loaded.items():
         assert rows == [{**row, "video": None} for row in expected[split]]
+    assert _count_missing(from_cache, loaded) == 1
 
 
 def test_frames_that_were_kept_are_found_by_their_ids(own, tmp_path, clip):
