@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 SPLIT_NAMES = ("train", "val", "test")
 ENDINGS = ("jsonl", "json", "csv", "tsv", "parquet")
 # File names in `data_dir`; `r2tuning export-dataset` writes the last one.
-FILES = {split: (*(f"{split}.{ending}" for ending in ENDINGS), f"default/{split}.parquet") for split in SPLIT_NAMES}
+PATTERNS = (*(f"{{split}}.{ending}" for ending in ENDINGS), "default/{split}.parquet")
+FILES = {split: tuple(pattern.format(split=split) for pattern in PATTERNS) for split in SPLIT_NAMES}
 VIDEOS_PER_HELD_OUT = 10
 OTHER_COLUMNS = ("domain", "task")  # of Parquet files that `r2tuning export-dataset` wrote
 

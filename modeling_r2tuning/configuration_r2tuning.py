@@ -35,10 +35,10 @@ class R2TuningConfig(PreTrainedConfig):
             Always `True` with full tuning, which trains the encoders.
         method (`str`, defaults to `"r2_tuning"`):
             Transfer method [Table 9]. `"r2_tuning"`: recurrent refinement. `"none"`: no tuning; a frame is represented
-            by the CLS token of the last layer (the pooled output where there is none), and only its projection, one temporal layer, pyramid and heads are
-            learned. `"full"`, `"lora"`, `"vpt"`, `"vop"`, `"st_adapter"`, `"e3va"`, `"losa"` or `"lst"`: as
-            `"none"`, but the method computes the CLS token; see `method_specs_r2tuning.py` and
-            `method_*_r2tuning.py`.
+            by the CLS token of the last layer (the pooled output where there is none), and only its projection, one
+            temporal layer, pyramid and heads are learned. `"full"`, `"lora"`, `"vpt"`, `"vop"`, `"st_adapter"`,
+            `"e3va"`, `"losa"` or `"lst"`: as `"none"`, but the method computes that token; see
+            `method_specs_r2tuning.py` and `method_*_r2tuning.py`.
         hidden_size (`int`, defaults to 256):
             Width C of the side block.
         num_attention_heads (`int`, defaults to 8):

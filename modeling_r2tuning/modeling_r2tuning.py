@@ -372,7 +372,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
     ) -> torch.Tensor:
         """Hidden states of the texts, 0 where padded."""
         if states is None:
-            states = self.get_text_hidden_states(cast("torch.Tensor", input_ids), mask)
+            states = read_text(self.text_model, cast("torch.Tensor", input_ids), mask, self.config, self.method)
         return states.masked_fill(~mask[..., None, None], 0.0)
 
     def _video_states(

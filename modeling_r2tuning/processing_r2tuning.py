@@ -359,8 +359,8 @@ class R2TuningProcessor(ProcessorMixin):
             return {"input_ids": rows, "attention_mask": [[True] * len(row) for row in rows]}
         width = limit if padding == "max_length" else max(map(len, rows))
         if self.pad_to_max_text_length:
-            width = longest
-        fill = self.tokenizer.pad_token_id or 0  # any token, as padding is masked
+            width = self.max_text_length
+        fill = self.tokenizer.pad_token_id or 0  # any token will do where padding is masked
         ids, mask = [], []
         for row in rows:
             num_padding = width - len(row)

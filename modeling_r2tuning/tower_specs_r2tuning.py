@@ -44,7 +44,7 @@ class TowerSpec:
             `max_text_length`, as in the backbone's training. `"masked"`: every token sees all others but padding.
         reserved_positions: Positions of the text encoder that no token takes.
         lowercases: It was trained on lower-case text.
-        unused: Parameters without effect on the states that are read, by their first letters.
+        unused: Beginnings of the names of parameters without effect on the hidden states that are read.
     """
 
     title: str

@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from dataset_scripts.benchmarks import BENCHMARKS, HUB_PREFIX, OWN_DATA
 
@@ -106,6 +107,18 @@ def annotation_files(args: argparse.Namespace, benchmark: str) -> str | dict[str
         if path is not None:
             files[split] = path
     return files or None
+
+
+def dataset_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `load_vtg_dataset` that do not depend on the split."""
+    return {
+        "domain": args.domain,
+        "data_dir": args.data_dir,
+        "data_files": annotation_files(args, args.benchmark),
+        "video_dir": args.video_dir,
+        "missing_videos": args.missing_videos,
+        "on_error": args.on_error,
+    }
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -373,5 +386,6 @@ __all__ = [
     "check_evaluate",
     "check_export",
     "check_extract",
+    "dataset_options",
     "has_one_frame_per_unit",
 ]

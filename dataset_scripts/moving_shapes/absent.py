@@ -260,7 +260,8 @@ def _find_renamings(
 ) -> dict[str, list[str]]:
     """Names of combinations that are not in a video, by kind."""
     shown = {tuple(item.name.split()) for item in facts}
-    colors, shapes = ({item[part] for item in shown} for part in (0, 1))
+    colors = {color for color, _ in shown}
+    shapes = {shape for _, shape in shown}
     easy = []
     for color, shape in combinations:
         if not (color in colors and shape in shapes):

@@ -35,7 +35,7 @@ from r2tuning.features.cache import FeatureCache, recorded_lengths
 from r2tuning.hub.model_card import Results, write_model_card
 from r2tuning.released.resolve import is_original, resolve_checkpoint
 from r2tuning.terminal import report
-from r2tuning_cli.data_arguments import annotation_files
+from r2tuning_cli.data_arguments import dataset_options
 from r2tuning_cli.main import run_script
 from r2tuning_cli.programs import option_names
 
@@ -68,7 +68,10 @@ def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     check_arguments(args)
-    options = loading_options(args)
+    options = dataset_options(args) | {
+        "split": args.split,
+        "lengths": recorded_lengths(args.benchmark, args.features),
+    }
     rows = list(load_vtg_dataset(args.benchmark, **options))
     check_truth(args, rows)
     num_queries = len(rows) + count_missing(args.benchmark, len(rows), options)
@@ -102,20 +105,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     choose_device(args.device)
     if args.record:
         read_results(args.model, args.benchmark)
-
-
-def loading_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of `load_vtg_dataset`."""
-    return {
-        "split": args.split,
-        "domain": args.domain,
-        "data_dir": args.data_dir,
-        "data_files": annotation_files(args, args.benchmark),
-        "video_dir": args.video_dir,
-        "missing_videos": args.missing_videos,
-        "on_error": args.on_error,
-        "lengths": recorded_lengths(args.benchmark, args.features),
-    }
 
 
 def check_truth(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:

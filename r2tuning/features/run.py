@@ -31,7 +31,7 @@ from r2tuning.features.settings import ONE_PER_UNIT, prepare_folder
 from r2tuning.features.store import FeatureStore, feature_settings
 from r2tuning.released.resolve import check_name, resolve_name
 from r2tuning.terminal import report, silence_transformers
-from r2tuning_cli.data_arguments import annotation_files, has_one_frame_per_unit
+from r2tuning_cli.data_arguments import dataset_options, has_one_frame_per_unit
 from r2tuning_cli.defaults import DEFAULT_NUM_LAYERS
 from r2tuning_cli.main import run_script
 from r2tuning_cli.programs import option_names
@@ -112,14 +112,7 @@ def report_truncated_queries(texts: list[str], processor: R2TuningProcessor) -> 
 
 def load_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The examples of the requested splits."""
-    options = {
-        "domain": args.domain,
-        "data_dir": args.data_dir,
-        "data_files": annotation_files(args, args.benchmark),
-        "video_dir": args.video_dir,
-        "missing_videos": args.missing_videos,
-        "on_error": args.on_error,
-    }
+    options = dataset_options(args)
     if args.split is None:
         return itertools.chain.from_iterable(load_vtg_dataset(args.benchmark, **options).values())
     splits = [load_vtg_dataset(args.benchmark, split=split, **options) for split in dict.fromkeys(args.split)]

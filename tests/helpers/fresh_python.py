@@ -43,6 +43,16 @@ PRELOADED = [
     "yaml",
 ]
 
+# The beginning of a program for which our installed packages must not be found: a finder refuses their names.
+WITHOUT_PACKAGE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("modeling_r2tuning", "r2tuning", "r2tuning_cli", "dataset_scripts"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+"""
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)
 

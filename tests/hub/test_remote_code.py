@@ -6,20 +6,11 @@ import os
 import pytest
 import torch
 from carried_files import FILES
-from fresh_python import run_fresh
+from fresh_python import WITHOUT_PACKAGE, run_fresh
 from model_checks import make_inputs
 from safetensors.torch import save_file
 
 
-# Our installed packages must not be found: a finder refuses their names.
-REFUSE = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name in ("modeling_r2tuning", "r2tuning", "r2tuning_cli", "dataset_scripts"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Refuse())
-"""
 CODE = """
 import json, sys
 from transformers import AutoModel, AutoProcessor, pipeline
@@ -55,7 +46,7 @@ print(json.dumps(scores))
 def run_without_package(code, folder, *arguments):
     """Run code where the package cannot be imported; return the JSON of the last line that it prints."""
     env = {**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
-    result = run_fresh(["-c", REFUSE + code, *arguments], env, folder, timeout=300)
+    result = run_fresh(["-c", WITHOUT_PACKAGE + code, *arguments], env, folder, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout.strip().splitlines()[-1])
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from carried_files import FILES
+from fresh_python import WITHOUT_PACKAGE
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub, run_python
 from tiny_towers import KINDS, SENTENCES, VISION, make_backbone, make_model, save_backbone
@@ -17,15 +18,6 @@ from r2tuning.hub.push import push_checkpoint
 
 
 QUERIES = [SENTENCES[0], SENTENCES[3]]
-# Our installed packages must not be found: a finder refuses their names.
-REFUSE = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name in ("modeling_r2tuning", "r2tuning", "r2tuning_cli", "dataset_scripts"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Refuse())
-"""
 ANSWER = """
 import json, sys
 import torch
@@ -95,7 +87,7 @@ def test_push_and_pull(kind, place, tmp_path, monkeypatch):
         torch.save(frames(), tmp_path / "frames.pt")
         code = (
             f"import sys\nsys.argv = ['', {str(tmp_path / 'frames.pt')!r}, {json.dumps(QUERIES)!r}, 'org/ours']\n"
-            + REFUSE
+            + WITHOUT_PACKAGE
             + ANSWER
         )
         finished = run_python(code, hub.env(tmp_path / "other"))

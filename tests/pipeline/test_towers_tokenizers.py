@@ -138,3 +138,15 @@ def test_settings_of_the_text_are_saved(backbone, tmp_path):
     settings = json.loads((tmp_path / "processor_config.json").read_text())
     assert settings["max_text_length"] == LONGEST
     assert settings["pad_to_max_text_length"] is settings["lowercase_text"] is True
+
+
+def test_padding_is_as_long_as_the_encoder_needs_whatever_the_tokenizer_says():
+    """A tokenizer may allow less than the encoder; texts are then truncated earlier, but padded to the same length."""
+    tokenizer = make_tokenizer("siglip")
+    tokenizer.model_max_length = LONGEST - 4
+    options = {"max_text_length": LONGEST, "pad_to_max_text_length": True}
+    processor = R2TuningProcessor(make_image_processor("siglip"), tokenizer, **options)
+    text = processor(text=[SENTENCES[0], " ".join(SENTENCES)])
+    assert text["input_ids"].shape == (2, LONGEST)
+    assert int(text["attention_mask"].sum(dim=1).max()) == LONGEST - 4
+    make_model("siglip").get_text_hidden_states(**text)
