@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from tiny_towers import KINDS, SENTENCES, TEXT, VISION, make_tokenizer, save_backbone
+from tiny_towers import KINDS, SENTENCES, TEXT, VISION, as_parameters, make_tokenizer, save_backbone
 from training_samples import as_arguments, reset_accelerate
 from video_samples import textured_pictures, write_video
 
@@ -23,9 +23,7 @@ QUERIES = [SENTENCES[0], SENTENCES[3], SENTENCES[5], "ein MANN lacht"]
 LONG = " ".join(SENTENCES[:4])
 NUM_PATCHES = (VISION["image_size"] // VISION["patch_size"]) ** 2
 MODEL = {"hidden_size": 32, "num_attention_heads": 4, "num_recurrent_steps": 3, "strides": [1, 2, 4], "dropout": 0.1}
-PARAMETERS = [
-    kind if kind == "siglip" else pytest.param(kind, marks=pytest.mark.integration, id=kind) for kind in KINDS
-]
+PARAMETERS = as_parameters(KINDS, ("siglip",))
 
 
 def run_command(*words):

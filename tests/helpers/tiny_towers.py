@@ -1,5 +1,8 @@
 """A tiny random backbone of every kind, with a tokenizer of its own class trained on sentences in several scripts."""
 
+import json
+
+import pytest
 import tokenizers
 import torch
 import transformers
@@ -21,6 +24,11 @@ SENTENCES = [
     "한 남자가 문을 연다",
 ]
 KINDS = list(TOWER_SPECS)
+DISTINCT = (
+    "clip",
+    "siglip",
+    "chinese_clip",
+)  # kinds that differ most; MetaCLIP 2 is built like CLIP, AltCLIP like both
 VOCABULARY = 320
 # Encoders of unequal width and depth; patches of another number than CLIP's.
 VISION = {
@@ -40,6 +48,21 @@ TEXT = {
     "vocab_size": VOCABULARY,
 }
 MARKS = {"pad": "<pad>", "eos": "</s>", "bos": "<s>", "unk": "<unk>", "mask": "<mask>"}
+
+
+def as_parameters(values, default=DISTINCT):
+    """Parameters of a test; it runs by default for the kinds in `default`, for others as an integration test.
+
+    Args:
+        values: Kinds, or tuples whose first entry is a kind.
+        default: Kinds.
+    """
+    parameters = []
+    for value in values:
+        entries = value if isinstance(value, tuple) else (value,)
+        marks = () if entries[0] in default else pytest.mark.integration
+        parameters.append(pytest.param(*entries, marks=marks, id="-".join(entries)))
+    return parameters
 
 
 def make_tokenizer(kind):
@@ -140,14 +163,10 @@ def _xlm_roberta():
 
 
 def _unigram(tokenizer):
-    import json
-
     return [tuple(piece) for piece in json.loads(tokenizer.to_str())["model"]["vocab"]]
 
 
 def _gemma():
-    import json
-
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, max_token_length=4, special_tokens=specials, show_progress=False

@@ -8,7 +8,7 @@ from carried_files import FILES
 from fresh_python import WITHOUT_PACKAGE
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub, run_python
-from tiny_towers import KINDS, SENTENCES, VISION, make_backbone, make_model, save_backbone
+from tiny_towers import KINDS, SENTENCES, VISION, as_parameters, make_backbone, make_model, save_backbone
 
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, save_checkpoint
 from modeling_r2tuning.tower_specs_r2tuning import TOWER_SPECS
@@ -35,9 +35,7 @@ for name in sys.argv[3:]:
     assert len(pipe(frames, query=queries)[0]["saliency"]) == len(frames)
 print(json.dumps(scores))
 """
-PARAMETERS = [
-    kind if kind == "siglip" else pytest.param(kind, marks=pytest.mark.integration, id=kind) for kind in KINDS
-]
+PARAMETERS = as_parameters(KINDS, ("siglip",))
 
 
 def frames():

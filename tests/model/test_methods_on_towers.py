@@ -17,7 +17,7 @@ from model_checks import (
     move_weights,
     single,
 )
-from tiny_towers import KINDS, make_backbone, make_model, save_backbone
+from tiny_towers import KINDS, as_parameters, make_backbone, make_model, save_backbone
 from torch import nn
 from transformers import AutoModel
 
@@ -100,7 +100,7 @@ def text_states(model, ids, mask):
 # ---- gradients -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "method"), PAIRS)
+@pytest.mark.parametrize(("kind", "method"), as_parameters(PAIRS))
 def test_gradients_reach_exactly_what_is_learned(kind, method):
     model = make(kind, method)
     train(model)
@@ -114,7 +114,7 @@ def test_gradients_reach_exactly_what_is_learned(kind, method):
     assert learned or method in ("none", "r2_tuning")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", as_parameters(KINDS))
 def test_full_tuning_leaves_out_what_has_no_effect(kind):
     """If everything were trainable, exactly the parameters that it leaves out would get no gradient."""
     model = make(kind, "full").requires_grad_(True)
@@ -125,7 +125,7 @@ def test_full_tuning_leaves_out_what_has_no_effect(kind):
 
 
 @pytest.mark.parametrize("method", ["lora", "losa"])
-@pytest.mark.parametrize("kind", OTHER_KINDS)
+@pytest.mark.parametrize("kind", as_parameters(OTHER_KINDS))
 def test_training_runs_under_autocast(kind, method):
     """Inside the encoders and beside them; the pooling head and the side network have other precisions than the states."""
     model = make(kind, method)
@@ -141,7 +141,7 @@ def test_training_runs_under_autocast(kind, method):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("kind", "method"), [pair for pair in PAIRS if pair[0] in OTHER_KINDS])
+@pytest.mark.parametrize(("kind", "method"), as_parameters(pair for pair in PAIRS if pair[0] in OTHER_KINDS))
 def test_an_example_gives_the_same_answer_alone_in_a_batch_and_encoded(kind, method):
     model = make(kind, method)
     inputs = make_batch(model.config)
@@ -156,7 +156,7 @@ def test_an_example_gives_the_same_answer_alone_in_a_batch_and_encoded(kind, met
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", as_parameters(KINDS))
 def test_cached_states_give_what_the_pixels_give(kind):
     for method, spec in METHOD_SPECS.items():
         if not spec.reads_plain_layers or (kind, method) in REFUSED:
@@ -176,7 +176,7 @@ def test_cached_states_give_what_the_pixels_give(kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("kind", MASKED)
+@pytest.mark.parametrize("kind", as_parameters(MASKED))
 def test_words_see_each_other_and_no_padding(kind, attention):
     """Also through prompts and adapters in the text encoder; side layers are causal."""
     for method in METHOD_SPECS:
@@ -199,7 +199,7 @@ def test_words_see_each_other_and_no_padding(kind, attention):
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("kind", MASKED)
+@pytest.mark.parametrize("kind", as_parameters(MASKED))
 def test_prompts_of_the_text_encoder_stand_before_the_words(kind, attention):
     """Compared with the layers run on prompts and words of a text without padding, which needs no mask."""
     model = make(kind, "vop")
@@ -240,7 +240,7 @@ def test_prompts_lengthen_a_mask_of_any_shape():
 
 @torch.no_grad()
 @pytest.mark.parametrize(("vision_depth", "text_depth"), [(4, 3), (3, 5)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", as_parameters(KINDS))
 def test_encoders_of_unequal_depth_are_read_from_the_end(kind, vision_depth, text_depth, monkeypatch):
     """The layers read are those of the encoder run in the ordinary way, counted back from its last."""
     monkeypatch.setitem(tiny_towers.VISION, "num_hidden_layers", vision_depth)
@@ -277,7 +277,7 @@ def test_the_highway_reads_both_branches_of_every_layer(kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("method", ["lora", "st_adapter", "losa"])
-@pytest.mark.parametrize("kind", OTHER_KINDS)
+@pytest.mark.parametrize("kind", as_parameters(OTHER_KINDS))
 def test_zero_initialised_methods_start_as_the_frozen_encoders(kind, method):
     model = make_new(kind, method)
     plain = make_new(kind, "none")
@@ -312,7 +312,7 @@ def projections_of(model):
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", as_parameters(KINDS))
 def test_lora_adapts_all_projections_of_both_encoders(kind):
     plain, model = make_new(kind, "none"), make(kind, "lora")
     adapted = {name.removesuffix(".lora_A") for name, _ in model.named_modules() if name.endswith(".lora_A")}
@@ -320,7 +320,7 @@ def test_lora_adapts_all_projections_of_both_encoders(kind):
     assert len(adapted) == 4 * (4 + 3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", as_parameters(KINDS))
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [

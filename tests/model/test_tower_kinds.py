@@ -8,7 +8,17 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from model_checks import CLOSE, assert_equal_outputs, assert_same_answer, make_labels, move_weights
-from tiny_towers import KINDS, SENTENCES, TEXT, VISION, make_backbone, make_image_processor, make_model, save_backbone
+from tiny_towers import (
+    KINDS,
+    SENTENCES,
+    TEXT,
+    VISION,
+    as_parameters,
+    make_backbone,
+    make_image_processor,
+    make_model,
+    save_backbone,
+)
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
 from modeling_r2tuning.tower_specs_r2tuning import REFUSED, TOWER_SPECS, backbone_spec
@@ -18,9 +28,7 @@ from r2tuning.features.settings import fingerprint
 FRAMES = (7, 4, 1)
 QUERIES = ["two people laugh", "人们在笑", "Ein Mann öffnet"]
 # What takes a second runs by default for the kind that differs most from CLIP.
-ONE_BY_DEFAULT = [
-    kind if kind == "siglip" else pytest.param(kind, marks=pytest.mark.integration, id=kind) for kind in KINDS
-]
+ONE_BY_DEFAULT = as_parameters(KINDS, ("siglip",))
 NO_CLS = [kind for kind in KINDS if not TOWER_SPECS[kind].has_cls]
 pytestmark = pytest.mark.filterwarnings("ignore:.*torchvision")
 
@@ -34,7 +42,7 @@ def folders(tmp_path_factory):
     return {kind: root / kind for kind in KINDS}
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=as_parameters(KINDS))
 def kind(request):
     return request.param
 

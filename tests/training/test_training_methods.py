@@ -17,6 +17,8 @@ from r2tuning.training.run import DONE, USAGE, main
 
 
 METHODS = ("r2_tuning", "none", "full", "lora", "vpt", "vop", "st_adapter", "e3va", "losa", "lst")
+# One for each way to work: in the block, training the encoders, with peft, mixing frames, and beside the encoders.
+BY_DEFAULT = ("r2_tuning", "full", "lora", "vop", "lst")
 METHOD_FIELDS = {name: value for name, value in MODEL.items() if name != "num_recurrent_steps"}
 
 
@@ -54,7 +56,9 @@ def read_weights(folder):
     return load_file(folder / "model.safetensors") | (load_file(adapter) if adapter.exists() else {})
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.integration) for name in METHODS]
+)
 def test_a_method_trains_from_videos_resumes_and_loads(options, tmp_path, method):
     """A run that resumes from its second step ends with the weights of an uninterrupted one, to the last bit."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"

@@ -285,6 +285,7 @@ sys.exit(run.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.integration
 def test_a_stopped_command_ends_even_if_its_loader_process_is_stuck(options, tmp_path):
     arguments = as_arguments({**options, "gradient-accumulation": 1}, output_dir=tmp_path, num_workers=1)
     process = FreshPython(["-c", STUCK, *arguments])
