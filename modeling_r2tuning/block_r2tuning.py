@@ -331,7 +331,8 @@ class RecurrentStep(nn.Module):
         """
         # For a frame with tokens V and a query with words w:
         #     max over w of (softmax(w W_q W_k' V' / sqrt(hidden)) V + w)
-        num_videos, per_video, text_length = len(video), len(text) // len(video), text.shape[1]
+        num_videos, text_length = video.shape[0], text.shape[1]
+        per_video = text.shape[0] // num_videos
         attention = self.attend_patches(video, text).mT  # (num_videos, num_frames, words, num_tokens)
         pooled = torch.matmul(attention, video)  # (num_videos, num_frames, words, hidden)
         pooled = pooled.unflatten(
@@ -412,17 +413,22 @@ class R2Block(nn.Module):
         Yields:
             `(batch, num_frames, num_tokens, hidden)`, in visiting order; one token if patches are not pooled.
         """
+        endpoints = temporal_endpoints(frame_mask.sum(dim=1), frame_mask.shape[1]).to(self.scale.dtype)
+        yield from self.project_frames(hidden_states, endpoints)
+
+    def project_frames(self, hidden_states: torch.Tensor, endpoints: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Do the same for given `endpoints (batch, num_frames, 2)`, such as those of single frames of a longer video."""
         if not self.pools_patches:
             hidden_states = hidden_states[:, :, :, :1]  # (batch, num_frames, num_layers, 1, vision_hidden)
-        endpoints = temporal_endpoints(frame_mask.sum(dim=1), frame_mask.shape[1]).to(self.scale.dtype)
         for layer, states in zip(self.layer_order, self._select_layers(hidden_states), strict=True):
             inputs = (states, endpoints) if self.config.use_temporal_endpoints else (states,)
-            yield self._project_frames(self.step_for(layer).video_projection, *inputs)
+            yield self._run_in_chunks(self.step_for(layer).video_projection, *inputs)
 
-    def _project_frames(self, project: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    def _run_in_chunks(self, project: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
         """Project all frames, in chunks when no activations are kept, to stay in the CPU's cache."""
         keeps_activations = torch.is_grad_enabled() and not self._recomputes
-        if keeps_activations or inputs[0].shape[1] <= FRAMES_AT_ONCE:
+        # A traced graph is for any number of frames, so it cannot depend on whether they fit into one chunk.
+        if torch.compiler.is_compiling() or keeps_activations or inputs[0].shape[1] <= FRAMES_AT_ONCE:
             return self._run(project, *inputs)
         chunks = [each.split(FRAMES_AT_ONCE, dim=1) for each in inputs]
         projected = [self._run(project, *chunk) for chunk in zip(*chunks, strict=True)]
@@ -473,7 +479,8 @@ class R2Block(nn.Module):
         previous = self.layer_order[0]
         for layer, tokens, words in zip(self.layer_order, video, text, strict=True):
             step = self.step_for(layer)
-            cls = tokens[:, :, 0].repeat_interleave(len(words) // len(tokens), dim=0)  # (batch, num_frames, hidden)
+            per_video = words.shape[0] // tokens.shape[0]
+            cls = tokens[:, :, 0].repeat_interleave(per_video, dim=0)  # (batch, num_frames, hidden)
             frames = cls
             if self.pools_patches:
                 pooled = self._run(step.pool_patches, tokens, words, text_mask)

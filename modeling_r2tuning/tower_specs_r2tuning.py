@@ -133,6 +133,14 @@ TOWER_SPECS: dict[str, TowerSpec] = {
     ),
 }
 
+# For each `model_type` of an encoder: the backbone, and the class of the encoder's configuration. A table, because
+# torch.compile cannot follow a search through the classes.
+ENCODERS: dict[str, tuple[TowerSpec, type[PreTrainedConfig]]] = {
+    config_class.model_type: (spec, config_class)
+    for spec in TOWER_SPECS.values()
+    for config_class in spec.encoder_configs
+}
+
 # Kinds that a user may well try, and why they cannot be used.
 REFUSED = {
     "siglip2": (
@@ -187,13 +195,9 @@ def encoder_config_class(model_type: str) -> type[PreTrainedConfig]:
 
 
 def _find_encoder(model_type: str) -> tuple[TowerSpec, type[PreTrainedConfig]]:
-    known = []
-    for spec in TOWER_SPECS.values():
-        for config_class in spec.encoder_configs:
-            if config_class.model_type == model_type:
-                return spec, config_class
-            known.append(config_class.model_type)
-    raise ValueError(f"`model_type` of an encoder must be one of {known}, got {model_type!r}.")
+    if model_type not in ENCODERS:
+        raise ValueError(f"`model_type` of an encoder must be one of {list(ENCODERS)}, got {model_type!r}.")
+    return ENCODERS[model_type]
 
 
 __all__ = ["TOWER_SPECS", "TowerSpec", "backbone_spec", "encoder_config_class", "encoder_spec"]

@@ -207,7 +207,8 @@ def read_video(
     if config.method_spec.mixes_frames:
         chunks, missing = _whole_videos(pixels, frame_mask)
     else:
-        chunks = list(pixels.flatten(0, 1).split(chunk_size or pixels.shape[:2].numel()))
+        frames = pixels.flatten(0, 1)  # (batch * num_frames, 3, height, width)
+        chunks = [frames] if chunk_size is None else list(frames.split(chunk_size))
         missing = [0] * len(chunks)
     pieces = []
     for chunk, count in zip(chunks, missing, strict=True):
