@@ -482,7 +482,8 @@ class R2Block(nn.Module):
         for layer, tokens, words in zip(self.layer_order, video, text, strict=True):
             step = self.step_for(layer)
             per_video = words.shape[0] // tokens.shape[0]
-            cls = tokens[:, :, 0].repeat_interleave(per_video, dim=0)  # (batch, num_frames, hidden)
+            cls = tokens[:, None, :, 0].expand(-1, per_video, -1, -1)  # (num_videos, queries, num_frames, hidden)
+            cls = cls.flatten(0, 1)  # (batch, num_frames, hidden)
             frames = cls
             if self.pools_patches:
                 pooled = self._run(step.pool_patches, tokens, words, text_mask)

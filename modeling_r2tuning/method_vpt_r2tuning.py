@@ -58,7 +58,7 @@ def run_with_prompts(
         options: Further arguments of the layer.
     """
     count = prompts.shape[-2]
-    prompts = prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
+    prompts = prompts.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
     if mask is not None:
         mask = _lengthen(mask, count)
     return layer(torch.cat([prompts, tokens], dim=1), mask, **options)[:, count:]
