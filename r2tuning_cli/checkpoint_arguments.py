@@ -1,4 +1,4 @@
-"""Arguments of `r2tuning convert` and `push`, and their help texts."""
+"""Arguments of `r2tuning convert`, `export-onnx` and `push`, and their help texts."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from dataset_scripts.benchmarks import ORIGINAL_REPOSITORY, released_benchmarks
 
 from .argument_types import add_renamed_clip_option, repository_name
-from .defaults import DEFAULT_BACKBONE
+from .defaults import DEFAULT_BACKBONE, PACKAGED
 from .grounding_arguments import add_benchmark_arguments, benchmark_table
 
 
@@ -28,6 +28,22 @@ CONVERT_EPILOG = f"""\
 examples:
   r2tuning convert r2_tuning_tvsum_bk.pth tvsum_bk --benchmark tvsum --domain BK
   r2tuning convert --all released --push-to org
+"""
+EXPORT_ONNX_DESCRIPTION = """\
+Export a checkpoint to a folder that answers queries without PyTorch, and print its path. The folder holds three ONNX
+graphs (frames.onnx, text.onnx, heads.onnx), settings.json, tokenizer.json, and run.py with its video decoder:
+
+  pip install onnxruntime tokenizers av numpy
+  python OUT/run.py VIDEO QUERY
+
+Its answers equal those of `r2tuning ground`. Each graph is compared with the checkpoint before the folder appears.
+Methods whose frames see each other in the image encoder (vop, st_adapter) cannot be exported; the adapters of lora are
+merged into the weights.
+"""
+EXPORT_ONNX_EPILOG = """\
+examples:
+  r2tuning export-onnx runs/qvhighlights/best exported
+  r2tuning export-onnx packaged exported --int8-text
 """
 PUSH_DESCRIPTION = """\
 Publish a checkpoint on the Hugging Face Hub: model, processor, code, model card and results in one commit, to a new or
@@ -110,6 +126,21 @@ class _InPlaceOf(argparse.Action):
             action.required = False
 
 
+def add_export_onnx_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `r2tuning export-onnx`."""
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help=f"a folder or a name on the Hub; {PACKAGED} = the model that comes with the package",
+    )
+    parser.add_argument("output", metavar="OUT", type=Path, help="output folder, new or empty")
+    parser.add_argument(
+        "--int8-text",
+        action="store_true",
+        help="store the weights of the text encoder in 8 bits; answers then differ slightly from the checkpoint's",
+    )
+
+
 def add_push_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `r2tuning push`."""
     parser.add_argument("folder", metavar="DIR", help="a checkpoint, such as the folder `best` of a training run")
@@ -136,9 +167,12 @@ __all__ = [
     "CONVERT_DESCRIPTION",
     "CONVERT_EPILOG",
     "CONVERT_USAGE",
+    "EXPORT_ONNX_DESCRIPTION",
+    "EXPORT_ONNX_EPILOG",
     "PUSH_DESCRIPTION",
     "PUSH_EPILOG",
     "add_convert_arguments",
+    "add_export_onnx_arguments",
     "add_push_arguments",
     "check_convert",
 ]

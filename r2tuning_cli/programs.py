@@ -130,6 +130,14 @@ PROGRAMS = {
         usage=checkpoints.CONVERT_USAGE,
         other_names=BACKBONE_NAMES,
     ),
+    "export-onnx": Program(
+        "r2tuning.commands.export_onnx",
+        "export a checkpoint to ONNX, to run it without PyTorch",
+        checkpoints.add_export_onnx_arguments,
+        checkpoints.EXPORT_ONNX_DESCRIPTION,
+        checkpoints.EXPORT_ONNX_EPILOG,
+        extra="onnx",
+    ),
     "push": Program(
         "r2tuning.commands.push",
         "publish a checkpoint on the Hugging Face Hub",

@@ -8,10 +8,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnxruntime
 import torch
+from torch.onnx import ONNXProgram
 
 import modeling_r2tuning
 from modeling_r2tuning.files_r2tuning import check_new_folder, writing_folder
@@ -96,7 +98,8 @@ def export_model(
     merge_adapters(model)
     graphs = {"frames": FramesGraph(model), "text": TextGraph(model), "heads": HeadsGraph(model)}
     settings = make_settings(model, processor, graphs["heads"].outputs)
-    with writing_folder(output) as folder:
+    with writing_folder(output) as folder, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of the inputs that graphs are compared on
         write_tokenizer(processor, folder)
         for name, graph in graphs.items():
             logger.info("exporting the graph '%s'", name)
@@ -120,7 +123,7 @@ def write_graph(graph: Graph, path: Path) -> None:
             input_names=list(graph.dynamic_shapes()),
             output_names=list(graph.outputs),
         )
-        program.save(str(path), external_data=num_bytes > MAX_BYTES)
+        cast("ONNXProgram", program).save(str(path), external_data=num_bytes > MAX_BYTES)
 
 
 @contextmanager

@@ -240,4 +240,13 @@ def merge_adapters(model: R2TuningForVideoGrounding) -> None:
             model.set_submodule(name, module.get_base_layer())
 
 
-__all__ = ["PREDICTIONS", "FramesGraph", "Graph", "HeadsGraph", "TextGraph", "frame_multiple", "merge_adapters", "trace"]
+__all__ = [
+    "PREDICTIONS",
+    "FramesGraph",
+    "Graph",
+    "HeadsGraph",
+    "TextGraph",
+    "frame_multiple",
+    "merge_adapters",
+    "trace",
+]

@@ -8,6 +8,7 @@ equal those of the pipeline "video-grounding" up to rounding.
 
 import argparse
 import json
+import logging
 import math
 import os
 import sys
@@ -24,11 +25,13 @@ from tokenizers import Tokenizer
 if __package__:  # a module of the package, else the copy
     from modeling_r2tuning.video_io_r2tuning import VideoFrameIterator, iter_video_frames
 else:
-    from decoder.video_io_r2tuning import (  # type: ignore[import-not-found,no-redef]
+    from decoder.video_io_r2tuning import (  # type: ignore[no-redef]
         VideoFrameIterator,
         iter_video_frames,
     )
 
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "r2tuning-onnx-1"
 SETTINGS, TOKENIZER = "settings.json", "tokenizer.json"
@@ -210,7 +213,7 @@ class Runner:
         if min_probability is not None and not 0 <= min_probability <= 1:
             raise ValueError(f"`min_probability` must be from 0 to 1 or None, got {min_probability}.")
         input_ids, text_mask = self.tokenize(queries)
-        [words] = self.sessions["text"].run(None, {"input_ids": input_ids, "attention_mask": text_mask})
+        words = self._encode_texts(input_ids, text_mask)
         owned = owned_frames(window_bounds(video.num_frames, video.fps, self.settings["window_sec"]))
         decoded = []
         for window, (first, end) in zip(video.windows, owned, strict=False):
@@ -229,9 +232,9 @@ class Runner:
             text = query.lower() if settings["lowercase_text"] else query
             row = self.tokenizer.encode(text).ids
             if len(row) > limit:
-                keeps_end = (
-                    row[-1] in settings["special_ids"]
-                )  # the end of the text, from which CLIP takes its features
+                logger.warning("A query of %d tokens is truncated to %d.", len(row), limit)
+                # The end of the text stays: CLIP takes its features from there.
+                keeps_end = row[-1] in settings["special_ids"]
                 row = [*row[: limit - 1], row[-1]] if keeps_end else row[:limit]
             rows.append(row)
         width = settings["max_text_length"] if settings["pad_to_max_text_length"] else max(map(len, rows))
@@ -242,6 +245,14 @@ class Runner:
             mask[index, : len(row)] = True
         return input_ids, mask
 
+    def _encode_texts(self, input_ids: Array, text_mask: Array) -> Array:
+        """Projected hidden states of texts, `(num_steps, num_queries, text_length, hidden)`."""
+        pieces = []
+        for some in _batches(len(text_mask)):
+            inputs = {"input_ids": input_ids[some], "attention_mask": text_mask[some]}
+            pieces.append(self.sessions["text"].run(None, inputs)[0])
+        return np.concatenate(pieces, axis=1)
+
     def _decode(self, window: Window, first: int, end: int, words: Array, text_mask: Array) -> "Decoded":
         """Predict in one window for all queries, and decode what the window owns, frames `first` to `end`."""
         multiple = self.settings["frame_multiple"]
@@ -250,8 +261,7 @@ class Runner:
         frame_mask = np.arange(padded)[None] < window.num_frames  # (1, padded)
         names = self.settings["predictions"]
         batches: dict[str, list[Array]] = {name: [] for name in names}
-        for start in range(0, len(text_mask), QUERIES_AT_ONCE):
-            some = slice(start, start + QUERIES_AT_ONCE)
+        for some in _batches(len(text_mask)):
             inputs = {
                 "video": video,
                 "words": words[:, None, some],
@@ -273,17 +283,27 @@ class Runner:
         moments, scores = refine_moments(moments, scores, duration_sec, self.settings)
         answers = []
         for index, query in enumerate(queries):
-            answer = {"query": query, "moments": list_moments(moments[index], scores[index])}
+            answer: dict[str, Any] = {"query": query, "moments": list_moments(moments[index], scores[index])}
             answer |= describe_saliency(decoded.saliency[index], float(fps), float(duration_sec))
             if decoded.existence is not None:
-                scale, bias = self.settings["existence_scale"], self.settings["existence_bias"]
-                answer["probability"] = float(sigmoid(scale * np.float64(decoded.existence[index]) + bias))
-                if min_probability is not None:
-                    answer["found"] = answer["probability"] >= min_probability
-                    if not answer["found"]:
-                        answer.update(moments=[], highlights=[], summary=[])
+                self._add_probability(answer, decoded.existence[index], min_probability)
             answers.append(answer)
         return answers
+
+    def _add_probability(self, answer: dict[str, Any], logit: np.float32, min_probability: float | None) -> None:
+        """Add `probability` and `found` to an answer, and empty an answer that is not found."""
+        scale, bias = self.settings["existence_scale"], self.settings["existence_bias"]
+        answer["probability"] = float(sigmoid(scale * np.float64(logit) + bias))
+        if min_probability is None:
+            return
+        answer["found"] = answer["probability"] >= min_probability
+        if not answer["found"]:
+            answer.update(moments=[], highlights=[], summary=[])
+
+
+def _batches(num_queries: int) -> Iterator[slice]:
+    for start in range(0, num_queries, QUERIES_AT_ONCE):
+        yield slice(start, start + QUERIES_AT_ONCE)
 
 
 # ---- frames and windows --------------------------------------------------------------------------------------------
@@ -409,14 +429,12 @@ def decode_saliency(logits: Array, points: Array, point_mask: Array, num_frames:
 
 def join_windows(windows: list[Decoded]) -> Decoded:
     """Join the windows of a video; a query is present in the video if it is in any window."""
-    existence = None
-    if windows[0].existence is not None:
-        existence = np.max([window.existence for window in windows], axis=0)
+    logits = [window.existence for window in windows if window.existence is not None]
     return Decoded(
         moments=np.concatenate([window.moments for window in windows], axis=1),
         scores=np.concatenate([window.scores for window in windows], axis=1),
         saliency=np.concatenate([window.saliency for window in windows], axis=1),
-        existence=existence,
+        existence=np.max(logits, axis=0) if logits else None,
     )
 
 

@@ -203,7 +203,7 @@ LAYERS = [
     {"checkpoint_files", "checks", "json_files", "terminal"},
     {"hub", "visualization"},
     {"released"},
-    {"features"},
+    {"export", "features"},
     {"evaluation"},
     {"training", "pretraining"},
     {"commands"},
