@@ -10,9 +10,9 @@ the number of parameters in its Table 9. A frame is represented by its CLS token
 the highway carries CLS alone. The up-projections are zero-initialised, so a frame starts as its normalised CLS token.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +28,20 @@ RANK = 16
 BOTTLENECK = 64
 
 
-# Receives the outputs of the branches. Each thread has a value of its own, so concurrent calls do not interfere.
-_reader: ContextVar[Callable[[torch.Tensor], None] | None] = ContextVar("reader", default=None)
+class _Reader(threading.local):
+    """Receives the outputs of the branches. Each thread has a value of its own, so concurrent calls do not interfere.
+
+    A `ContextVar` would do the same, but torch.compile cannot follow it.
+    """
+
+    read: Callable[[torch.Tensor], None] | None = None
+
+
+_reader = _Reader()
 
 
 def _pass_to_reader(_: nn.Module, arguments: tuple, output: torch.Tensor | tuple) -> None:
-    read = _reader.get()
+    read = _reader.read
     if read is not None:
         read(output[0] if isinstance(output, tuple) else output)
 
@@ -69,11 +77,12 @@ class AdapterHighway(TransferMethod):
     @contextmanager
     def reading_branches(self, read: Callable[[torch.Tensor], None]) -> Iterator[None]:
         """Call `read` with the output of each branch, `(num_frames, num_tokens, width)`, in this thread only."""
-        token = _reader.set(read)
+        before = _reader.read
+        _reader.read = read
         try:
             yield
         finally:
-            _reader.reset(token)
+            _reader.read = before
 
     def refine_video(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """From `(batch, num_frames, num_states, num_tokens, width)` to the same with one state."""

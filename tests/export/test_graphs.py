@@ -1,5 +1,7 @@
 """The three graphs of a model: torch.export and torch.compile take them whole, for any size."""
 
+import shutil
+
 import pytest
 import torch
 from tiny_models import TINY
@@ -72,13 +74,13 @@ def test_compiled_without_a_break(model, name):
 @pytest.mark.integration
 @pytest.mark.parametrize("name", GRAPHS)
 def test_compiled_by_inductor(model, name):
-    if torch._inductor.cpp_builder is None:
-        pytest.skip("torch.compile needs a C++ compiler")
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
     graph = GRAPHS[name](model)
     torch._dynamo.reset()
     compiled = torch.compile(graph, fullgraph=True, dynamic=True)
     with torch.no_grad():
-        for sizes in SIZES[name]:
+        for sizes in SIZES[name][1:]:
             inputs = draw(graph, sizes)
             assert_equal(compiled(*inputs), graph(*inputs))
 
@@ -86,15 +88,18 @@ def test_compiled_by_inductor(model, name):
 @pytest.mark.integration
 @pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.parametrize(("kind", "method"), KINDS_AND_METHODS)
-def test_every_kind_of_model_is_traced(kind, method, name):
+def test_every_kind_of_model_is_traced_and_compiled(kind, method, name):
     graph = GRAPHS[name](make_model(kind, **fields_of(method), strides=(1, 2)))
     program = trace(graph).module()
     sizes = SIZES[name][0]
     if kind == "siglip":  # its texts have a fixed length
         sizes = {key: value for key, value in sizes.items() if key != "text_length"}
+    torch._dynamo.reset()
+    compiled = torch.compile(graph, fullgraph=True, dynamic=True, backend="eager")
     with torch.no_grad():
         inputs = draw(graph, sizes)
         assert_equal(program(*inputs), graph(*inputs))
+        assert_equal(compiled(*inputs), graph(*inputs))
 
 
 @pytest.mark.integration
@@ -156,7 +161,7 @@ def test_frames_are_encoded_once_for_all_of_their_windows(model):
 
 
 def test_outputs_are_those_of_the_heads_that_there_are(make_model):
-    plain = HeadsGraph(make_model(**SMALL, use_moment_head=False)).outputs
+    plain = HeadsGraph(make_model(strides=(1,), use_moment_head=False)).outputs
     assert plain == ("logits", "saliency_scores", "points", "point_mask")
     assert HeadsGraph(make_model(**TINY)).outputs[1] == "boundary_offsets"
 
