@@ -123,7 +123,19 @@ def write_graph(graph: Graph, path: Path) -> None:
             input_names=list(graph.dynamic_shapes()),
             output_names=list(graph.outputs),
         )
-        cast("ONNXProgram", program).save(str(path), external_data=num_bytes > MAX_BYTES)
+        program = cast("ONNXProgram", program)
+        _strip(program)
+        program.save(str(path), external_data=num_bytes > MAX_BYTES)
+
+
+def _strip(program: ONNXProgram) -> None:
+    """Remove the stack trace that the exporter notes for each operation, with paths of this machine."""
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    program.model.metadata_props.clear()
+    program.model.graph.metadata_props.clear()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from export_samples import GRAPHS, SIZES, SMALL, fields_of
 from tiny_models import TINY
 from tiny_towers import KINDS, make_model
 
@@ -11,18 +12,6 @@ from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
 from r2tuning.export.graphs import FramesGraph, HeadsGraph, TextGraph, merge_adapters, trace
 
 
-GRAPHS = {"frames": FramesGraph, "text": TextGraph, "heads": HeadsGraph}
-SMALL = {"num_recurrent_steps": 2, "strides": (1, 2)}
-# Sizes of inputs, among them 1, which tracers are tempted to take for a constant; frames of heads are even here.
-SIZES = {
-    "frames": [{"num_windows": 1, "num_frames": 1}, {"num_windows": 3, "num_frames": 40}],
-    "text": [{"batch": 1, "text_length": 1}, {"batch": 5, "text_length": 16}],
-    "heads": [
-        {"num_videos": 1, "num_queries": 1, "num_frames": 4, "text_length": 1},
-        {"num_videos": 1, "num_queries": 4, "num_frames": 34, "text_length": 9},
-        {"num_videos": 3, "num_queries": 1, "num_frames": 10, "text_length": 16},
-    ],
-}
 # Other kinds of models, whose graphs need minutes.
 KINDS_AND_METHODS = [(kind, "r2_tuning") for kind in KINDS]
 KINDS_AND_METHODS += [("clip", method) for method, spec in METHOD_SPECS.items() if not spec.mixes_frames]
@@ -31,11 +20,6 @@ KINDS_AND_METHODS += [("clip", method) for method, spec in METHOD_SPECS.items() 
 @pytest.fixture(scope="module")
 def model(make_model):
     return make_model(**SMALL, use_existence_head=True)
-
-
-def fields_of(method):
-    """Fields of a tiny configuration with this method."""
-    return {"method": method, "num_recurrent_steps": 1 if METHOD_SPECS[method].reads_last_layer_only else 2}
 
 
 def assert_equal(found, expected):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from export_samples import QUERIES, assert_same
 from random_checkpoint import byte_tokenizer, random_model, random_processor, write_sample_video
 from tiny_towers import DISTINCT, as_parameters, make_image_processor, make_model, make_tokenizer
 
@@ -20,7 +21,6 @@ pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 from r2tuning.export import runner, settings  # noqa: E402 (needs onnxruntime)
 
 
-QUERIES = ["a red disc crosses the picture", "x", "a man opens the door and then " + "laughs " * 30]
 KINDS = as_parameters(TOWER_SPECS, DISTINCT)
 
 
@@ -53,22 +53,6 @@ def make_runner(model, processor, folder, monkeypatch):
     settings.write_tokenizer(processor, folder)
     monkeypatch.setattr(runner.onnxruntime, "InferenceSession", lambda path, *_, **__: sessions[path])
     return runner.Runner(folder)
-
-
-def assert_same(found, expected):
-    """Compare answers: numbers up to rounding, everything else exactly."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key in expected:
-            assert_same(found[key], expected[key])
-    elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            assert_same(one, other)
-    elif isinstance(expected, float):
-        assert found == pytest.approx(expected, abs=1e-4)
-    else:
-        assert found == expected
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,250 @@
+"""Exported folders: complete or absent, equal to the checkpoint, and without need of torch."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_output import only_line
+from export_samples import GRAPHS, QUERIES, SIZES, assert_same, fields_of
+from random_checkpoint import byte_tokenizer, random_model, random_processor, write_sample_video
+from tiny_towers import KINDS, make_image_processor, make_model, make_tokenizer
+
+from modeling_r2tuning import DEFAULT_MODEL, R2TuningForVideoGrounding, R2TuningProcessor, save_checkpoint
+from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
+from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
+from modeling_r2tuning.tower_specs_r2tuning import TOWER_SPECS
+from r2tuning_cli.main import main
+
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
+from r2tuning.export import folder as exporting  # noqa: E402 (needs onnxruntime)
+from r2tuning.export.runner import Runner  # noqa: E402
+
+
+ROOT = Path(__file__).parents[2]
+# A finder that refuses everything that a user of an exported folder does not have.
+WITHOUT_TORCH = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {refused}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+script, *sys.argv[1:] = sys.argv[1:]
+sys.path[0] = script.rpartition("/")[0]  # as for `python SCRIPT`
+runpy.run_path(script, run_name="__main__")
+"""
+REFUSED = {"torch", "transformers", "safetensors", "PIL", "modeling_r2tuning", "r2tuning", "dataset_scripts"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A checkpoint, a video, and the checkpoint's export by the command."""
+    place = tmp_path_factory.mktemp("export")
+    tokenizer = byte_tokenizer()
+    model = random_model(
+        tokenizer, num_recurrent_steps=2, strides=(1, 2), window_sec=8.0, use_existence_head=True, shared_block=True
+    )
+    save_checkpoint(model, random_processor(tokenizer), place / "checkpoint")
+    write_sample_video(place / "sample.mp4")
+    assert main(["export-onnx", str(place / "checkpoint"), str(place / "exported")]) == 0
+    return place
+
+
+def load(folder):
+    return R2TuningForVideoGrounding.from_pretrained(folder), R2TuningProcessor.from_pretrained(folder)
+
+
+def assert_answers_agree(exported, model, processor, video):
+    pipe = VideoGroundingPipeline(model=model, processor=processor)
+    options = {"min_probability": None}
+    answers = pipe(str(video), query=QUERIES, **options)
+    assert answers[0]["frame_times"]
+    assert_same(Runner(exported)(str(video), QUERIES, **options), answers)
+
+
+@pytest.mark.integration
+def test_answers_are_those_of_the_checkpoint(place):
+    """A video of three windows, from file to moments."""
+    model, processor = load(place / "checkpoint")
+    assert_answers_agree(place / "exported", model, processor, place / "sample.mp4")
+
+
+def assert_equal_at_every_size(name, graph, path):
+    """Compare a written graph with the model for inputs of several sizes."""
+    session = onnxruntime.InferenceSession(str(path))
+    torch.manual_seed(2)
+    for sizes in SIZES[name]:
+        inputs = graph.draw_inputs(**sizes)
+        with torch.no_grad():
+            expected = graph(**inputs)
+        expected = [expected] if isinstance(expected, torch.Tensor) else expected
+        found = session.run(list(graph.outputs), {key: value.numpy() for key, value in inputs.items()})
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", GRAPHS)
+def test_one_graph_serves_every_size(place, name):
+    graph = GRAPHS[name](load(place / "checkpoint")[0])
+    assert_equal_at_every_size(name, graph, place / "exported" / f"{name}.onnx")
+
+
+@pytest.mark.integration
+def test_the_folder_runs_alone_and_without_torch(place, tmp_path):
+    shutil.copytree(place / "exported", tmp_path / "moved")
+    script = WITHOUT_TORCH.format(refused=REFUSED)
+    command = [sys.executable, "-c", script, str(tmp_path / "moved/run.py"), str(place / "sample.mp4"), *QUERIES]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    expected = Runner(place / "exported")(str(place / "sample.mp4"), QUERIES)
+    assert_same(json.loads(result.stdout), expected)
+    command[-len(QUERIES) - 1] = "missing.mp4"
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert only_line(result.stderr).startswith("run.py: error: `video` 'missing.mp4' does not exist")
+
+
+def test_the_runner_travels_unchanged(tmp_path):
+    exporting.copy_runner(tmp_path)
+    assert (tmp_path / "run.py").read_bytes() == (ROOT / "r2tuning/export/runner.py").read_bytes()
+    for name in exporting.DECODER_FILES:
+        copy = tmp_path / "decoder" / f"{name}.py"
+        assert copy.read_bytes() == (ROOT / "modeling_r2tuning" / f"{name}.py").read_bytes()
+
+
+@pytest.mark.integration
+def test_weights_are_stored_once(place):
+    """Each graph holds the weights that it uses and no others."""
+    sizes = [(place / "exported" / f"{name}.onnx").stat().st_size for name in GRAPHS]
+    weights = (place / "checkpoint/model.safetensors").stat().st_size
+    assert sum(sizes) < weights + 1_000_000  # the graphs themselves
+
+
+# ---- one graph, which takes seconds --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """The graph of the texts of a tiny model, and its file."""
+    graph = GRAPHS["text"](random_model(byte_tokenizer(), num_recurrent_steps=2))
+    path = tmp_path_factory.mktemp("text") / "text.onnx"
+    exporting.write_graph(graph, path)
+    return graph, path
+
+
+def test_a_written_graph_equals_the_model(text):
+    assert_equal_at_every_size("text", *text)
+    assert exporting.check_graph(*text) < 1e-5
+
+
+def test_no_path_of_this_machine_is_written(text):
+    contents = text[1].read_bytes()
+    assert str(ROOT).encode() not in contents
+    assert Path(torch.__file__).parent.as_posix().encode() not in contents
+
+
+def test_text_in_8_bits(text, tmp_path):
+    graph, original = text
+    path = tmp_path / "text.onnx"
+    shutil.copyfile(original, path)
+    torch.manual_seed(0)
+    cosines = exporting.quantise(graph, path)
+    assert path.stat().st_size < 0.6 * original.stat().st_size
+    assert 0.99 < cosines["lowest_cosine"] <= cosines["mean_cosine"] < 1
+    assert os.listdir(tmp_path) == ["text.onnx"]
+
+
+def test_a_graph_that_differs_from_the_model_is_refused(text):
+    graph = GRAPHS["text"](random_model(byte_tokenizer(), num_recurrent_steps=2))
+    torch.nn.init.constant_(graph.model.r2_block.steps[0].text_projection.output_linear.bias, 0.5)
+    with pytest.raises(RuntimeError, match="`words` of 'text.onnx' differs from the model's by"):
+        exporting.check_graph(graph, text[1])
+
+
+# ---- refused -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [method for method, spec in METHOD_SPECS.items() if spec.mixes_frames])
+def test_methods_that_mix_frames_are_refused(make_model, processor, tmp_path, method):
+    with pytest.raises(
+        ValueError, match=f"method '{method}' cannot be exported: the frames of a window see each other"
+    ):
+        exporting.export_model(make_model(**fields_of(method)), processor, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_leaves_nothing(make_model, processor, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exporting, "write_graph", fail)
+    with pytest.raises(OSError, match="No space left"):
+        exporting.export_model(make_model(), processor, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_the_command(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    cases = {
+        ("packaged", str(tmp_path)): f"The folder '{tmp_path}' is not empty; choose a new one or empty it.",
+        ("nowhere", str(tmp_path / "new")): "`CHECKPOINT` must be a folder, or a name on the Hub",
+        (str(tmp_path), str(tmp_path / "new")): f"'{tmp_path}' holds no model, expected"
+    }
+    for arguments, message in cases.items():
+        assert main(["export-onnx", *arguments]) == 2
+        assert only_line(capsys.readouterr().err).startswith(f"r2tuning: error: {message}")
+    assert not (tmp_path / "new").exists()
+
+
+# ---- other models, which take minutes --------------------------------------------------------------------------------
+
+
+@pytest.mark.integration
+def test_the_packaged_model(place, tmp_path):
+    exporting.export_checkpoint("packaged", tmp_path / "out", int8_text=True)
+    cosines = json.loads((tmp_path / "out/settings.json").read_text())["int8_text"]
+    assert cosines["mean_cosine"] > 0.999
+    shutil.rmtree(tmp_path / "out")
+    exporting.export_checkpoint("packaged", tmp_path / "out")
+    assert_answers_agree(tmp_path / "out", *load(DEFAULT_MODEL), place / "sample.mp4")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_backbone(place, tmp_path, kind):
+    model = make_model(kind, num_recurrent_steps=2, strides=(1, 2))
+    spec = TOWER_SPECS[kind]
+    processor = R2TuningProcessor(
+        make_image_processor(kind),
+        make_tokenizer(kind),
+        max_text_length=spec.max_text_length(model.config.text_config),
+        pad_to_max_text_length=spec.text_attention == "fixed_length",
+        lowercase_text=spec.lowercases,
+    )
+    exporting.export_model(model, processor, tmp_path / "out")
+    assert_answers_agree(tmp_path / "out", model, processor, place / "sample.mp4")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("method", [method for method, spec in METHOD_SPECS.items() if not spec.mixes_frames])
+def test_every_method_that_keeps_frames_apart(make_model, processor, place, tmp_path, method):
+    fields = {**fields_of(method), "strides": (1, 2)}
+    text = {
+        "vocab_size": len(processor.tokenizer),
+        "max_position_embeddings": 77,
+        "bos_token_id": 512,
+        "eos_token_id": 513,
+    }
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+    model = make_model(**fields, text_config={**sizes, **text})
+    exporting.export_model(model, processor, tmp_path / "out")
+    assert_answers_agree(tmp_path / "out", model, processor, place / "sample.mp4")
