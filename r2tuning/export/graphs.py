@@ -65,7 +65,7 @@ class FramesGraph(Graph):
         states = self.model.get_video_hidden_states(pixels[None], chunk_size=None)
         states = self.model.method.refine_video(states)  # (1, num_frames, num_layers, num_tokens, vision_hidden)
         states = states.expand(endpoints.shape[0], *states.shape[1:])
-        return torch.stack(list(self.model.r2_block.project_frames(states, endpoints)))
+        return torch.stack(list(self.model.r2_block.project_video_at(states, endpoints)))
 
     def draw_inputs(self, num_windows: int = 2, num_frames: int = 3) -> dict[str, torch.Tensor]:
         """Random inputs, by name."""
