@@ -31,7 +31,7 @@ SMALL = {
     "r2tuning export-dataset": "",
     "r2tuning ground": "",
 }
-OWN_TESTS = ("train_your_own.md",)  # pages that tests of their own run
+OWN_TESTS = ("train_your_own.md", "export.md")  # pages that tests of their own run
 # Commands that install, change the package or publish.
 LEFT_OUT = ("pip", "python3 -m venv", "python train/package_default_model.py", "r2tuning push")
 
@@ -98,12 +98,11 @@ def folder(tmp_path_factory):
     run(folder, [*COMMAND, *shlex.split(first_command())[1:], "--seed", "1"])
     for code in blocks(README, "bash")[2:]:
         run_block(folder, code)
-    for page in PAGES[1:]:
-        if page.name in OWN_TESTS:
-            continue
+    pages = [page for page in PAGES[1:] if page.name not in OWN_TESTS]
+    for page in pages:
         for code in blocks(page, "bash"):
             run_block(folder, code)
-    code = {page.name: "\n".join(blocks(page, "python")) for page in PAGES}
+    code = {page.name: "\n".join(blocks(page, "python")) for page in [README, *pages]}
     run(folder, ["-c", RUN_PAGES], json.dumps(code))
     return folder
 

@@ -111,7 +111,12 @@ def third_parties(tree):
 
 def carried():
     """Files that are copied with a checkpoint."""
-    found, new = set(), set(ENTRIES)
+    return reach(set(ENTRIES))
+
+
+def reach(names):
+    """Files that these ones import, directly or not, and they themselves."""
+    found, new = set(), names
     while new:
         found |= new
         new = set().union(*(own_imports(name) for name in new)) - found
@@ -245,6 +250,20 @@ def test_the_command_line_needs_the_standard_library_alone(path):
     for level, module in imports(ast.parse(path.read_text())):
         if not level:
             assert module.split(".")[0] in sys.stdlib_module_names or module == "dataset_scripts.benchmarks", module
+
+
+def test_what_travels_with_an_export_needs_no_torch():
+    """The runner, and the decoder: all that `video_io_r2tuning` reaches."""
+    runner = ast.parse((ROOT / "r2tuning/export/runner.py").read_text())
+    assert third_parties(runner) == {"numpy", "onnxruntime", "tokenizers", "modeling_r2tuning", "decoder"}
+    [travelling] = [
+        ast.literal_eval(node.value)
+        for node in ast.parse((ROOT / "r2tuning/export/folder.py").read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DECODER_FILES"
+    ]
+    assert set(travelling) == reach({"video_io_r2tuning"})
+    for name in travelling:
+        assert third_parties(parse(name)) <= {"av", "numpy"}
 
 
 @pytest.mark.parametrize("name", ["card_text", "repository"])

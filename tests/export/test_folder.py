@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 import torch
 from cli_output import only_line
 from export_samples import GRAPHS, QUERIES, SIZES, assert_same, fields_of
+from fresh_python import run_fresh
 from random_checkpoint import byte_tokenizer, random_model, random_processor, write_sample_video
 from tiny_towers import KINDS, make_image_processor, make_model, make_tokenizer
 
@@ -29,6 +32,7 @@ from r2tuning.export.runner import Runner  # noqa: E402
 
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/export.md"
 # A finder that refuses everything that a user of an exported folder does not have.
 WITHOUT_TORCH = """
 import runpy, sys
@@ -197,7 +201,7 @@ def test_errors_of_the_command(tmp_path, capsys):
     cases = {
         ("packaged", str(tmp_path)): f"The folder '{tmp_path}' is not empty; choose a new one or empty it.",
         ("nowhere", str(tmp_path / "new")): "`CHECKPOINT` must be a folder, or a name on the Hub",
-        (str(tmp_path), str(tmp_path / "new")): f"'{tmp_path}' holds no model, expected"
+        (str(tmp_path), str(tmp_path / "new")): f"'{tmp_path}' holds no model, expected",
     }
     for arguments, message in cases.items():
         assert main(["export-onnx", *arguments]) == 2
@@ -208,14 +212,57 @@ def test_errors_of_the_command(tmp_path, capsys):
 # ---- other models, which take minutes --------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """Where the commands and the Python of the page about the export ran, with what the runner printed."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "demo").mkdir()
+    write_sample_video(folder / "demo/video.mp4")
+    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    printed = []
+    for language, code in blocks:
+        commands = [["-c", code]]
+        if language == "bash":
+            commands = [shlex.split(line) for line in code.splitlines() if not line.startswith("pip")]
+        for program, *arguments in commands:
+            if program == "r2tuning":
+                program, arguments = "-m", ["r2tuning_cli.main", *arguments]
+            elif program == "python":
+                program, *arguments = arguments
+            result = run_fresh([program, *arguments], cwd=folder, timeout=600)
+            assert result.returncode == 0, result.stderr
+            printed.append(result.stdout)
+    return folder, printed
+
+
 @pytest.mark.integration
-def test_the_packaged_model(place, tmp_path):
-    exporting.export_checkpoint("packaged", tmp_path / "out", int8_text=True)
-    cosines = json.loads((tmp_path / "out/settings.json").read_text())["int8_text"]
+def test_the_page_runs_as_written(page):
+    folder, printed = page
+    assert printed[0] == "exported\n"
+    queries = [answer["query"] for answer in json.loads(printed[1])]
+    assert queries == ["the red circle is at the left", "a blue square"]
+    assert sorted(os.listdir(folder)) == ["demo", "exported", "exported_int8"]
+    listed = re.findall(r"^\| ((?:`[^`]+`(?:, )?)+) \|", PAGE.read_text(), re.MULTILINE)
+    names = re.findall(r"`([^`/]+)/?`", " ".join(row for row in listed if "." in row))
+    assert sorted(names) == sorted(name for name in os.listdir(folder / "exported") if name != "__pycache__")
+
+
+@pytest.mark.integration
+def test_the_packaged_model(page):
+    folder, _ = page
+    assert_answers_agree(folder / "exported", *load(DEFAULT_MODEL), folder / "demo/video.mp4")
+
+
+@pytest.mark.integration
+def test_the_packaged_model_with_text_in_8_bits(page):
+    folder, _ = page
+    cosines = json.loads((folder / "exported_int8/settings.json").read_text())["int8_text"]
     assert cosines["mean_cosine"] > 0.999
-    shutil.rmtree(tmp_path / "out")
-    exporting.export_checkpoint("packaged", tmp_path / "out")
-    assert_answers_agree(tmp_path / "out", *load(DEFAULT_MODEL), place / "sample.mp4")
+    exact, small = (Runner(folder / name) for name in ("exported", "exported_int8"))
+    video = exact.encode(folder / "demo/video.mp4")
+    [expected], [found] = (each.ground(video, ["a blue square"]) for each in (exact, small))
+    assert found["probability"] == pytest.approx(expected["probability"], abs=0.1)
+    assert found["probability"] != expected["probability"]
 
 
 @pytest.mark.integration
