@@ -61,7 +61,7 @@ setup(
     extras_require={
         "plot": ["matplotlib>=3.8"],
         "lora": ["peft>=0.21"],  # checkpoints of the method "lora"
-        "onnx": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],  # `r2tuning export-onnx`
+        "onnx": ["onnx>=1.19", "onnxscript>=0.6", "onnxruntime>=1.23"],  # `r2tuning export-onnx`; tested down to these
         "siglip": ["sentencepiece>=0.2", "protobuf>=4.25"],  # the tokenizer of SigLIP's first checkpoints
         "tvsum": ["h5py>=3.10"],  # TVSum's own .mat file
         "train": ["accelerate>=1.15", "matplotlib>=3.8", "tensorboard>=2.14"],
