@@ -16,12 +16,11 @@ from cli_output import only_line
 from export_samples import GRAPHS, QUERIES, SIZES, assert_same, fields_of
 from fresh_python import run_fresh
 from random_checkpoint import byte_tokenizer, random_model, random_processor, write_sample_video
-from tiny_towers import KINDS, make_image_processor, make_model, make_tokenizer
+from tiny_towers import KINDS, make_model
 
 from modeling_r2tuning import DEFAULT_MODEL, R2TuningForVideoGrounding, R2TuningProcessor, save_checkpoint
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
 from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
-from modeling_r2tuning.tower_specs_r2tuning import TOWER_SPECS
 from r2tuning_cli.main import main
 
 
@@ -265,33 +264,34 @@ def test_the_packaged_model_with_text_in_8_bits(page):
     assert found["probability"] != expected["probability"]
 
 
+def assert_encoders_agree(model, folder):
+    """Compare the graphs of the encoders; what follows them is the same for all kinds and methods."""
+    for name in ("frames", "text"):
+        graph = GRAPHS[name](model)
+        exporting.write_graph(graph, folder / f"{name}.onnx")
+        assert exporting.check_graph(graph, folder / f"{name}.onnx") < 1e-4
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_backbone(place, tmp_path, kind):
-    model = make_model(kind, num_recurrent_steps=2, strides=(1, 2))
-    spec = TOWER_SPECS[kind]
-    processor = R2TuningProcessor(
-        make_image_processor(kind),
-        make_tokenizer(kind),
-        max_text_length=spec.max_text_length(model.config.text_config),
-        pad_to_max_text_length=spec.text_attention == "fixed_length",
-        lowercase_text=spec.lowercases,
-    )
-    exporting.export_model(model, processor, tmp_path / "out")
-    assert_answers_agree(tmp_path / "out", model, processor, place / "sample.mp4")
+def test_encoders_of_every_kind(tmp_path, kind):
+    assert_encoders_agree(make_model(kind, num_recurrent_steps=2), tmp_path)
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("method", [method for method, spec in METHOD_SPECS.items() if not spec.mixes_frames])
-def test_every_method_that_keeps_frames_apart(make_model, processor, place, tmp_path, method):
-    fields = {**fields_of(method), "strides": (1, 2)}
-    text = {
-        "vocab_size": len(processor.tokenizer),
-        "max_position_embeddings": 77,
-        "bos_token_id": 512,
-        "eos_token_id": 513,
-    }
-    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
-    model = make_model(**fields, text_config={**sizes, **text})
-    exporting.export_model(model, processor, tmp_path / "out")
+def test_encoders_of_every_method_that_keeps_frames_apart(make_model, tmp_path, method):
+    assert_encoders_agree(make_model(**fields_of(method)), tmp_path)
+
+
+@pytest.mark.integration
+def test_adapters_of_lora_are_merged(place, tmp_path):
+    """From a checkpoint with adapters to answers; without patches, as in all methods but R2-Tuning."""
+    tokenizer = byte_tokenizer()
+    model, processor = random_model(tokenizer, strides=(1, 2), **fields_of("lora")), random_processor(tokenizer)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)  # as initialised, adapters add nothing
+    save_checkpoint(model, processor, tmp_path / "checkpoint")
+    exporting.export_checkpoint(str(tmp_path / "checkpoint"), tmp_path / "out")
     assert_answers_agree(tmp_path / "out", model, processor, place / "sample.mp4")

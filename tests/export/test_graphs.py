@@ -12,9 +12,10 @@ from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
 from r2tuning.export.graphs import FramesGraph, HeadsGraph, TextGraph, merge_adapters, trace
 
 
-# Other kinds of models, whose graphs need minutes.
-KINDS_AND_METHODS = [(kind, "r2_tuning") for kind in KINDS]
-KINDS_AND_METHODS += [("clip", method) for method, spec in METHOD_SPECS.items() if not spec.mixes_frames]
+# Other kinds of models. What follows the encoders differs in the number of tokens alone.
+SEPARATE = [method for method, spec in METHOD_SPECS.items() if not spec.mixes_frames]
+ENCODERS = [(kind, "r2_tuning") for kind in KINDS] + [("clip", method) for method in SEPARATE]
+KINDS_AND_METHODS = [(*pair, name) for pair in ENCODERS for name in ("frames", "text")] + [("clip", "none", "heads")]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,7 @@ def test_compiled_by_inductor(model, name):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", GRAPHS)
-@pytest.mark.parametrize(("kind", "method"), KINDS_AND_METHODS)
+@pytest.mark.parametrize(("kind", "method", "name"), KINDS_AND_METHODS)
 def test_every_kind_of_model_is_traced_and_compiled(kind, method, name):
     graph = GRAPHS[name](make_model(kind, **fields_of(method), strides=(1, 2)))
     program = trace(graph).module()
