@@ -1,6 +1,6 @@
 """Write a checkpoint as a folder that runs without torch: three ONNX graphs, settings, tokenizer and runner."""
 
-import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -88,8 +88,9 @@ def export_model(
         ValueError: The method mixes frames, or the processor cannot be exported.
         RuntimeError: A graph gives other numbers than the model.
     """
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        importlib.import_module(package)
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f'Exporting needs {" and ".join(missing)}: `pip install "r2tuning[onnx]"`.')
     if model.config.method_spec.mixes_frames:
         raise ValueError(
             f"The method '{model.config.method}' cannot be exported: the frames of a window see each other in its image "
@@ -114,7 +115,6 @@ def export_model(
 
 def write_graph(graph: Graph, path: Path) -> None:
     """Trace a graph and write it as ONNX; weights of more than 1.8 GB go to a file beside it."""
-    num_bytes = sum(weight.numel() * weight.element_size() for weight in graph.state_dict().values())
     with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
             trace(graph),
@@ -125,6 +125,9 @@ def write_graph(graph: Graph, path: Path) -> None:
         )
         program = cast("ONNXProgram", program)
         _strip(program)
+        num_bytes = 0
+        for value in program.model.graph.initializers.values():
+            num_bytes += 0 if value.const_value is None else value.const_value.nbytes
         program.save(str(path), external_data=num_bytes > MAX_BYTES)
 
 
@@ -174,7 +177,7 @@ def check_graph(graph: Graph, path: Path) -> float:
 
 def run_both(graph: Graph, path: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Outputs of the model and of a written graph for the same random inputs."""
-    inputs = graph.draw_inputs()
+    inputs = graph.draw_inputs(**graph.other_sizes())
     with torch.no_grad():
         outputs = graph(*inputs.values())
     expected = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
@@ -195,6 +198,7 @@ def quantise(graph: Graph, path: Path) -> dict[str, float]:
     with _quiet_quantiser():
         quantize_dynamic(path, partial, weight_type=QuantType.QInt8, per_channel=True)
     partial.replace(path)
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # the weights, if they were in a file of their own
     [expected], [found] = run_both(graph, path)
     cosine = (expected * found).sum(-1) / np.linalg.norm(expected, axis=-1) / np.linalg.norm(found, axis=-1)
     logger.info("int8: the cosine of the words is %.5f on average, at least %.5f", cosine.mean(), cosine.min())

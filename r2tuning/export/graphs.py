@@ -35,12 +35,16 @@ class Graph(nn.Module):
         super().__init__()
         self.model = model
 
-    def draw_inputs(self) -> dict[str, torch.Tensor]:
-        """Random inputs of a small size, by name."""
+    def draw_inputs(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Random inputs, by name; by default small ones."""
         raise NotImplementedError
 
     def dynamic_shapes(self) -> dict[str, dict[int, Any]]:
         """For each input, the axes of any size."""
+        raise NotImplementedError
+
+    def other_sizes(self) -> dict[str, int]:
+        """Sizes for `draw_inputs`, other than its defaults, with which the graph is traced."""
         raise NotImplementedError
 
 
@@ -78,6 +82,10 @@ class FramesGraph(Graph):
         windows, frames = Dim("num_windows", min=1), Dim("num_frames", min=1)
         return {"pixels": {0: frames}, "endpoints": {0: windows, 1: frames}}
 
+    def other_sizes(self) -> dict[str, int]:
+        """Sizes other than those with which the graph is traced."""
+        return {"num_windows": 1, "num_frames": 5}
+
 
 class TextGraph(Graph):
     """From token ids to the projected hidden states of texts."""
@@ -107,6 +115,10 @@ class TextGraph(Graph):
         """For each input, the axes of any size."""
         batch, length = Dim("batch", min=1), _length_axis(self.model, 1)
         return {"input_ids": {0: batch, **length}, "attention_mask": {0: batch, **length}}
+
+    def other_sizes(self) -> dict[str, int]:
+        """Sizes other than those with which the graph is traced."""
+        return {"batch": 4, "text_length": self.model.config.max_text_length}
 
 
 class HeadsGraph(Graph):
@@ -189,6 +201,11 @@ class HeadsGraph(Graph):
             "frame_mask": {0: videos, 1: frames},
             "text_mask": {0: videos, 1: queries, **_length_axis(self.model, 2)},
         }
+
+    def other_sizes(self) -> dict[str, int]:
+        """Sizes other than those with which the graph is traced."""
+        frames, length = MIN_POINTS * frame_multiple(self.model), self.model.config.max_text_length
+        return {"num_videos": 1, "num_queries": 2, "num_frames": frames, "text_length": length}
 
 
 def frame_multiple(model: R2TuningForVideoGrounding) -> int:

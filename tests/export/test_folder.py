@@ -166,6 +166,17 @@ def test_text_in_8_bits(text, tmp_path):
     assert os.listdir(tmp_path) == ["text.onnx"]
 
 
+@pytest.mark.integration
+def test_weights_of_a_large_graph_have_a_file_of_their_own(text, tmp_path, monkeypatch):
+    graph, path = text[0], tmp_path / "text.onnx"
+    monkeypatch.setattr(exporting, "MAX_BYTES", 1000)
+    exporting.write_graph(graph, path)
+    assert sorted(os.listdir(tmp_path)) == ["text.onnx", "text.onnx.data"]
+    assert exporting.check_graph(graph, path) < 1e-5
+    exporting.quantise(graph, path)
+    assert os.listdir(tmp_path) == ["text.onnx"]
+
+
 def test_a_graph_that_differs_from_the_model_is_refused(text):
     graph = GRAPHS["text"](random_model(byte_tokenizer(), num_recurrent_steps=2))
     torch.nn.init.constant_(graph.model.r2_block.steps[0].text_projection.output_linear.bias, 0.5)
@@ -183,6 +194,12 @@ def test_methods_that_mix_frames_are_refused(make_model, processor, tmp_path, me
     ):
         exporting.export_model(make_model(**fields_of(method)), processor, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named(make_model, processor, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs onnx and onnxscript: `pip install .r2tuning\[onnx\].`"):
+        exporting.export_model(make_model(), processor, tmp_path / "out")
 
 
 def test_a_failure_leaves_nothing(make_model, processor, tmp_path, monkeypatch):
