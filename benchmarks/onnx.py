@@ -92,7 +92,7 @@ def measure(
         task, kind = label.split(": ")
         rows.setdefault(task, {})[kind] = times._asdict()
     for row in rows.values():
-        for kind in row.keys() - {"torch"}:
+        for kind in sorted(row.keys() - {"torch"}):
             row[f"{kind} is faster by"] = {clock: row["torch"][clock] / row[kind][clock] for clock in Seconds._fields}
     return rows
 

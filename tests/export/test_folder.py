@@ -26,7 +26,8 @@ from r2tuning_cli.main import main
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
-from r2tuning.export import folder as exporting  # noqa: E402 (needs onnxruntime)
+from benchmarks import onnx as benchmark  # noqa: E402 (needs onnxruntime)
+from r2tuning.export import folder as exporting  # noqa: E402
 from r2tuning.export.runner import Runner  # noqa: E402
 
 
@@ -130,6 +131,19 @@ def test_weights_are_stored_once(place):
     sizes = [(place / "exported" / f"{name}.onnx").stat().st_size for name in GRAPHS]
     weights = (place / "checkpoint/model.safetensors").stat().st_size
     assert sum(sizes) < weights + 1_000_000  # the graphs themselves
+
+
+@pytest.mark.integration
+def test_the_benchmark_measures_every_graph(place):
+    model, _ = load(place / "checkpoint")
+    graphs = {name: kind(model) for name, kind in GRAPHS.items()}
+    paths = {name: place / "exported" / f"{name}.onnx" for name in GRAPHS}
+    args = benchmark.make_parser().parse_args(["--frames", "2", "--window", "9", "--repeats", "1", "--words", "4"])
+    rows = benchmark.measure(graphs, {**paths, benchmark.INT8: paths["text"]}, 1, args)
+    assert list(rows) == ["2 frames", "10 texts", "1 query", "10 queries"]
+    for name, row in rows.items():
+        assert ("int8" in row) == (name == "10 texts")
+        assert row["onnx is faster by"]["wall"] == pytest.approx(row["torch"]["wall"] / row["onnx"]["wall"])
 
 
 # ---- one graph, which takes seconds --------------------------------------------------------------------------------
