@@ -414,6 +414,13 @@ class RecurrentStep(nn.Module):
         return attention.transpose(1, 2)  # (num_videos, num_frames, words, num_tokens)
 
 
+def _repeat_videos(features: torch.Tensor, batch: int) -> torch.Tensor:
+    """From a row for each video, `(num_videos, num_frames, hidden)`, to one for each query, `(batch, num_frames, hidden)`."""
+    # Not `repeat_interleave`: its ONNX form fails in a graph for any number of videos and queries.
+    shared = features[:, None].expand(-1, batch // features.shape[0], -1, -1)
+    return shared.flatten(0, 1)
+
+
 class R2Block(nn.Module):
     """Recurrent refinement over the last K layers of the encoders, Eq. 3-8; by default from deep to shallow.
 
@@ -567,9 +574,7 @@ class R2Block(nn.Module):
         previous = self.layer_order[0]
         for layer, tokens, words in zip(self.layer_order, video, text, strict=True):
             step = self.step_for(layer)
-            per_video = words.shape[0] // tokens.shape[0]
-            cls = tokens[:, None, :, 0].expand(-1, per_video, -1, -1)  # (num_videos, queries, num_frames, hidden)
-            cls = cls.flatten(0, 1)  # (batch, num_frames, hidden)
+            cls = _repeat_videos(tokens[:, :, 0], words.shape[0])
             frames = cls
             if self.pools_patches:
                 pooled = self._run(step.pool_patches, tokens, words, text_mask)
