@@ -133,14 +133,6 @@ TOWER_SPECS: dict[str, TowerSpec] = {
     ),
 }
 
-# For each `model_type` of an encoder: the backbone, and the class of the encoder's configuration. A table, because
-# torch.compile cannot follow a search through the classes.
-ENCODERS: dict[str, tuple[TowerSpec, type[PreTrainedConfig]]] = {
-    config_class.model_type: (spec, config_class)
-    for spec in TOWER_SPECS.values()
-    for config_class in spec.encoder_configs
-}
-
 # Kinds that a user may well try, and why they cannot be used.
 REFUSED = {
     "siglip2": (
@@ -195,9 +187,21 @@ def encoder_config_class(model_type: str) -> type[PreTrainedConfig]:
 
 
 def _find_encoder(model_type: str) -> tuple[TowerSpec, type[PreTrainedConfig]]:
-    if model_type not in ENCODERS:
-        raise ValueError(f"`model_type` of an encoder must be one of {list(ENCODERS)}, got {model_type!r}.")
-    return ENCODERS[model_type]
+    if model_type not in ENCODER_KINDS:
+        raise ValueError(f"`model_type` of an encoder must be one of {list(ENCODER_KINDS)}, got {model_type!r}.")
+    return ENCODER_KINDS[model_type]
 
+
+def _list_encoders() -> dict[str, tuple[TowerSpec, type[PreTrainedConfig]]]:
+    kinds = {}
+    for spec in TOWER_SPECS.values():
+        for config_class in spec.encoder_configs:
+            kinds[config_class.model_type] = (spec, config_class)
+    return kinds
+
+
+# The backbone and the configuration's class for each `model_type` of an encoder: torch.compile can follow a look-up in
+# this table, but not the search for them.
+ENCODER_KINDS = _list_encoders()
 
 __all__ = ["TOWER_SPECS", "TowerSpec", "backbone_spec", "encoder_config_class", "encoder_spec"]
