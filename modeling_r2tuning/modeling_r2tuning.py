@@ -42,6 +42,7 @@ from .loading_r2tuning import (
 from .losses_r2tuning import GroundingLabels, video_grounding_loss
 from .method_lora_r2tuning import add_lora, load_lora, save_lora
 from .methods_r2tuning import is_adapter, is_learned, make_method
+from .read_ahead_r2tuning import reading_ahead
 from .tower_specs_r2tuning import TOWER_SPECS
 from .towers_r2tuning import (
     ENCODERS,
@@ -436,7 +437,8 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
 
         Args:
             pixel_values_videos: `(num_frames, 3, height, width)`, with or without a batch axis of one, or an iterable
-                of such pieces, so that only one window of frames is in memory.
+                of such pieces, so that only one window of frames is in memory. A thread reads the iterable two pieces
+                ahead, while earlier ones are encoded; when encoding ends early, it closes a generator.
             video_hidden_states: Cached states `(num_frames, num_layers, num_tokens, vision_hidden)` instead.
             fps: Frames per second; default `config.fps`.
             duration_sec: Length of the video in seconds; default `num_frames / fps`.
@@ -456,14 +458,15 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         if seconds is not None and not seconds > 0:
             raise ValueError(f"`window_sec` must be positive or None, got {seconds}.")
         window = window_size(seconds, fps)
-        if video_hidden_states is not None and pixel_values_videos is None:
-            check_shape("video_hidden_states", video_hidden_states, video_state_shape(self.config))
-            windows = stream_windows([video_hidden_states.to(self.device)], window)
-        elif pixel_values_videos is not None and video_hidden_states is None:
-            windows = self._encode_windows(pixel_values_videos, window, chunk_size)
-        else:
+        if (pixel_values_videos is None) == (video_hidden_states is None):
             raise ValueError("Pass either `pixel_values_videos` or `video_hidden_states`, got both or none.")
-        return encode_windows(windows, self._project_window, fps, duration_sec, self._fingerprint())
+        with reading_ahead(pixel_values_videos) as pieces:
+            if video_hidden_states is None:
+                windows = self._encode_windows(pieces, window, chunk_size)
+            else:
+                check_shape("video_hidden_states", video_hidden_states, video_state_shape(self.config))
+                windows = stream_windows([video_hidden_states.to(self.device)], window)
+            return encode_windows(windows, self._project_window, fps, duration_sec, self._fingerprint())
 
     def _encode_windows(
         self, pixel_values_videos: torch.Tensor | Iterable[torch.Tensor], window: int | None, chunk_size: int

@@ -25,6 +25,7 @@ ALLOWED = {
     "configuration_r2tuning": {"method_specs_r2tuning", "tower_specs_r2tuning"},
     "points_r2tuning": set(),
     "precision_r2tuning": set(),
+    "read_ahead_r2tuning": set(),
     "method_base_r2tuning": set(),
     "towers_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "loading", "method_base", "tower_specs")},
     "options_r2tuning": set(),
@@ -63,7 +64,7 @@ ALLOWED = {
     "modeling_r2tuning": {
         f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "inputs", "loading")
     }
-    | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "tower_specs", "towers", "windows")},
+    | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "read_ahead", "tower_specs", "towers", "windows")},
     "processing_r2tuning": {
         f"{name}_r2tuning"
         for name in ("containers", "decoding", "loading", "options", "tower_specs", "user_inputs", "video_io")
