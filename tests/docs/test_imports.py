@@ -64,7 +64,10 @@ ALLOWED = {
     "modeling_r2tuning": {
         f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "inputs", "loading")
     }
-    | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "read_ahead", "tower_specs", "towers", "windows")},
+    | {
+        f"{name}_r2tuning"
+        for name in ("losses", "method_lora", "methods", "read_ahead", "tower_specs", "towers", "windows")
+    },
     "processing_r2tuning": {
         f"{name}_r2tuning"
         for name in ("containers", "decoding", "loading", "options", "tower_specs", "user_inputs", "video_io")
