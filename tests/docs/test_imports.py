@@ -26,6 +26,7 @@ ALLOWED = {
     "points_r2tuning": set(),
     "precision_r2tuning": set(),
     "read_ahead_r2tuning": set(),
+    "int8_r2tuning": set(),
     "method_base_r2tuning": set(),
     "towers_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "loading", "method_base", "tower_specs")},
     "options_r2tuning": set(),
@@ -62,7 +63,8 @@ ALLOWED = {
     | {"method_specs_r2tuning", "towers_r2tuning"}
     | {f"method_{name}_r2tuning" for name in ("e3va", "lora", "losa", "lst", "st_adapter", "vop", "vpt")},
     "modeling_r2tuning": {
-        f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "inputs", "loading")
+        f"{name}_r2tuning"
+        for name in ("block", "configuration", "encoding", "files", "heads", "inputs", "int8", "loading")
     }
     | {
         f"{name}_r2tuning"

@@ -10,6 +10,7 @@ FILES = {
     "files_r2tuning.py",
     "heads_r2tuning.py",
     "inputs_r2tuning.py",
+    "int8_r2tuning.py",
     "loading_r2tuning.py",
     "losses_r2tuning.py",
     "method_base_r2tuning.py",

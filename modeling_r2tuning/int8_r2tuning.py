@@ -1,0 +1,118 @@
+"""The frozen encoders in int8, for inference on a CPU.
+
+torchao replaces each product of a linear layer, W x + b, by one of whole numbers. With s_i the largest magnitude in row i of
+W, divided by 127, and t that of the token x, also divided by 127,
+
+    y_i = s_i t (round(W_i / s_i) . round(x / t)) + b_i
+
+A token has a scale of its own, so its result does not depend on the others of its batch. Convolutions, norms, softmax and
+attention itself stay in float32.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+# What these log at the import of torchao is about kernels for GPUs, which are not used here.
+IMPORT_LOGGERS = ("torchao", "torch.utils._pytree")
+
+
+def is_int8(dtype: Any) -> bool:
+    """Whether a `dtype` of `from_pretrained` is int8."""
+    return isinstance(dtype, str | torch.dtype) and dtype in ("int8", torch.int8)
+
+
+def replace_int8(arguments: dict[str, Any]) -> bool:
+    """Replace int8 by float32 in arguments of `from_pretrained`, as encoders are converted after loading.
+
+    Returns:
+        Whether int8 was asked for.
+    """
+    found = False
+    for name in ("dtype", "torch_dtype"):
+        if is_int8(arguments.get(name)):
+            arguments[name] = torch.float32
+            found = True
+    return found
+
+
+def check_int8(device: torch.device) -> None:
+    """Refuse int8 where it is not available.
+
+    Args:
+        device: Where the encoders are.
+
+    Raises:
+        ImportError: torchao is not installed.
+        ValueError: The device is not a CPU.
+    """
+    if device.type != "cpu":
+        raise ValueError(f"`dtype` int8 needs `device` cpu, got {device}. On a GPU, use bfloat16 or float16.")
+    _import_torchao()
+
+
+def quantize_linears(encoder: nn.Module) -> None:
+    """Convert the weights of an encoder's linear layers to int8, in place."""
+    torchao = _import_torchao()
+    # A CPU without VNNI adds products of 8 bits in 16, which would overflow at the full range.
+    reduce_range = torchao.utils.should_reduce_range(torch.device("cpu"))
+    config = torchao.quantization.Int8DynamicActivationInt8WeightConfig(
+        set_inductor_config=False, reduce_range=reduce_range
+    )
+    # A subclass may read its weight by other means, as the attention of SigLIP's head does.
+    torchao.quantization.quantize_(encoder, config, filter_fn=lambda module, name: type(module) is nn.Linear)
+
+
+def check_unmoved(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Refuse to move int8 weights to another device or precision.
+
+    Args:
+        function: What is to be applied to each weight, as in `nn.Module._apply`.
+
+    Raises:
+        ValueError: The function changes device or precision.
+    """
+    moved = function(torch.zeros(1))
+    if moved.device.type != "cpu" or moved.dtype != torch.float32:
+        raise ValueError(
+            f"The model's encoders are in int8, which is for the CPU alone: they cannot be converted to {moved.dtype} on "
+            f"{moved.device.type}. Load the model again, with another `dtype`."
+        )
+
+
+def _import_torchao() -> Any:
+    """Import torchao.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    try:
+        with _quiet(IMPORT_LOGGERS):
+            import torchao
+            import torchao.quantization
+            import torchao.utils
+    except ImportError as error:
+        raise ImportError('`dtype` int8 needs torchao: `pip install "r2tuning[int8]"`, or `torchao>=0.18`.') from error
+    return torchao
+
+
+@contextmanager
+def _quiet(names: tuple[str, ...]) -> Iterator[None]:
+    """Show only errors of some loggers."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+__all__ = ["check_int8", "check_unmoved", "is_int8", "quantize_linears", "replace_int8"]
