@@ -5,8 +5,9 @@ W, divided by 127, and t that of the token x, also divided by 127,
 
     y_i = s_i t (round(W_i / s_i) . round(x / t)) + b_i
 
-A token has a scale of its own, so its result does not depend on the others of its batch. Convolutions, norms, softmax and
-attention itself stay in float32.
+A token has a scale of its own, so its result does not depend on the others of its batch, but for the last bits of the
+float32 parts, which may turn a value to be rounded up into one to be rounded down. Convolutions, norms and the products of
+attention stay in float32.
 """
 
 import logging
@@ -66,6 +67,8 @@ def quantize_linears(encoder: nn.Module) -> None:
     )
     # A subclass may read its weight by other means, as the attention of SigLIP's head does.
     torchao.quantization.quantize_(encoder, config, filter_fn=lambda module, name: type(module) is nn.Linear)
+    for module in encoder.modules():
+        module.__dict__.pop("extra_repr", None)  # torchao's own description of a layer, which cannot be pickled
 
 
 def check_unmoved(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
