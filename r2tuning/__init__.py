@@ -12,7 +12,7 @@ Importing this package registers the model with transformers, so that `AutoModel
 The public names:
 
 - Model: `R2TuningForVideoGrounding`, its configuration `R2TuningConfig`, its output `VideoGroundingOutput`, and
-  `EncodedVideo`, a video encoded once for many queries
+  `EncodedVideo` and `EncodedText`, a video or queries encoded once
 - Pre- and post-processing: `R2TuningProcessor`, `VideoGroundingPipeline`
 - Videos: `load_video_frames` samples frames, `cut_clip` cuts out a moment
 - Checkpoints: `save_checkpoint` writes one, `convert_original_checkpoint` converts one of the authors'
@@ -31,6 +31,7 @@ for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 from modeling_r2tuning import (  # noqa: E402 (after the line above)
+    EncodedText,
     EncodedVideo,
     R2TuningConfig,
     R2TuningForVideoGrounding,
@@ -47,6 +48,7 @@ from r2tuning.visualization.timeline import plot_grounding  # noqa: E402
 
 
 __all__ = [
+    "EncodedText",
     "EncodedVideo",
     "R2TuningConfig",
     "R2TuningForVideoGrounding",
