@@ -10,17 +10,11 @@ float32 parts, which may turn a value to be rounded up into one to be rounded do
 attention stay in float32.
 """
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-
-
-# What these log at the import of torchao is about kernels for GPUs, which are not used here.
-IMPORT_LOGGERS = ("torchao", "torch.utils._pytree")
 
 
 def is_int8(dtype: Any) -> bool:
@@ -95,27 +89,12 @@ def _import_torchao() -> Any:
         ImportError: It is not installed.
     """
     try:
-        with _quiet(IMPORT_LOGGERS):
-            import torchao
-            import torchao.quantization
-            import torchao.utils
+        import torchao
+        import torchao.quantization
+        import torchao.utils
     except ImportError as error:
         raise ImportError('`dtype` int8 needs torchao: `pip install "r2tuning[int8]"`, or `torchao>=0.18`.') from error
     return torchao
-
-
-@contextmanager
-def _quiet(names: tuple[str, ...]) -> Iterator[None]:
-    """Show only errors of some loggers."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 __all__ = ["check_int8", "check_unmoved", "is_int8", "quantize_linears", "replace_int8"]

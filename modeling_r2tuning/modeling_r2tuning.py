@@ -162,12 +162,12 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         self.vision_model.eval()
         self.text_model.eval()
 
-    def _apply(self, function: Callable[[torch.Tensor], torch.Tensor], *args: Any, **kwargs: Any) -> Self:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         if self.has_int8_encoders:
-            check_unmoved(function)
+            check_unmoved(fn)
             return self
         self._frozen_copies.clear()  # they would stay on the old device
-        return super()._apply(function, *args, **kwargs)
+        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode of the side block and heads; the encoders stay in eval mode.
@@ -274,16 +274,16 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         Raises:
             ValueError: The encoders would be saved but are in int8.
         """
-        if self.has_int8_encoders and self.config.save_backbone:
-            raise ValueError(
-                "The model's encoders are in int8 and cannot be saved, as the original weights are not kept. Load the model "
-                "with another `dtype` to save it."
-            )
         spec = self.config.method_spec
         adapters_only = getattr(self, "_hf_peft_config_loaded", False)
         if self._trains_encoder_weights() and not adapters_only and not self.config.save_backbone:
             logger.warning("The backbone is being trained, so it is saved with the checkpoint (`save_backbone=True`).")
             self.config.save_backbone = True
+        if self.has_int8_encoders and self.config.save_backbone:
+            raise ValueError(
+                "The model's encoders are in int8 and cannot be saved, as the original weights are not kept. Load the model "
+                "with another `dtype` to save it."
+            )
         left_out = set()
         for name in self.state_dict():
             if is_adapter(name, spec) or (name.startswith(ENCODERS) and not self.config.save_backbone):

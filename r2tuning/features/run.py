@@ -97,7 +97,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.model is not None:
         check_name("model", args.model)
     device = choose_device(args.device)
-    if args.dtype == "int8":
+    if args.dtype == "int8" and args.store == "features":
         check_int8(device)
     if args.output.exists() and not args.output.is_dir():
         raise FileExistsError(f"`output` must be a folder, '{args.output}' is not one.")

@@ -155,6 +155,14 @@ def test_encoders_in_int8_are_not_saved(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_encoders_that_were_made_trainable_are_not_saved(model, tmp_path):
+    model.config.save_backbone = False
+    model.text_model.requires_grad_(False)
+    model.vision_model.embeddings.patch_embedding.weight.requires_grad_(True)
+    with pytest.raises(ValueError, match="encoders are in int8 and cannot be saved"):
+        model.save_pretrained(tmp_path)
+
+
 def test_training_is_refused(model):
     with pytest.raises(ValueError, match="int8 encoders is for inference"):
         model.train()
