@@ -1,7 +1,7 @@
 """The frozen encoders in int8, for inference on a CPU.
 
-torchao replaces each product of a linear layer, W x + b, by one of whole numbers. With s_i the largest magnitude in row i of
-W, divided by 127, and t that of the token x, also divided by 127,
+torchao computes the product of a linear layer, W x + b, in whole numbers from -128 to 127. With s_i the largest magnitude in
+row i of W, and t that of the token x, each divided by 127.5,
 
     y_i = s_i t (round(W_i / s_i) . round(x / t)) + b_i
 
