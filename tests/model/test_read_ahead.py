@@ -335,11 +335,22 @@ def test_an_encoder_that_fails_closes_the_video(stand_in):
     assert caught.traceback  # which refers to the suspended windows
 
 
-def test_a_projection_that_fails_closes_the_video(stand_in, monkeypatch):
+ENCODE = {
+    "windows": lambda model, pieces: model.encode_video(pieces, window_sec=6),
+    "compact": lambda model, pieces: model.encode_video(pieces, window_sec=6, compact=True),
+    "grounded at once": lambda model, pieces: model.encode_and_ground(
+        pieces, input_ids=torch.ones(1, 4, dtype=torch.long), window_sec=6
+    ),
+}
+
+
+@pytest.mark.parametrize("encode", ENCODE.values(), ids=ENCODE)
+def test_a_projection_that_fails_closes_the_video(stand_in, monkeypatch, encode):
     source, model = Source(50, make=pixels_of), stand_in(lambda: None)
     monkeypatch.setattr(model, "_project_window", fail)
+    monkeypatch.setattr(model, "_begin_projection", fail)
     with pytest.raises(RuntimeError, match="out of memory") as caught:
-        model.encode_video(source.pieces, window_sec=6)
+        encode(model, source.pieces)
     assert source.closed_in in source.threads
     assert not source.asked[50].is_set()
     assert caught.traceback
