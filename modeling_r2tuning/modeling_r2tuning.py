@@ -231,7 +231,7 @@ class R2TuningForVideoGrounding(GroundingMixin, R2TuningPreTrainedModel):  # typ
     def quantize_encoders(self) -> None:
         """Convert the linear layers of both encoders to int8, for inference on a CPU; needs torchao.
 
-        They then compute about twice as fast as in float32, and their hidden states deviate a little, see
+        They then compute 1.7 to 2 times as fast as in float32, and their hidden states deviate a little, see
         docs/performance.md. Such a model can neither be trained nor moved to another device, and it can be saved only
         if its checkpoint does not contain the encoders.
 
