@@ -319,7 +319,7 @@ def test_decoding_beside_a_slower_encoder_costs_little_time(stand_in):
     start = time.perf_counter()
     model.encode_video(decode())
     whole = time.perf_counter() - start
-    assert whole < 1.1 * seconds["encode"] + 0.03  # for the threads of a loaded machine to be scheduled
+    assert whole < 1.1 * seconds["encode"] + 0.05  # for the threads of a loaded machine to be scheduled
     assert whole < seconds["decode"] + seconds["encode"]
 
 
