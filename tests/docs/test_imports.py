@@ -25,6 +25,8 @@ ALLOWED = {
     "configuration_r2tuning": {"method_specs_r2tuning", "tower_specs_r2tuning"},
     "points_r2tuning": set(),
     "precision_r2tuning": set(),
+    "read_ahead_r2tuning": set(),
+    "int8_r2tuning": set(),
     "method_base_r2tuning": set(),
     "towers_r2tuning": {
         f"{name}_r2tuning" for name in ("configuration", "fingerprint", "loading", "method_base", "tower_specs")
@@ -68,7 +70,7 @@ ALLOWED = {
         f"{name}_r2tuning"
         for name in ("block", "configuration", "files", "fingerprint", "grounding_mixin", "heads", "inputs", "loading")
     }
-    | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "tower_specs", "towers")},
+    | {f"{name}_r2tuning" for name in ("int8", "losses", "method_lora", "methods", "tower_specs", "towers")},
     "grounding_mixin_r2tuning": {
         f"{name}_r2tuning"
         for name in (
@@ -82,7 +84,7 @@ ALLOWED = {
             "method_base",
         )
     }
-    | {f"{name}_r2tuning" for name in ("methods", "towers", "windows")},
+    | {f"{name}_r2tuning" for name in ("methods", "read_ahead", "towers", "windows")},
     "processing_r2tuning": {
         f"{name}_r2tuning"
         for name in ("containers", "decoding", "loading", "options", "tower_specs", "user_inputs", "video_io")
