@@ -85,17 +85,14 @@ def export_model(
     Raises:
         FileExistsError: `output` is a file, or a folder that is not empty.
         ImportError: onnx, onnxscript or onnxruntime is missing.
-        ValueError: The method mixes frames, or the processor cannot be exported.
+        ValueError: The model is in another mode or precision, its method mixes frames, or the processor cannot be
+            exported.
         RuntimeError: A graph gives other numbers than the model.
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f'Exporting needs {" and ".join(missing)}: `pip install "r2tuning[onnx]"`.')
-    if model.config.method_spec.mixes_frames:
-        raise ValueError(
-            f"The method '{model.config.method}' cannot be exported: the frames of a window see each other in its image "
-            "encoder, and the graph encodes each frame on its own."
-        )
+    _check_model(model)
     merge_adapters(model)
     graphs = {"frames": FramesGraph(model), "text": TextGraph(model), "heads": HeadsGraph(model)}
     settings = make_settings(model, processor, graphs["heads"].outputs)
@@ -111,6 +108,21 @@ def export_model(
         text = json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
         (folder / SETTINGS).write_text(text, encoding="utf-8")
         copy_runner(folder)
+
+
+def _check_model(model: R2TuningForVideoGrounding) -> None:
+    """Refuse a model whose graphs could not be traced, or would not give its answers."""
+    precisions = {(parameter.device.type, parameter.dtype) for parameter in model.parameters()}
+    if model.training or model.has_int8_encoders or precisions != {("cpu", torch.float32)}:
+        raise ValueError(
+            "`model` must be in eval mode, on the CPU and in float32 to be exported: load it with "
+            "`from_pretrained(..., dtype=torch.float32)`."
+        )
+    if model.config.method_spec.mixes_frames:
+        raise ValueError(
+            f"The method '{model.config.method}' cannot be exported: the frames of a window see each other in its image "
+            "encoder, and the graph encodes each frame on its own."
+        )
 
 
 def write_graph(graph: Graph, path: Path) -> None:

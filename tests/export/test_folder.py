@@ -210,6 +210,14 @@ def test_methods_that_mix_frames_are_refused(make_model, processor, tmp_path, me
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("change", [torch.nn.Module.train, lambda model: model.text_model.bfloat16()])
+def test_models_in_another_mode_or_precision_are_refused(make_model, processor, tmp_path, change):
+    model = make_model()
+    change(model)
+    with pytest.raises(ValueError, match="must be in eval mode, on the CPU and in float32"):
+        exporting.export_model(model, processor, tmp_path / "out")
+
+
 def test_missing_packages_are_named(make_model, processor, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs onnx and onnxscript: `pip install .r2tuning\[onnx\].`"):
