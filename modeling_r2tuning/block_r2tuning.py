@@ -15,6 +15,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_r2tuning import R2TuningConfig
+from .projection_r2tuning import ProjectionOptions, ProjectionWeights, project
 
 
 # If several threads make a process's first call of MKL's vector math at once, exp, sin and cos can be wrong by 1e-4
@@ -81,28 +82,6 @@ class DropPath(nn.Module):
         return hidden_states * kept.to(hidden_states.dtype) / (1 - self.rate)
 
 
-class Dropout(nn.Dropout):
-    """`nn.Dropout` that draws 16 random bits for each element on CPU, where the built-in one takes five times as long.
-
-    The rate is exact to 1/65536.
-    """
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.p == 0 or hidden_states.device.type != "cpu":
-            return super().forward(hidden_states)
-        return hidden_states * self.keep(hidden_states).div_(1 - self.p)
-
-    def keep(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Random zeros and ones of the shape of `hidden_states`, not yet scaled by 1 / (1 - p)."""
-        if hidden_states.device.type != "cpu":
-            return torch.empty_like(hidden_states).bernoulli_(1 - self.p)
-        count = hidden_states.numel()
-        num_draws = -(-count // 4)  # one draw of 64 bits is used for four elements
-        bits = torch.randint(-(2**63), 2**63 - 1, (num_draws,)).view(torch.int16)[:count]  # (count,)
-        kept = bits >= round(self.p * 2**16) - 2**15
-        return kept.view(hidden_states.shape).to(hidden_states.dtype)
-
-
 def cast_for_linear(states: torch.Tensor) -> torch.Tensor:
     """Cast to autocast's precision, if it is on, as the next linear layer would; the operations in between cost less."""
     kind = states.device.type
@@ -130,10 +109,37 @@ class InputProjection(nn.Module):
         self.input_linear = nn.Linear(in_features, config.hidden_size)
         self.hidden_norm = nn.LayerNorm(config.hidden_size)
         self.output_linear = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """From `(..., in_features)`, of any precision, to `(..., hidden)`."""
+        """From `(..., num_tokens, in_features)`, of any precision, to `(..., num_tokens, hidden)`."""
+        if self._is_fused:
+            return self._project(features, None)
+        return self._compose(features)
+
+    @property
+    def _is_fused(self) -> bool:
+        """Whether `project` computes the projection: in training, except where a compiler fuses the plain form."""
+        drops = self.training and self.dropout.p > 0
+        return (torch.is_grad_enabled() or drops) and not torch.compiler.is_compiling()
+
+    def _project(self, features: torch.Tensor, endpoints: torch.Tensor | None) -> torch.Tensor:
+        weights = ProjectionWeights(
+            self.input_norm.weight,
+            self.input_norm.bias,
+            self.input_linear.weight,
+            self.input_linear.bias,
+            self.hidden_norm.weight,
+            self.hidden_norm.bias,
+            self.output_linear.weight,
+            self.output_linear.bias,
+        )
+        rate = self.dropout.p if self.training else 0.0
+        return project(
+            features, endpoints, weights, ProjectionOptions(rate, self.input_norm.eps, self.hidden_norm.eps)
+        )
+
+    def _compose(self, features: torch.Tensor) -> torch.Tensor:
         features = features.to(self.input_norm.weight.dtype)
         return self._finish(self.input_linear(self.dropout(self.input_norm(features))))
 
@@ -167,13 +173,18 @@ class VideoProjection(InputProjection):
         Returns:
             `torch.Tensor` of shape `(batch, num_frames, num_tokens, hidden)`.
         """
+        if self._is_fused:
+            return self._project(features, endpoints)
+        endpoints = endpoints[:, :, None]  # (batch, num_frames, 1, 2)
+        if self.training and self.dropout.p > 0:
+            joined = torch.cat([features, endpoints.expand(-1, -1, features.shape[2], -1)], dim=-1)
+            return self._compose(joined)  # (batch, num_frames, num_tokens, hidden)
         # Plain formula, with x = [features, endpoints], gain g and bias b of the norm, weight W and bias c of Linear:
-        #     W dropout((x - mean) rstd g + b) + c
-        # Dropout multiplies by d, which is 0 or 1 / (1 - p). The products sum over the channels of x, so this equals
-        #     rstd (W g) ((x - mean) d) + (W b) d
+        #     W ((x - mean) rstd g + b) + c
+        # The products sum over the channels of x, so this equals
+        #     rstd (W g) (x - mean) + W b
         # of the features plus the same of the endpoints, plus c.
         width, count = features.shape[-1], features.shape[-1] + 2
-        endpoints = endpoints[:, :, None]  # (batch, num_frames, 1, 2)
         total = features.sum(-1, keepdim=True, dtype=endpoints.dtype) + endpoints.sum(-1, keepdim=True)
         mean = total / count  # (batch, num_frames, num_tokens, 1)
         # This difference casts features cached in half precision, without a copy of their own.
@@ -190,18 +201,10 @@ class VideoProjection(InputProjection):
         return self._finish(torch.addcmul(shift + (shift_of_ends + self.input_linear.bias), hidden, rstd))
 
     def _project_part(self, part: torch.Tensor, channels: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """The products (W g) ((x - mean) d) and (W b) d over some channels; without dropout d is 1.
-
-        The gains are multiplied into the weights, and the deviation is applied after the product. So neither the
-        normalised values nor a gradient of the features' size is ever computed; the dropped channels, which differ
-        between tokens, cost a second product instead.
-        """
+        """The products (W g) (x - mean) and W b over some channels; the gains are multiplied into the weights."""
         weight = self.input_linear.weight[:, channels]  # (hidden, channels)
         gain, bias = self.input_norm.weight[channels], self.input_norm.bias[channels]
-        if not self.training or self.dropout.p == 0:
-            return F.linear(part, weight * gain), F.linear(bias, weight)
-        keep, weight = self.dropout.keep(part), weight / (1 - self.dropout.p)
-        return F.linear(part * keep, weight * gain), F.linear(keep, weight * bias)
+        return F.linear(part, weight * gain), F.linear(bias, weight)
 
 
 class TemporalAttention(nn.Module):

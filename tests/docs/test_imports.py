@@ -48,7 +48,7 @@ ALLOWED = {
     "losses_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "distributed", "points")},
     "inputs_r2tuning": {"configuration_r2tuning", "losses_r2tuning"},
     "decoding_r2tuning": {"points_r2tuning"},
-    "block_r2tuning": {"configuration_r2tuning"},
+    "block_r2tuning": {"configuration_r2tuning", "projection_r2tuning"},
     "heads_r2tuning": {"configuration_r2tuning", "points_r2tuning"},
     "method_e3va_r2tuning": METHOD_IMPORTS | {"block_r2tuning", "towers_r2tuning"},
     "method_losa_r2tuning": METHOD_IMPORTS | {"block_r2tuning"},

@@ -29,6 +29,7 @@ FILES = {
     "points_r2tuning.py",
     "precision_r2tuning.py",
     "processing_r2tuning.py",
+    "projection_r2tuning.py",
     "tower_specs_r2tuning.py",
     "towers_r2tuning.py",
     "user_inputs_r2tuning.py",

@@ -12,10 +12,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, block_r2tuning
 from modeling_r2tuning.block_r2tuning import (
-    Dropout,
     DropPath,
     TemporalAttention,
-    VideoProjection,
     temporal_endpoints,
     time_code,
 )
@@ -117,62 +115,6 @@ def test_initial_weights_are_those_of_the_released_code(make_config):
 
 
 # ---- layers against their plain forms ----------------------------------------------------------------------------
-
-
-def projected_plainly(projection, features, endpoints, keep):
-    """LayerNorm, dropout, Linear, ReLU, ... of the concatenation that `VideoProjection` never builds."""
-    joined = torch.cat([features, endpoints[:, :, None].expand(-1, -1, features.shape[2], -1)], dim=-1)
-    hidden = projection.input_linear(projection.input_norm(joined) * keep[0])
-    return projection.output_linear(projection.hidden_norm(hidden.relu()) * keep[1])
-
-
-@pytest.fixture
-def projection(make_config):
-    torch.manual_seed(0)
-    projection = VideoProjection(64, make_config(dropout=0.5)).double()
-    for parameter in projection.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    return projection
-
-
-@pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_video_projection_equals_that_of_the_concatenation(projection, offset):
-    features, endpoints = torch.randn(2, 3, 5, 64).double() + offset, torch.rand(2, 3, 2).double()
-    want = projected_plainly(projection.eval(), features, endpoints, (1, 1))
-    torch.testing.assert_close(projection(features, endpoints), want)
-    single = projection.float()(features.float(), endpoints.float())
-    # For values of 1000 float32 itself has a precision of 6e-5.
-    torch.testing.assert_close(single.double(), want, atol=1e-5 if offset == 0 else 1e-2, rtol=0)
-
-
-def test_video_projection_drops_what_dropout_of_the_concatenation_drops(projection, monkeypatch):
-    """Outputs and all gradients agree if the same channels are dropped; they differ between tokens."""
-    drawn = []
-
-    def keep(self, hidden_states):
-        drawn.append((torch.rand(hidden_states.shape) < 0.5).to(hidden_states.dtype))
-        return drawn[-1].clone()
-
-    monkeypatch.setattr(Dropout, "keep", keep)
-    features, endpoints = torch.randn(2, 3, 5, 64).double(), torch.rand(2, 3, 2).double()
-    got = projection.train()(features, endpoints)
-    masks = [torch.cat([drawn[0], drawn[1]], dim=-1) * 2, drawn[2] * 2]
-    want = projected_plainly(projection, features, endpoints, masks)
-    torch.testing.assert_close(got, want)
-    probe = torch.randn_like(want)
-    gradients = [torch.autograd.grad((out * probe).sum(), list(projection.parameters())) for out in (got, want)]
-    torch.testing.assert_close(*gradients)
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.35, 0.5])
-def test_dropout_keeps_the_mean_and_drops_at_its_rate(rate):
-    torch.manual_seed(0)
-    dropout, ones = Dropout(rate), torch.ones(1000, 301)
-    dropped = dropout(ones)
-    assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - rate)])
-    # Three standard deviations of a mean of 301,000 draws are below 0.003.
-    assert (dropped == 0).float().mean().item() == pytest.approx(rate, abs=0.003)
-    assert torch.equal(dropout.eval()(ones), ones)
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
