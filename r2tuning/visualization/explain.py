@@ -87,10 +87,10 @@ def word_attention(
     layer = model.r2_block.layer_order[recurrent_step]
     [window] = encoded.video_embeds  # one pass, hence one window: (num_steps, num_frames, num_tokens, hidden)
     tokens = window[recurrent_step][shown][None].to(words.dtype)  # (1, shown, num_tokens, hidden)
-    attention = model.r2_block.step_for(layer).attend_patches(tokens, words)[0]  # (shown, num_tokens, num_words)
-    side = round((attention.shape[1] - 1) ** 0.5)
-    maps = attention[:, 1:].unflatten(1, (side, side))  # (shown, rows, columns, num_words), without the first token
-    maps = maps.permute(3, 0, 1, 2)  # (num_words, shown, rows, columns)
+    attention = model.r2_block.step_for(layer).attend_patches(tokens, words)[0]  # (shown, num_words, num_tokens)
+    side = round((attention.shape[2] - 1) ** 0.5)
+    maps = attention[:, :, 1:].unflatten(2, (side, side))  # (shown, num_words, rows, columns), without the first token
+    maps = maps.transpose(0, 1)  # (num_words, shown, rows, columns)
     ids = text["input_ids"][0][text["attention_mask"][0]].tolist()
     names = [processor.tokenizer.decode(token).strip() for token in ids]
     inner = _words_between_marks(ids, processor.tokenizer)

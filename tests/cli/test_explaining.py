@@ -54,11 +54,11 @@ def test_maps_are_the_attention_of_the_model(parts, asked):
         tokens = encoded.video_embeds[0][-1][None]
         step = model.r2_block.steps[0]
         attention = step.attend_patches(tokens, words)
-        pooled = torch.einsum("vfnw,vfnc->vfwc", attention, tokens) + words[:, None]
+        pooled = torch.einsum("vfwn,vfnc->vfwc", attention, tokens) + words[:, None]
         want = step.pool_patches(tokens, words, torch.ones(words.shape[:2], dtype=torch.bool))
     torch.testing.assert_close(pooled.amax(dim=2), want, atol=1e-4, rtol=1e-4)
     found = word_attention(model, processor, video, query.text, num_frames=tokens.shape[1])
-    np.testing.assert_allclose(found.maps.sum(axis=(2, 3)).T, 1 - attention[0, :, 0, 1:-1].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.maps.sum(axis=(2, 3)).T, 1 - attention[0, :, 1:-1, 0].numpy(), atol=1e-5)
 
 
 def test_training_increases_the_similarity_of_matching_frames(parts, asked):

@@ -255,10 +255,10 @@ def test_levels_do_not_see_each_other(tiny_model):
     outputs, head = tiny_model(**inputs), tiny_model.grounding_head
     levels = head.pyramid(outputs.video_features.relu(), inputs["frame_mask"].sum(dim=1))
     assert len(levels) == 3
-    logits = [head.classification_head(level.mT, mask[:, None])[..., 0] for level, mask in levels]
+    logits = [head.classification_head(level, mask[..., None])[..., 0] for level, mask in levels]
     torch.testing.assert_close(outputs.logits, torch.cat(logits, dim=1), **CLOSE)
     offsets = [
-        head.boundary_head(level.mT, mask[:, None]).exp() * scale
+        head.boundary_head(level, mask[..., None]).exp() * scale
         for (level, mask), scale in zip(levels, head.level_scale, strict=True)
     ]
     torch.testing.assert_close(outputs.boundary_offsets, torch.cat(offsets, dim=1), **CLOSE)
