@@ -82,12 +82,12 @@ def dropout_factors(
     """
     count = torch.Size(shape).numel()
     if rate == 0.5:
-        # In every floating-point format the number 2 has only the second-highest bit set. So each bit of a random word
-        # becomes a factor when it is moved to that place and the others are cleared.
+        # In every floating-point format the number 2 has only the second-highest bit set. So each lower bit of a random
+        # word, and that bit itself, becomes a factor when it is moved to that place and the others are cleared.
         kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
         width = 8 * dtype.itemsize
-        words = _random_words(count, 64, device, generator).view(kind)
-        shifts = torch.arange(width, device=device, dtype=kind)[:, None]
+        words = _random_words(count, 64 // width * (width - 1), device, generator).view(kind)
+        shifts = torch.arange(width - 1, device=device, dtype=kind)[:, None]
         factors = torch.bitwise_left_shift(words, shifts).bitwise_and_(1 << (width - 2)).view(dtype)
         return factors.flatten()[:count].view(shape)
     bits = _random_words(count, 4, device, generator).view(torch.int16)[:count]
@@ -95,9 +95,7 @@ def dropout_factors(
     return kept.view(shape).to(dtype).div_(1 - rate)
 
 
-def _random_words(
-    count: int, per_word: int, device: torch.device, generator: torch.Generator | None
-) -> torch.Tensor:
+def _random_words(count: int, per_word: int, device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
     """Words of 64 random bits for `count` elements, of which each word serves `per_word`."""
     words = torch.empty(-(-count // per_word), dtype=torch.int64, device=device)
     return words.random_(-(2**63), None, generator=generator)
@@ -280,9 +278,7 @@ def _gradient_of_input(
     _, mean, rstd = _norm(piece.joined, None, None, options.input_eps)
     of_normed = _drop(of_hidden @ halved.input_weight, piece.input_factors).to(piece.joined.dtype)
     only_input = (True, False, False)
-    return _norm_backward(
-        of_normed, piece.joined, mean, rstd, weights.input_gain, weights.input_bias, only_input
-    )[0]
+    return _norm_backward(of_normed, piece.joined, mean, rstd, weights.input_gain, weights.input_bias, only_input)[0]
 
 
 def _cast_linear(weights: ProjectionWeights, dtype: torch.dtype) -> ProjectionWeights:

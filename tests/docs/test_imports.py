@@ -24,6 +24,7 @@ ALLOWED = {
     "tower_specs_r2tuning": set(),
     "configuration_r2tuning": {"method_specs_r2tuning", "tower_specs_r2tuning"},
     "points_r2tuning": set(),
+    "projection_r2tuning": set(),
     "precision_r2tuning": set(),
     "method_base_r2tuning": set(),
     "towers_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "loading", "method_base", "tower_specs")},
