@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_r2tuning import R2TuningConfig
-from .encoding_r2tuning import EncodedVideo
+from .encoding_r2tuning import EncodedText, EncodedVideo
 from .heads_r2tuning import VideoGroundingOutput
 from .modeling_r2tuning import R2TuningForVideoGrounding
 from .pipeline_r2tuning import TASK, VideoGroundingPipeline, save_checkpoint
@@ -38,6 +38,7 @@ PIPELINE_REGISTRY.supported_tasks[TASK]["default"] = {"model": (str(DEFAULT_MODE
 
 __all__ = [
     "DEFAULT_MODEL",
+    "EncodedText",
     "EncodedVideo",
     "R2TuningConfig",
     "R2TuningForVideoGrounding",

@@ -143,6 +143,21 @@ class InputProjection(nn.Module):
         features = features.to(self.input_norm.weight.dtype)
         return self._finish(self.input_linear(self.dropout(self.input_norm(features))))
 
+    def begin(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The part of `forward` that does not depend on a frame's position, and what `complete` needs to know of it.
+
+        Args:
+            features: `(..., in_features)`.
+
+        Returns:
+            Features `(..., hidden)` and statistics `(..., n)`; here all of `forward` and none.
+        """
+        return self(features), features.new_zeros(*features.shape[:-1], 0, dtype=torch.float32)
+
+    def complete(self, hidden: torch.Tensor, statistics: torch.Tensor, endpoints: torch.Tensor) -> torch.Tensor:
+        """`forward` from the results of `begin` and the endpoints `(num_frames, 2)` of the frames."""
+        return hidden
+
     def _finish(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.output_linear(self.dropout(cast_for_linear(self.hidden_norm(hidden.relu_()))))
 
@@ -199,6 +214,41 @@ class VideoProjection(InputProjection):
         ends, shift_of_ends = self._project_part(centred_ends, slice(width, None))
         hidden += ends
         return self._finish(torch.addcmul(shift + (shift_of_ends + self.input_linear.bias), hidden, rstd))
+
+    def begin(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The product of the first Linear, of features that are normalised without the endpoints; without dropout.
+
+        Returns:
+            W g (x - m) / s for the features x, their mean m and deviation s, `(..., hidden)`; and m and s, `(..., 2)`.
+        """
+        features, weight = features.float(), self.input_linear.weight[:, :-2] * self.input_norm.weight[:-2]
+        variance, mean = torch.var_mean(features, dim=-1, keepdim=True, correction=0)
+        deviation = (variance + self.input_norm.eps).sqrt()
+        return F.linear((features - mean) / deviation, weight), torch.cat([mean, deviation], dim=-1)
+
+    def complete(self, hidden: torch.Tensor, statistics: torch.Tensor, endpoints: torch.Tensor) -> torch.Tensor:
+        """`forward` of `(num_frames, num_tokens, in_features)` from the results of `begin`; without dropout.
+
+        Args:
+            hidden: `(num_frames, num_tokens, hidden)`.
+            statistics: `(num_frames, num_tokens, 2)`.
+            endpoints: `(num_frames, 2)`.
+        """
+        # With the mean M and the deviation S of features and endpoints e together, the product of the first Linear is
+        #     (s hidden + (m - M) W_x g_x 1 + W_e g_e (e - M)) / S + W b + c
+        weight, gain, eps = self.input_linear.weight, self.input_norm.weight, self.input_norm.eps
+        width, count = weight.shape[1] - 2, weight.shape[1]
+        mean, deviation = statistics.split(1, dim=-1)  # each (num_frames, num_tokens, 1)
+        endpoints = endpoints[:, None]  # (num_frames, 1, 2)
+        joint_mean = (width * mean + endpoints.sum(-1, keepdim=True)) / count
+        ends, shift = endpoints - joint_mean, mean - joint_mean  # (num_frames, num_tokens, 2), (..., 1)
+        squares = width * (deviation.square() - eps + shift.square()) + ends.square().sum(-1, keepdim=True)
+        rstd = (squares / count + eps).rsqrt()  # 1 / S
+        weighted = weight * gain
+        columns = torch.cat([weighted[:, :-2].sum(1, keepdim=True), weighted[:, -2:]], dim=1)  # (hidden, 3)
+        constant = F.linear(self.input_norm.bias, weight, self.input_linear.bias)
+        added = F.linear(torch.cat([shift, ends], dim=-1) * rstd, columns, constant)
+        return self._finish(torch.addcmul(added, hidden, deviation * rstd))
 
     def _project_part(self, part: torch.Tensor, channels: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """The products (W g) (x - mean) and W b over some channels; the gains are multiplied into the weights."""
@@ -423,6 +473,42 @@ class R2Block(nn.Module):
             inputs = (states, endpoints) if self.config.use_temporal_endpoints else (states,)
             yield self._project_frames(self.step_for(layer).video_projection, *inputs)
 
+    def begin_projection(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The part of `project_video` that does not depend on the frames' positions.
+
+        Args:
+            hidden_states: `(num_frames, num_layers, num_tokens, vision_hidden)`.
+
+        Returns:
+            Features `(num_steps, num_frames, num_tokens, hidden)` and statistics `(num_steps, num_frames, num_tokens,
+            n)`, in visiting order; one token if patches are not pooled.
+        """
+        if not self.pools_patches:
+            hidden_states = hidden_states[:, :, :1]
+        embeds, statistics = [], []
+        for layer, states in zip(self.layer_order, self._select_layers(hidden_states[None]), strict=True):
+            some_embeds, some_statistics = self.step_for(layer).video_projection.begin(states[0])
+            embeds.append(some_embeds)
+            statistics.append(some_statistics)
+        return torch.stack(embeds), torch.stack(statistics)
+
+    def complete_projection(
+        self, recurrent_step: int, embeds: torch.Tensor, statistics: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Complete the projection of one window for one step, `(num_frames, num_tokens, hidden)`.
+
+        Args:
+            recurrent_step: Number of the step, in visiting order.
+            embeds: `(num_frames, num_tokens, hidden)`, from `begin_projection`.
+            statistics: `(num_frames, num_tokens, n)`; `None` if the projection is complete.
+        """
+        if statistics is None:
+            return embeds
+        num_frames = torch.tensor([len(embeds)], device=embeds.device)
+        endpoints = temporal_endpoints(num_frames, len(embeds))[0].to(embeds.dtype)
+        projection = self.step_for(self.layer_order[recurrent_step]).video_projection
+        return projection.complete(embeds, statistics.to(embeds.device), endpoints)
+
     def _project_frames(self, project: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
         """Project all frames, in chunks when no activations are kept, to stay in the CPU's cache."""
         keeps_activations = torch.is_grad_enabled() and not self._recomputes
@@ -500,12 +586,9 @@ class R2Block(nn.Module):
                 unused.append(cast("RecurrentStep", step).video_key.bias)
         return unused
 
-    def video_projection_weights(self) -> list[torch.Tensor]:
-        """All weights of the video projections."""
-        weights: list[torch.Tensor] = []
-        for step in self.steps:
-            weights += cast("RecurrentStep", step).video_projection.state_dict().values()
-        return weights
+    def projection_weights(self) -> dict[str, torch.Tensor]:
+        """All weights of the video and text projections."""
+        return {name: weight for name, weight in self.named_parameters() if "_projection." in name}
 
 
 __all__ = [

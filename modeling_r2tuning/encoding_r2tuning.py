@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from .files_r2tuning import writing
 
 
-FORMAT = "r2tuning-encoded-video-2"  # format 1 had no checksum, so damaged files gave wrong answers
+FORMAT = "r2tuning-encoded-video-3"  # format 2 had no compact videos, format 1 no checksum
+PARTS = ("video_embeds", "token_statistics")  # one tensor a window or piece
 
 
 @dataclass
@@ -24,14 +25,20 @@ class EncodedVideo:
 
     They belong to the weights that computed them (`fingerprint`); another checkpoint refuses them.
 
+    A compact video holds each frame once, although windows overlap. The position of a frame in its window takes part in the
+    projection, so the features are those before the position is known, and `ground` completes the projection.
+
     Attributes:
         video_embeds: For each window `(num_steps, window_frames, num_tokens, hidden)`, in the order of the recurrent
-            steps; 51 kB for each frame and step with CLIP ViT-B/32 in float32. The last window is padded.
+            steps; 51 kB for each frame and step with CLIP ViT-B/32 in float32. The last window is padded. If the video
+            is compact, consecutive pieces of it, `(num_steps, piece_frames, num_tokens, hidden)`.
         frame_mask: `(num_windows, window_frames)`, boolean, `True` = real.
         window_starts: `(num_windows,)`, first frame of each window.
         fps: Frames per second.
         duration_sec: Length of the video in seconds.
         fingerprint: Identifies the projection weights.
+        token_statistics: Only if the video is compact: for each piece `(num_steps, piece_frames, num_tokens, n)`, from
+            `R2Block.begin_projection`.
 
     Raises:
         ValueError: The parts do not fit together.
@@ -43,16 +50,26 @@ class EncodedVideo:
     fps: float
     duration_sec: float
     fingerprint: str
+    token_statistics: list[torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
-        _check_embeds(self.video_embeds)
-        _check_windows(self.frame_mask, self.window_starts, len(self.video_embeds), self.video_embeds[0].shape[1])
+        num_windows = len(self.window_starts) if self.is_compact else len(self.video_embeds)
+        _check_embeds(self.video_embeds, self.is_compact)
+        size = self.frame_mask.shape[-1] if self.is_compact else self.video_embeds[0].shape[1]
+        _check_windows(self.frame_mask, self.window_starts, num_windows, size)
+        if self.token_statistics is not None:
+            _check_compact(self.video_embeds, self.token_statistics, self.num_frames)
         for name in ("fps", "duration_sec"):
             value = getattr(self, name)
             if not isinstance(value, Real) or not 0 < float(value) < math.inf:
                 raise ValueError(f"`{name}` must be a positive, finite number, got {value}.")
         if not isinstance(self.fingerprint, str) or not self.fingerprint:
             raise ValueError(f"`fingerprint` must be a non-empty string, got {self.fingerprint!r}.")
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether each frame is held once."""
+        return self.token_statistics is not None
 
     @property
     def num_windows(self) -> int:
@@ -64,15 +81,38 @@ class EncodedVideo:
         """Length of the whole video in frames."""
         return int(self.window_starts[-1] + self.frame_mask[-1].sum())
 
+    def window_features(self, window: int, recurrent_step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Features of a window for one step, `(n, num_tokens, hidden)`, and their statistics, `(n, num_tokens, 2)`.
+
+        Those of a compact video are without padding; those of others have no statistics.
+        """
+        embeds = self._of_window(self.video_embeds, window, recurrent_step)
+        if self.token_statistics is None:
+            return embeds, None
+        return embeds, self._of_window(self.token_statistics, window, recurrent_step)
+
+    def _of_window(self, parts: list[torch.Tensor], window: int, recurrent_step: int) -> torch.Tensor:
+        if not self.is_compact:
+            return parts[window][recurrent_step]
+        first = int(self.window_starts[window])
+        last = min(first + self.frame_mask.shape[1], self.num_frames)
+        pieces, start = [], 0
+        for part in parts:
+            pieces.append(part[recurrent_step, max(first - start, 0) : max(last - start, 0)])
+            start += part.shape[1]
+        return torch.cat(pieces)
+
     def to(self, *args: Any, **kwargs: Any) -> "EncodedVideo":
         """Copy to another device or floating-point type (arguments of `torch.Tensor.to`); half precision halves it."""
         embeds = [window.to(*args, **kwargs) for window in self.video_embeds]
         device = embeds[0].device
+        statistics = self.token_statistics
         return replace(
             self,
             video_embeds=embeds,
             frame_mask=self.frame_mask.to(device),
             window_starts=self.window_starts.to(device),
+            token_statistics=None if statistics is None else [part.to(device) for part in statistics],
         )
 
     def save(self, path: str | os.PathLike) -> None:
@@ -82,9 +122,11 @@ class EncodedVideo:
             OSError: The file cannot be written.
             ValueError: Some values are not finite.
         """
-        _check_finite(self.video_embeds)
-        tensors = {f"video_embeds.{index}": window for index, window in enumerate(self.video_embeds)}
-        tensors |= {"frame_mask": self.frame_mask, "window_starts": self.window_starts}
+        tensors = {"frame_mask": self.frame_mask, "window_starts": self.window_starts}
+        for name in PARTS:
+            parts = getattr(self, name) or []
+            _check_finite(name, parts)
+            tensors |= {f"{name}.{index}": part for index, part in enumerate(parts)}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         numbers = {name: str(float(getattr(self, name))) for name in ("fps", "duration_sec")}
         metadata = {"format": FORMAT, **numbers, "fingerprint": self.fingerprint}
@@ -117,20 +159,48 @@ class EncodedVideo:
     @classmethod
     def _from_file(cls, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> "EncodedVideo":
         if metadata.get("format") != FORMAT:
-            raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+            raise ValueError(f"its format is {metadata.get('format')!r}, and this version reads {FORMAT!r}")
         checksum = metadata.pop("checksum", None)
         if checksum != _checksum(tensors, metadata):
             raise ValueError("its contents do not match its checksum")
-        num_windows = len(tensors["frame_mask"])
-        video = cls(
-            video_embeds=[tensors.pop(f"video_embeds.{index}") for index in range(num_windows)],
+        parts: dict[str, list[torch.Tensor]] = {name: [] for name in PARTS}
+        for name in PARTS:
+            while (key := f"{name}.{len(parts[name])}") in tensors:
+                parts[name].append(tensors.pop(key))
+            _check_finite(name, parts[name])
+        return cls(
+            video_embeds=parts["video_embeds"],
+            token_statistics=parts["token_statistics"] or None,
             **tensors,  # frame_mask and window_starts
             fps=float(metadata["fps"]),
             duration_sec=float(metadata["duration_sec"]),
             fingerprint=metadata["fingerprint"],
         )
-        _check_finite(video.video_embeds)
-        return video
+
+
+@dataclass
+class EncodedText:
+    """Queries encoded once, which can be grounded in any number of videos.
+
+    Attributes:
+        text_embeds: `(num_steps, num_queries, text_length, hidden)`, projected hidden states, in the order of the
+            recurrent steps.
+        text_mask: `(num_queries, text_length)`, boolean, `True` = real.
+        fingerprint: Identifies the projection weights.
+    """
+
+    text_embeds: torch.Tensor
+    text_mask: torch.Tensor
+    fingerprint: str
+
+    @property
+    def num_queries(self) -> int:
+        """Number of queries."""
+        return len(self.text_mask)
+
+    def to(self, device: torch.device | str) -> "EncodedText":
+        """Copy to another device."""
+        return replace(self, text_embeds=self.text_embeds.to(device), text_mask=self.text_mask.to(device))
 
 
 def _checksum(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
@@ -143,17 +213,30 @@ def _checksum(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str
     return f"{checksum:08x}"
 
 
-def _check_embeds(windows: list[torch.Tensor]) -> None:
-    shape = "(num_steps, window_frames, num_tokens, hidden)"
-    if not isinstance(windows, list) or not all(isinstance(window, torch.Tensor) for window in windows):
-        raise ValueError(f"`video_embeds` must be a list of tensors {shape}, got {type(windows).__name__}.")
-    kinds = {(tuple(window.shape), window.dtype, window.device) for window in windows}
+def _check_embeds(parts: list[torch.Tensor], is_compact: bool) -> None:
+    shape = "(num_steps, num_frames, num_tokens, hidden)"
+    if not isinstance(parts, list) or not all(isinstance(part, torch.Tensor) for part in parts):
+        raise ValueError(f"`video_embeds` must be a list of tensors {shape}, got {type(parts).__name__}.")
+    for part in parts:
+        if part.dim() != 4 or 0 in part.shape or not part.is_floating_point():
+            raise ValueError(
+                f"`video_embeds` must be floating-point tensors {shape}, got {part.dtype} of the shape {tuple(part.shape)}."
+            )
+    frames = slice(1) if is_compact else slice(2)  # pieces of a compact video may differ in length
+    kinds = {(tuple(part.shape[frames]), tuple(part.shape[2:]), part.dtype, part.device) for part in parts}
     if len(kinds) != 1:
         raise ValueError(f"`video_embeds` must be windows of one shape, precision and device, got {list(kinds)}.")
-    if windows[0].dim() != 4 or 0 in windows[0].shape or not windows[0].is_floating_point():
+
+
+def _check_compact(embeds: list[torch.Tensor], statistics: list[torch.Tensor], num_frames: int) -> None:
+    found = sum(part.shape[1] for part in embeds)
+    if found != num_frames:
+        raise ValueError(f"`video_embeds` must hold the {num_frames} frames of the windows, got {found}.")
+    shapes = [tuple(part.shape[:3]) for part in embeds]
+    if [tuple(part.shape[:-1]) for part in statistics] != shapes or len({part.shape[-1] for part in statistics}) != 1:
         raise ValueError(
-            f"`video_embeds` must be floating-point tensors {shape}, got {windows[0].dtype} of the shape "
-            f"{tuple(windows[0].shape)}."
+            f"`token_statistics` must have the shapes of `video_embeds` but for the last axis, {shapes}, got "
+            f"{[tuple(part.shape) for part in statistics]}."
         )
 
 
@@ -185,9 +268,10 @@ def _check_windows(frame_mask: torch.Tensor, window_starts: torch.Tensor, num_wi
         )
 
 
-def _check_finite(windows: list[torch.Tensor]) -> None:
-    if not all(torch.stack(window.aminmax()).isfinite().all() for window in windows):
-        raise ValueError("`video_embeds` must be finite, got infinite values or NaN.")
+def _check_finite(name: str, parts: list[torch.Tensor]) -> None:
+    for part in parts:
+        if not part.isfinite().all():
+            raise ValueError(f"`{name}` must be finite, got infinite values or NaN.")
 
 
-__all__ = ["EncodedVideo"]
+__all__ = ["EncodedText", "EncodedVideo"]

@@ -4,13 +4,15 @@ A set of points is a tensor of shape `(num_points, 4)` with the columns position
 a point at `position` is responsible for moments whose farther end is between `lower` and `upper` frames away.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 
 CENTER_RADIUS = 1.5  # a positive point is at most this many strides away from the centre of its moment
 
 
-def level_lengths(num_frames: int, strides: list[int]) -> list[int]:
+def level_lengths(num_frames: int, strides: Sequence[int]) -> list[int]:
     """Number of points on each pyramid level; a level whose stride exceeds `num_frames` is dropped (length 0)."""
     return [num_frames // stride for stride in strides]
 

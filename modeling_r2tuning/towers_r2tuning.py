@@ -9,7 +9,6 @@ import copy
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,12 +19,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
 from .configuration_r2tuning import R2TuningConfig
+from .fingerprint_r2tuning import Stamp
 from .loading_r2tuning import BACKBONE_ADVICE, loading_backbone, read_backbone_config, safe_weights
 from .method_base_r2tuning import TransferMethod
 from .tower_specs_r2tuning import TowerSpec, backbone_spec
 
 
-SAMPLES = 64  # values of a weight that are compared, as changes through `.data` bypass its version counter
 ENCODERS = ("vision_model.", "text_model.")  # prefixes of the encoders' parameters in the model
 
 SIZES = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
@@ -318,7 +317,7 @@ class FrozenCopies:
     """
 
     def __init__(self) -> None:
-        self._kept: tuple[_Stamp, dict[str, torch.Tensor]] | None = None
+        self._kept: tuple[Stamp, dict[str, torch.Tensor]] | None = None
 
     def get(self, layers: nn.ModuleList, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Copies of the frozen float32 weights of linear layers, by name; made again when a weight has changed."""
@@ -328,7 +327,7 @@ class FrozenCopies:
                 weights[f"{name}.weight"] = part.weight
         if not weights:
             return {}
-        stamp = _Stamp.of(weights, dtype)
+        stamp = Stamp.of(weights, dtype)
         kept = self._kept  # read once, as another thread may replace it
         if kept is None or not kept[0].equals(stamp):
             kept = stamp, _copy(weights, dtype)
@@ -341,28 +340,6 @@ class FrozenCopies:
 
     def __reduce__(self) -> tuple[type["FrozenCopies"], tuple[()]]:
         return FrozenCopies, ()  # a copy of the model, also one in another process, makes its own
-
-
-@dataclass(frozen=True)
-class _Stamp:
-    """Identifies weights, to detect that they have changed since they were copied."""
-
-    places: list[tuple]
-    samples: torch.Tensor
-
-    @classmethod
-    def of(cls, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> "_Stamp":
-        """Stamp of weights that are to be copied as `dtype`."""
-        places, samples = [], []
-        for name, weight in weights.items():
-            version = None if weight.is_inference() else weight._version
-            places.append((name, dtype, weight.device, weight.data_ptr(), version))
-            samples.append(weight.detach().flatten()[:: max(weight.numel() // SAMPLES, 1)])
-        return cls(places, torch.cat(samples))
-
-    def equals(self, other: "_Stamp") -> bool:
-        """Whether both stand for the same weights."""
-        return self.places == other.places and torch.equal(self.samples, other.samples)
 
 
 def _copy(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

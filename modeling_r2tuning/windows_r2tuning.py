@@ -1,13 +1,13 @@
-"""Long videos: divide them into windows, encode each window, and join the outputs."""
+"""Long videos: divide them into windows, and encode each window."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from .encoding_r2tuning import EncodedVideo
-from .heads_r2tuning import VideoGroundingOutput
+from .block_r2tuning import FRAMES_AT_ONCE
 
 
 def window_size(window_sec: float | None, fps: float) -> int | None:
@@ -34,52 +34,89 @@ def stream_windows(pieces: Iterable[torch.Tensor], window: int | None) -> Iterat
     Raises:
         ValueError: There are no frames.
     """
-    start = 0
-    held: torch.Tensor | None = None
+    start = count = 0
+    held: list[torch.Tensor] = []
     for piece in pieces:
-        held = piece if held is None else torch.cat([held, piece])
-        while window is not None and len(held) > window:
-            yield start, held[:window]
-            start, held = start + window // 2, held[window // 2 :]
-    if held is None or len(held) == 0:
+        held.append(piece)
+        count += len(piece)
+        while window is not None and count > window:
+            joined = torch.cat(held) if len(held) > 1 else held[0]
+            yield start, joined[:window]
+            start, count = start + window // 2, count - window // 2
+            held = [joined[window // 2 :]]
+    if count == 0:
         raise ValueError("The video has no frames.")
-    yield start, held
+    yield start, torch.cat(held) if len(held) > 1 else held[0]
+
+
+def plan_windows(num_frames: int, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The windows of `stream_windows`: first frames `(num_windows,)` and masks of real frames `(num_windows, size)`."""
+    size = num_frames if window is None else min(window, num_frames)
+    stride = max(size // 2, 1)
+    starts = torch.arange(0, num_frames - size + stride, stride)  # up to the first one whose window ends the video
+    return starts, torch.arange(size) < num_frames - starts[:, None]
 
 
 def encode_windows(
-    windows: Iterable[tuple[int, torch.Tensor]],
-    project: Callable[[torch.Tensor], torch.Tensor],
-    fps: float,
-    duration_sec: float | None,
-    fingerprint: str,
-) -> EncodedVideo:
+    windows: Iterable[tuple[int, torch.Tensor]], project: Callable[[torch.Tensor], torch.Tensor], window: int | None
+) -> dict[str, Any]:
     """Project the hidden states of each window; the last window is padded.
 
     Args:
-        windows: Index of the first frame, and hidden states, of each window.
+        windows: From `stream_windows`.
         project: From a window's hidden states to `(num_steps, window_frames, num_tokens, hidden)`.
-        fps: Frames per second.
-        duration_sec: Length of the video in seconds; `None` = number of frames / fps.
-        fingerprint: Hash of the weights of `project`.
+        window: Number of frames of a window; `None` = a single window.
+
+    Returns:
+        The features and the plan of the windows: arguments of `EncodedVideo`.
     """
-    starts: list[int] = []
-    embeds: list[torch.Tensor] = []
+    embeds, num_frames = [], 0
     for start, states in windows:
-        starts.append(start)
         embeds.append(project(states))
-    lengths = torch.tensor([embed.shape[1] for embed in embeds], device=embeds[0].device)
-    num_frames = starts[-1] + int(lengths[-1])
+        num_frames = start + len(states)
     missing = embeds[0].shape[1] - embeds[-1].shape[1]
     if missing:
         embeds[-1] = F.pad(embeds[-1], (0, 0, 0, 0, 0, missing))
-    return EncodedVideo(
-        video_embeds=embeds,
-        frame_mask=torch.arange(embeds[0].shape[1], device=lengths.device) < lengths[:, None],
-        window_starts=torch.tensor(starts, device=lengths.device),
-        fps=float(fps),
-        duration_sec=float(num_frames / fps if duration_sec is None else duration_sec),
-        fingerprint=fingerprint,
-    )
+    return {"video_embeds": embeds, **_plan(num_frames, window, embeds[0].device)}
+
+
+def encode_compact(
+    pieces: Iterable[torch.Tensor],
+    begin: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    window: int | None,
+) -> dict[str, Any]:
+    """Begin to project the hidden states of each frame, once for all windows.
+
+    Args:
+        pieces: Hidden states of consecutive parts of the video.
+        begin: From the hidden states of a piece to its features and their statistics.
+        window: Number of frames of a window; `None` = a single window.
+
+    Returns:
+        The features, their statistics, and the plan of the windows: arguments of `EncodedVideo`.
+
+    Raises:
+        ValueError: There are no frames.
+    """
+    embeds, statistics = [], []
+    for piece in pieces:
+        for states in piece.split(FRAMES_AT_ONCE):
+            some_embeds, some_statistics = begin(states)
+            embeds.append(some_embeds)
+            statistics.append(some_statistics)
+    if not embeds:
+        raise ValueError("The video has no frames.")
+    num_frames = sum(part.shape[1] for part in embeds)
+    return {
+        "video_embeds": embeds,
+        "token_statistics": statistics,
+        **_plan(num_frames, window, embeds[0].device),
+    }
+
+
+def _plan(num_frames: int, window: int | None, device: torch.device) -> dict[str, torch.Tensor]:
+    starts, mask = plan_windows(num_frames, window)
+    return {"window_starts": starts.to(device), "frame_mask": mask.to(device)}
 
 
 def stream_pixels(
@@ -106,17 +143,4 @@ def stream_pixels(
         yield piece.to(device)
 
 
-def join_windows(rows: list[VideoGroundingOutput], video: EncodedVideo) -> VideoGroundingOutput:
-    """Concatenate the outputs of single windows, ordered by query and then by window."""
-    query_index = torch.cat([row["query_index"] for row in rows])  # (num_queries * num_windows,)
-    order = query_index.argsort(stable=True)
-    joined = VideoGroundingOutput(points=rows[0].points)
-    for name in rows[0]:
-        if name != "points":  # all windows have the same points
-            setattr(joined, name, torch.cat([row[name] for row in rows])[order])
-    joined.fps = torch.full_like(query_index, video.fps, dtype=torch.float32)
-    joined.duration_sec = torch.full_like(query_index, video.duration_sec, dtype=torch.float32)
-    return joined
-
-
-__all__ = ["encode_windows", "join_windows", "stream_pixels", "stream_windows", "window_size"]
+__all__ = ["encode_compact", "encode_windows", "plan_windows", "stream_pixels", "stream_windows", "window_size"]

@@ -12,7 +12,7 @@ Importing this package registers the model with transformers, so that `AutoModel
 The public names:
 
 - Model: `R2TuningForVideoGrounding`, its configuration `R2TuningConfig`, its output `VideoGroundingOutput`, and
-  `EncodedVideo`, a video encoded once for many queries
+  `EncodedVideo` and `EncodedText`, a video or queries encoded once
 - Pre- and post-processing: `R2TuningProcessor`, `VideoGroundingPipeline`
 - Videos: `load_video_frames` samples frames, `cut_clip` cuts out a moment
 - Checkpoints: `save_checkpoint` writes one, `convert_original_checkpoint` converts one of the authors'
@@ -24,6 +24,7 @@ The rest of the package is imported by its full name: `r2tuning.training`, `r2tu
 """
 
 from modeling_r2tuning import (
+    EncodedText,
     EncodedVideo,
     R2TuningConfig,
     R2TuningForVideoGrounding,
@@ -40,6 +41,7 @@ from r2tuning.visualization.timeline import plot_grounding
 
 
 __all__ = [
+    "EncodedText",
     "EncodedVideo",
     "R2TuningConfig",
     "R2TuningForVideoGrounding",

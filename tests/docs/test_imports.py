@@ -27,7 +27,9 @@ ALLOWED = {
     "projection_r2tuning": set(),
     "precision_r2tuning": set(),
     "method_base_r2tuning": set(),
-    "towers_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "loading", "method_base", "tower_specs")},
+    "towers_r2tuning": {
+        f"{name}_r2tuning" for name in ("configuration", "fingerprint", "loading", "method_base", "tower_specs")
+    },
     "options_r2tuning": set(),
     "files_r2tuning": set(),
     "user_inputs_r2tuning": set(),
@@ -44,7 +46,9 @@ ALLOWED = {
         for name in ("containers", "files", "video_rendering", "video_selection", "video_source", "video_timeline")
     },
     "encoding_r2tuning": {"files_r2tuning"},
-    "windows_r2tuning": {"encoding_r2tuning", "heads_r2tuning"},
+    "windows_r2tuning": {"block_r2tuning"},
+    "grounding_r2tuning": {"encoding_r2tuning", "heads_r2tuning", "points_r2tuning"},
+    "fingerprint_r2tuning": set(),
     "distributed_r2tuning": set(),
     "losses_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "distributed", "points")},
     "inputs_r2tuning": {"configuration_r2tuning", "losses_r2tuning"},
@@ -62,7 +66,18 @@ ALLOWED = {
     | {"method_specs_r2tuning", "towers_r2tuning"}
     | {f"method_{name}_r2tuning" for name in ("e3va", "lora", "losa", "lst", "st_adapter", "vop", "vpt")},
     "modeling_r2tuning": {
-        f"{name}_r2tuning" for name in ("block", "configuration", "encoding", "files", "heads", "inputs", "loading")
+        f"{name}_r2tuning"
+        for name in (
+            "block",
+            "configuration",
+            "encoding",
+            "files",
+            "fingerprint",
+            "grounding",
+            "heads",
+            "inputs",
+            "loading",
+        )
     }
     | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "tower_specs", "towers", "windows")},
     "processing_r2tuning": {

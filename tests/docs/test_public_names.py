@@ -19,7 +19,8 @@ def section(docstring, title):
 
 
 @pytest.mark.parametrize(
-    "name", ["EncodedVideo", "convert_original_checkpoint", "cut_clip", "load_video_frames", "plot_grounding"]
+    "name",
+    ["EncodedText", "EncodedVideo", "convert_original_checkpoint", "cut_clip", "load_video_frames", "plot_grounding"],
 )
 def test_promised_names_are_public(name):
     assert name in r2tuning.__all__

@@ -8,6 +8,8 @@ FILES = {
     "distributed_r2tuning.py",
     "encoding_r2tuning.py",
     "files_r2tuning.py",
+    "fingerprint_r2tuning.py",
+    "grounding_r2tuning.py",
     "heads_r2tuning.py",
     "inputs_r2tuning.py",
     "loading_r2tuning.py",

@@ -80,7 +80,7 @@ def test_windows_own_every_frame_once(num_frames, window):
 
 
 def test_no_more_than_a_window_and_a_piece_are_in_memory():
-    """Pieces are consumed lazily and released; a window does not keep the whole video in memory."""
+    """Pieces are consumed lazily and released with their window; a window does not keep the whole video in memory."""
     pieces, made = [], 0
 
     def stream():
@@ -94,7 +94,7 @@ def test_no_more_than_a_window_and_a_piece_are_in_memory():
 
     for start, frames in stream_windows(stream(), 16):
         assert made <= start + 16 + 4
-        assert sum(piece() is not None for piece in pieces) <= 1
+        assert sum(piece() is not None for piece in pieces) <= 5
         assert frames.untyped_storage().nbytes() <= (16 + 4) * 4000
     assert made == 200
 
