@@ -7,12 +7,11 @@ What distinguishes one kind of encoder from another is in `tower_specs_r2tuning.
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -183,18 +182,18 @@ def read_video(
     vision_model: nn.Module,
     layers: nn.ModuleList,
     pixels: torch.Tensor,
-    frame_mask: torch.Tensor | None,
+    lengths: Sequence[int],
     chunk_size: int | None,
     config: R2TuningConfig,
     method: TransferMethod,
 ) -> torch.Tensor:
-    """Hidden states of a batch of videos.
+    """Hidden states of a batch of videos; padded frames are not encoded, and their states are 0.
 
     Args:
         vision_model: Image encoder.
         layers: Its layers, possibly with other weights.
         pixels: `(batch, num_frames, 3, height, width)`.
-        frame_mask: `(batch, num_frames)`, `True` = real; `None` = all. It matters only where frames are mixed.
+        lengths: Number of real frames of each video; the others follow them.
         chunk_size: Frames that are encoded at once; `None` = all. Where frames are mixed it is a whole video.
         config: Configuration.
         method: Module of the transfer method.
@@ -203,15 +202,23 @@ def read_video(
         `(batch, num_frames, num_layers, num_tokens, vision_hidden)`, last layer last. In memory the layers are
         outermost, so that a single layer is contiguous.
     """
+    num_frames = pixels.shape[1]
     if config.method_spec.mixes_frames:
-        chunks, missing = _whole_videos(pixels, frame_mask)
+        chunks = [[run] for run in _runs(pixels, lengths)]
+    elif min(lengths) == num_frames:  # slices of the whole batch need no copy
+        every = pixels.flatten(0, 1)
+        chunks = [[_Run(chunk, 0)] for chunk in every.split(chunk_size or len(every))]
     else:
-        chunks = list(pixels.flatten(0, 1).split(chunk_size or pixels.shape[:2].numel()))
-        missing = [0] * len(chunks)
+        chunks = _chunks(_runs(pixels, lengths), chunk_size or sum(lengths))
     pieces = []
-    for chunk, count in zip(chunks, missing, strict=True):
-        states = _read_frames(vision_model, layers, chunk, config, method)
-        pieces.append(torch.stack([_pad_frames(state, count) for state in states]))
+    for chunk in chunks:
+        frames = chunk[0].frames if len(chunk) == 1 else torch.cat([run.frames for run in chunk])
+        states = torch.stack(_read_frames(vision_model, layers, frames, config, method))
+        for run, part in zip(chunk, states.split([len(run.frames) for run in chunk], dim=1), strict=True):
+            pieces.append(part)  # (num_layers, frames of the run, num_tokens, hidden)
+            if run.padding:
+                padding_shape = (len(part), run.padding, *part.shape[2:])
+                pieces.append(part.new_zeros(1, 1, 1, 1).expand(padding_shape))
     joined = torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0]  # (num_layers, all frames, num_tokens, hidden)
     return joined.unflatten(1, pixels.shape[:2]).movedim(0, 2)  # (batch, num_frames, num_layers, num_tokens, hidden)
 
@@ -292,17 +299,36 @@ class _States:
         self.kept.append(output[:, self._tokens].to(self._dtype or output.dtype, copy=partial))
 
 
-def _whole_videos(pixels: torch.Tensor, frame_mask: torch.Tensor | None) -> tuple[list[torch.Tensor], list[int]]:
-    """Each video without its padding, and the number of its padded frames."""
-    num_frames = pixels.shape[1]
-    lengths = [num_frames] * len(pixels) if frame_mask is None else frame_mask.sum(dim=1).tolist()
-    videos = [video[:length] for video, length in zip(pixels, lengths, strict=True)]
-    return videos, [num_frames - length for length in lengths]
+class _Run(NamedTuple):
+    """Consecutive real frames of one video, `(frames, 3, height, width)`, and the number of padded frames after them."""
+
+    frames: torch.Tensor
+    padding: int
 
 
-def _pad_frames(states: torch.Tensor, count: int) -> torch.Tensor:
-    """Append `count` frames of zeros to states `(num_frames, num_tokens, hidden)`."""
-    return F.pad(states, (0, 0, 0, 0, 0, count)) if count else states
+def _runs(pixels: torch.Tensor, lengths: Sequence[int]) -> list[_Run]:
+    """Each video without its padding."""
+    runs = []
+    for video, length in zip(pixels, lengths, strict=True):
+        runs.append(_Run(video[:length], len(video) - length))
+    return runs
+
+
+def _chunks(videos: list[_Run], size: int) -> list[list[_Run]]:
+    """Divide videos into chunks of `size` frames; a chunk may hold frames of several videos."""
+    chunks: list[list[_Run]] = [[]]
+    room = size
+    for frames, padding in videos:
+        start = 0
+        while start < len(frames):
+            if room == 0:
+                chunks.append([])
+                room = size
+            part = frames[start : start + room]
+            start += len(part)
+            room -= len(part)
+            chunks[-1].append(_Run(part, padding if start == len(frames) else 0))
+    return chunks
 
 
 # ---- frozen weights in autocast's precision ------------------------------------------------------------------------
