@@ -15,6 +15,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_r2tuning import R2TuningConfig
+from .precision_r2tuning import autocast_dtype
 from .projection_r2tuning import ProjectionOptions, ProjectionWeights, project
 
 
@@ -84,8 +85,7 @@ class DropPath(nn.Module):
 
 def cast_for_linear(states: torch.Tensor) -> torch.Tensor:
     """Cast to autocast's precision, if it is on, as the next linear layer would; the operations in between cost less."""
-    kind = states.device.type
-    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
+    return states.to(autocast_dtype(states.device.type) or states.dtype)
 
 
 class ZeroLinear(nn.Linear):

@@ -44,6 +44,7 @@ from .loading_r2tuning import (
 from .losses_r2tuning import GroundingLabels, video_grounding_loss
 from .method_lora_r2tuning import add_lora, load_lora, save_lora
 from .methods_r2tuning import is_adapter, is_learned, make_method
+from .precision_r2tuning import autocast_dtype, without_autocast
 from .tower_specs_r2tuning import TOWER_SPECS
 from .towers_r2tuning import (
     ENCODERS,
@@ -303,9 +304,10 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
 
     def _with_frozen_copies(self, layers: nn.ModuleList, device_type: str) -> nn.ModuleList:
         """Layers with their frozen weights in autocast's precision, if autocast is on."""
-        if not torch.is_autocast_enabled(device_type):
+        dtype = autocast_dtype(device_type)
+        if dtype is None:
             return layers
-        copies = self._frozen_copies.get(layers, torch.get_autocast_dtype(device_type))
+        copies = self._frozen_copies.get(layers, dtype)
         return cast("nn.ModuleList", with_weights(layers, copies))
 
     def project_video(self, states: torch.Tensor, frame_mask: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -429,7 +431,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         """Run the block and the heads on projected states; the heads are in full precision."""
         block = self.r2_block(video, words, frame_mask, text_mask)
         dtype = self.grounding_head.level_scale.dtype
-        with torch.autocast(frame_mask.device.type, enabled=False):
+        with without_autocast(frame_mask.device.type):
             features, text_embeds = block.video_features.to(dtype), block.text_embeds[-1].to(dtype)
             outputs = self.grounding_head(features, text_embeds, frame_mask, text_mask)
         return outputs, block
@@ -440,7 +442,7 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         """Loss and its parts, in full precision."""
         head = self.grounding_head
         dtype = head.level_scale.dtype
-        with torch.autocast(text_mask.device.type, enabled=False):
+        with without_autocast(text_mask.device.type):
             texts = torch.stack([head.text_pooling(text.to(dtype), text_mask) for text in block.text_embeds])
             loss, parts = video_grounding_loss(outputs, torch.stack(block.frame_embeds), texts, labels, self.config)
         # Distributed training waits for a gradient of every parameter, so those without effect on the loss get 0.

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
+from .precision_r2tuning import autocast_dtype, without_autocast
+
 
 ROWS_ON_CPU = 1024  # tokens projected at once, so that they and their copies stay in the cache
 ROWS_ON_ACCELERATOR = 32768  # tokens projected at once elsewhere: enough to occupy all of its cores
@@ -59,13 +61,11 @@ def project(
         `torch.Tensor` of shape `(..., num_tokens, hidden)`, in autocast's precision if it is on.
     """
     device_type = features.device.type
-    dtype = weights.output_weight.dtype
-    if torch.is_autocast_enabled(device_type):
-        dtype = torch.get_autocast_dtype(device_type)
+    dtype = autocast_dtype(device_type) or weights.output_weight.dtype
     seed = None
     if options.rate > 0:
         seed = int(torch.randint(2**62, (), device="cpu"))
-    with torch.autocast(device_type, enabled=False):
+    with without_autocast(device_type):
         return _Projection.apply(features, endpoints, options, dtype, seed, *weights)
 
 

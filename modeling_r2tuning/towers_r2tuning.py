@@ -21,6 +21,7 @@ from .configuration_r2tuning import R2TuningConfig
 from .fingerprint_r2tuning import Stamp
 from .loading_r2tuning import BACKBONE_ADVICE, loading_backbone, read_backbone_config, safe_weights
 from .method_base_r2tuning import TransferMethod
+from .precision_r2tuning import autocast_dtype
 from .tower_specs_r2tuning import TowerSpec, backbone_spec
 
 
@@ -289,8 +290,7 @@ class _States:
     def __init__(self, tokens: slice, device_type: str, learned: bool):
         self.kept: list[torch.Tensor] = []
         self._tokens = tokens
-        halved = torch.is_autocast_enabled(device_type) and not learned
-        self._dtype = torch.get_autocast_dtype(device_type) if halved else None
+        self._dtype = None if learned else autocast_dtype(device_type)
 
     def read(self, output: torch.Tensor) -> None:
         """Keep the output of a layer or branch, `(batch, num_tokens, hidden)`."""

@@ -24,11 +24,12 @@ ALLOWED = {
     "tower_specs_r2tuning": set(),
     "configuration_r2tuning": {"method_specs_r2tuning", "tower_specs_r2tuning"},
     "points_r2tuning": set(),
-    "projection_r2tuning": set(),
+    "projection_r2tuning": {"precision_r2tuning"},
     "precision_r2tuning": set(),
     "method_base_r2tuning": set(),
     "towers_r2tuning": {
-        f"{name}_r2tuning" for name in ("configuration", "fingerprint", "loading", "method_base", "tower_specs")
+        f"{name}_r2tuning"
+        for name in ("configuration", "fingerprint", "loading", "method_base", "precision", "tower_specs")
     },
     "options_r2tuning": set(),
     "files_r2tuning": set(),
@@ -53,7 +54,7 @@ ALLOWED = {
     "losses_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "distributed", "points")},
     "inputs_r2tuning": {"configuration_r2tuning", "losses_r2tuning"},
     "decoding_r2tuning": {"points_r2tuning"},
-    "block_r2tuning": {"configuration_r2tuning", "projection_r2tuning"},
+    "block_r2tuning": {"configuration_r2tuning", "precision_r2tuning", "projection_r2tuning"},
     "heads_r2tuning": {"configuration_r2tuning", "points_r2tuning"},
     "method_e3va_r2tuning": METHOD_IMPORTS | {"block_r2tuning", "towers_r2tuning"},
     "method_losa_r2tuning": METHOD_IMPORTS | {"block_r2tuning"},
@@ -76,6 +77,7 @@ ALLOWED = {
             "grounding",
             "heads",
             "inputs",
+            "precision",
             "loading",
         )
     }
