@@ -7,7 +7,7 @@ batch, num_frames, num_layers, num_tokens (CLS first), hidden.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_r2tuning import R2TuningConfig
+from .pooling_r2tuning import pool_tokens
 from .precision_r2tuning import autocast_dtype
 from .projection_r2tuning import ProjectionOptions, ProjectionWeights, project
 
@@ -370,6 +371,24 @@ class RecurrentStep(nn.Module):
             self.text_query = nn.Linear(hidden, hidden)
         self.temporal_layers = nn.ModuleList(TemporalLayer(config) for _ in range(config.num_temporal_layers))
 
+    def read_frames(
+        self, video: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """CLS tokens and pooled tokens of the frames; arguments as for `pool_patches`.
+
+        Returns:
+            Two tensors of shape `(batch, num_frames, hidden)`.
+        """
+        num_videos = len(video)
+        per_video = len(text) // num_videos
+        on_cpu = video.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_cpu and torch.is_grad_enabled() and video.requires_grad:
+            words = self._mask_words(text, text_mask).unflatten(0, (num_videos, per_video))
+            pooled, cls = pool_tokens(video, self._patch_query(text, num_videos), words)
+        else:
+            pooled, cls = self.pool_patches(video, text, text_mask), video[:, :, 0]
+        return cls.repeat_interleave(per_video, dim=0), pooled
+
     def pool_patches(self, video: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
         """Pool each frame's tokens with query-guided attention for each word, then take the strongest word, Eq. 4-5.
 
@@ -390,7 +409,7 @@ class RecurrentStep(nn.Module):
         pooled = pooled.unflatten(
             2, (per_video, text_length)
         )  # (num_videos, num_frames, queries, text_length, hidden)
-        text = text.masked_fill(~text_mask[..., None], float("-inf"))  # padding is never the strongest word
+        text = self._mask_words(text, text_mask)
         pooled += text.unflatten(0, (num_videos, 1, per_video))
         # `max` keeps the indices that a backward pass needs; without one, `amax` is several times faster.
         strongest = pooled.max(dim=3).values if pooled.requires_grad else pooled.amax(dim=3)
@@ -405,14 +424,24 @@ class RecurrentStep(nn.Module):
             `torch.Tensor` of shape `(num_videos, num_frames, words, num_tokens)`, which sums to 1 over the tokens; the
             words of a video's first query come first, then those of the next.
         """
-        num_videos, num_frames, num_tokens, hidden = video.shape
-        # The key projection is folded into the query; its bias is the same for all tokens and drops out.
-        query = F.linear(self.text_query(text) / math.sqrt(hidden), self.video_key.weight.T)
-        query = query.reshape(num_videos, -1, hidden)  # (num_videos, words, hidden)
+        num_videos, num_frames, num_tokens, _ = video.shape
+        query = self._patch_query(text, num_videos)
         # On a CPU the product of these shapes and the softmax of the last axis take half the time of the other order.
         scores = torch.matmul(query, video.flatten(1, 2).mT)  # (num_videos, words, num_frames * num_tokens)
         attention = scores.unflatten(2, (num_frames, num_tokens)).softmax(dim=-1)
         return attention.transpose(1, 2)  # (num_videos, num_frames, words, num_tokens)
+
+    def _patch_query(self, text: torch.Tensor, num_videos: int) -> torch.Tensor:
+        """Query of each word, `(num_videos, words, hidden)`, whose products with the tokens are the scores."""
+        # The key projection is folded into the query; its bias is the same for all tokens and drops out.
+        hidden = text.shape[-1]
+        query = F.linear(self.text_query(text) / math.sqrt(hidden), self.video_key.weight.T)
+        return query.reshape(num_videos, -1, hidden)
+
+    @staticmethod
+    def _mask_words(text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+        """Words whose padding is never the strongest."""
+        return text.masked_fill(~text_mask[..., None], float("-inf"))
 
 
 class R2Block(nn.Module):
@@ -423,7 +452,7 @@ class R2Block(nn.Module):
     """
 
     gradient_checkpointing = False  # transformers sets both attributes by these names
-    _gradient_checkpointing_func: Callable[..., torch.Tensor]
+    _gradient_checkpointing_func: Callable[..., Any]
 
     def __init__(self, config: R2TuningConfig):
         super().__init__()
@@ -522,7 +551,7 @@ class R2Block(nn.Module):
     def _recomputes(self) -> bool:
         return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
 
-    def _run(self, function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    def _run(self, function: Callable[..., Any], *inputs: torch.Tensor) -> Any:
         """Call a function; with activation checkpointing keep only its inputs for the backward pass."""
         if self._recomputes:
             return self._gradient_checkpointing_func(function, *inputs)
@@ -563,11 +592,11 @@ class R2Block(nn.Module):
         previous = self.layer_order[0]
         for layer, tokens, words in zip(self.layer_order, video, text, strict=True):
             step = self.step_for(layer)
-            cls = tokens[:, :, 0].repeat_interleave(len(words) // len(tokens), dim=0)  # (batch, num_frames, hidden)
-            frames = cls
             if self.pools_patches:
-                pooled = self._run(step.pool_patches, tokens, words, text_mask)
+                cls, pooled = self._run(step.read_frames, tokens, words, text_mask)
                 frames = cls + self.scale[layer].tanh() * pooled  # Eq. 6
+            else:
+                frames = cls = tokens[:, :, 0].repeat_interleave(len(words) // len(tokens), dim=0)
             if hidden_states:  # Eq. 7; the first step has no gate, as in the released code
                 gate = self.gate[min(layer, previous)].sigmoid()
                 frames = gate * frames + (1 - gate) * hidden_states[-1]

@@ -29,6 +29,7 @@ FILES = {
     "options_r2tuning.py",
     "pipeline_r2tuning.py",
     "points_r2tuning.py",
+    "pooling_r2tuning.py",
     "precision_r2tuning.py",
     "processing_r2tuning.py",
     "projection_r2tuning.py",

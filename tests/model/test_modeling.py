@@ -10,7 +10,7 @@ from tiny_models import TINY_TEXT, TINY_VISION
 from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
-from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, block_r2tuning
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, block_r2tuning, pooling_r2tuning
 from modeling_r2tuning.block_r2tuning import (
     DropPath,
     TemporalAttention,
@@ -211,6 +211,37 @@ def test_pooling_gives_the_same_with_and_without_gradients(tiny_model):
     with torch.no_grad():
         want = step.pool_patches(*inputs)
     assert torch.equal(step.pool_patches(*inputs).detach(), want)
+
+
+@pytest.mark.parametrize("tokens_at_once", [1, 10, 1024])
+@pytest.mark.parametrize("per_video", [1, 2])
+def test_training_pools_patches_with_the_same_gradients(make_model, monkeypatch, tokens_at_once, per_video):
+    """With any number of frames at once, queries that share a video, and padded words."""
+    monkeypatch.setattr(pooling_r2tuning, "TOKENS_AT_ONCE", tokens_at_once)
+    step = make_model().double().r2_block.steps[0]
+    video, text = torch.randn(2, 3, 5, 32).double(), torch.randn(2 * per_video, 6, 32).double()
+    mask = torch.arange(6) < torch.tensor([6, 2, 4, 1])[: 2 * per_video, None]
+    inputs = [video.requires_grad_(), text.requires_grad_()]
+    got = step.read_frames(*inputs, mask)
+    want = video[:, :, 0].repeat_interleave(per_video, dim=0), step.pool_patches(*inputs, mask)
+    torch.testing.assert_close(got, want)
+    probes = [torch.randn_like(each) for each in want]
+    inputs += [step.text_query.weight, step.video_key.weight]
+    gradients = [torch.autograd.grad(outputs, inputs, probes) for outputs in (got, want)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_training_pools_patches_in_autocasts_precision(tiny_model):
+    step = tiny_model.r2_block.steps[0]
+    video, text = torch.randn(2, 3, 5, 32).bfloat16().requires_grad_(), torch.randn(2, 6, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = step.read_frames(video, text, torch.ones(2, 6).bool())
+    want = step.read_frames(video.float(), text, torch.ones(2, 6).bool())
+    for ours, theirs in zip(got, want, strict=True):
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours.float(), theirs, atol=0.05, rtol=0.05)
+    gradients = [torch.autograd.grad([each.float().sum() for each in outputs], [video])[0] for outputs in (got, want)]
+    torch.testing.assert_close(*gradients, atol=0.05, rtol=0.05)
 
 
 # ---- fusion of the layers ----------------------------------------------------------------------------------------
