@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from r2tuning.json_files import write_text
 
 
@@ -41,6 +44,42 @@ def time_in_turn(functions: dict[str, Function], repeats: int) -> dict[str, Seco
     return medians
 
 
+PRODUCT_SIZE = 2048
+
+
+def measure_against_floor(functions: dict[str, Function], gigaflop: float, repeats: int) -> dict[str, float]:
+    """Seconds of functions by the clock on the wall, beside the least that their matrix products can take.
+
+    Args:
+        functions: Functions that compute the same; the last one is compared with the floor.
+        gigaflop: Operations of its matrix products in billions, from `count_gigaflop`.
+        repeats: Timed repetitions.
+    """
+    square = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE)
+    times = time_in_turn({**functions, "product": lambda: square @ square}, repeats)
+    seconds = {name: value.wall for name, value in times.items()}
+    rate = 2 * PRODUCT_SIZE**3 / 1e9 / seconds.pop("product")
+    first, *_, last = seconds
+    row = {f"{name}, seconds": value for name, value in seconds.items()}
+    if len(seconds) > 1:
+        row[f"{first} / {last}"] = seconds[first] / seconds[last]
+    floor = gigaflop / rate
+    return {
+        **row,
+        "GFLOP": gigaflop,
+        "GFLOP per second": rate,
+        "floor, seconds": floor,
+        f"{last} / floor": seconds[last] / floor,
+    }
+
+
+def count_gigaflop(function: Function) -> float:
+    """Operations of the matrix products and attention of a call, in billions."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops() / 1e9
+
+
 def command_line() -> str:
     """The command that is running, as it is typed."""
     return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
@@ -59,4 +98,14 @@ def print_report(report: dict[str, Any], path: Path | None = None) -> None:
         write_text(path, text)
 
 
-__all__ = ["Function", "Seconds", "command_line", "format_report", "print_report", "time_in_turn", "write_text"]
+__all__ = [
+    "Function",
+    "Seconds",
+    "command_line",
+    "count_gigaflop",
+    "format_report",
+    "measure_against_floor",
+    "print_report",
+    "time_in_turn",
+    "write_text",
+]

@@ -1,12 +1,13 @@
-"""Ground queries in encoded videos: batches of windows, and the answers of each video."""
+"""Ground queries in the windows of videos: batches of windows, and the answers of each video."""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from .encoding_r2tuning import EncodedText, EncodedVideo
+from .encoding_r2tuning import EncodedText
 from .heads_r2tuning import VideoGroundingOutput
 from .points_r2tuning import level_lengths
 
@@ -16,80 +17,63 @@ WINDOWS_AT_ONCE = 8
 PER_POINT = ("logits", "boundary_offsets", "point_mask")
 PER_FRAME = ("saliency_scores", "video_features", "frame_mask")
 
-
-# From a recurrent step and the features of a window to projected hidden states, see `R2Block.complete_projection`
-CompleteProjection = Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor]
-# From projected hidden states of videos and texts and their masks to predictions
+# From projected hidden states of videos and texts and their masks to predictions.
 Predict = Callable[[Iterator[torch.Tensor], list[torch.Tensor], torch.Tensor, torch.Tensor], VideoGroundingOutput]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A window of one of several videos.
+    """A window of a video.
 
     Attributes:
-        video: The video.
-        index: Number of the window in its video.
-        answers: List of the video's windows, to which the answer is added.
+        features: From a recurrent step to projected hidden states `(n, num_tokens, hidden)`, with or without the padding.
+        frame_mask: `(size,)`, boolean, `True` = real.
+        start: Its first frame.
+        answers: Outputs of the video's windows; that of this window is added.
     """
 
-    video: EncodedVideo
-    index: int
+    features: Callable[[int], torch.Tensor]
+    frame_mask: torch.Tensor
+    start: int
     answers: list[VideoGroundingOutput]
 
     @property
     def size(self) -> int:
         """Number of frames, with padding."""
-        return self.video.frame_mask.shape[1]
+        return len(self.frame_mask)
 
 
 def ground_windows(
-    videos: list[EncodedVideo],
-    text: EncodedText,
-    batch_size: int,
-    complete: CompleteProjection,
-    predict: Predict,
-    strides: Sequence[int],
-) -> list[VideoGroundingOutput]:
-    """Ground all queries in all windows of all videos.
+    windows: Iterable[Window], text: EncodedText, batch_size: int, predict: Predict, strides: Sequence[int]
+) -> None:
+    """Ground all queries in windows, and add the outputs of each window to its `answers`.
 
     Args:
-        videos: The videos.
+        windows: Windows of one or several videos; only `WINDOWS_AT_ONCE` of them are held.
         text: The queries.
         batch_size: Largest number of pairs of a query and a window that are answered at once.
-        complete: From the features of a window to projected hidden states.
-        predict: From projected hidden states of videos and texts and their masks to predictions.
+        predict: From projected hidden states to predictions.
         strides: Strides of the levels of points.
-
-    Returns:
-        One output for each video, ordered by query and then by window.
     """
-    answers: list[list[VideoGroundingOutput]] = [[] for _ in videos]
-    windows = []
-    for video, rows in zip(videos, answers, strict=True):
-        windows += [Window(video, index, rows) for index in range(video.num_windows)]
-    windows.sort(key=lambda window: window.size)  # windows of one size need no padding
     count = max(1, min(WINDOWS_AT_ONCE, batch_size // text.num_queries))
-    for first in range(0, len(windows), count):
+    windows = iter(windows)
+    batch = list(itertools.islice(windows, count))
+    while batch:
         for queries in torch.arange(text.num_queries, device=text.text_mask.device).split(batch_size):
-            _ground_batch(windows[first : first + count], text, queries, complete, predict, strides)
-    return [_join(rows, video) for rows, video in zip(answers, videos, strict=True)]
+            _ground_batch(batch, text, queries, predict, strides)
+        batch.clear()  # frees these windows before the next ones are encoded
+        batch.extend(itertools.islice(windows, count))
 
 
 def _ground_batch(
-    windows: list[Window],
-    text: EncodedText,
-    queries: torch.Tensor,
-    complete: CompleteProjection,
-    predict: Predict,
-    strides: Sequence[int],
+    windows: list[Window], text: EncodedText, queries: torch.Tensor, predict: Predict, strides: Sequence[int]
 ) -> None:
-    """Ground some queries in some windows, and add the outputs of each window to its `answers`."""
-    size, device = windows[-1].size, text.text_embeds.device
-    masks = [F.pad(window.video.frame_mask[window.index].to(device), (0, size - window.size)) for window in windows]
+    """Ground some queries in some windows."""
+    size = max(window.size for window in windows)
+    masks = [F.pad(window.frame_mask, (0, size - window.size)) for window in windows]
     words = text.text_embeds[:, queries].repeat(1, len(windows), 1, 1)  # (num_steps, rows, text_length, hidden)
     outputs = predict(
-        (_stack(windows, step, complete) for step in range(len(words))),
+        (_stack(windows, step, size) for step in range(len(words))),
         list(words),
         torch.stack(masks).repeat_interleave(len(queries), dim=0),
         text.text_mask[queries].repeat(len(windows), 1),
@@ -98,17 +82,17 @@ def _ground_batch(
         rows = slice(index * len(queries), (index + 1) * len(queries))
         answer = _cut(outputs, rows, size, window.size, strides)
         answer.query_index = queries
-        answer.window_starts = window.video.window_starts[window.index].to(device).expand(len(queries))
+        answer.window_starts = torch.full_like(queries, window.start)
         window.answers.append(answer)
 
 
-def _stack(windows: list[Window], recurrent_step: int, complete: CompleteProjection) -> torch.Tensor:
-    """Projected hidden states of several windows for one step, `(num_windows, num_frames, num_tokens, hidden)`."""
+def _stack(windows: list[Window], recurrent_step: int, size: int) -> torch.Tensor:
+    """Projected hidden states of several windows for one step, `(num_windows, size, num_tokens, hidden)`."""
     stacked = []
     for window in windows:
-        embeds = complete(recurrent_step, *window.video.window_features(window.index, recurrent_step))
-        missing = windows[-1].size - len(embeds)
-        stacked.append(F.pad(embeds, (0, 0, 0, 0, 0, missing)) if missing else embeds)
+        features = window.features(recurrent_step)
+        missing = size - len(features)
+        stacked.append(F.pad(features, (0, 0, 0, 0, 0, missing)) if missing else features)
     return stacked[0][None] if len(stacked) == 1 else torch.stack(stacked)
 
 
@@ -138,7 +122,7 @@ def _cut(
     return cut
 
 
-def _join(rows: list[VideoGroundingOutput], video: EncodedVideo) -> VideoGroundingOutput:
+def join_windows(rows: list[VideoGroundingOutput], fps: float, duration_sec: float) -> VideoGroundingOutput:
     """Concatenate the outputs of the windows of a video, ordered by query and then by window."""
     query_index = torch.cat([row["query_index"] for row in rows])  # (num_queries * num_windows,)
     order = query_index.argsort(stable=True)
@@ -146,9 +130,9 @@ def _join(rows: list[VideoGroundingOutput], video: EncodedVideo) -> VideoGroundi
     for name in rows[0]:
         if name != "points":  # all windows have the same points
             setattr(joined, name, torch.cat([row[name] for row in rows])[order])
-    joined.fps = torch.full_like(query_index, video.fps, dtype=torch.float32)
-    joined.duration_sec = torch.full_like(query_index, video.duration_sec, dtype=torch.float32)
+    joined.fps = torch.full_like(query_index, fps, dtype=torch.float32)
+    joined.duration_sec = torch.full_like(query_index, duration_sec, dtype=torch.float32)
     return joined
 
 
-__all__ = ["ground_windows"]
+__all__ = ["Window", "ground_windows", "join_windows"]

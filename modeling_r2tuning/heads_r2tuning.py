@@ -133,10 +133,10 @@ class ConvHead(nn.Module):
 def _convolve(conv: nn.Conv1d, features: torch.Tensor) -> torch.Tensor:
     """A convolution of kernel 3 with padding 1 from `(batch, length, hidden)` to `(batch, length, outputs)`.
 
-    As one product it takes a tenth of the time of `conv` itself on a CPU.
+    As one product of unfolded rows, because some CPUs take several times as long for `conv` itself.
     """
     padded = F.pad(features, (0, 0, 1, 1))
-    rows = torch.stack([padded[:, :-2], features, padded[:, 2:]], dim=-1)  # (batch, length, hidden, 3)
+    rows = padded.unfold(1, 3, 1)  # (batch, length, hidden, 3)
     return F.linear(rows.flatten(-2), conv.weight.flatten(1), conv.bias)
 
 

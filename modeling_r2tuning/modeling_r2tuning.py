@@ -7,8 +7,7 @@ it once.
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, cast, overload
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,19 +18,16 @@ from transformers.utils.generic import can_return_tuple
 
 from .block_r2tuning import FeedForward, R2Block, R2BlockOutput, TemporalAttention
 from .configuration_r2tuning import R2TuningConfig
-from .encoding_r2tuning import EncodedText, EncodedVideo
 from .files_r2tuning import make_readable
 from .fingerprint_r2tuning import Fingerprint
-from .grounding_r2tuning import ground_windows
+from .grounding_mixin_r2tuning import GroundingMixin
 from .heads_r2tuning import GroundingHead, VideoGroundingOutput
 from .inputs_r2tuning import (
     CheckedBatch,
     check_labels,
     check_per_query,
-    check_shape,
     check_text,
     check_video,
-    video_state_shape,
 )
 from .loading_r2tuning import (
     HUB_ARGUMENTS,
@@ -58,12 +54,9 @@ from .towers_r2tuning import (
     vision_layers,
     with_weights,
 )
-from .windows_r2tuning import encode_compact, encode_windows, stream_pixels, stream_windows, window_size
 
 
 logger = logging.get_logger(__name__)
-
-FINGERPRINT_VALUES = 64  # of each trained weight of the method: a step of training changes all of its values
 
 
 class R2TuningPreTrainedModel(PreTrainedModel):
@@ -112,7 +105,7 @@ def _init_temporal_part(part: nn.Module) -> None:
             init.zeros_(linear.bias)
 
 
-class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
+class R2TuningForVideoGrounding(GroundingMixin, R2TuningPreTrainedModel):  # type: ignore[misc]  # narrower `config`
     """Frozen encoders, R2 block and grounding heads.
 
     ```python
@@ -448,224 +441,6 @@ class R2TuningForVideoGrounding(R2TuningPreTrainedModel):
         # Distributed training waits for a gradient of every parameter, so those without effect on the loss get 0.
         unused = self.r2_block.maybe_unused_parameters() + head.maybe_unused_parameters(labels.saliency.shape[1])
         return loss + 0.0 * sum(parameter.sum() for parameter in unused), parts
-
-    # ---- encode once, ground many queries ----------------------------------------------------------------------
-
-    @torch.no_grad()
-    def encode_video(
-        self,
-        pixel_values_videos: torch.Tensor | Iterable[torch.Tensor] | None = None,
-        *,
-        video_hidden_states: torch.Tensor | None = None,
-        fps: float | None = None,
-        duration_sec: float | None = None,
-        window_sec: float | str | None = "config",
-        chunk_size: int = 32,
-        dtype: torch.dtype | None = None,
-        compact: bool = False,
-    ) -> EncodedVideo:
-        """Encode one video of any length once, so that `ground` can answer any number of queries about it.
-
-        A video longer than `window_sec` is divided into windows that overlap by half. One long pass (`window_sec=None`)
-        sees moments that are longer than half a window as a whole, and compares all frames of the video with each
-        other. However, its positions exceed those seen in training, and its attention grows with the square of the
-        length. Windows keep to the trained length and are better where moments are short compared with the video.
-
-        Args:
-            pixel_values_videos: `(num_frames, 3, height, width)`, with or without a batch axis of one, or an iterable
-                of such pieces, so that only one window of frames is in memory.
-            video_hidden_states: Cached states `(num_frames, num_layers, num_tokens, vision_hidden)` instead.
-            fps: Frames per second; default `config.fps`.
-            duration_sec: Length of the video in seconds; default `num_frames / fps`.
-            window_sec: Longest window in seconds; default `config.window_sec`, `None` = one pass.
-            chunk_size: Frames encoded at once.
-            dtype: Precision in which the features are kept; default that of the side block, float32. `torch.float16`
-                halves their memory.
-            compact: Keep each frame once, although windows overlap. That halves the memory of a long video, but `ground`
-                has to complete the projection of the frames each time.
-
-        Returns:
-            `EncodedVideo`.
-
-        Raises:
-            ValueError: No frames, both kinds of input or none, or no frame rate; a `dtype` that cannot hold the features;
-                or `compact` with a method that mixes frames.
-        """
-        fps = fps if fps is not None else self.config.fps
-        if not 0 < fps < float("inf"):
-            raise ValueError(f"`fps` must be positive and finite, got {fps}.")
-        seconds = cast("float | None", self.config.window_sec if window_sec == "config" else window_sec)
-        if seconds is not None and not seconds > 0:
-            raise ValueError(f"`window_sec` must be positive or None, got {seconds}.")
-        window, dtype = window_size(seconds, fps), self.r2_block.scale.dtype if dtype is None else dtype
-        if (pixel_values_videos is None) == (video_hidden_states is None):
-            raise ValueError("Pass either `pixel_values_videos` or `video_hidden_states`, got both or none.")
-        if compact:
-            self._check_compact()
-            pieces = self._stream_states(pixel_values_videos, video_hidden_states, chunk_size)
-            parts = encode_compact(pieces, lambda states: self._begin_projection(states, dtype), window)
-        else:
-            windows = self._stream_windows(pixel_values_videos, video_hidden_states, chunk_size, window)
-            parts = encode_windows(windows, lambda states: self._project_window(states, dtype), window)
-        if duration_sec is None:
-            duration_sec = int(parts["window_starts"][-1] + parts["frame_mask"][-1].sum()) / fps
-        return EncodedVideo(
-            **parts, fps=float(fps), duration_sec=float(duration_sec), fingerprint=self._get_fingerprint()
-        )
-
-    def _check_compact(self) -> None:
-        if self.config.method_spec.mixes_frames:
-            raise ValueError(
-                f"`compact` must be False for the method {self.config.method!r}: it mixes frames, so the hidden states of a "
-                "frame differ between windows."
-            )
-
-    def _stream_states(
-        self, pixels: torch.Tensor | Iterable[torch.Tensor] | None, states: torch.Tensor | None, chunk_size: int
-    ) -> Iterator[torch.Tensor]:
-        """Hidden states of one video in pieces `(n, num_layers, num_tokens, vision_hidden)`."""
-        if states is not None:
-            check_shape("video_hidden_states", states, video_state_shape(self.config))
-            yield states.to(self.device)
-        elif pixels is not None:
-            for piece in stream_pixels(pixels, chunk_size, self.device):
-                yield self.get_video_hidden_states(piece[None], chunk_size)[0]
-
-    def _stream_windows(
-        self,
-        pixels: torch.Tensor | Iterable[torch.Tensor] | None,
-        states: torch.Tensor | None,
-        chunk_size: int,
-        window: int | None,
-    ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Index of the first frame and hidden states of each window."""
-        if pixels is not None and self.config.method_spec.mixes_frames:  # frames see those of their window
-            for start, frames in stream_windows(stream_pixels(pixels, chunk_size, self.device), window):
-                yield start, self.get_video_hidden_states(frames[None])[0]
-        else:  # a frame has the same states in every window
-            yield from stream_windows(self._stream_states(pixels, states, chunk_size), window)
-
-    def _project_window(self, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Projected states of one window, `(num_steps, window_frames, num_tokens, hidden)`."""
-        frame_mask = torch.ones(1, len(states), dtype=torch.bool, device=states.device)
-        return torch.cat([_convert(step, dtype) for step in self.project_video(states[None], frame_mask)])
-
-    def _begin_projection(self, states: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """The part of the projection that is the same in all windows, see `R2Block.begin_projection`."""
-        embeds, statistics = self.r2_block.begin_projection(self.method.refine_video(states[None])[0])
-        return _convert(embeds, dtype), statistics
-
-    def _get_fingerprint(self) -> str:
-        """Hash of the weights that encoded videos and texts depend on, except those of frozen encoders."""
-        weights = self.r2_block.projection_weights()
-        learned = self.config.method_spec.place == "inside"
-        for prefix in (*ENCODERS, "method.") if learned else ("method.",):
-            for name, parameter in self.get_submodule(prefix[:-1]).named_parameters(prefix[:-1]):
-                if is_learned(name, self.config):
-                    weights[name] = parameter.flatten()[:FINGERPRINT_VALUES]
-        return self._fingerprint.get(weights, f"{self.config.layer_fusion} {self.config.num_recurrent_steps}")
-
-    @torch.no_grad()
-    def encode_text(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        *,
-        text_hidden_states: torch.Tensor | None = None,
-    ) -> EncodedText:
-        """Encode queries once, so that `ground` can answer them about any number of videos.
-
-        Args:
-            input_ids: `(num_queries, text_length)`.
-            attention_mask: `(num_queries, text_length)`, `True` = real; default: all.
-            text_hidden_states: `(num_queries, text_length, num_layers, text_hidden)` instead of token ids.
-
-        Raises:
-            ValueError: The text is missing or malformed.
-        """
-        text_mask = check_text(self.config, input_ids, text_hidden_states, attention_mask)
-        words = self.project_text(self._text_states(input_ids, text_hidden_states, text_mask))
-        return EncodedText(torch.stack(words), text_mask, self._get_fingerprint())
-
-    @overload
-    def ground(self, encoded_video: EncodedVideo, *args: Any, **kwargs: Any) -> VideoGroundingOutput: ...
-
-    @overload
-    def ground(self, encoded_video: list[EncodedVideo], *args: Any, **kwargs: Any) -> list[VideoGroundingOutput]: ...
-
-    @torch.no_grad()
-    def ground(
-        self,
-        encoded_video: EncodedVideo | list[EncodedVideo],
-        encoded_text: EncodedText | None = None,
-        *,
-        input_ids: torch.Tensor | None = None,
-        text_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        batch_size: int = 32,
-        output_video_features: bool = False,
-    ) -> VideoGroundingOutput | list[VideoGroundingOutput]:
-        """Ground any number of queries in one or more encoded videos.
-
-        Args:
-            encoded_video: From `encode_video` of this model, or a list of them.
-            encoded_text: From `encode_text` of this model.
-            input_ids: `(num_queries, text_length)` instead.
-            text_hidden_states: `(num_queries, text_length, num_layers, text_hidden)` instead.
-            attention_mask: `(num_queries, text_length)`, `True` = real; default: all.
-            batch_size: Largest number of pairs of a query and a window that are answered at once.
-            output_video_features: Also return `video_features`, which make up nine tenths of the output.
-
-        Returns:
-            `VideoGroundingOutput` with one row for each query and window, all windows of the first query first; a list of
-            them for a list of videos. `query_index` and `window_starts` identify the rows; post-processing merges the
-            windows.
-
-        Raises:
-            ValueError: The video or the text was encoded with other weights, or the text is missing or malformed.
-        """
-        if encoded_text is None:
-            encoded_text = self.encode_text(input_ids, attention_mask, text_hidden_states=text_hidden_states)
-        elif input_ids is not None or text_hidden_states is not None or attention_mask is not None:
-            raise ValueError("`encoded_text` holds the queries: pass no token ids, hidden states or mask beside it.")
-        videos = [encoded_video] if isinstance(encoded_video, EncodedVideo) else list(encoded_video)
-        fingerprint = self._get_fingerprint()
-        for video in videos:
-            _check_fingerprint("encoded_video", video, fingerprint)
-        _check_fingerprint("encoded_text", encoded_text, fingerprint)
-
-        def predict(*inputs: Any) -> VideoGroundingOutput:
-            output, _ = self._predict(*inputs)
-            return output if output_video_features else replace(output, video_features=None)
-
-        rows = ground_windows(
-            videos, encoded_text.to(self.device), batch_size, self._complete_projection, predict, self.config.strides
-        )
-        return rows[0] if isinstance(encoded_video, EncodedVideo) else rows
-
-    def _complete_projection(
-        self, recurrent_step: int, embeds: torch.Tensor, statistics: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Projected states of a window for one step, on the device and in the precision of the side block."""
-        embeds = embeds.to(self.device, self.r2_block.scale.dtype)
-        return self.r2_block.complete_projection(recurrent_step, embeds, statistics)
-
-
-def _check_fingerprint(name: str, encoded: EncodedVideo | EncodedText, fingerprint: str) -> None:
-    if encoded.fingerprint != fingerprint:
-        raise ValueError(f"`{name}` was made with weights other than this model's. Encode it again.")
-
-
-def _convert(features: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Features in another precision, which must be able to hold them."""
-    if not dtype.is_floating_point:
-        raise ValueError(f"`dtype` must be a floating-point type such as torch.float16, got {dtype}.")
-    converted = features.to(dtype)
-    if converted.dtype != features.dtype and not converted.isfinite().all():
-        raise ValueError(
-            f"`dtype` {dtype} cannot hold the features of this video: use torch.bfloat16 or torch.float32."
-        )
-    return converted
 
 
 __all__ = [

@@ -169,8 +169,9 @@ class VideoGroundingPipeline(Pipeline):
         self, inputs: dict[str, Any], batch_size: int = 32, **options: Any
     ) -> dict[str, Any]:
         video = inputs["video"]
-        encoded = self.model.encode_video(video, fps=video.fps, duration_sec=video.duration_sec, **options)
-        outputs = self.model.ground(encoded, **inputs["text"], batch_size=batch_size)
+        outputs = self.model.encode_and_ground(
+            video, **inputs["text"], fps=video.fps, duration_sec=video.duration_sec, batch_size=batch_size, **options
+        )
         return {"outputs": outputs, "queries": inputs["queries"]}
 
     def postprocess(  # type: ignore[override]

@@ -82,7 +82,8 @@ class _Pooling(torch.autograd.Function):
             of_weights = torch.bmm(of_pooled, tokens.mT)  # (frames, words, num_tokens)
             of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
             of_scores = of_scores.transpose(0, 1).flatten(1)  # (words, frames * num_tokens)
-            of_tokens.flatten(0, 1).addmm_(of_scores.T, query[row])  # through the scores
+            of_rows = of_tokens.flatten(0, 1)
+            torch.addmm(of_rows, of_scores.T, query[row], out=of_rows)  # through the scores
             of_query[row] += of_scores @ tokens.flatten(0, 1)
             of_tokens[:, 0] += of_first[row, frames]
         return of_video, of_query.to(query.dtype), of_words.to(query.dtype)

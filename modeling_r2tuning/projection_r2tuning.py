@@ -320,7 +320,7 @@ def _drop(values: torch.Tensor, factors: torch.Tensor | None) -> torch.Tensor:
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
     """Add a matrix product to a total, which may be of higher precision."""
     if total.dtype == left.dtype:
-        total.addmm_(left, right)
+        torch.addmm(total, left, right, out=total)
     else:
         total += left @ right
 

@@ -69,20 +69,23 @@ ALLOWED = {
     | {f"method_{name}_r2tuning" for name in ("e3va", "lora", "losa", "lst", "st_adapter", "vop", "vpt")},
     "modeling_r2tuning": {
         f"{name}_r2tuning"
+        for name in ("block", "configuration", "files", "fingerprint", "grounding_mixin", "heads", "inputs", "loading")
+    }
+    | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "precision", "tower_specs", "towers")},
+    "grounding_mixin_r2tuning": {
+        f"{name}_r2tuning"
         for name in (
             "block",
             "configuration",
             "encoding",
-            "files",
             "fingerprint",
             "grounding",
             "heads",
             "inputs",
-            "precision",
-            "loading",
+            "method_base",
         )
     }
-    | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "tower_specs", "towers", "windows")},
+    | {f"{name}_r2tuning" for name in ("methods", "towers", "windows")},
     "processing_r2tuning": {
         f"{name}_r2tuning"
         for name in ("containers", "decoding", "loading", "options", "tower_specs", "user_inputs", "video_io")

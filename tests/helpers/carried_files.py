@@ -9,6 +9,7 @@ FILES = {
     "encoding_r2tuning.py",
     "files_r2tuning.py",
     "fingerprint_r2tuning.py",
+    "grounding_mixin_r2tuning.py",
     "grounding_r2tuning.py",
     "heads_r2tuning.py",
     "inputs_r2tuning.py",

@@ -1,11 +1,14 @@
 """Queries in encoded videos: batches of windows, several videos, encoded texts, compact videos."""
 
+import weakref
+
 import pytest
 import torch
 from model_checks import CLOSE, assert_equal_outputs, make_inputs
 
 from modeling_r2tuning import EncodedVideo
 from modeling_r2tuning.block_r2tuning import R2Block
+from modeling_r2tuning.grounding_r2tuning import WINDOWS_AT_ONCE
 from modeling_r2tuning.windows_r2tuning import plan_windows, stream_windows
 
 
@@ -76,6 +79,41 @@ def test_several_windows_are_answered_in_one_pass(tiny_model, states, text, monk
     num_rows = 3 * sum(len(plan_windows(length, 11)[0]) for length in LENGTHS)
     assert sum(batches) == num_rows
     assert max(batches) == 12
+
+
+@pytest.mark.parametrize("window_sec", [14, None])
+@pytest.mark.parametrize("method", ["r2_tuning", "vop"])
+def test_a_video_is_encoded_and_grounded_in_one_pass(make_model, text, method, window_sec):
+    model = make_model(method=method, num_recurrent_steps=3 if method == "r2_tuning" else 1)
+    pixels = make_inputs(model.config, (40,), (1,))["pixel_values_videos"][0]
+    options = {"window_sec": window_sec, "chunk_size": 5, "fps": 0.5}
+    want = model.ground(model.encode_video(pixels, **options), **text)
+    assert_equal_outputs(model.encode_and_ground(pixels.split(7), **text, **options), want, **CLOSE)
+    assert model.encode_and_ground(pixels, **text, **options, duration_sec=79.5).duration_sec.unique() == 79.5
+
+
+def test_only_a_few_windows_are_in_memory_in_one_pass(tiny_model, text):
+    """The windows of a long video are grounded while it is read."""
+    pixels = make_inputs(tiny_model.config, (4,), (1,))["pixel_values_videos"][0]
+    alive, most = [], 0
+
+    def read():
+        nonlocal most
+        for _ in range(100):
+            yield pixels
+            most = max(most, sum(features() is not None for features in alive))
+
+    project = tiny_model._project_window
+
+    def count(states, dtype):
+        embeds = project(states, dtype)
+        alive.append(weakref.ref(embeds))
+        return embeds
+
+    tiny_model._project_window = count
+    outputs = tiny_model.encode_and_ground(read(), **text, window_sec=20)
+    assert len(alive) == len(outputs.window_starts.unique()) > 70
+    assert most <= WINDOWS_AT_ONCE
 
 
 # ---- encoded texts -----------------------------------------------------------------------------------------------
