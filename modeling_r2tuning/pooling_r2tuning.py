@@ -19,7 +19,7 @@ TOKENS_AT_ONCE = 1024
 def pool_tokens(video: torch.Tensor, query: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend from each word to the tokens of each frame, add the word, and take the strongest word.
 
-    For a frame with tokens V, a query q_w of each word w and its embedding w it is max over w of (softmax(q_w V') V + w).
+    For a frame with tokens V and words w with queries q_w, this is max over w of (softmax(q_w V') V + w).
 
     Args:
         video: `(num_videos, num_frames, num_tokens, hidden)`.
@@ -68,7 +68,7 @@ class _Pooling(torch.autograd.Function):
         video, query, attention, indices = ctx.saved_tensors
         num_videos, num_queries, text_length, hidden = ctx.words_shape
         gradient = gradient.unflatten(0, (num_videos, num_queries)).transpose(1, 2)
-        of_video = torch.empty_like(video)
+        of_video = torch.empty(video.shape, dtype=video.dtype, device=video.device)
         exact = torch.promote_types(video.dtype, torch.float32)
         of_query, of_words = torch.zeros_like(query, dtype=exact), video.new_zeros(ctx.words_shape, dtype=exact)
         for row, frames in _pieces(video):
@@ -90,7 +90,7 @@ class _Pooling(torch.autograd.Function):
 
 
 def _pieces(video: torch.Tensor) -> Iterator[tuple[int, slice]]:
-    """Index of a video and some of its frames, so that all of its tokens are in the cache."""
+    """Yield the index of each video and a few of its frames at a time, whose tokens fit the cache."""
     num_videos, num_frames, num_tokens, _ = video.shape
     at_once = max(TOKENS_AT_ONCE // num_tokens, 1)
     for row in range(num_videos):

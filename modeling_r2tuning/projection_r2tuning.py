@@ -1,8 +1,8 @@
-"""The projection of hidden states, forward and backward, with as few passes over the tokens as possible.
+"""The projection of hidden states in training, forward and backward, with few passes over the tokens.
 
-The frozen states of a training batch are many times larger than everything computed from them. Autograd would keep
-several copies of them in full precision; `project` keeps only what it was given, the first linear layer's output and,
-in place of the dropout masks, the seed from which they are drawn again.
+The hidden states of a training batch are several times larger than all else that a step computes. Autograd would keep
+copies of them in full precision, and masks of dropout. `project` keeps its inputs, the output of the first linear layer,
+and the seed from which the backward pass draws the masks again.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,10 @@ from torch.autograd.function import once_differentiable
 from .precision_r2tuning import autocast_dtype, without_autocast
 
 
-ROWS_ON_CPU = 1024  # tokens projected at once, so that they and their copies stay in the cache
-ROWS_ON_ACCELERATOR = 32768  # tokens projected at once elsewhere: enough to occupy all of its cores
+# Tokens projected at once: on a CPU so few that they and their copies stay in the cache (twice or a quarter as many take
+# up to a tenth longer); on an accelerator so many that they occupy it.
+ROWS_ON_CPU = 1024
+ROWS_ON_ACCELERATOR = 32768
 
 
 class ProjectionWeights(NamedTuple):
@@ -153,12 +155,15 @@ def _join(features: torch.Tensor, endpoints: torch.Tensor | None, dtype: torch.d
 class _Projection(torch.autograd.Function):
     """`project` and its gradient, some rows at a time."""
 
-    # With the normalised input n, gain g, bias b, factors d of dropout, weight W and shift c, the first Linear gives
+    # With the normalised input n, gain g and bias b of LayerNorm, factors d of dropout, and weight W and shift c of Linear,
+    # the first Linear computes
     #     y = W ((g n + b) d) + c
-    # and for the gradient e of y, summed over all rows, with A = e' (n d) and B = e' d of the shape of W, the gradients
-    # are A g + B b of W, the sums over the rows of A W and of B W of g and b, and the sum of e of c. So no gradient of the
-    # size of the input is computed unless the features need one. Without dropout all d are 1, and each column of B is
-    # the sum of e.
+    # Let e be the gradient of y, and A = e' (n d) and B = e' d sums over all rows, of the shape of W. Then the gradients are
+    #     of W: A g + B b,   of g: column sums of A W,   of b: column sums of B W,   of c: the sum of e
+    # where A W and B W are products element by element. So no gradient of the size of the input is computed, unless the
+    # features need one. Without dropout all d are 1, and every column of B is the sum of e.
+    #
+    # Keeping a bias in the norm costs dropout the second product, B; the forward pass needs one product in any case.
 
     @staticmethod
     def forward(
@@ -171,7 +176,7 @@ class _Projection(torch.autograd.Function):
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
         weights = ProjectionWeights(*parameters)
-        halved = _cast_linear(weights, dtype)
+        cast_weights = _cast_linear(weights, dtype)
         shape = (*features.shape[:-1], len(weights.output_weight))
         hidden = torch.empty(shape, dtype=dtype, device=features.device)
         output = torch.empty_like(hidden)
@@ -180,11 +185,11 @@ class _Projection(torch.autograd.Function):
             hidden_piece = hidden_rows[piece.rows]
             normed = _norm(piece.joined, weights.input_gain, weights.input_bias, options.input_eps)[0].to(dtype)
             _drop(normed, piece.input_factors)
-            torch.addmm(halved.input_shift, normed, halved.input_weight.T, out=hidden_piece)
+            torch.addmm(cast_weights.input_shift, normed, cast_weights.input_weight.T, out=hidden_piece)
             positive = hidden_piece.relu().to(weights.hidden_gain.dtype)
             normed = _norm(positive, weights.hidden_gain, weights.hidden_bias, options.hidden_eps)[0].to(dtype)
             _drop(normed, piece.hidden_factors)
-            torch.addmm(halved.output_shift, normed, halved.output_weight.T, out=output_rows[piece.rows])
+            torch.addmm(cast_weights.output_shift, normed, cast_weights.output_weight.T, out=output_rows[piece.rows])
         ctx.save_for_backward(features, endpoints, hidden, *parameters)
         ctx.options, ctx.dtype, ctx.seed = options, dtype, seed
         return output
@@ -194,22 +199,22 @@ class _Projection(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         features, endpoints, hidden, *parameters = ctx.saved_tensors
         weights, options, dtype = ProjectionWeights(*parameters), ctx.options, ctx.dtype
-        halved = _cast_linear(weights, dtype)
-        sums = _Sums(weights, options, dtype)
+        cast_weights = _cast_linear(weights, dtype)
+        sums = _GradientSums(weights, options, dtype)
         hidden_rows, gradient_rows = hidden.flatten(0, -2), gradient.flatten(0, -2)
         of_features = None
         if ctx.needs_input_grad[0]:
             of_features = torch.empty(features.shape, dtype=features.dtype, device=features.device)
         for piece in _pieces(features, endpoints, weights, options.rate, dtype, ctx.seed):
-            of_hidden = sums.add_output_layer(piece, hidden_rows[piece.rows], gradient_rows[piece.rows], halved)
+            of_hidden = sums.add_output_layer(piece, hidden_rows[piece.rows], gradient_rows[piece.rows], cast_weights)
             sums.add_input_layer(piece, of_hidden)
             if of_features is not None:
-                of_joined = _gradient_of_input(piece, of_hidden, weights, halved, options)
+                of_joined = _gradient_of_input(piece, of_hidden, weights, cast_weights, options)
                 of_features.flatten(0, -2)[piece.rows] = of_joined[:, : features.shape[-1]]
         return of_features, None, None, None, None, *sums.gradients()
 
 
-class _Sums:
+class _GradientSums:
     """Gradients of the parameters, summed over the pieces."""
 
     def __init__(self, weights: ProjectionWeights, options: ProjectionOptions, dtype: torch.dtype):
@@ -223,7 +228,7 @@ class _Sums:
         self.output_shift = torch.zeros_like(weights.output_shift)
 
     def add_output_layer(
-        self, piece: _Piece, hidden: torch.Tensor, gradient: torch.Tensor, halved: ProjectionWeights
+        self, piece: _Piece, hidden: torch.Tensor, gradient: torch.Tensor, cast_weights: ProjectionWeights
     ) -> torch.Tensor:
         """Add a piece to the sums of the layers after the first Linear, whose gradient `(rows, hidden)` is returned."""
         weights = self.weights
@@ -232,7 +237,7 @@ class _Sums:
         gradient = gradient.to(self.dtype)
         _add_product(self.output_weight, gradient.T, _drop(normed.to(self.dtype), piece.hidden_factors))
         self.output_shift += gradient.sum(0, dtype=self.output_shift.dtype)
-        of_normed = _drop(gradient @ halved.output_weight, piece.hidden_factors).to(positive.dtype)
+        of_normed = _drop(gradient @ cast_weights.output_weight, piece.hidden_factors).to(positive.dtype)
         of_positive, of_gain, of_bias = _norm_backward(
             of_normed, positive, mean, rstd, weights.hidden_gain, weights.hidden_bias, (True, True, True)
         )
@@ -271,12 +276,12 @@ def _gradient_of_input(
     piece: _Piece,
     of_hidden: torch.Tensor,
     weights: ProjectionWeights,
-    halved: ProjectionWeights,
+    cast_weights: ProjectionWeights,
     options: ProjectionOptions,
 ) -> torch.Tensor:
     """Gradient of the rows `[features, endpoints]`, `(rows, in_features)`."""
     _, mean, rstd = _norm(piece.joined, None, None, options.input_eps)
-    of_normed = _drop(of_hidden @ halved.input_weight, piece.input_factors).to(piece.joined.dtype)
+    of_normed = _drop(of_hidden @ cast_weights.input_weight, piece.input_factors).to(piece.joined.dtype)
     only_input = (True, False, False)
     return _norm_backward(of_normed, piece.joined, mean, rstd, weights.input_gain, weights.input_bias, only_input)[0]
 

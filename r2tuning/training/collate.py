@@ -89,8 +89,8 @@ def _distinct_videos(examples: list[dict[str, Any]]) -> tuple[list[dict[str, Any
     """Examples that hold the videos of a batch, and which of them each query is about.
 
     These are every n-th example, for the largest n such that each group of n consecutive queries is about one video; the
-    model then repeats each video n times and needs no index. Pixels are encoded anew in every step, so if that leaves a
-    video twice, each video is taken once, with an index.
+    model then repeats each video n times and needs no index. Encoding pixels is expensive, so if a video of pixels would
+    appear twice, each video is taken once, with an index.
     """
     runs = itertools.groupby(examples, key=lambda example: example["video_id"])
     run_lengths = [len(list(run)) for _, run in runs]
