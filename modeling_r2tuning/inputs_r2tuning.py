@@ -4,7 +4,7 @@ Shapes are always checked. Values are checked by `forward`, which on an accelera
 the CPU by `check_batch`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -128,6 +128,28 @@ def check_video(
     if checked is None:
         _check_right_padding(mask)
     return mask
+
+
+def count_frames(
+    pixels: torch.Tensor, frame_mask: torch.Tensor | None, num_frames: Sequence[int] | None
+) -> Sequence[int] | None:
+    """Check the mask or the lengths of a batch of videos.
+
+    Returns:
+        Number of real frames of each video; `None` = all, if neither is given.
+    """
+    longest = pixels.shape[1]
+    if num_frames is None and frame_mask is None:
+        return None
+    if num_frames is None:
+        mask = _check_mask("frame_mask", frame_mask, pixels, None)
+        _check_right_padding(mask)
+        return mask.sum(dim=1).tolist()
+    if len(num_frames) != len(pixels) or not all(1 <= number <= longest for number in num_frames):
+        raise ValueError(
+            f"`num_frames` must have {len(pixels)} numbers from 1 to {longest}, one for each video, got {list(num_frames)}."
+        )
+    return num_frames
 
 
 def _check_right_padding(mask: torch.Tensor) -> None:
@@ -255,5 +277,6 @@ __all__ = [
     "check_shape",
     "check_text",
     "check_video",
+    "count_frames",
     "video_state_shape",
 ]

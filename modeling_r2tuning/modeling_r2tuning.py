@@ -28,6 +28,7 @@ from .inputs_r2tuning import (
     check_per_query,
     check_text,
     check_video,
+    count_frames,
 )
 from .loading_r2tuning import (
     HUB_ARGUMENTS,
@@ -270,10 +271,11 @@ class R2TuningForVideoGrounding(GroundingMixin, R2TuningPreTrainedModel):  # typ
         Returns:
             `(batch, num_frames, num_layers, num_tokens, vision_hidden)`, last layer last; 0 where padded. In memory the
             layers are outermost, so that a single layer is contiguous.
+
+        Raises:
+            ValueError: `frame_mask` or `num_frames` does not fit the videos.
         """
-        if num_frames is None and frame_mask is not None:
-            num_frames = frame_mask.sum(dim=1).tolist()
-        lengths = num_frames or [pixel_values_videos.shape[1]] * len(pixel_values_videos)
+        lengths = count_frames(pixel_values_videos, frame_mask, num_frames)
         pixels = pixel_values_videos.to(self.vision_model.dtype)
         layers = self._with_frozen_copies(vision_layers(self.vision_model), pixels.device.type)
         return read_video(self.vision_model, layers, pixels, lengths, chunk_size, self.config, self.method)

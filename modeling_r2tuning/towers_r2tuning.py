@@ -183,7 +183,7 @@ def read_video(
     vision_model: nn.Module,
     layers: nn.ModuleList,
     pixels: torch.Tensor,
-    lengths: Sequence[int],
+    lengths: Sequence[int] | None,
     chunk_size: int | None,
     config: R2TuningConfig,
     method: TransferMethod,
@@ -194,7 +194,7 @@ def read_video(
         vision_model: Image encoder.
         layers: Its layers, possibly with other weights.
         pixels: `(batch, num_frames, 3, height, width)`.
-        lengths: Number of real frames of each video; the others follow them.
+        lengths: Number of real frames of each video, which come before the padded ones; `None` = all are real.
         chunk_size: Frames that are encoded at once; `None` = all. Where frames are mixed it is a whole video.
         config: Configuration.
         method: Module of the transfer method.
@@ -205,8 +205,8 @@ def read_video(
     """
     num_frames = pixels.shape[1]
     if config.method_spec.mixes_frames:
-        chunks = [[run] for run in _runs(pixels, lengths)]
-    elif min(lengths) == num_frames:  # slices of the whole batch need no copy
+        chunks = [[run] for run in _runs(pixels, lengths or [num_frames] * len(pixels))]
+    elif lengths is None or min(lengths) == num_frames:  # slices of the whole batch need no copy
         every = pixels.flatten(0, 1)
         chunks = [[_Run(chunk, 0)] for chunk in every.split(chunk_size or len(every))]
     else:

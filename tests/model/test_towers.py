@@ -65,6 +65,21 @@ def test_padded_frames_are_not_encoded(make_model, method, chunk_size):
     assert states.movedim(2, 0).is_contiguous()
 
 
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ({"frame_mask": torch.tensor([[True, False, True]] * 2)}, "`frame_mask` must be padded on the right"),
+        ({"frame_mask": torch.tensor([[True] * 3, [False] * 3])}, "`frame_mask` must have a `True` in every row"),
+        ({"frame_mask": torch.ones(2, 4)}, "`frame_mask` must have the shape"),
+        ({"num_frames": [3]}, "`num_frames` must have 2 numbers from 1 to 3"),
+        ({"num_frames": [3, 4]}, "`num_frames` must have 2 numbers from 1 to 3"),
+    ],
+)
+def test_wrong_lengths_are_refused(tiny_model, lengths, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model.get_video_hidden_states(torch.zeros(2, 3, 3, 64, 64), **lengths)
+
+
 # ---- hooks, adapters and offloading ------------------------------------------------------------------------------
 
 
