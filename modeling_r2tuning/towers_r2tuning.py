@@ -203,23 +203,20 @@ def read_video(
         `(batch, num_frames, num_layers, num_tokens, vision_hidden)`, last layer last. In memory the layers are
         outermost, so that a single layer is contiguous.
     """
-    num_frames = pixels.shape[1]
     if config.method_spec.mixes_frames:
-        chunks = [[run] for run in _runs(pixels, lengths or [num_frames] * len(pixels))]
-    elif lengths is None or min(lengths) == num_frames:  # slices of the whole batch need no copy
-        every = pixels.flatten(0, 1)
-        chunks = [[_Run(chunk, 0)] for chunk in every.split(chunk_size or len(every))]
+        chunks = [[video] for video in _whole_videos(pixels, lengths)]
     else:
-        chunks = _chunks(_runs(pixels, lengths), chunk_size or sum(lengths))
+        chunks = _chunks(pixels, lengths, chunk_size)
     pieces = []
     for chunk in chunks:
         frames = chunk[0].frames if len(chunk) == 1 else torch.cat([run.frames for run in chunk])
         states = torch.stack(_read_frames(vision_model, layers, frames, config, method))
-        for run, part in zip(chunk, states.split([len(run.frames) for run in chunk], dim=1), strict=True):
+        sizes = [len(run.frames) for run in chunk]
+        for run, part in zip(chunk, states.split(sizes, dim=1), strict=True):
             pieces.append(part)  # (num_layers, frames of the run, num_tokens, hidden)
             if run.padding:
-                padding_shape = (len(part), run.padding, *part.shape[2:])
-                pieces.append(part.new_zeros(1, 1, 1, 1).expand(padding_shape))
+                zero = part.new_zeros(1, 1, 1, 1)
+                pieces.append(zero.expand(len(part), run.padding, *part.shape[2:]))
     joined = torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0]  # (num_layers, all frames, num_tokens, hidden)
     return joined.unflatten(1, pixels.shape[:2]).movedim(0, 2)  # (batch, num_frames, num_layers, num_tokens, hidden)
 
@@ -306,19 +303,25 @@ class _Run(NamedTuple):
     padding: int
 
 
-def _runs(pixels: torch.Tensor, lengths: Sequence[int]) -> list[_Run]:
+def _whole_videos(pixels: torch.Tensor, lengths: Sequence[int] | None) -> list[_Run]:
     """Each video without its padding."""
+    if lengths is None:
+        lengths = [pixels.shape[1]] * len(pixels)
     runs = []
     for video, length in zip(pixels, lengths, strict=True):
         runs.append(_Run(video[:length], len(video) - length))
     return runs
 
 
-def _chunks(videos: list[_Run], size: int) -> list[list[_Run]]:
-    """Divide videos into chunks of `size` frames; a chunk may hold frames of several videos."""
+def _chunks(pixels: torch.Tensor, lengths: Sequence[int] | None, size: int | None) -> list[list[_Run]]:
+    """Divide videos into chunks of `size` real frames (`None` = all); a chunk may hold frames of several videos."""
+    if lengths is None or min(lengths) == pixels.shape[1]:  # slices of the whole batch need no copy
+        every = pixels.flatten(0, 1)
+        return [[_Run(frames, 0)] for frames in every.split(size or len(every))]
+    size = size or sum(lengths)
     chunks: list[list[_Run]] = [[]]
     room = size
-    for frames, padding in videos:
+    for frames, padding in _whole_videos(pixels, lengths):
         start = 0
         while start < len(frames):
             if room == 0:
