@@ -61,6 +61,7 @@ setup(
     extras_require={
         "plot": ["matplotlib>=3.8"],
         "lora": ["peft>=0.21"],  # checkpoints of the method "lora"
+        "int8": ["torchao>=0.18"],  # encoders in int8; the tests ran with 0.18 and torch 2.13
         "siglip": ["sentencepiece>=0.2", "protobuf>=4.25"],  # the tokenizer of SigLIP's first checkpoints
         "tvsum": ["h5py>=3.10"],  # TVSum's own .mat file
         "train": ["accelerate>=1.15", "matplotlib>=3.8", "tensorboard>=2.14"],
@@ -77,6 +78,7 @@ setup(
             "peft>=0.21",
             "sentencepiece>=0.2",
             "protobuf>=4.25",
+            "torchao>=0.18",
             "accelerate>=1.15",
             "tensorboard>=2.14",
         ],

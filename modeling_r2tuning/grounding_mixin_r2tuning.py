@@ -17,6 +17,7 @@ from .heads_r2tuning import VideoGroundingOutput
 from .inputs_r2tuning import check_shape, check_text, video_state_shape
 from .method_base_r2tuning import TransferMethod
 from .methods_r2tuning import is_learned
+from .read_ahead_r2tuning import reading_ahead
 from .towers_r2tuning import ENCODERS
 from .windows_r2tuning import encode_compact, encode_windows, stream_pixels, stream_windows, window_size
 
@@ -61,7 +62,8 @@ class GroundingMixin:
 
         Args:
             pixel_values_videos: `(num_frames, 3, height, width)`, with or without a batch axis of one, or an iterable
-                of such pieces, so that only one window of frames is in memory.
+                of such pieces, so that only one window of frames is in memory. A thread reads the iterable two pieces
+                ahead, while earlier ones are encoded; when encoding ends early, it closes a generator.
             video_hidden_states: Cached states `(num_frames, num_layers, num_tokens, vision_hidden)` instead.
             fps: Frames per second; default `config.fps`.
             duration_sec: Length of the video in seconds; default `num_frames / fps`.
@@ -85,11 +87,13 @@ class GroundingMixin:
             raise ValueError("Pass either `pixel_values_videos` or `video_hidden_states`, got both or none.")
         if compact:
             self._check_compact()
-            pieces = self._stream_states(pixel_values_videos, video_hidden_states, chunk_size)
-            parts = encode_compact(pieces, lambda states: self._begin_projection(states, dtype), window)
-        else:
-            windows = self._stream_windows(pixel_values_videos, video_hidden_states, chunk_size, window)
-            parts = encode_windows(windows, lambda states: self._project_window(states, dtype), window)
+        with reading_ahead(pixel_values_videos) as pixels:
+            if compact:
+                pieces = self._stream_states(pixels, video_hidden_states, chunk_size)
+                parts = encode_compact(pieces, lambda states: self._begin_projection(states, dtype), window)
+            else:
+                windows = self._stream_windows(pixels, video_hidden_states, chunk_size, window)
+                parts = encode_windows(windows, lambda states: self._project_window(states, dtype), window)
         if duration_sec is None:
             duration_sec = int(parts["window_starts"][-1] + parts["frame_mask"][-1].sum()) / fps
         return EncodedVideo(
@@ -256,17 +260,18 @@ class GroundingMixin:
         answers: list[VideoGroundingOutput] = []
         num_frames = 0
 
-        def encode() -> Iterator[Window]:
+        def encode(pixels: torch.Tensor | Iterable[torch.Tensor]) -> Iterator[Window]:
             nonlocal num_frames
             size = None
-            for start, states in self._stream_windows(pixel_values_videos, None, chunk_size, window):
+            for start, states in self._stream_windows(pixels, None, chunk_size, window):
                 num_frames = start + len(states)
                 size = len(states) if size is None else size  # the last window is padded to that of the first
                 mask = torch.arange(size, device=states.device) < len(states)
                 embeds = self._project_window(states, self.r2_block.scale.dtype)
                 yield Window(embeds.__getitem__, mask, start, answers)
 
-        self._ground_windows(encode(), text, batch_size, output_video_features)
+        with reading_ahead(pixel_values_videos) as pixels:
+            self._ground_windows(encode(pixels), text, batch_size, output_video_features)
         return join_windows(answers, fps, num_frames / fps if duration_sec is None else duration_sec)
 
     def _encoded_text(

@@ -68,7 +68,7 @@ class FrameStream:
     """Normalised frames of one video in pieces, so that a long video is never in memory as a whole.
 
     Attributes:
-        pieces: Tensors `(num_frames_of_piece, 3, height, width)`.
+        pieces: Generator of tensors `(num_frames_of_piece, 3, height, width)`; closing it closes the video.
         num_frames: Total number of frames.
         fps: Frames per second.
         duration_sec: Length of the video in seconds.
@@ -223,7 +223,8 @@ class R2TuningProcessor(ProcessorMixin):
             fps: Frames per second; default: the processor's.
             max_frames: Largest number of frames sampled from a video file, which may claim to last for years.
             max_pixels: Largest number of pixels of a frame in a video file.
-            progress: Called for each video with the number of frames read so far and the total number.
+            progress: Called for each video with the number of frames read so far and the total number, in the thread that
+                reads the video (`encode_video` and the pipeline read in a thread of their own).
             padding: Padding of texts: to the longest (`True` or `"longest"`), to `max_length` (`"max_length"`), or
                 none (`False` or `"do_not_pad"`). Videos are padded to the longest.
             truncation: Whether texts of more than `max_length` tokens are truncated, with a warning, or refused.
@@ -300,10 +301,12 @@ class R2TuningProcessor(ProcessorMixin):
                 chunk_size=chunk_size,
                 progress=progress,
             )
-            return FrameStream(map(self._pixels, source), source.num_frames, float(fps), source.duration_sec)
+            pixels = (self._pixels(chunk) for chunk in source)
+            return FrameStream(pixels, source.num_frames, float(fps), source.duration_sec)
         frames = as_frames(video)
-        pieces = (frames[start : start + chunk_size] for start in range(0, len(frames), chunk_size))
-        return FrameStream(map(self._pixels, pieces), len(frames), float(fps), len(frames) / fps)
+        starts = range(0, len(frames), chunk_size)
+        pixels = (self._pixels(frames[start : start + chunk_size]) for start in starts)
+        return FrameStream(pixels, len(frames), float(fps), len(frames) / fps)
 
     def _pixels(self, frames: np.ndarray) -> torch.Tensor:
         """Convert frames `(num_frames, height, width, 3)`, uint8, to normalised `(num_frames, 3, height, width)`."""

@@ -23,7 +23,14 @@ The rest of the package is imported by its full name: `r2tuning.training`, `r2tu
 `r2tuning.visualization` and `r2tuning.commands` (the command line).
 """
 
-from modeling_r2tuning import (
+import logging
+
+
+# transformers imports torchao where it is installed, which then warns about its kernels for GPUs.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+from modeling_r2tuning import (  # noqa: E402 (after the line above)
     EncodedText,
     EncodedVideo,
     R2TuningConfig,
@@ -35,9 +42,9 @@ from modeling_r2tuning import (
     load_video_frames,
     save_checkpoint,
 )
-from modeling_r2tuning.video_io_r2tuning import cut_clip
-from r2tuning.released.convert import convert_original_checkpoint
-from r2tuning.visualization.timeline import plot_grounding
+from modeling_r2tuning.video_io_r2tuning import cut_clip  # noqa: E402
+from r2tuning.released.convert import convert_original_checkpoint  # noqa: E402
+from r2tuning.visualization.timeline import plot_grounding  # noqa: E402
 
 
 __all__ = [

@@ -117,10 +117,10 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16"),
+        choices=("float32", "bfloat16", "float16", "int8"),
         default="float32",
         help="precision of the frozen encoders (default: float32); bfloat16 is faster on most GPUs and on CPUs with "
-        "AMX or AVX512-BF16",
+        "AMX or AVX512-BF16, int8 on other CPUs (needs torchao)",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 
 from modeling_r2tuning import DEFAULT_MODEL
+from modeling_r2tuning.int8_r2tuning import check_int8
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
@@ -32,8 +33,11 @@ def check_model_options(args: argparse.Namespace) -> None:
     Raises:
         OSError: There is no such checkpoint or backbone.
         ValueError: The device cannot be used, or the options do not fit the checkpoint.
+        ImportError: int8 needs a package that is not installed.
     """
-    choose_device(args.device)
+    device = choose_device(args.device)
+    if args.dtype == "int8":
+        check_int8(device)
     check_original(model_name(args), args.benchmark, args.domain)
     if args.backbone is not None:
         read_backbone_config(args.backbone)

@@ -19,13 +19,13 @@ from typing import Any, Protocol
 import torch
 
 from modeling_r2tuning import R2TuningProcessor
+from modeling_r2tuning.read_ahead_r2tuning import ReadAhead
 from r2tuning.features.jobs import Job, VideoJob
 from r2tuning.terminal import long_progress_bar
 
 
 logger = logging.getLogger(__name__)
 
-END = object()
 PARALLEL_CHECKS = 8  # threads that check which jobs are finished
 
 
@@ -164,7 +164,7 @@ def _select_unfinished(jobs: Sequence[Job], store: Store, summary: Summary) -> l
 
 def _work(jobs: Iterable[Job], store: Store) -> Generator[JobUpdate, None, None]:
     """Process jobs one after the other while their next inputs are prefetched."""
-    with closing(prefetch(_read_all(jobs, store))) as items:
+    with ReadAhead(_read_all(jobs, store)) as items:
         for job, group in itertools.groupby(items, key=lambda item: item[0]):
             try:
                 for num_frames in store.write(job, _inputs(group)):
@@ -190,15 +190,6 @@ def _inputs(group: Iterable[tuple[Job, Any]]) -> Iterator[Any]:
         if isinstance(item, Exception):
             raise ValueError(str(item)) from item  # an OSError would mean that writing failed
         yield item
-
-
-def prefetch(items: Iterator[Any]) -> Generator[Any, None, None]:
-    """The same items; the next one is made in a thread while the current one is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, END)
-        while (item := coming.result()) is not END:
-            coming = pool.submit(next, items, END)
-            yield item
 
 
 # ---- several processes ---------------------------------------------------------------------------------------------
@@ -275,4 +266,4 @@ def _take(jobs: list[Job], next_job: Any) -> Iterator[Job]:
         yield jobs[index]
 
 
-__all__ = ["JobUpdate", "Store", "Summary", "extract", "prefetch"]
+__all__ = ["JobUpdate", "Store", "Summary", "extract"]

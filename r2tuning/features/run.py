@@ -15,6 +15,7 @@ import torch
 from dataset_scripts import load_vtg_dataset
 from dataset_scripts.benchmarks import BENCHMARKS
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, R2TuningProcessor
+from modeling_r2tuning.int8_r2tuning import check_int8
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from modeling_r2tuning.towers_r2tuning import load_backbone
 from r2tuning.checks import (
@@ -95,7 +96,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_model_name("backbone", args.backbone)
     if args.model is not None:
         check_name("model", args.model)
-    choose_device(args.device)
+    device = choose_device(args.device)
+    if args.dtype == "int8" and args.store == "features":
+        check_int8(device)
     if args.output.exists() and not args.output.is_dir():
         raise FileExistsError(f"`output` must be a folder, '{args.output}' is not one.")
 
@@ -129,9 +132,12 @@ def make_store(args: argparse.Namespace, device: torch.device | str) -> Store:
     name = args.model or args.backbone
     name = os.path.abspath(name) if os.path.isdir(name) else name
     settings = feature_settings(model, processor, args.benchmark, fps, args.dtype, name)
-    for encoder in (model.vision_model, model.text_model):
-        encoder.to(getattr(torch, args.dtype))
     model.to(device).eval()  # type: ignore[arg-type]  # decorated in transformers without types
+    if args.dtype == "int8":
+        model.quantize_encoders()
+    else:
+        for encoder in (model.vision_model, model.text_model):
+            encoder.to(getattr(torch, args.dtype))
     return FeatureStore(args.output, model, processor, settings)
 
 

@@ -55,7 +55,7 @@ def test_wrong_commands(arguments, message, capsys):
         (("--top", "1.5"), "--top: must be a whole number of at least 1, got '1.5'"),
         (("--score-threshold", "2"), "--score-threshold: must be a number from 0 to 1 or none, got '2'"),
         (("--score-threshold", "x"), "--score-threshold: must be a number from 0 to 1 or none, got 'x'"),
-        (("--dtype", "int8"), "--dtype: invalid choice: 'int8'"),
+        (("--dtype", "int4"), "--dtype: invalid choice: 'int4'"),
         (("--max-download", "0"), "--max-download: must be a size such as 500MB or 20GB, got '0'"),
         (("--max-download", "5 apples"), "--max-download: must be a size such as 500MB or 20GB, got '5 apples'"),
         (("--device", "toaster"), "`--device` 'toaster' cannot be used: "),

@@ -60,6 +60,19 @@ def test_dtype_is_that_of_the_encoders(dtype, ground, spy):
     assert spy["model"].r2_block.scale.dtype == torch.float32
 
 
+def test_int8_is_for_the_encoders(ground, spy):
+    pytest.importorskip("torchao", reason="int8 needs torchao")
+    assert ground("--dtype", "int8")[0] == 0
+    assert spy["model"].has_int8_encoders
+
+
+def test_int8_on_a_gpu_is_refused(ground, monkeypatch):
+    monkeypatch.setattr("r2tuning.commands.shared.choose_device", lambda name: torch.device("cuda"))
+    status, _, err = ground("--dtype", "int8")
+    assert status == 2
+    assert "`--dtype` int8 needs `--device` cpu, got cuda" in err
+
+
 def test_device(ground, spy):
     ground()
     assert spy["device"].type == ("cuda" if torch.cuda.is_available() else "cpu")

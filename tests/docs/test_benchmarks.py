@@ -1,5 +1,6 @@
 """The scripts in `benchmarks/`: what they run, what they compute and what they write."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from benchmarks import (
     ablations,
     existence,
     frame_variance,
+    int8,
     measurement,
     metrics,
     probe,
@@ -411,6 +413,28 @@ def test_the_plain_metrics_agree_with_ours():
     ours = compute_scores("qvhighlights", predictions, references)
     plain = metrics.plain_scores(predictions, references)
     assert metrics.largest_difference(ours, plain) <= 0.0051, "half a unit of the last printed digit"
+
+
+@torch.no_grad()
+def test_encoders_in_int8_are_compared(tiny_model, tmp_path, monkeypatch):
+    """Without ONNX Runtime, which is optional; the module to export for it has the states of the model."""
+    pixels = torch.randn(2, 3, 64, 64)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "onnx" in name else find_spec(name))
+    encoders = int8.make_encoders(tiny_model, pixels, tmp_path, threads=1)
+    exact = encoders["float32"]()
+    assert torch.equal(int8.LastStates(tiny_model)(pixels), exact)
+    deviations = {name: int8.deviation(encode(), exact) for name, encode in encoders.items()}
+    assert deviations.pop("float32")["deviation_max"] < 1e-12
+    assert {"int8, torch.ao (deprecated)"} <= deviations.keys()
+    assert all(0.0 < row["deviation_mean"] < row["deviation_max"] < 0.01 for row in deviations.values())
+
+
+def test_speed_in_int8_is_relative_to_float32_in_core_seconds():
+    seconds = {"float32": measurement.Seconds(9.0, 4.0), "int8": measurement.Seconds(8.0, 2.0)}
+    deviations = dict.fromkeys(seconds, {"deviation_mean": 1e-5, "deviation_max": 2e-5})
+    report = int8.summarise(seconds, deviations, frames=32)
+    assert "| int8 | 16.0 | 2.00 | 1.0e-05 | 2.0e-05 |" in int8.format_table(report)
 
 
 def test_functions_are_timed_in_turn():

@@ -27,6 +27,8 @@ ALLOWED = {
     "pooling_r2tuning": {"precision_r2tuning"},
     "projection_r2tuning": {"precision_r2tuning"},
     "precision_r2tuning": set(),
+    "read_ahead_r2tuning": set(),
+    "int8_r2tuning": set(),
     "method_base_r2tuning": set(),
     "towers_r2tuning": {
         f"{name}_r2tuning"
@@ -71,7 +73,10 @@ ALLOWED = {
         f"{name}_r2tuning"
         for name in ("block", "configuration", "files", "fingerprint", "grounding_mixin", "heads", "inputs", "loading")
     }
-    | {f"{name}_r2tuning" for name in ("losses", "method_lora", "methods", "precision", "tower_specs", "towers")},
+    | {
+        f"{name}_r2tuning"
+        for name in ("int8", "losses", "method_lora", "methods", "precision", "tower_specs", "towers")
+    },
     "grounding_mixin_r2tuning": {
         f"{name}_r2tuning"
         for name in (
@@ -85,7 +90,7 @@ ALLOWED = {
             "method_base",
         )
     }
-    | {f"{name}_r2tuning" for name in ("methods", "towers", "windows")},
+    | {f"{name}_r2tuning" for name in ("methods", "read_ahead", "towers", "windows")},
     "processing_r2tuning": {
         f"{name}_r2tuning"
         for name in ("containers", "decoding", "loading", "options", "tower_specs", "user_inputs", "video_io")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -178,6 +179,27 @@ def test_bfloat16_is_close_but_makes_a_different_cache(run, complete, copy, tmp_
     status, _, stderr = run(copy, split="val", dtype="bfloat16")
     assert status == 2
     assert '`dtype` is "float32" there, "bfloat16" is needed' in stderr
+
+
+def test_int8_is_close_but_makes_a_different_cache(run, complete, copy, tmp_path):
+    pytest.importorskip("torchao", reason="int8 needs torchao")
+    name = "val_Vid-0_60.0_76.0"
+    assert run(tmp_path / "cache", split="val", dtype="int8")[0] == 0
+    ours, exact = (FeatureCache(folder).video(name).float() for folder in (tmp_path / "cache", complete))
+    assert 0 < (ours - exact).norm() / exact.norm() < 0.02
+    status, _, stderr = run(copy, split="val", dtype="int8")
+    assert status == 2
+    assert '`dtype` is "float32" there, "int8" is needed' in stderr
+
+
+@pytest.mark.parametrize(("device", "message"), [("cuda", "`--dtype` int8 needs `--device` cpu"), ("cpu", "torchao")])
+def test_int8_that_cannot_be_used_is_refused_at_the_start(run, tmp_path, monkeypatch, device, message):
+    monkeypatch.setattr("r2tuning.features.run.choose_device", lambda name: torch.device(device))
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    status, _, stderr = run(tmp_path / "cache", dtype="int8")
+    assert status == 2
+    assert message in stderr
+    assert not (tmp_path / "cache").exists()
 
 
 def test_youtube_highlights_has_one_frame_for_each_annotated_clip(run, tmp_path):

@@ -80,7 +80,7 @@ def make_calls(model, halved, seeds=(0, 1)):
         encoded = under_autocast(lambda pixels=pixels: model.encode_video(pixels, window_sec=6))()
         calls += [
             under_autocast(lambda inputs=inputs: dict(model(**inputs))),
-            under_autocast(lambda pixels=pixels: model.encode_video(pixels.split(2), window_sec=6).video_embeds),
+            under_autocast(lambda pixels=pixels: model.encode_video(iter(pixels.split(2)), window_sec=6).video_embeds),
             under_autocast(lambda encoded=encoded, ids=ids: dict(model.ground(encoded, input_ids=ids))),
         ]
     return calls

@@ -1,6 +1,7 @@
 import inspect
 import json
 import logging
+import threading
 
 import datasets
 import numpy as np
@@ -217,6 +218,13 @@ def test_suppressed_moments_are_left_out_by_default(grounder, sample):
 def test_options_of_post_processing(grounder, sample):
     assert len(grounder(sample, query="a", max_moments=3)["moments"]) == 3
     assert len(grounder(sample, query="a", num_highlights=2)["highlights"]) == 2
+
+
+def test_a_video_is_read_in_a_thread_of_its_own(grounder, sample):
+    threads = set()
+    grounder(sample, query="a", progress=lambda done, total: threads.add(threading.current_thread()))
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
 
 
 def test_progress_reaches_the_end(grounder, sample):
