@@ -120,7 +120,7 @@ class InputProjection(nn.Module):
 
     @property
     def _is_fused(self) -> bool:
-        """Whether `project` computes the projection: in training, except where a compiler fuses the plain form."""
+        """Whether `project` computes the projection: for gradients and dropout, unless a compiler takes the plain form."""
         drops = self.training and self.dropout.p > 0
         return (torch.is_grad_enabled() or drops) and not torch.compiler.is_compiling()
 

@@ -83,7 +83,8 @@ def train_step(run: TrainingRun, batches: Iterator[dict[str, torch.Tensor]]) -> 
         batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
         with accelerator.accumulate(run.model):
             outputs = run.model(**batch)
-            losses.append({"loss": outputs.loss, **outputs.loss_parts})
+            parts = {"loss": outputs.loss, **outputs.loss_parts}
+            losses.append({name: value.detach() for name, value in parts.items()})
             accelerator.backward(outputs.loss)
             if accelerator.sync_gradients:  # after the last part
                 norm = accelerator.clip_grad_norm_(run.model.parameters(), config.max_grad_norm)
@@ -104,7 +105,7 @@ def _as_floats(losses: list[dict[str, torch.Tensor]], norm: torch.Tensor) -> dic
     """
     scalars = [norm]
     for part in losses:
-        scalars += [value.detach() for value in part.values()]
+        scalars += part.values()
     numbers = iter(torch.stack(scalars).tolist())
     grad_norm = next(numbers)
     values: dict[str, float] = {}

@@ -7,13 +7,15 @@ import torch
 from accelerate.utils import send_to_device
 from model_checks import assert_equal_outputs
 from test_collate import make_example
-from test_training import make_run, options  # noqa: F401 (fixture)
 from tiny_models import TINY, TINY_TEXT, TINY_VISION
+from training_samples import as_arguments, reset_accelerate, write_benchmark
 
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding
 from modeling_r2tuning.inputs_r2tuning import check_batch
 from r2tuning.training.collate import GroundingCollator
+from r2tuning.training.config import read_config
 from r2tuning.training.loop import train_step
+from r2tuning.training.preparation import prepare_run
 
 
 ABSENT = {"moments": torch.zeros(0, 2)}
@@ -130,9 +132,11 @@ def test_a_step_runs_where_tensors_have_no_values(size, recipe, cached):
 READING = ("tolist", "item", "nonzero", "__bool__", "__float__")
 
 
-def test_a_training_step_reads_from_the_device_once(options, tmp_path, monkeypatch):  # noqa: F811 (fixture)
+def test_a_training_step_reads_from_the_device_once(tiny_clip, tmp_path, monkeypatch):
     """Other reads are on the CPU in any case: of Adam's step counter, outside this package."""
-    run = make_run(options, output_dir=tmp_path, gradient_accumulation=2)
+    reset_accelerate()
+    options = write_benchmark(tmp_path, tiny_clip)
+    run = prepare_run(read_config(as_arguments(options, output_dir=tmp_path / "run", gradient_accumulation=2)))
     batches = iter([next(run.batches())] * 2)
     readers = []
 
