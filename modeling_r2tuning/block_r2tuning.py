@@ -7,7 +7,7 @@ batch, num_frames, num_layers, num_tokens (CLS first), hidden.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,9 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_r2tuning import R2TuningConfig
+from .pooling_r2tuning import pool_tokens
+from .precision_r2tuning import autocast_dtype
+from .projection_r2tuning import ProjectionOptions, ProjectionWeights, project
 
 
 # If several threads make a process's first call of MKL's vector math at once, exp, sin and cos can be wrong by 1e-4
@@ -81,32 +84,9 @@ class DropPath(nn.Module):
         return hidden_states * kept.to(hidden_states.dtype) / (1 - self.rate)
 
 
-class Dropout(nn.Dropout):
-    """`nn.Dropout` that draws 16 random bits for each element on CPU, where the built-in one takes five times as long.
-
-    The rate is exact to 1/65536.
-    """
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.p == 0 or hidden_states.device.type != "cpu":
-            return super().forward(hidden_states)
-        return hidden_states * self.keep(hidden_states).div_(1 - self.p)
-
-    def keep(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Random zeros and ones of the shape of `hidden_states`, not yet scaled by 1 / (1 - p)."""
-        if hidden_states.device.type != "cpu":
-            return torch.empty_like(hidden_states).bernoulli_(1 - self.p)
-        count = hidden_states.numel()
-        num_draws = -(-count // 4)  # one draw of 64 bits is used for four elements
-        bits = torch.randint(-(2**63), 2**63 - 1, (num_draws,)).view(torch.int16)[:count]  # (count,)
-        kept = bits >= round(self.p * 2**16) - 2**15
-        return kept.view(hidden_states.shape).to(hidden_states.dtype)
-
-
 def cast_for_linear(states: torch.Tensor) -> torch.Tensor:
     """Cast to autocast's precision, if it is on, as the next linear layer would; the operations in between cost less."""
-    kind = states.device.type
-    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
+    return states.to(autocast_dtype(states.device.type) or states.dtype)
 
 
 class ZeroLinear(nn.Linear):
@@ -130,10 +110,37 @@ class InputProjection(nn.Module):
         self.input_linear = nn.Linear(in_features, config.hidden_size)
         self.hidden_norm = nn.LayerNorm(config.hidden_size)
         self.output_linear = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """From `(..., in_features)`, of any precision, to `(..., hidden)`."""
+        """From `(..., num_tokens, in_features)`, of any precision, to `(..., num_tokens, hidden)`."""
+        if self._is_fused:
+            return self._project(features, None)
+        return self._compose(features)
+
+    @property
+    def _is_fused(self) -> bool:
+        """Whether `project` computes the projection: for gradients and dropout, unless a compiler takes the plain form."""
+        drops = self.training and self.dropout.p > 0
+        return (torch.is_grad_enabled() or drops) and not torch.compiler.is_compiling()
+
+    def _project(self, features: torch.Tensor, endpoints: torch.Tensor | None) -> torch.Tensor:
+        weights = ProjectionWeights(
+            self.input_norm.weight,
+            self.input_norm.bias,
+            self.input_linear.weight,
+            self.input_linear.bias,
+            self.hidden_norm.weight,
+            self.hidden_norm.bias,
+            self.output_linear.weight,
+            self.output_linear.bias,
+        )
+        rate = self.dropout.p if self.training else 0.0
+        return project(
+            features, endpoints, weights, ProjectionOptions(rate, self.input_norm.eps, self.hidden_norm.eps)
+        )
+
+    def _compose(self, features: torch.Tensor) -> torch.Tensor:
         features = features.to(self.input_norm.weight.dtype)
         return self._finish(self.input_linear(self.dropout(self.input_norm(features))))
 
@@ -182,13 +189,18 @@ class VideoProjection(InputProjection):
         Returns:
             `torch.Tensor` of shape `(batch, num_frames, num_tokens, hidden)`.
         """
+        if self._is_fused:
+            return self._project(features, endpoints)
+        endpoints = endpoints[:, :, None]  # (batch, num_frames, 1, 2)
+        if self.training and self.dropout.p > 0:
+            joined = torch.cat([features, endpoints.expand(-1, -1, features.shape[2], -1)], dim=-1)
+            return self._compose(joined)  # (batch, num_frames, num_tokens, hidden)
         # Plain formula, with x = [features, endpoints], gain g and bias b of the norm, weight W and bias c of Linear:
-        #     W dropout((x - mean) rstd g + b) + c
-        # Dropout multiplies by d, which is 0 or 1 / (1 - p). The products sum over the channels of x, so this equals
-        #     rstd (W g) ((x - mean) d) + (W b) d
+        #     W ((x - mean) rstd g + b) + c
+        # The products sum over the channels of x, so this equals
+        #     rstd (W g) (x - mean) + W b
         # of the features plus the same of the endpoints, plus c.
         width, count = features.shape[-1], features.shape[-1] + 2
-        endpoints = endpoints[:, :, None]  # (batch, num_frames, 1, 2)
         total = features.sum(-1, keepdim=True, dtype=endpoints.dtype) + endpoints.sum(-1, keepdim=True)
         mean = total / count  # (batch, num_frames, num_tokens, 1)
         # This difference casts features cached in half precision, without a copy of their own.
@@ -240,18 +252,10 @@ class VideoProjection(InputProjection):
         return self._finish(torch.addcmul(added, hidden, deviation * rstd))
 
     def _project_part(self, part: torch.Tensor, channels: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """The products (W g) ((x - mean) d) and (W b) d over some channels; without dropout d is 1.
-
-        The gains are multiplied into the weights, and the deviation is applied after the product. So neither the
-        normalised values nor a gradient of the features' size is ever computed; the dropped channels, which differ
-        between tokens, cost a second product instead.
-        """
+        """The products (W g) (x - mean) and W b over some channels; the gains are multiplied into the weights."""
         weight = self.input_linear.weight[:, channels]  # (hidden, channels)
         gain, bias = self.input_norm.weight[channels], self.input_norm.bias[channels]
-        if not self.training or self.dropout.p == 0:
-            return F.linear(part, weight * gain), F.linear(bias, weight)
-        keep, weight = self.dropout.keep(part), weight / (1 - self.dropout.p)
-        return F.linear(part * keep, weight * gain), F.linear(keep, weight * bias)
+        return F.linear(part, weight * gain), F.linear(bias, weight)
 
 
 class TemporalAttention(nn.Module):
@@ -367,6 +371,24 @@ class RecurrentStep(nn.Module):
             self.text_query = nn.Linear(hidden, hidden)
         self.temporal_layers = nn.ModuleList(TemporalLayer(config) for _ in range(config.num_temporal_layers))
 
+    def read_frames(
+        self, video: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """CLS tokens and pooled tokens of the frames; arguments as for `pool_patches`.
+
+        Returns:
+            Two tensors of shape `(batch, num_frames, hidden)`.
+        """
+        num_videos = video.shape[0]
+        per_video = text.shape[0] // num_videos
+        on_cpu = video.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_cpu and torch.is_grad_enabled() and video.requires_grad:
+            words = self._mask_words(text, text_mask).unflatten(0, (num_videos, per_video))
+            pooled, cls = pool_tokens(video, self._patch_query(text, num_videos), words)
+        else:
+            pooled, cls = self.pool_patches(video, text, text_mask), video[:, :, 0]
+        return _repeat_videos(cls, text.shape[0]), pooled
+
     def pool_patches(self, video: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
         """Pool each frame's tokens with query-guided attention for each word, then take the strongest word, Eq. 4-5.
 
@@ -389,7 +411,7 @@ class RecurrentStep(nn.Module):
         pooled = pooled.unflatten(
             2, (per_video, text_length)
         )  # (num_videos, num_frames, queries, text_length, hidden)
-        text = text.masked_fill(~text_mask[..., None], float("-inf"))  # padding is never the strongest word
+        text = self._mask_words(text, text_mask)
         pooled += text.unflatten(0, (num_videos, 1, per_video))
         # `max` keeps the indices that a backward pass needs; without one, `amax` is several times faster.
         strongest = pooled.max(dim=3).values if pooled.requires_grad else pooled.amax(dim=3)
@@ -404,14 +426,24 @@ class RecurrentStep(nn.Module):
             `torch.Tensor` of shape `(num_videos, num_frames, words, num_tokens)`, which sums to 1 over the tokens; the
             words of a video's first query come first, then those of the next.
         """
-        num_videos, num_frames, num_tokens, hidden = video.shape
-        # The key projection is folded into the query; its bias is the same for all tokens and drops out.
-        query = F.linear(self.text_query(text) / math.sqrt(hidden), self.video_key.weight.T)
-        query = query.reshape(num_videos, -1, hidden)  # (num_videos, words, hidden)
+        num_videos, num_frames, num_tokens, _ = video.shape
+        query = self._patch_query(text, num_videos)
         # On a CPU the product of these shapes and the softmax of the last axis take half the time of the other order.
         scores = torch.matmul(query, video.flatten(1, 2).mT)  # (num_videos, words, num_frames * num_tokens)
         attention = scores.unflatten(2, (num_frames, num_tokens)).softmax(dim=-1)
         return attention.transpose(1, 2)  # (num_videos, num_frames, words, num_tokens)
+
+    def _patch_query(self, text: torch.Tensor, num_videos: int) -> torch.Tensor:
+        """Query of each word, `(num_videos, words, hidden)`, whose products with the tokens are the scores."""
+        # The key projection is folded into the query; its bias is the same for all tokens and drops out.
+        hidden = text.shape[-1]
+        query = F.linear(self.text_query(text) / math.sqrt(hidden), self.video_key.weight.T)
+        return query.reshape(num_videos, -1, hidden)
+
+    @staticmethod
+    def _mask_words(text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+        """Words whose padding is never the strongest."""
+        return text.masked_fill(~text_mask[..., None], float("-inf"))
 
 
 def _repeat_videos(features: torch.Tensor, batch: int) -> torch.Tensor:
@@ -429,7 +461,7 @@ class R2Block(nn.Module):
     """
 
     gradient_checkpointing = False  # transformers sets both attributes by these names
-    _gradient_checkpointing_func: Callable[..., torch.Tensor]
+    _gradient_checkpointing_func: Callable[..., Any]
 
     def __init__(self, config: R2TuningConfig):
         super().__init__()
@@ -533,7 +565,7 @@ class R2Block(nn.Module):
     def _recomputes(self) -> bool:
         return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
 
-    def _run(self, function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    def _run(self, function: Callable[..., Any], *inputs: torch.Tensor) -> Any:
         """Call a function; with activation checkpointing keep only its inputs for the backward pass."""
         if self._recomputes:
             return self._gradient_checkpointing_func(function, *inputs)
@@ -574,11 +606,11 @@ class R2Block(nn.Module):
         previous = self.layer_order[0]
         for layer, tokens, words in zip(self.layer_order, video, text, strict=True):
             step = self.step_for(layer)
-            cls = _repeat_videos(tokens[:, :, 0], words.shape[0])
-            frames = cls
             if self.pools_patches:
-                pooled = self._run(step.pool_patches, tokens, words, text_mask)
+                cls, pooled = self._run(step.read_frames, tokens, words, text_mask)
                 frames = cls + self.scale[layer].tanh() * pooled  # Eq. 6
+            else:
+                frames = cls = _repeat_videos(tokens[:, :, 0], words.shape[0])
             if hidden_states:  # Eq. 7; the first step has no gate, as in the released code
                 gate = self.gate[min(layer, previous)].sigmoid()
                 frames = gate * frames + (1 - gate) * hidden_states[-1]

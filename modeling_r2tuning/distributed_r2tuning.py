@@ -34,15 +34,25 @@ def gather_rows(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """
     if num_processes() == 1:
         return tensors
-    return tuple(_gather(tensor) for tensor in tensors)
+    gathered = []
+    for tensor, shapes in zip(tensors, _exchange_shapes(tensors), strict=True):
+        gathered.append(_gather(tensor, shapes))
+    return tuple(gathered)
 
 
-def _gather(own: torch.Tensor) -> torch.Tensor:
-    shape = torch.tensor(own.shape, device=own.device)
-    shapes = [torch.empty_like(shape) for _ in range(num_processes())]
-    dist.all_gather(shapes, shape)
+def _exchange_shapes(tensors: tuple[torch.Tensor, ...]) -> list[list[list[int]]]:
+    """Shapes of each tensor in all processes; the only values that are read from the device, all at once."""
+    sizes = [torch.tensor(tensor.shape) for tensor in tensors]
+    own = torch.cat(sizes).to(tensors[0].device, non_blocking=True)
+    of_all = [torch.empty_like(own) for _ in range(num_processes())]
+    dist.all_gather(of_all, own)
+    table = torch.stack(of_all).cpu()  # (num_processes, axes of all tensors)
+    return [part.tolist() for part in table.split([tensor.dim() for tensor in tensors], dim=1)]
+
+
+def _gather(own: torch.Tensor, shapes: list[list[int]]) -> torch.Tensor:
     # All processes must send tensors of equal shape: pad to the largest, then keep each process's number of rows.
-    padded = own.new_zeros(torch.stack(shapes).amax(dim=0).tolist())
+    padded = own.new_zeros([max(sizes) for sizes in zip(*shapes, strict=True)])
     padded[tuple(slice(size) for size in own.shape)] = own
     if padded.numel() == 0:  # no process has a row: there is nothing to send
         return padded
@@ -50,8 +60,8 @@ def _gather(own: torch.Tensor) -> torch.Tensor:
     dist.all_gather(pieces, padded.detach())
     pieces[dist.get_rank()] = padded
     rows = []
-    for piece, piece_shape in zip(pieces, shapes, strict=True):
-        rows.append(piece[: int(piece_shape[0])])
+    for piece, shape in zip(pieces, shapes, strict=True):
+        rows.append(piece[: shape[0]])
     return torch.cat(rows)
 
 

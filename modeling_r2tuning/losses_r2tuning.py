@@ -63,12 +63,15 @@ class GroundingLabels:
         positive_frame: `(batch,)`, index of one positive frame; any valid index for an absent query.
         moments: `(batch, num_moments, 2)`, start and end in frames; `None` for a model without moment head.
         moment_mask: `(batch, num_moments)`, `True` = real; an absent query has no `True`.
+        present_rows: Indices of the present queries, if they are known without waiting for the device of
+            `moment_mask`.
     """
 
     saliency: torch.Tensor
     positive_frame: torch.Tensor
     moments: torch.Tensor | None = None
     moment_mask: torch.Tensor | None = None
+    present_rows: tuple[int, ...] | None = None
 
     @property
     def present(self) -> torch.Tensor:
@@ -76,6 +79,18 @@ class GroundingLabels:
         if self.moment_mask is None:
             return torch.ones_like(self.positive_frame, dtype=torch.bool)
         return self.moment_mask.any(dim=1)
+
+    def select_present(self) -> torch.Tensor | None:
+        """Indices of the present queries, `(num_present,)`; `None` = all."""
+        if self.moment_mask is None:
+            return None
+        if self.present_rows is None:
+            present = self.present
+            return None if present.all() else present.nonzero().flatten()
+        if len(self.present_rows) == len(self.moment_mask):
+            return None
+        rows = torch.tensor(self.present_rows, dtype=torch.long)
+        return rows.to(self.moment_mask.device, non_blocking=True)
 
 
 def pad_moments(
@@ -291,14 +306,13 @@ def video_grounding_loss(
         "video_calibration", "layer_calibration", "existence", those that the configuration enables.
     """
     # loss = classification + w_b boundary + w_s saliency + w_c (video calibration + layer calibration) + w_e existence
-    present = labels.present  # (batch,)
-    rows = None if present.all() else present.nonzero().flatten()  # present queries; `None` = all
+    rows = labels.select_present()
     parts = {
         **_point_losses(outputs, labels, rows, config),
         **_contrastive_losses(outputs, frame_embeds, text_embeds, labels, rows, config),
     }
     if config.use_existence_head:
-        parts["existence"] = config.existence_loss_weight * existence_loss(outputs["existence_logits"], present)
+        parts["existence"] = config.existence_loss_weight * existence_loss(outputs["existence_logits"], labels.present)
     return undo_averaging(sum(parts.values(), start=torch.zeros_like(parts["saliency"]))), parts
 
 

@@ -6,7 +6,7 @@ it once.
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -23,10 +23,12 @@ from .fingerprint_r2tuning import Fingerprint
 from .grounding_mixin_r2tuning import GroundingMixin
 from .heads_r2tuning import GroundingHead, VideoGroundingOutput
 from .inputs_r2tuning import (
+    CheckedBatch,
     check_labels,
     check_per_query,
     check_text,
     check_video,
+    count_frames,
 )
 from .int8_r2tuning import check_int8, check_unmoved, quantize_linears, replace_int8
 from .loading_r2tuning import (
@@ -40,6 +42,7 @@ from .loading_r2tuning import (
 from .losses_r2tuning import GroundingLabels, video_grounding_loss
 from .method_lora_r2tuning import add_lora, load_lora, save_lora
 from .methods_r2tuning import is_adapter, is_learned, make_method
+from .precision_r2tuning import autocast_dtype, without_autocast
 from .tower_specs_r2tuning import TOWER_SPECS
 from .towers_r2tuning import (
     ENCODERS,
@@ -303,21 +306,29 @@ class R2TuningForVideoGrounding(GroundingMixin, R2TuningPreTrainedModel):  # typ
         chunk_size: int | None = 32,
         *,
         frame_mask: torch.Tensor | None = None,
+        num_frames: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """The last K hidden states of every frame; for other methods, those that `config.method_spec` names.
+
+        Only real frames are encoded.
 
         Args:
             pixel_values_videos: `(batch, num_frames, 3, height, width)`, normalised pixels.
             chunk_size: Frames encoded at once; `None` = all. Methods that mix frames encode a whole video at once.
-            frame_mask: `(batch, num_frames)`, `True` = real; default: all. It matters only where frames are mixed.
+            frame_mask: `(batch, num_frames)`, `True` = real; default: all.
+            num_frames: Number of real frames of each video instead of `frame_mask`, which is read from its device.
 
         Returns:
-            `(batch, num_frames, num_layers, num_tokens, vision_hidden)`, last layer last. In memory the layers are
-            outermost, so that a single layer is contiguous.
+            `(batch, num_frames, num_layers, num_tokens, vision_hidden)`, last layer last; 0 where padded. In memory the
+            layers are outermost, so that a single layer is contiguous.
+
+        Raises:
+            ValueError: `frame_mask` or `num_frames` does not fit the videos.
         """
+        lengths = count_frames(pixel_values_videos, frame_mask, num_frames)
         pixels = pixel_values_videos.to(self.vision_model.dtype)
         layers = self._with_frozen_copies(vision_layers(self.vision_model), pixels.device.type)
-        return read_video(self.vision_model, layers, pixels, frame_mask, chunk_size, self.config, self.method)
+        return read_video(self.vision_model, layers, pixels, lengths, chunk_size, self.config, self.method)
 
     def get_text_hidden_states(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -338,9 +349,10 @@ class R2TuningForVideoGrounding(GroundingMixin, R2TuningPreTrainedModel):  # typ
 
     def _with_frozen_copies(self, layers: nn.ModuleList, device_type: str) -> nn.ModuleList:
         """Layers with their frozen weights in autocast's precision, if autocast is on; int8 weights stay as they are."""
-        if self.has_int8_encoders or not torch.is_autocast_enabled(device_type):
+        dtype = autocast_dtype(device_type)
+        if dtype is None or self.has_int8_encoders:
             return layers
-        copies = self._frozen_copies.get(layers, torch.get_autocast_dtype(device_type))
+        copies = self._frozen_copies.get(layers, dtype)
         return cast("nn.ModuleList", with_weights(layers, copies))
 
     def project_video(self, states: torch.Tensor, frame_mask: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -369,11 +381,14 @@ class R2TuningForVideoGrounding(GroundingMixin, R2TuningPreTrainedModel):  # typ
         fps: torch.Tensor | float | None = None,
         duration_sec: torch.Tensor | float | None = None,
         output_hidden_states: bool | None = None,
+        video_index: torch.Tensor | None = None,
+        checked: CheckedBatch | None = None,
     ) -> VideoGroundingOutput:
         """Ground a batch of queries; with labels, compute the loss.
 
         `batch` is the number of queries. The video tensors may hold one row for every `n` consecutive queries about
-        the same video. Frames are padded on the right; an example gives the same answer alone and in any batch.
+        the same video, or any rows of which `video_index` names one for each query. Frames are padded on the right; an
+        example gives the same answer alone and in any batch.
 
         Args:
             pixel_values_videos: `(batch, num_frames, 3, height, width)`, normalised pixels.
@@ -392,22 +407,35 @@ class R2TuningForVideoGrounding(GroundingMixin, R2TuningPreTrainedModel):  # typ
             fps: `(batch,)` or a number, frames per second; needed with `moments`.
             duration_sec: `(batch,)` or a number, length of the video; only post-processing uses it.
             output_hidden_states: Return the output of every recurrent step.
+            video_index: `(batch,)`, index of each query's video in the video tensors; default: equal groups of
+                consecutive queries.
+            checked: From `check_batch`, which has checked the values of these tensors on the CPU. `forward` then checks
+                only shapes, and never waits for an accelerator. By default it checks everything.
 
         Raises:
-            ValueError: Inputs that are missing, contradict each other or have a wrong shape.
+            ValueError: Inputs that are missing, contradict each other, have a wrong shape or values.
         """
-        text_mask = check_text(self.config, input_ids, text_hidden_states, attention_mask)
+        given = pixel_values_videos if video_hidden_states is None else video_hidden_states
+        if checked is not None and (given is None or len(given) != len(checked.num_frames)):
+            checked = None  # the batch was divided after the check, as by `torch.nn.DataParallel`
+        text_mask = check_text(self.config, input_ids, text_hidden_states, attention_mask, checked)
         batch = len(text_mask)
-        video_mask = check_video(self.config, pixel_values_videos, video_hidden_states, frame_mask, batch)
+        video_mask = check_video(
+            self.config, pixel_values_videos, video_hidden_states, frame_mask, video_index, batch, checked
+        )
         text = self._text_states(input_ids, text_hidden_states, text_mask)
-        states = self._video_states(pixel_values_videos, video_hidden_states, video_mask)
+        states = self._video_states(pixel_values_videos, video_hidden_states, video_mask, checked)
+        if video_index is not None:
+            states, video_mask = states.index_select(0, video_index), video_mask.index_select(0, video_index)
         video, words = self.project_video(states, video_mask), self.project_text(text)
         frame_mask = video_mask.repeat_interleave(batch // len(video_mask), dim=0)  # (batch, num_frames)
         outputs, block = self._predict(video, words, frame_mask, text_mask)
-        outputs.fps = check_per_query("fps", fps, batch, text_mask.device)
-        outputs.duration_sec = check_per_query("duration_sec", duration_sec, batch, text_mask.device)
+        outputs.fps = check_per_query("fps", fps, batch, text_mask.device, checked)
+        outputs.duration_sec = check_per_query("duration_sec", duration_sec, batch, text_mask.device, checked)
         outputs.hidden_states = tuple(block.hidden_states) if output_hidden_states else None
-        labels = check_labels(self.config, frame_mask, outputs.fps, moments, moment_mask, saliency, positive_frame)
+        labels = check_labels(
+            self.config, frame_mask, outputs.fps, moments, moment_mask, saliency, positive_frame, checked
+        )
         if labels is not None:
             outputs.loss, outputs.loss_parts = self._compute_loss(outputs, block, text_mask, labels)
         return outputs
@@ -421,12 +449,19 @@ class R2TuningForVideoGrounding(GroundingMixin, R2TuningPreTrainedModel):  # typ
         return states.masked_fill(~mask[..., None, None], 0.0)
 
     def _video_states(
-        self, pixels: torch.Tensor | None, states: torch.Tensor | None, mask: torch.Tensor
+        self,
+        pixels: torch.Tensor | None,
+        states: torch.Tensor | None,
+        mask: torch.Tensor,
+        checked: CheckedBatch | None,
     ) -> torch.Tensor:
         """Hidden states of the videos, 0 where padded."""
+        num_frames = None if checked is None else checked.num_frames
         if states is None:
-            states = self.get_video_hidden_states(cast("torch.Tensor", pixels), frame_mask=mask)
-        if mask.all():
+            frames = cast("torch.Tensor", pixels)
+            return self.get_video_hidden_states(frames, frame_mask=mask, num_frames=num_frames)
+        all_real = mask.all() if num_frames is None else min(num_frames) == mask.shape[1]
+        if all_real:
             return states
         # Padding may hold any value, such as the infinities of the released caches.
         return states.masked_fill(~mask[..., None, None, None], 0.0)
@@ -441,7 +476,7 @@ class R2TuningForVideoGrounding(GroundingMixin, R2TuningPreTrainedModel):  # typ
         """Run the block and the heads on projected states; the heads are in full precision."""
         block = self.r2_block(video, words, frame_mask, text_mask)
         dtype = self.grounding_head.level_scale.dtype
-        with torch.autocast(frame_mask.device.type, enabled=False):
+        with without_autocast(frame_mask.device.type):
             features, text_embeds = block.video_features.to(dtype), block.text_embeds[-1].to(dtype)
             outputs = self.grounding_head(features, text_embeds, frame_mask, text_mask)
         return outputs, block
@@ -452,7 +487,7 @@ class R2TuningForVideoGrounding(GroundingMixin, R2TuningPreTrainedModel):  # typ
         """Loss and its parts, in full precision."""
         head = self.grounding_head
         dtype = head.level_scale.dtype
-        with torch.autocast(text_mask.device.type, enabled=False):
+        with without_autocast(text_mask.device.type):
             texts = torch.stack([head.text_pooling(text.to(dtype), text_mask) for text in block.text_embeds])
             loss, parts = video_grounding_loss(outputs, torch.stack(block.frame_embeds), texts, labels, self.config)
         # Distributed training waits for a gradient of every parameter, so those without effect on the loss get 0.

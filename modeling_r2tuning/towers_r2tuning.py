@@ -7,12 +7,11 @@ What distinguishes one kind of encoder from another is in `tower_specs_r2tuning.
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -22,6 +21,7 @@ from .configuration_r2tuning import R2TuningConfig
 from .fingerprint_r2tuning import Stamp
 from .loading_r2tuning import BACKBONE_ADVICE, loading_backbone, read_backbone_config, safe_weights
 from .method_base_r2tuning import TransferMethod
+from .precision_r2tuning import autocast_dtype
 from .tower_specs_r2tuning import TowerSpec, backbone_spec
 
 
@@ -183,18 +183,18 @@ def read_video(
     vision_model: nn.Module,
     layers: nn.ModuleList,
     pixels: torch.Tensor,
-    frame_mask: torch.Tensor | None,
+    lengths: Sequence[int] | None,
     chunk_size: int | None,
     config: R2TuningConfig,
     method: TransferMethod,
 ) -> torch.Tensor:
-    """Hidden states of a batch of videos.
+    """Hidden states of a batch of videos; padded frames are not encoded, and their states are 0.
 
     Args:
         vision_model: Image encoder.
         layers: Its layers, possibly with other weights.
         pixels: `(batch, num_frames, 3, height, width)`.
-        frame_mask: `(batch, num_frames)`, `True` = real; `None` = all. It matters only where frames are mixed.
+        lengths: Number of real frames of each video, which come before the padded ones; `None` = all are real.
         chunk_size: Frames that are encoded at once; `None` = all. Where frames are mixed it is a whole video.
         config: Configuration.
         method: Module of the transfer method.
@@ -204,15 +204,19 @@ def read_video(
         outermost, so that a single layer is contiguous.
     """
     if config.method_spec.mixes_frames:
-        chunks, missing = _whole_videos(pixels, frame_mask)
+        chunks = [[video] for video in _whole_videos(pixels, lengths)]
     else:
-        frames = pixels.flatten(0, 1)  # (batch * num_frames, 3, height, width)
-        chunks = [frames] if chunk_size is None else list(frames.split(chunk_size))
-        missing = [0] * len(chunks)
+        chunks = _chunks(pixels, lengths, chunk_size)
     pieces = []
-    for chunk, count in zip(chunks, missing, strict=True):
-        states = _read_frames(vision_model, layers, chunk, config, method)
-        pieces.append(torch.stack([_pad_frames(state, count) for state in states]))
+    for chunk in chunks:
+        frames = chunk[0].frames if len(chunk) == 1 else torch.cat([run.frames for run in chunk])
+        states = torch.stack(_read_frames(vision_model, layers, frames, config, method))
+        sizes = [run.frames.shape[0] for run in chunk]
+        for run, part in zip(chunk, states.split(sizes, dim=1), strict=True):
+            pieces.append(part)  # (num_layers, frames of the run, num_tokens, hidden)
+            if run.padding:
+                zero = part.new_zeros(1, 1, 1, 1)
+                pieces.append(zero.expand(len(part), run.padding, *part.shape[2:]))
     joined = torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0]  # (num_layers, all frames, num_tokens, hidden)
     return joined.unflatten(1, pixels.shape[:2]).movedim(0, 2)  # (batch, num_frames, num_layers, num_tokens, hidden)
 
@@ -283,8 +287,7 @@ class _States:
     def __init__(self, tokens: slice, device_type: str, learned: bool):
         self.kept: list[torch.Tensor] = []
         self._tokens = tokens
-        halved = torch.is_autocast_enabled(device_type) and not learned
-        self._dtype = torch.get_autocast_dtype(device_type) if halved else None
+        self._dtype = None if learned else autocast_dtype(device_type)
 
     def read(self, output: torch.Tensor) -> None:
         """Keep the output of a layer or branch, `(batch, num_tokens, hidden)`."""
@@ -293,17 +296,43 @@ class _States:
         self.kept.append(output[:, self._tokens].to(self._dtype or output.dtype, copy=partial))
 
 
-def _whole_videos(pixels: torch.Tensor, frame_mask: torch.Tensor | None) -> tuple[list[torch.Tensor], list[int]]:
-    """Each video without its padding, and the number of its padded frames."""
-    num_frames = pixels.shape[1]
-    lengths = [num_frames] * len(pixels) if frame_mask is None else frame_mask.sum(dim=1).tolist()
-    videos = [video[:length] for video, length in zip(pixels, lengths, strict=True)]
-    return videos, [num_frames - length for length in lengths]
+class _Run(NamedTuple):
+    """Consecutive real frames of one video, `(frames, 3, height, width)`, and the number of padded frames after them."""
+
+    frames: torch.Tensor
+    padding: int
 
 
-def _pad_frames(states: torch.Tensor, count: int) -> torch.Tensor:
-    """Append `count` frames of zeros to states `(num_frames, num_tokens, hidden)`."""
-    return F.pad(states, (0, 0, 0, 0, 0, count)) if count else states
+def _whole_videos(pixels: torch.Tensor, lengths: Sequence[int] | None) -> list[_Run]:
+    """Each video without its padding."""
+    if lengths is None:
+        lengths = [pixels.shape[1]] * len(pixels)
+    runs = []
+    for video, length in zip(pixels, lengths, strict=True):
+        runs.append(_Run(video[:length], len(video) - length))
+    return runs
+
+
+def _chunks(pixels: torch.Tensor, lengths: Sequence[int] | None, size: int | None) -> list[list[_Run]]:
+    """Divide videos into chunks of `size` real frames (`None` = all); a chunk may hold frames of several videos."""
+    if lengths is None or min(lengths) == pixels.shape[1]:  # slices of the whole batch need no copy
+        every = pixels.flatten(0, 1)
+        parts = [every] if size is None else every.split(size)
+        return [[_Run(frames, 0)] for frames in parts]
+    size = size or sum(lengths)
+    chunks: list[list[_Run]] = [[]]
+    room = size
+    for frames, padding in _whole_videos(pixels, lengths):
+        start = 0
+        while start < len(frames):
+            if room == 0:
+                chunks.append([])
+                room = size
+            part = frames[start : start + room]
+            start += len(part)
+            room -= len(part)
+            chunks[-1].append(_Run(part, padding if start == len(frames) else 0))
+    return chunks
 
 
 # ---- frozen weights in autocast's precision ------------------------------------------------------------------------

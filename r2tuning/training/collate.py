@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from modeling_r2tuning.inputs_r2tuning import check_batch
 from modeling_r2tuning.losses_r2tuning import pad_moments
 
 
@@ -23,7 +24,8 @@ class GroundingCollator:
     An example holds
 
     - `draw`: the number from which its positive frame is drawn
-    - `video_id`: consecutive queries about the same video share one copy of it
+    - `video_id`: equal groups of consecutive queries about the same video share one copy of it; pixels of a video are
+      never repeated
     - `video_hidden_states (num_frames, num_layers, num_tokens, hidden)` or `pixel_values_videos (num_frames, 3, height,
       width)`
     - `text_hidden_states (text_length, num_layers, hidden)`, or `input_ids (text_length,)` with `attention_mask`
@@ -39,14 +41,19 @@ class GroundingCollator:
     seed: int
     positive_saliency: Literal["above_median", "above_half"] = "above_median"
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Arguments of `forward`, padded with 0."""
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Arguments of `forward`, padded with 0; their values are checked here, on the CPU, and no longer in `forward`.
+
+        Raises:
+            ValueError: A value that `forward` would refuse.
+        """
         saliency = [example["saliency"] for example in examples]
         positive_frames = [self.draw_positive_frame(example) for example in examples]
         fps = [example["fps"] for example in examples]
         durations = [example["duration_sec"] for example in examples]
-        batch = {
-            **_pad(_unique_videos(examples), VIDEO_NAMES, "frame_mask"),
+        videos, video_index = _distinct_videos(examples)
+        batch: dict[str, Any] = {
+            **_pad(videos, VIDEO_NAMES, "frame_mask"),
             **_pad(examples, TEXT_NAMES, "attention_mask"),
             "saliency": pad_sequence(saliency, batch_first=True),
             "positive_frame": torch.tensor(positive_frames),
@@ -56,7 +63,9 @@ class GroundingCollator:
         if "moments" in examples[0]:
             moments = [example["moments"] for example in examples]
             batch["moments"], batch["moment_mask"] = pad_moments(moments, None, torch.device("cpu"))
-        return batch
+        if video_index is not None:
+            batch["video_index"] = video_index
+        return {**batch, "checked": check_batch(batch)}
 
     def draw_positive_frame(self, example: dict[str, Any]) -> int:
         """Index of a random positive frame, the same for the same seed and draw; 0 for an absent query."""
@@ -76,14 +85,24 @@ class GroundingCollator:
         return int(candidates[generator.integers(len(candidates))])
 
 
-def _unique_videos(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every n-th example, for the largest n such that each group of n consecutive queries is about one video.
+def _distinct_videos(examples: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
+    """Examples that hold the videos of a batch, and which of them each query is about.
 
-    The model repeats each video of a batch n times if there are n times as many queries as videos.
+    These are every n-th example, for the largest n such that each group of n consecutive queries is about one video; the
+    model then repeats each video n times and needs no index. Encoding pixels is expensive, so if a video of pixels would
+    appear twice, each video is taken once, with an index.
     """
     runs = itertools.groupby(examples, key=lambda example: example["video_id"])
     run_lengths = [len(list(run)) for _, run in runs]
-    return examples[:: math.gcd(*run_lengths)]
+    shared = examples[:: math.gcd(*run_lengths)]
+    distinct: dict[str, dict[str, Any]] = {}
+    for example in examples:
+        distinct.setdefault(example["video_id"], example)
+    if "pixel_values_videos" not in examples[0] or len(distinct) == len(shared):
+        return shared, None
+    positions = {video_id: position for position, video_id in enumerate(distinct)}
+    video_index = [positions[example["video_id"]] for example in examples]
+    return list(distinct.values()), torch.tensor(video_index)
 
 
 def _pad(examples: list[dict[str, Any]], names: tuple[str, ...], mask_name: str) -> dict[str, torch.Tensor]:

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 from accelerate.logging import get_logger
@@ -78,18 +77,19 @@ def train_step(run: TrainingRun, batches: Iterator[dict[str, torch.Tensor]]) -> 
     rate = learning_rate(run.progress.step, run.plan.steps_per_epoch, config)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
+    losses: list[dict[str, torch.Tensor]] = []  # of each part of the batch
     values: dict[str, float] = {}
     for _ in range(config.gradient_accumulation):
         batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
         with accelerator.accumulate(run.model):
             outputs = run.model(**batch)
-            for name, value in _as_floats(outputs).items():
-                values[name] = values.get(name, 0.0) + value / config.gradient_accumulation
-            _check_finite(run, "loss", values["loss"])
+            parts = {"loss": outputs.loss, **outputs.loss_parts}
+            losses.append({name: value.detach() for name, value in parts.items()})
             accelerator.backward(outputs.loss)
             if accelerator.sync_gradients:  # after the last part
                 norm = accelerator.clip_grad_norm_(run.model.parameters(), config.max_grad_norm)
-                values["grad_norm"] = norm.item()
+                values = _as_floats(losses, norm)
+                _check_finite(run, "loss", values["loss"])
                 if accelerator.scaler is None:  # a scaler skips the step when the gradient overflows
                     _check_finite(run, "gradient", values["grad_norm"])
             run.optimizer.step()
@@ -98,11 +98,21 @@ def train_step(run: TrainingRun, batches: Iterator[dict[str, torch.Tensor]]) -> 
     return {**values, "learning_rate": rate}
 
 
-def _as_floats(outputs: Any) -> dict[str, float]:
-    """The loss and its parts, copied from the device in one transfer."""
-    tensors = {"loss": outputs.loss, **outputs.loss_parts}
-    stacked = torch.stack([tensor.detach() for tensor in tensors.values()])
-    return dict(zip(tensors, stacked.tolist(), strict=True))
+def _as_floats(losses: list[dict[str, torch.Tensor]], norm: torch.Tensor) -> dict[str, float]:
+    """Mean losses of the parts of a batch, and the norm of the gradient.
+
+    They are read in one transfer. Nothing else in a step waits for the device.
+    """
+    scalars = [norm]
+    for part in losses:
+        scalars += part.values()
+    numbers = iter(torch.stack(scalars).tolist())
+    grad_norm = next(numbers)
+    values: dict[str, float] = {}
+    for part in losses:
+        for name in part:
+            values[name] = values.get(name, 0.0) + next(numbers) / len(losses)
+    return {**values, "grad_norm": grad_norm}
 
 
 def _check_finite(run: TrainingRun, what: str, value: float) -> None:

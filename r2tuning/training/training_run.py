@@ -122,6 +122,8 @@ class TrainingRun:
 
     def any_process(self, flag: bool) -> bool:
         """Whether `flag` is set in any of the training processes."""
+        if self.accelerator.num_processes == 1:
+            return flag  # reading it from an accelerator would wait for the last step
         total = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device))
         return bool(total)
 

@@ -24,6 +24,7 @@ from benchmarks import (
     r2_block,
     table9,
     towers,
+    training_step,
     untrained_text_encoder,
     variants,
 )
@@ -441,3 +442,19 @@ def test_functions_are_timed_in_turn():
     seconds = measurement.time_in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
     assert calls == ["a", "b"] * 3
     assert 0 <= seconds["a"].wall < 1
+
+
+def test_memory_and_overhead_of_a_step_are_measured(monkeypatch, tiny_model):
+    """Dropout adds nothing to what is kept, and a batch of twice the queries keeps more."""
+    monkeypatch.setattr(training_step, "make_model", lambda *args, **fields: tiny_model.train())
+    kept = []
+    for num_videos, rate in ((2, 0.0), (2, 0.5), (4, 0.0)):
+        tiny_model.r2_block.steps[0].video_projection.dropout.p = rate
+        batch = training_step.make_batch(tiny_model.config, num_videos, num_frames=3, num_words=4)
+        measured = training_step.count_memory(tiny_model.train(), batch)
+        assert measured["peak, MB"] >= measured["kept for backward, MB"] > 0
+        kept.append(measured["kept for backward, MB"])
+    assert kept[0] == kept[1] < kept[2]
+    overhead = training_step.measure_overhead(repeats=1)
+    assert overhead["operators"] > 100
+    assert {"seconds, 2 queries", "seconds, 4 queries"} < overhead.keys()

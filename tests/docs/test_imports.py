@@ -24,12 +24,15 @@ ALLOWED = {
     "tower_specs_r2tuning": set(),
     "configuration_r2tuning": {"method_specs_r2tuning", "tower_specs_r2tuning"},
     "points_r2tuning": set(),
+    "pooling_r2tuning": {"precision_r2tuning"},
+    "projection_r2tuning": {"precision_r2tuning"},
     "precision_r2tuning": set(),
     "read_ahead_r2tuning": set(),
     "int8_r2tuning": set(),
     "method_base_r2tuning": set(),
     "towers_r2tuning": {
-        f"{name}_r2tuning" for name in ("configuration", "fingerprint", "loading", "method_base", "tower_specs")
+        f"{name}_r2tuning"
+        for name in ("configuration", "fingerprint", "loading", "method_base", "precision", "tower_specs")
     },
     "options_r2tuning": set(),
     "files_r2tuning": set(),
@@ -54,7 +57,7 @@ ALLOWED = {
     "losses_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "distributed", "points")},
     "inputs_r2tuning": {"configuration_r2tuning", "losses_r2tuning"},
     "decoding_r2tuning": {"points_r2tuning"},
-    "block_r2tuning": {"configuration_r2tuning"},
+    "block_r2tuning": {f"{name}_r2tuning" for name in ("configuration", "pooling", "precision", "projection")},
     "heads_r2tuning": {"configuration_r2tuning", "points_r2tuning"},
     "method_e3va_r2tuning": METHOD_IMPORTS | {"block_r2tuning", "towers_r2tuning"},
     "method_losa_r2tuning": METHOD_IMPORTS | {"block_r2tuning"},
@@ -70,7 +73,10 @@ ALLOWED = {
         f"{name}_r2tuning"
         for name in ("block", "configuration", "files", "fingerprint", "grounding_mixin", "heads", "inputs", "loading")
     }
-    | {f"{name}_r2tuning" for name in ("int8", "losses", "method_lora", "methods", "tower_specs", "towers")},
+    | {
+        f"{name}_r2tuning"
+        for name in ("int8", "losses", "method_lora", "methods", "precision", "tower_specs", "towers")
+    },
     "grounding_mixin_r2tuning": {
         f"{name}_r2tuning"
         for name in (

@@ -10,12 +10,10 @@ from tiny_models import TINY_TEXT, TINY_VISION
 from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
-from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, block_r2tuning
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, block_r2tuning, pooling_r2tuning
 from modeling_r2tuning.block_r2tuning import (
-    Dropout,
     DropPath,
     TemporalAttention,
-    VideoProjection,
     temporal_endpoints,
     time_code,
 )
@@ -119,62 +117,6 @@ def test_initial_weights_are_those_of_the_released_code(make_config):
 # ---- layers against their plain forms ----------------------------------------------------------------------------
 
 
-def projected_plainly(projection, features, endpoints, keep):
-    """LayerNorm, dropout, Linear, ReLU, ... of the concatenation that `VideoProjection` never builds."""
-    joined = torch.cat([features, endpoints[:, :, None].expand(-1, -1, features.shape[2], -1)], dim=-1)
-    hidden = projection.input_linear(projection.input_norm(joined) * keep[0])
-    return projection.output_linear(projection.hidden_norm(hidden.relu()) * keep[1])
-
-
-@pytest.fixture
-def projection(make_config):
-    torch.manual_seed(0)
-    projection = VideoProjection(64, make_config(dropout=0.5)).double()
-    for parameter in projection.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    return projection
-
-
-@pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_video_projection_equals_that_of_the_concatenation(projection, offset):
-    features, endpoints = torch.randn(2, 3, 5, 64).double() + offset, torch.rand(2, 3, 2).double()
-    want = projected_plainly(projection.eval(), features, endpoints, (1, 1))
-    torch.testing.assert_close(projection(features, endpoints), want)
-    single = projection.float()(features.float(), endpoints.float())
-    # For values of 1000 float32 itself has a precision of 6e-5.
-    torch.testing.assert_close(single.double(), want, atol=1e-5 if offset == 0 else 1e-2, rtol=0)
-
-
-def test_video_projection_drops_what_dropout_of_the_concatenation_drops(projection, monkeypatch):
-    """Outputs and all gradients agree if the same channels are dropped; they differ between tokens."""
-    drawn = []
-
-    def keep(self, hidden_states):
-        drawn.append((torch.rand(hidden_states.shape) < 0.5).to(hidden_states.dtype))
-        return drawn[-1].clone()
-
-    monkeypatch.setattr(Dropout, "keep", keep)
-    features, endpoints = torch.randn(2, 3, 5, 64).double(), torch.rand(2, 3, 2).double()
-    got = projection.train()(features, endpoints)
-    masks = [torch.cat([drawn[0], drawn[1]], dim=-1) * 2, drawn[2] * 2]
-    want = projected_plainly(projection, features, endpoints, masks)
-    torch.testing.assert_close(got, want)
-    probe = torch.randn_like(want)
-    gradients = [torch.autograd.grad((out * probe).sum(), list(projection.parameters())) for out in (got, want)]
-    torch.testing.assert_close(*gradients)
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.35, 0.5])
-def test_dropout_keeps_the_mean_and_drops_at_its_rate(rate):
-    torch.manual_seed(0)
-    dropout, ones = Dropout(rate), torch.ones(1000, 301)
-    dropped = dropout(ones)
-    assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - rate)])
-    # Three standard deviations of a mean of 301,000 draws are below 0.003.
-    assert (dropped == 0).float().mean().item() == pytest.approx(rate, abs=0.003)
-    assert torch.equal(dropout.eval()(ones), ones)
-
-
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
     drop_path, ones = DropPath(0.1), torch.ones(20000, 2, 3)
@@ -269,6 +211,37 @@ def test_pooling_gives_the_same_with_and_without_gradients(tiny_model):
     with torch.no_grad():
         want = step.pool_patches(*inputs)
     assert torch.equal(step.pool_patches(*inputs).detach(), want)
+
+
+@pytest.mark.parametrize("tokens_at_once", [1, 10, 1024])
+@pytest.mark.parametrize("per_video", [1, 2])
+def test_training_pools_patches_with_the_same_gradients(make_model, monkeypatch, tokens_at_once, per_video):
+    """With any number of frames at once, queries that share a video, and padded words."""
+    monkeypatch.setattr(pooling_r2tuning, "TOKENS_AT_ONCE", tokens_at_once)
+    step = make_model().double().r2_block.steps[0]
+    video, text = torch.randn(2, 3, 5, 32).double(), torch.randn(2 * per_video, 6, 32).double()
+    mask = torch.arange(6) < torch.tensor([6, 2, 4, 1])[: 2 * per_video, None]
+    inputs = [video.requires_grad_(), text.requires_grad_()]
+    got = step.read_frames(*inputs, mask)
+    want = video[:, :, 0].repeat_interleave(per_video, dim=0), step.pool_patches(*inputs, mask)
+    torch.testing.assert_close(got, want)
+    probes = [torch.randn_like(each) for each in want]
+    inputs += [step.text_query.weight, step.video_key.weight]
+    gradients = [torch.autograd.grad(outputs, inputs, probes) for outputs in (got, want)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_training_pools_patches_in_autocasts_precision(tiny_model):
+    step = tiny_model.r2_block.steps[0]
+    video, text = torch.randn(2, 3, 5, 32).bfloat16().requires_grad_(), torch.randn(2, 6, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = step.read_frames(video, text, torch.ones(2, 6).bool())
+    want = step.read_frames(video.float(), text, torch.ones(2, 6).bool())
+    for ours, theirs in zip(got, want, strict=True):
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours.float(), theirs, atol=0.05, rtol=0.05)
+    gradients = [torch.autograd.grad([each.float().sum() for each in outputs], [video])[0] for outputs in (got, want)]
+    torch.testing.assert_close(*gradients, atol=0.05, rtol=0.05)
 
 
 # ---- fusion of the layers ----------------------------------------------------------------------------------------

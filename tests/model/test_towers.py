@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
-from model_checks import make_inputs
+from model_checks import CLOSE, make_inputs
 from torch import nn
 from transformers import CLIPModel
 from transformers.utils import logging as transformers_logging
@@ -42,6 +42,42 @@ def test_states_are_those_that_transformers_gives(make_model):
     assert torch.equal(video[0], torch.stack(want, dim=1))
     want = model.text_model(inputs["input_ids"], output_hidden_states=True).hidden_states[-count:]
     assert torch.equal(text, torch.stack(want, dim=2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunk_size", [1, 4, 7, None])
+@pytest.mark.parametrize("method", ["r2_tuning", "vop"])
+def test_padded_frames_are_not_encoded(make_model, method, chunk_size):
+    """The states of real frames are those of each video alone, and those of padded frames are 0."""
+    model = make_model(method=method, num_recurrent_steps=3 if method == "r2_tuning" else 1)
+    inputs = make_inputs(model.config)
+    pixels, mask, encoded = inputs["pixel_values_videos"], inputs["frame_mask"], []
+    model.vision_model.embeddings.register_forward_hook(lambda *call: encoded.append(len(call[2])))
+    states = model.get_video_hidden_states(pixels, chunk_size, frame_mask=mask)
+    lengths = mask.sum(dim=1).tolist()
+    assert sum(encoded) == sum(lengths)
+    whole_videos = model.config.method_spec.mixes_frames
+    assert whole_videos or max(encoded) == (chunk_size or sum(lengths))
+    for video, length, got in zip(pixels, lengths, states, strict=True):
+        torch.testing.assert_close(got[:length], model.get_video_hidden_states(video[None, :length])[0], **CLOSE)
+        assert not got[length:].any()
+    assert torch.equal(model.get_video_hidden_states(pixels, chunk_size, num_frames=lengths), states)
+    assert states.movedim(2, 0).is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ({"frame_mask": torch.tensor([[True, False, True]] * 2)}, "`frame_mask` must be padded on the right"),
+        ({"frame_mask": torch.tensor([[True] * 3, [False] * 3])}, "`frame_mask` must have a `True` in every row"),
+        ({"frame_mask": torch.ones(2, 4)}, "`frame_mask` must have the shape"),
+        ({"num_frames": [3]}, "`num_frames` must have 2 numbers from 1 to 3"),
+        ({"num_frames": [3, 4]}, "`num_frames` must have 2 numbers from 1 to 3"),
+    ],
+)
+def test_wrong_lengths_are_refused(tiny_model, lengths, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model.get_video_hidden_states(torch.zeros(2, 3, 3, 64, 64), **lengths)
 
 
 # ---- hooks, adapters and offloading ------------------------------------------------------------------------------

@@ -78,6 +78,30 @@ def test_videos_with_unequal_numbers_of_queries_are_not_shared():
     assert len(batch["video_hidden_states"]) == 3
 
 
+def test_pixels_of_a_video_are_taken_once_wherever_its_queries_are(make_model):
+    """Only their real frames are encoded, and the losses are those of a copy for each query."""
+    order = [("a", 4), ("b", 6), ("a", 4), ("c", 2), ("c", 2)]
+    examples = []
+    for draw, (video_id, frames) in enumerate(order):
+        example = make_example(draw, video_id, frames)
+        del example["video_hidden_states"], example["text_hidden_states"]
+        pixels = torch.randn(frames, 3, 64, 64, generator=torch.Generator().manual_seed(frames))
+        example |= {"pixel_values_videos": pixels, "input_ids": torch.tensor([62, 1, 2, 63])}
+        examples.append(example)
+    batch = GroundingCollator(0)(examples)
+    assert batch["pixel_values_videos"].shape[0] == len(batch["frame_mask"]) == 3
+    assert batch["video_index"].tolist() == [0, 1, 0, 2, 2]
+    single = GroundingCollator(0)([{**example, "video_id": str(n)} for n, example in enumerate(examples)])
+    assert "video_index" not in single
+    model, encoded = make_model(), []
+    model.vision_model.embeddings.register_forward_hook(lambda *call: encoded.append(len(call[2])))
+    got = model(**batch).loss_parts
+    assert sum(encoded) == 4 + 6 + 2
+    want = model(**single).loss_parts
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-5, msg=name)
+
+
 # ---- positive frames ---------------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,8 @@ def torchrun_environments(number):
 def both(tiny_clip, tmp_path_factory):
     """What `two_processes.py` reports, and the folders of the same run in two processes and in one."""
     folder = tmp_path_factory.mktemp("processes")
-    options = write_benchmark(folder, tiny_clip, num_train=8, absent=True)
+    # With this seed no ReLU has an input so close to 0 that rounding decides whether its gradient passes.
+    options = write_benchmark(folder, tiny_clip, num_train=8, seed=1, absent=True)
     options["gradient-accumulation"] = 2
     model = {**MODEL, "use_existence_head": True}
     options["model"] = json.dumps({**model, "dropout": 0.0, "drop_path": 0.0})  # each process has its own
