@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from r2tuning.json_files import write_text
 
@@ -75,9 +75,24 @@ def measure_against_floor(functions: dict[str, Function], gigaflop: float, repea
 
 def count_gigaflop(function: Function) -> float:
     """Operations of the matrix products and attention of a call, in billions."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         function()
     return counter.get_total_flops() / 1e9
+
+
+def _count_attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _count_attention_backward(gradient: torch.Size, *states: Any, **_: Any) -> int:
+    return sdpa_backward_flop_count(gradient, *states[:3])
+
+
+# The counter of torch 2.13 leaves out attention on CPUs.
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _count_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _count_attention_backward,
+}
 
 
 def command_line() -> str:

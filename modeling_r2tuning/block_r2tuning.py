@@ -171,7 +171,8 @@ class VideoProjection(InputProjection):
         InputProjection.forward(cat([features, endpoints of the frame for each token], dim=-1))
 
     The two endpoint channels are the same for all tokens of a frame, so the statistics of the LayerNorm follow from
-    those of the features, and the first Linear splits into a part for the features and one for the endpoints.
+    those of the features, and the first Linear splits into a part for the features (`begin`) and one for the endpoints
+    (`complete`).
     """
 
     def __init__(self, in_features: int, config: R2TuningConfig):
@@ -191,58 +192,42 @@ class VideoProjection(InputProjection):
         """
         if self._is_fused:
             return self._project(features, endpoints)
-        endpoints = endpoints[:, :, None]  # (batch, num_frames, 1, 2)
         if self.training and self.dropout.p > 0:
-            joined = torch.cat([features, endpoints.expand(-1, -1, features.shape[2], -1)], dim=-1)
-            return self._compose(joined)  # (batch, num_frames, num_tokens, hidden)
-        # Plain formula, with x = [features, endpoints], gain g and bias b of the norm, weight W and bias c of Linear:
-        #     W ((x - mean) rstd g + b) + c
-        # The products sum over the channels of x, so this equals
-        #     rstd (W g) (x - mean) + W b
-        # of the features plus the same of the endpoints, plus c.
-        width, count = features.shape[-1], features.shape[-1] + 2
-        total = features.sum(-1, keepdim=True, dtype=endpoints.dtype) + endpoints.sum(-1, keepdim=True)
-        mean = total / count  # (batch, num_frames, num_tokens, 1)
-        # This difference casts features cached in half precision, without a copy of their own.
-        centred = cast_for_linear((features - mean).to(mean.dtype))
-        centred_ends = endpoints - mean  # (batch, num_frames, num_tokens, 2)
-        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True, dtype=mean.dtype)
-        norm_of_ends = torch.linalg.vector_norm(centred_ends, dim=-1, keepdim=True, dtype=mean.dtype)
-        variance = (norm.square() + norm_of_ends.square()) / count
-        rstd = (variance + self.input_norm.eps).rsqrt()  # (batch, num_frames, num_tokens, 1)
-
-        hidden, shift = self._project_part(centred, slice(width))  # (batch, num_frames, num_tokens, hidden)
-        ends, shift_of_ends = self._project_part(centred_ends, slice(width, None))
-        hidden += ends
-        return self._finish(torch.addcmul(shift + (shift_of_ends + self.input_linear.bias), hidden, rstd))
+            shared = endpoints[:, :, None].expand(-1, -1, features.shape[2], -1)
+            return self._compose(torch.cat([features, shared], dim=-1))
+        return self.complete(*self.begin(features), endpoints)
 
     def begin(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The product of the first Linear, of features that are normalised without the endpoints; without dropout.
+        """The part of `forward` that does not depend on the endpoints; without dropout.
 
         Returns:
-            W g (x - m) / s for the features x, their mean m and deviation s, `(..., hidden)`; and m and s, `(..., 2)`.
+            W_x g_x (x - m) / s for the features x, their mean m and deviation s, and the weight W and gain g of their
+            channels, `(..., hidden)`; m and s, `(..., 2)`.
         """
-        features, weight = features.float(), self.input_linear.weight[:, :-2] * self.input_norm.weight[:-2]
-        variance, mean = torch.var_mean(features, dim=-1, keepdim=True, correction=0)
-        deviation = (variance + self.input_norm.eps).sqrt()
-        return F.linear((features - mean) / deviation, weight), torch.cat([mean, deviation], dim=-1)
+        weight, gain = self.input_linear.weight[:, :-2], self.input_norm.weight[:-2]
+        mean = features.mean(-1, keepdim=True, dtype=gain.dtype)
+        # This difference casts features cached in half precision, without a copy of their own.
+        centred = cast_for_linear((features - mean).to(gain.dtype))
+        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True, dtype=gain.dtype)
+        deviation = (norm.square() / len(gain) + self.input_norm.eps).sqrt()
+        return F.linear(centred, weight * gain) / deviation, torch.cat([mean, deviation], dim=-1)
 
     def complete(self, hidden: torch.Tensor, statistics: torch.Tensor, endpoints: torch.Tensor) -> torch.Tensor:
-        """`forward` of `(num_frames, num_tokens, in_features)` from the results of `begin`; without dropout.
+        """`forward` from the results of `begin`; without dropout.
 
         Args:
-            hidden: `(num_frames, num_tokens, hidden)`.
-            statistics: `(num_frames, num_tokens, 2)`.
-            endpoints: `(num_frames, 2)`.
+            hidden: `(..., num_frames, num_tokens, hidden)`.
+            statistics: `(..., num_frames, num_tokens, 2)`.
+            endpoints: `(..., num_frames, 2)`.
         """
-        # With the mean M and the deviation S of features and endpoints e together, the product of the first Linear is
+        # With the features x, the endpoints e, and the mean M and the deviation S of both together, the first Linear gives
         #     (s hidden + (m - M) W_x g_x 1 + W_e g_e (e - M)) / S + W b + c
         weight, gain, eps = self.input_linear.weight, self.input_norm.weight, self.input_norm.eps
         width, count = weight.shape[1] - 2, weight.shape[1]
-        mean, deviation = statistics.split(1, dim=-1)  # each (num_frames, num_tokens, 1)
-        endpoints = endpoints[:, None]  # (num_frames, 1, 2)
+        mean, deviation = statistics.split(1, dim=-1)  # each (..., num_frames, num_tokens, 1)
+        endpoints = endpoints[..., None, :]  # (..., num_frames, 1, 2)
         joint_mean = (width * mean + endpoints.sum(-1, keepdim=True)) / count
-        ends, shift = endpoints - joint_mean, mean - joint_mean  # (num_frames, num_tokens, 2), (..., 1)
+        ends, shift = endpoints - joint_mean, mean - joint_mean  # (..., num_tokens, 2) and (..., num_tokens, 1)
         squares = width * (deviation.square() - eps + shift.square()) + ends.square().sum(-1, keepdim=True)
         rstd = (squares / count + eps).rsqrt()  # 1 / S
         weighted = weight * gain
@@ -250,12 +235,6 @@ class VideoProjection(InputProjection):
         constant = F.linear(self.input_norm.bias, weight, self.input_linear.bias)
         added = F.linear(torch.cat([shift, ends], dim=-1) * rstd, columns, constant)
         return self._finish(torch.addcmul(added, hidden, deviation * rstd))
-
-    def _project_part(self, part: torch.Tensor, channels: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """The products (W g) (x - mean) and W b over some channels; the gains are multiplied into the weights."""
-        weight = self.input_linear.weight[:, channels]  # (hidden, channels)
-        gain, bias = self.input_norm.weight[channels], self.input_norm.bias[channels]
-        return F.linear(part, weight * gain), F.linear(bias, weight)
 
 
 class TemporalAttention(nn.Module):
@@ -406,19 +385,18 @@ class RecurrentStep(nn.Module):
         # Sizes by `shape`: in a traced graph `len` would be the number of the example.
         num_videos, text_length = video.shape[0], text.shape[1]
         per_video = text.shape[0] // num_videos
-        attention = self.attend_patches(video, text)  # (num_videos, num_frames, words, num_tokens)
-        pooled = torch.matmul(attention, video)  # (num_videos, num_frames, words, hidden)
-        pooled = pooled.unflatten(
-            2, (per_video, text_length)
-        )  # (num_videos, num_frames, queries, text_length, hidden)
-        text = self._mask_words(text, text_mask)
-        pooled += text.unflatten(0, (num_videos, 1, per_video))
+        query = self._patch_query(text, num_videos)[:, None].expand(-1, video.shape[1], -1, -1)
+        pooled = F.scaled_dot_product_attention(
+            query, video, video, scale=1.0
+        )  # (num_videos, num_frames, words, hidden)
+        pooled = pooled.unflatten(2, (per_video, text_length))
+        words = self._mask_words(text, text_mask).unflatten(0, (num_videos, 1, per_video))
         # `max` keeps the indices that a backward pass needs; without one, `amax` is several times faster.
-        strongest = pooled.max(dim=3).values if pooled.requires_grad else pooled.amax(dim=3)
+        strongest = (pooled + words).max(dim=3).values if pooled.requires_grad else pooled.add_(words).amax(dim=3)
         return strongest.transpose(1, 2).flatten(0, 1)  # (batch, num_frames, hidden)
 
     def attend_patches(self, video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Attention of each word to each token of a frame, Eq. 4.
+        """Attention of each word to each token of a frame, Eq. 4, that `pool_patches` applies; for figures.
 
         Arguments are those of `pool_patches`.
 
@@ -428,7 +406,6 @@ class RecurrentStep(nn.Module):
         """
         num_videos, num_frames, num_tokens, _ = video.shape
         query = self._patch_query(text, num_videos)
-        # On a CPU the product of these shapes and the softmax of the last axis take half the time of the other order.
         scores = torch.matmul(query, video.flatten(1, 2).mT)  # (num_videos, words, num_frames * num_tokens)
         attention = scores.unflatten(2, (num_frames, num_tokens)).softmax(dim=-1)
         return attention.transpose(1, 2)  # (num_videos, num_frames, words, num_tokens)

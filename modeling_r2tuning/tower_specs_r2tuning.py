@@ -204,4 +204,5 @@ def _list_encoders() -> dict[str, tuple[TowerSpec, type[PreTrainedConfig]]]:
 # this table, but not the search for them.
 ENCODER_KINDS = _list_encoders()
 
-__all__ = ["TOWER_SPECS", "TowerSpec", "backbone_spec", "encoder_config_class", "encoder_spec"]
+
+__all__ = ["ENCODER_KINDS", "TOWER_SPECS", "TowerSpec", "backbone_spec", "encoder_config_class", "encoder_spec"]

@@ -24,7 +24,7 @@ from transformers import AutoModel
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
 from modeling_r2tuning.method_vpt_r2tuning import run_with_prompts
 from modeling_r2tuning.methods_r2tuning import is_learned
-from modeling_r2tuning.tower_specs_r2tuning import TOWER_SPECS
+from modeling_r2tuning.tower_specs_r2tuning import ENCODER_KINDS, TOWER_SPECS
 from modeling_r2tuning.towers_r2tuning import ENCODERS, add_frame_token, embed_frames, vision_layers
 
 
@@ -329,7 +329,9 @@ def test_lora_adapts_all_projections_of_both_encoders(kind):
     ],
 )
 def test_lora_refuses_a_pattern_that_misses_projections(kind, pattern, message, monkeypatch):
-    monkeypatch.setitem(TOWER_SPECS, kind, replace(TOWER_SPECS[kind], text_projections=pattern))
+    spec = replace(TOWER_SPECS[kind], text_projections=pattern)
+    for config_class in spec.encoder_configs:
+        monkeypatch.setitem(ENCODER_KINDS, config_class.model_type, (spec, config_class))
     with pytest.raises(RuntimeError, match=message):
         make_new(kind, "lora")
 
