@@ -10,7 +10,7 @@ from tiny_models import TINY_TEXT, TINY_VISION
 from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
-from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, block_r2tuning, pooling_r2tuning
+from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding, block_r2tuning, fused_pooling_r2tuning
 from modeling_r2tuning.block_r2tuning import (
     DropPath,
     TemporalAttention,
@@ -217,7 +217,7 @@ def test_pooling_gives_the_same_with_and_without_gradients(tiny_model):
 @pytest.mark.parametrize("per_video", [1, 2])
 def test_training_pools_patches_with_the_same_gradients(make_model, monkeypatch, tokens_at_once, per_video):
     """With any number of frames at once, queries that share a video, and padded words."""
-    monkeypatch.setattr(pooling_r2tuning, "TOKENS_AT_ONCE", tokens_at_once)
+    monkeypatch.setattr(fused_pooling_r2tuning, "TOKENS_AT_ONCE", tokens_at_once)
     step = make_model().double().r2_block.steps[0]
     video, text = torch.randn(2, 3, 5, 32).double(), torch.randn(2 * per_video, 6, 32).double()
     mask = torch.arange(6) < torch.tensor([6, 2, 4, 1])[: 2 * per_video, None]

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from benchmarks.memory import KeptForBackward
-from modeling_r2tuning import projection_r2tuning
-from modeling_r2tuning.block_r2tuning import InputProjection, R2Block, VideoProjection, temporal_endpoints
-from modeling_r2tuning.projection_r2tuning import dropout_factors
+from modeling_r2tuning import fused_projection_r2tuning
+from modeling_r2tuning.block_r2tuning import R2Block, temporal_endpoints
+from modeling_r2tuning.fused_projection_r2tuning import dropout_factors
+from modeling_r2tuning.projection_r2tuning import InputProjection, VideoProjection
 
 
 def projected_plainly(projection, features, endpoints, keep):
@@ -45,7 +46,7 @@ def drawn(monkeypatch):
         factors.append(dropout_factors(*args))
         return factors[-1].clone()
 
-    monkeypatch.setattr(projection_r2tuning, "dropout_factors", draw)
+    monkeypatch.setattr(fused_projection_r2tuning, "dropout_factors", draw)
     return factors
 
 
@@ -73,7 +74,7 @@ def check_gradients(got, want, inputs):
 @pytest.mark.parametrize("rows", [1, 7, 1024])
 def test_gradients_of_the_projection_are_those_of_the_concatenation(projection, monkeypatch, frozen, rows):
     """For any number of tokens at once, and also towards the features where they need it."""
-    monkeypatch.setattr(projection_r2tuning, "ROWS_ON_CPU", rows)
+    monkeypatch.setattr(fused_projection_r2tuning, "ROWS_ON_CPU", rows)
     features, endpoints = torch.randn(2, 3, 5, 64).double(), torch.rand(2, 3, 2).double()
     features.requires_grad_(not frozen)
     got = projection.eval()(features, endpoints)
