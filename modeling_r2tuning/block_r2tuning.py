@@ -381,7 +381,8 @@ class R2Block(nn.Module):
         num_frames = torch.tensor([len(embeds)], device=embeds.device)
         endpoints = temporal_endpoints(num_frames, len(embeds))[0].to(embeds.dtype)
         projection = self.step_for(self.layer_order[recurrent_step]).video_projection
-        return projection.complete(embeds, statistics.to(embeds.device), endpoints)
+        chunks = zip(*(each.split(FRAMES_AT_ONCE) for each in (embeds, statistics, endpoints)), strict=True)
+        return torch.cat([projection.complete(*chunk) for chunk in chunks])
 
     def _project_frames(self, project: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
         """Project all frames, in chunks when no activations are kept, to stay in the CPU's cache."""

@@ -8,7 +8,7 @@ from typing import Any, cast, overload
 import torch
 from torch import nn
 
-from .block_r2tuning import R2Block, R2BlockOutput
+from .block_r2tuning import FRAMES_AT_ONCE, R2Block, R2BlockOutput
 from .configuration_r2tuning import R2TuningConfig
 from .encoding_r2tuning import EncodedText, EncodedVideo
 from .fingerprint_r2tuning import Fingerprint
@@ -35,7 +35,6 @@ class GroundingMixin:
     _fingerprint: Fingerprint
     get_submodule: Callable[[str], nn.Module]
     get_video_hidden_states: Callable[..., torch.Tensor]
-    project_video: Callable[[torch.Tensor, torch.Tensor], Iterator[torch.Tensor]]
     project_text: Callable[[torch.Tensor], list[torch.Tensor]]
     _text_states: Callable[[torch.Tensor | None, torch.Tensor | None, torch.Tensor], torch.Tensor]
     _predict: Callable[..., tuple[VideoGroundingOutput, R2BlockOutput]]
@@ -89,11 +88,11 @@ class GroundingMixin:
             self._check_compact()
         with reading_ahead(pixel_values_videos) as pixels:
             if compact:
-                pieces = self._stream_states(pixels, video_hidden_states, chunk_size)
-                parts = encode_compact(pieces, lambda states: self._begin_projection(states, dtype), window)
+                pieces = self._stream_begun(pixels, video_hidden_states, chunk_size)
+                parts = encode_compact(pieces, lambda begun: self._split_begun(begun, dtype), window)
             else:
                 windows = self._stream_windows(pixels, video_hidden_states, chunk_size, window)
-                parts = encode_windows(windows, lambda states: self._project_window(states, dtype), window)
+                parts = encode_windows(windows, lambda begun: self._project_window(begun, dtype), window)
         if duration_sec is None:
             duration_sec = int(parts["window_starts"][-1] + parts["frame_mask"][-1].sum()) / fps
         return EncodedVideo(
@@ -128,6 +127,14 @@ class GroundingMixin:
             for piece in stream_pixels(pixels, chunk_size, self.device):
                 yield self.get_video_hidden_states(piece[None], chunk_size)[0]
 
+    def _stream_begun(
+        self, pixels: torch.Tensor | Iterable[torch.Tensor] | None, states: torch.Tensor | None, chunk_size: int
+    ) -> Iterator[torch.Tensor]:
+        """The part of the projection that is the same in all windows, in pieces, see `_begin_projection`."""
+        for piece in self._stream_states(pixels, states, chunk_size):
+            for frames in piece.split(FRAMES_AT_ONCE):
+                yield self._begin_projection(frames)
+
     def _stream_windows(
         self,
         pixels: torch.Tensor | Iterable[torch.Tensor] | None,
@@ -135,22 +142,31 @@ class GroundingMixin:
         chunk_size: int,
         window: int | None,
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Index of the first frame and hidden states of each window."""
+        """Index of the first frame of each window, and its frames from `_begin_projection`."""
         if pixels is not None and self.config.method_spec.mixes_frames:  # frames see those of their window
             for start, frames in stream_windows(stream_pixels(pixels, chunk_size, self.device), window):
-                yield start, self.get_video_hidden_states(frames[None])[0]
-        else:  # a frame has the same states in every window
-            yield from stream_windows(self._stream_states(pixels, states, chunk_size), window)
+                yield start, self._begin_projection(self.get_video_hidden_states(frames[None])[0])
+        else:
+            yield from stream_windows(self._stream_begun(pixels, states, chunk_size), window)
 
-    def _project_window(self, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Projected states of one window, `(num_steps, window_frames, num_tokens, hidden)`."""
-        frame_mask = torch.ones(1, len(states), dtype=torch.bool, device=states.device)
-        return torch.cat([_convert(step, dtype) for step in self.project_video(states[None], frame_mask)])
-
-    def _begin_projection(self, states: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """The part of the projection that is the same in all windows, see `R2Block.begin_projection`."""
+    def _begin_projection(self, states: torch.Tensor) -> torch.Tensor:
+        """Results of `R2Block.begin_projection` in one tensor, `(num_frames, num_steps, num_tokens, hidden + n)`."""
         embeds, statistics = self.r2_block.begin_projection(self.method.refine_video(states[None])[0])
-        return _convert(embeds, dtype), statistics
+        return torch.cat([embeds, statistics], dim=-1).transpose(0, 1)
+
+    def _split_begun(self, begun: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Undo the joining of `_begin_projection`; the features are converted."""
+        hidden = self.config.hidden_size
+        embeds, statistics = begun.transpose(0, 1).tensor_split([hidden], dim=-1)
+        return _convert(embeds, dtype).contiguous(), statistics.contiguous()
+
+    def _project_window(self, begun: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Projected states of one window, `(num_steps, window_frames, num_tokens, hidden)`."""
+        steps = []
+        for step, features in enumerate(begun.unbind(1)):
+            embeds, statistics = features.tensor_split([self.config.hidden_size], dim=-1)
+            steps.append(_convert(self.r2_block.complete_projection(step, embeds, statistics), dtype))
+        return torch.stack(steps)
 
     def _get_fingerprint(self) -> str:
         """Hash of the weights that encoded videos and texts depend on, except those of frozen encoders."""
@@ -263,11 +279,11 @@ class GroundingMixin:
         def encode(pixels: torch.Tensor | Iterable[torch.Tensor]) -> Iterator[Window]:
             nonlocal num_frames
             size = None
-            for start, states in self._stream_windows(pixels, None, chunk_size, window):
-                num_frames = start + len(states)
-                size = len(states) if size is None else size  # the last window is padded to that of the first
-                mask = torch.arange(size, device=states.device) < len(states)
-                embeds = self._project_window(states, self.r2_block.scale.dtype)
+            for start, begun in self._stream_windows(pixels, None, chunk_size, window):
+                num_frames = start + len(begun)
+                size = len(begun) if size is None else size  # the last window is padded to that of the first
+                mask = torch.arange(size, device=begun.device) < len(begun)
+                embeds = self._project_window(begun, self.r2_block.scale.dtype)
                 yield Window(embeds.__getitem__, mask, start, answers)
 
         with reading_ahead(pixel_values_videos) as pixels:
@@ -299,6 +315,7 @@ class GroundingMixin:
         def features(window: int, recurrent_step: int) -> torch.Tensor:
             embeds, statistics = video.window_features(window, recurrent_step)
             embeds = embeds.to(self.device, self.r2_block.scale.dtype)
+            statistics = None if statistics is None else statistics.to(self.device)
             return self.r2_block.complete_projection(recurrent_step, embeds, statistics)
 
         starts, masks = video.window_starts.tolist(), video.frame_mask.to(self.device)

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .block_r2tuning import FRAMES_AT_ONCE
-
 
 def window_size(window_sec: float | None, fps: float) -> int | None:
     """Number of frames of a window; `None` = the whole video.
@@ -40,10 +38,10 @@ def stream_windows(pieces: Iterable[torch.Tensor], window: int | None) -> Iterat
         held.append(piece)
         count += len(piece)
         while window is not None and count > window:
-            joined = torch.cat(held) if len(held) > 1 else held[0]
-            yield start, joined[:window]
+            held = [torch.cat(held)]
+            yield start, held[0][:window]
             start, count = start + window // 2, count - window // 2
-            held = [joined[window // 2 :]]
+            held = [held[0][window // 2 :].clone()]  # a view would keep the whole window
     if count == 0:
         raise ValueError("The video has no frames.")
     yield start, torch.cat(held) if len(held) > 1 else held[0]
@@ -60,20 +58,20 @@ def plan_windows(num_frames: int, window: int | None) -> tuple[torch.Tensor, tor
 def encode_windows(
     windows: Iterable[tuple[int, torch.Tensor]], project: Callable[[torch.Tensor], torch.Tensor], window: int | None
 ) -> dict[str, Any]:
-    """Project the hidden states of each window; the last window is padded.
+    """Project each window; the last window is padded.
 
     Args:
         windows: From `stream_windows`.
-        project: From a window's hidden states to `(num_steps, window_frames, num_tokens, hidden)`.
+        project: From a window to `(num_steps, window_frames, num_tokens, hidden)`.
         window: Number of frames of a window; `None` = a single window.
 
     Returns:
         The features and the plan of the windows: arguments of `EncodedVideo`.
     """
     embeds, num_frames = [], 0
-    for start, states in windows:
-        embeds.append(project(states))
-        num_frames = start + len(states)
+    for start, frames in windows:
+        embeds.append(project(frames))
+        num_frames = start + len(frames)
     missing = embeds[0].shape[1] - embeds[-1].shape[1]
     if missing:
         embeds[-1] = F.pad(embeds[-1], (0, 0, 0, 0, 0, missing))
@@ -82,14 +80,14 @@ def encode_windows(
 
 def encode_compact(
     pieces: Iterable[torch.Tensor],
-    begin: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    split: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     window: int | None,
 ) -> dict[str, Any]:
-    """Begin to project the hidden states of each frame, once for all windows.
+    """Keep each frame once for all windows.
 
     Args:
-        pieces: Hidden states of consecutive parts of the video.
-        begin: From the hidden states of a piece to its features and their statistics.
+        pieces: Consecutive parts of the video, whose projection has begun.
+        split: From a piece to its features and their statistics.
         window: Number of frames of a window; `None` = a single window.
 
     Returns:
@@ -100,10 +98,9 @@ def encode_compact(
     """
     embeds, statistics = [], []
     for piece in pieces:
-        for states in piece.split(FRAMES_AT_ONCE):
-            some_embeds, some_statistics = begin(states)
-            embeds.append(some_embeds)
-            statistics.append(some_statistics)
+        some_embeds, some_statistics = split(piece)
+        embeds.append(some_embeds)
+        statistics.append(some_statistics)
     if not embeds:
         raise ValueError("The video has no frames.")
     num_frames = sum(part.shape[1] for part in embeds)

@@ -51,7 +51,7 @@ ALLOWED = {
         for name in ("containers", "files", "video_rendering", "video_selection", "video_source", "video_timeline")
     },
     "encoding_r2tuning": {"files_r2tuning"},
-    "windows_r2tuning": {"block_r2tuning"},
+    "windows_r2tuning": set(),
     "grounding_r2tuning": {"encoding_r2tuning", "heads_r2tuning", "points_r2tuning"},
     "fingerprint_r2tuning": set(),
     "distributed_r2tuning": set(),

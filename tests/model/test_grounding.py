@@ -105,8 +105,8 @@ def test_only_a_few_windows_are_in_memory_in_one_pass(tiny_model, text):
 
     project = tiny_model._project_window
 
-    def count(states, dtype):
-        embeds = project(states, dtype)
+    def count(begun, dtype):
+        embeds = project(begun, dtype)
         alive.append(weakref.ref(embeds))
         return embeds
 
