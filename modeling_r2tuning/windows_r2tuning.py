@@ -8,6 +8,11 @@ import torch
 import torch.nn.functional as F
 
 
+# Windows that are kept in one piece of memory. Small pieces that outlive larger ones around them would leave gaps in the
+# memory of a process; a large one is given back to the system as a whole.
+WINDOWS_OF_A_BLOCK = 5
+
+
 def window_size(window_sec: float | None, fps: float) -> int | None:
     """Number of frames of a window; `None` = the whole video.
 
@@ -68,13 +73,19 @@ def encode_windows(
     Returns:
         The features and the plan of the windows: arguments of `EncodedVideo`.
     """
-    embeds, num_frames = [], 0
+    embeds: list[torch.Tensor] = []
+    latest: list[torch.Tensor] = []
+    num_frames = size = 0
     for start, frames in windows:
-        embeds.append(project(frames))
+        latest.append(project(frames))
         num_frames = start + len(frames)
-    missing = embeds[0].shape[1] - embeds[-1].shape[1]
-    if missing:
-        embeds[-1] = F.pad(embeds[-1], (0, 0, 0, 0, 0, missing))
+        size = max(size, len(frames))
+        if len(frames) < size:
+            latest[-1] = F.pad(latest[-1], (0, 0, 0, 0, 0, size - len(frames)))
+        if len(latest) == WINDOWS_OF_A_BLOCK:
+            embeds += torch.stack(latest).unbind()
+            latest.clear()
+    embeds += latest
     return {"video_embeds": embeds, **_plan(num_frames, window, embeds[0].device)}
 
 

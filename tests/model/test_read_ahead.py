@@ -281,7 +281,8 @@ def stand_in(tiny_model, monkeypatch):
             return torch.zeros(1, pixels.shape[1], *shape[1:])
 
         monkeypatch.setattr(tiny_model, "get_video_hidden_states", read_states)
-        monkeypatch.setattr(tiny_model, "_project_window", lambda states, dtype: torch.zeros(1, len(states), 1, 4))
+        monkeypatch.setattr(tiny_model, "_begin_projection", lambda states: states)
+        monkeypatch.setattr(tiny_model, "_project_window", lambda begun, dtype: torch.zeros(1, len(begun), 1, 4))
         return tiny_model
 
     return make
