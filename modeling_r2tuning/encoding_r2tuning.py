@@ -98,8 +98,10 @@ class EncodedVideo:
         last = min(first + self.frame_mask.shape[1], self.num_frames)
         pieces, start = [], 0
         for part in parts:
-            pieces.append(part[recurrent_step, max(first - start, 0) : max(last - start, 0)])
-            start += part.shape[1]
+            end = start + part.shape[1]
+            if start < last and first < end:
+                pieces.append(part[recurrent_step, max(first - start, 0) : last - start])
+            start = end
         return torch.cat(pieces)
 
     def to(self, *args: Any, **kwargs: Any) -> "EncodedVideo":

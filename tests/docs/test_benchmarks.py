@@ -80,6 +80,7 @@ def test_every_table_is_drawn(table, tmp_path):
     assert (tmp_path / "table.png").stat().st_size > 0
 
 
+@pytest.mark.integration
 def test_a_complete_variant_is_not_run_again(tiny_clip, tmp_path, monkeypatch):
     options = write_benchmark(tmp_path / "benchmark", tiny_clip)
     data = {name: str(options[name]) for name in ("data-dir", "features", "backbone")}

@@ -107,20 +107,24 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.integration
 def test_the_first_command_is_the_demo(folder):
     assert first_command() == "r2tuning demo"
     assert (folder / "demo/timeline.png").exists()
 
 
+@pytest.mark.integration
 def test_training_from_nothing_ends_in_a_card_with_scores(folder):
     assert "on the `test` split" in (folder / "shapes_run/best/README.md").read_text()
 
 
+@pytest.mark.integration
 def test_commands_of_the_pages_write_their_files(folder):
     for name in ("exported/README.md", "demo/answers.json", "demo/found"):
         assert (folder / name).exists(), name
 
 
+@pytest.mark.integration
 def test_python_of_the_pages_writes_its_files(folder):
     for name in ("demo/answer.png", "demo/moment.mp4", "demo/video.safetensors"):
         assert (folder / name).exists(), name

@@ -268,6 +268,7 @@ with quick_spawn():
 """
 
 
+@pytest.mark.integration
 def test_a_killed_extraction_is_completed_exactly(options, run, complete, tmp_path):
     """Killed while two processes work, completed by one, and compared with an uninterrupted run of two."""
     output, count = tmp_path / "cache", len(contents(complete))

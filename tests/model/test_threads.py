@@ -13,6 +13,7 @@ from modeling_r2tuning import VideoGroundingPipeline
 
 # Something that a call leaves on the model for the length of a layer is noticed within 6 calls of each thread.
 NUM_THREADS = 8
+BY_DEFAULT = ("lora", "vop", "e3va")  # peft's layers, layers run by the method, and hooks
 ROUNDS = [8, pytest.param(50, marks=pytest.mark.integration)]
 
 
@@ -92,12 +93,15 @@ def test_threads_share_a_model(make_model, halved, rounds):
     assert in_threads(make_calls(make_model(num_recurrent_steps=1), halved), rounds) == (0, [])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.integration) for name in METHODS]
+)
 def test_threads_share_a_model_of_any_method(make, method):  # noqa: F811
     model = make(method)
     assert in_threads(make_calls(model, False, (0,)) + make_calls(model, True, (1,)), 6) == (0, [])
 
 
+@pytest.mark.integration
 def test_two_models_work_side_by_side(make_model):
     other = make_model()
     with torch.no_grad():

@@ -16,6 +16,8 @@ from two_processes import CASES
 from r2tuning.training.run import DONE, main
 
 
+pytestmark = pytest.mark.integration
+
 HELPERS = Path(__file__).parents[1] / "helpers"
 PARTS = {"classification", "boundary", "saliency", "video_calibration", "layer_calibration", "existence"}
 
