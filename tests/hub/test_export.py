@@ -173,6 +173,7 @@ def test_push_and_load_by_name(hub, exported, tmp_path):
     assert loaded.stdout.count(expected[0]) == 2, loaded.stderr
 
 
+@pytest.mark.integration
 def test_licence_is_respected(hub, exported, tmp_path):
     data_dir, _ = exported["charades_sta"]
     refused = push(hub, tmp_path, "charades_sta", data_dir, tmp_path / "out", "org/charades")

@@ -97,6 +97,7 @@ def test_a_lora_checkpoint_pushed_by_transformers_loads_by_name(hub, make_model,
     assert json.loads(run(SUMS, hub, tmp_path / "home2", NAME="org/theirs")) == want
 
 
+@pytest.mark.integration
 def test_checkpoints_of_all_methods_load_by_name(hub, make_model, clip_folder, tmp_path):
     """Pushed by our command; CLIP comes from its own repository."""
     hub.add_repo("org/clip", {path.name: path for path in clip_folder.iterdir()})

@@ -77,6 +77,7 @@ def test_every_model_has_published_results():
     assert published["tvsum"]["scores"]["mAP-VU"] == 85.90
 
 
+@pytest.mark.integration
 def test_all_twenty_are_converted_with_their_cards(clip, tmp_path, monkeypatch, capsys):
     originals = write_originals(tmp_path / "originals", monkeypatch, few=False)
     assert main(["convert", "--all", str(tmp_path / "out"), "--source", str(originals), "--backbone", str(clip)]) == 0

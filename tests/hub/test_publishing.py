@@ -321,6 +321,7 @@ def run(code, hub, folder, **values):
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
+@pytest.mark.integration
 def test_a_private_checkpoint_loads_with_a_token_that_may_read_it(hub, folder, checkpoint, tmp_path):
     push_checkpoint(folder, NAME, private=True)
     assert hub.is_private(NAME)

@@ -58,6 +58,7 @@ def without_package(checkpoint, tmp_path_factory):
     return run_without_package(CODE, folder, checkpoint, folder / "again"), folder / "again"
 
 
+@pytest.mark.integration
 @torch.no_grad()
 def test_every_method_works_without_the_package(make_model, tmp_path):
     want = {}
