@@ -99,6 +99,30 @@ class GroundingMixin:
             **parts, fps=float(fps), duration_sec=float(duration_sec), fingerprint=self._get_fingerprint()
         )
 
+    @torch.no_grad()
+    def stream_encoded_windows(
+        self,
+        pixel_values_videos: torch.Tensor | Iterable[torch.Tensor],
+        *,
+        fps: float | None = None,
+        window_sec: float | str | None = "config",
+        chunk_size: int = 32,
+        dtype: torch.dtype | None = None,
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Encode one video of any length window by window, so that only one window is in memory.
+
+        Arguments and errors are those of `encode_video`.
+
+        Yields:
+            Index of the window's first frame, and its projected hidden states `(num_steps, window_frames, num_tokens,
+            hidden)`. The last window may be shorter than the others.
+        """
+        _, window = self._check_times(fps, window_sec)
+        dtype = self.r2_block.scale.dtype if dtype is None else dtype
+        with reading_ahead(pixel_values_videos) as pixels:
+            for start, begun in self._stream_windows(pixels, None, chunk_size, window):
+                yield start, self._project_window(begun, dtype)
+
     def _check_times(self, fps: float | None, window_sec: float | str | None) -> tuple[float, int | None]:
         """Frame rate and number of frames of a window, with the defaults of the configuration."""
         fps = fps if fps is not None else self.config.fps
