@@ -64,6 +64,7 @@ setup(
         "onnx": ["onnx>=1.19", "onnxscript>=0.6", "onnxruntime>=1.23"],  # `r2tuning export-onnx`; tested down to these
         "int8": ["torchao>=0.18"],  # encoders in int8; the tests ran with 0.18 and torch 2.13
         "siglip": ["sentencepiece>=0.2", "protobuf>=4.25"],  # the tokenizer of SigLIP's first checkpoints
+        "library": ["lancedb>=0.40"],  # search of many videos by sentence
         "tvsum": ["h5py>=3.10"],  # TVSum's own .mat file
         "train": ["accelerate>=1.15", "matplotlib>=3.8", "tensorboard>=2.14"],
         "test": [
@@ -82,6 +83,7 @@ setup(
             "torchao>=0.18",
             "accelerate>=1.15",
             "tensorboard>=2.14",
+            "lancedb>=0.40",
         ],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
     },
