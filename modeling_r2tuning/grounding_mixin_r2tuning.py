@@ -96,7 +96,7 @@ class GroundingMixin:
         if duration_sec is None:
             duration_sec = int(parts["window_starts"][-1] + parts["frame_mask"][-1].sum()) / fps
         return EncodedVideo(
-            **parts, fps=float(fps), duration_sec=float(duration_sec), fingerprint=self._get_fingerprint()
+            **parts, fps=float(fps), duration_sec=float(duration_sec), fingerprint=self.get_fingerprint()
         )
 
     @torch.no_grad()
@@ -192,8 +192,8 @@ class GroundingMixin:
             steps.append(_convert(self.r2_block.complete_projection(step, embeds, statistics), dtype))
         return torch.stack(steps)
 
-    def _get_fingerprint(self) -> str:
-        """Hash of the weights that encoded videos and texts depend on, except those of frozen encoders."""
+    def get_fingerprint(self) -> str:
+        """Hash of the weights that encoded videos and texts depend on, except those of frozen encoders: their `fingerprint`."""
         weights = self.r2_block.projection_weights()
         learned = self.config.method_spec.place == "inside"
         for prefix in (*ENCODERS, "method.") if learned else ("method.",):
@@ -222,7 +222,7 @@ class GroundingMixin:
         """
         text_mask = check_text(self.config, input_ids, text_hidden_states, attention_mask)
         words = self.project_text(self._text_states(input_ids, text_hidden_states, text_mask))
-        return EncodedText(torch.stack(words), text_mask, self._get_fingerprint())
+        return EncodedText(torch.stack(words), text_mask, self.get_fingerprint())
 
     @overload
     def ground(self, encoded_video: EncodedVideo, *args: Any, **kwargs: Any) -> VideoGroundingOutput: ...
@@ -330,7 +330,7 @@ class GroundingMixin:
         return encoded.to(self.device)
 
     def _check_fingerprint(self, name: str, encoded: EncodedVideo | EncodedText) -> None:
-        if encoded.fingerprint != self._get_fingerprint():
+        if encoded.fingerprint != self.get_fingerprint():
             raise ValueError(f"`{name}` was made with weights other than this model's. Encode it again.")
 
     def _windows_of(self, video: EncodedVideo, answers: list[VideoGroundingOutput]) -> list[Window]:

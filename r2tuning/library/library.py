@@ -1,0 +1,407 @@
+"""A library of videos that is searched by sentences."""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from modeling_r2tuning import DEFAULT_MODEL, EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
+from modeling_r2tuning.encoding_r2tuning import EncodedText
+from modeling_r2tuning.files_r2tuning import check_new_folder, remove_leftovers
+from modeling_r2tuning.user_inputs_r2tuning import as_text_list
+from r2tuning.features.extraction import Summary, extract
+from r2tuning.features.files import PARTIAL
+from r2tuning.library.candidates import HITS_PER_WINDOW, rank_windows
+from r2tuning.library.entries import (
+    FEATURES,
+    IndexStore,
+    copy_path,
+    find_videos,
+    is_unchanged,
+    plan_job,
+    remove_abandoned_copies,
+)
+from r2tuning.library.moments import Moment, WindowReader, ground_windows
+from r2tuning.library.schemas import VideoRecord
+from r2tuning.library.settings import LibrarySettings, model_digest
+from r2tuning.library.tables import LibraryTables, OptimizeSummary
+from r2tuning.library.vectors import query_vectors
+from r2tuning_cli.defaults import PACKAGED
+
+
+TABLES = "tables"  # folder of the tables
+NUM_WINDOWS = 30  # grounded for each query
+
+
+@dataclass(frozen=True)
+class SearchAnswer:
+    """What a search found for a query.
+
+    Attributes:
+        query: The sentence.
+        moments: The best moments of all videos, best first.
+        num_windows: Number of windows that were grounded.
+        skipped: Why candidates could not be grounded, by the path of their video.
+        missing: Videos of `moments` whose files are not there any more.
+        seconds: Time taken by each stage: "windows", "reading" and "grounding".
+    """
+
+    query: str
+    moments: list[Moment]
+    num_windows: int
+    skipped: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether the files of a library are as they were when they were indexed, by path.
+
+    Attributes:
+        missing: Files that are not there.
+        changed: Files with other contents.
+        without_copy: Videos whose encoded copy is missing or damaged.
+    """
+
+    missing: list[str]
+    changed: list[str]
+    without_copy: list[str]
+
+
+class Library:
+    """A folder with a vector for each frame of many videos, in which sentences are looked up.
+
+    ```python
+    library = Library.create("lib", model, processor)
+    library.add(["holiday.mp4", "videos/"])
+    answer = library.search("a man opens the door")[0]
+    ```
+
+    Several threads may search one object. Several processes may add and search at once; removing and optimizing are for
+    one at a time.
+
+    Args:
+        folder: The library's folder. Use `create` or `open`.
+        settings: Its settings.
+        tables: Its tables.
+        model: The model that it was made with.
+        processor: Its processor.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: LibrarySettings,
+        tables: LibraryTables,
+        model: R2TuningForVideoGrounding,
+        processor: R2TuningProcessor,
+    ):
+        self.folder = folder
+        self.settings = settings
+        self.tables = tables
+        self.model = model
+        self.processor = processor
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | os.PathLike,
+        model: R2TuningForVideoGrounding,
+        processor: R2TuningProcessor,
+        *,
+        keep_features: bool = False,
+    ) -> Self:
+        """Make an empty library.
+
+        Args:
+            folder: Folder to create; it may exist if it is empty.
+            model: The model to search with; it is loaded again by its `name_or_path` when the library is opened.
+            processor: Its processor.
+            keep_features: Keep an encoded copy of each video, so that a search decodes none. With CLIP ViT-B/32 it takes
+                102 kB a frame, twice that in videos longer than a window.
+
+        Raises:
+            FileExistsError: The folder is not empty.
+            ValueError: The model was not loaded from a checkpoint.
+        """
+        folder = Path(folder).absolute()
+        check_new_folder(folder)
+        if not model.name_or_path:
+            raise ValueError("`model` must come from a checkpoint (`from_pretrained`), which the library records.")
+        settings = LibrarySettings(
+            model=_portable_name(model.name_or_path),
+            backbone=None if model.config.save_backbone else _portable_name(str(model.config.backbone_name_or_path)),
+            weights=model_digest(model),
+            fps=processor.fps,
+            window_sec=model.config.window_sec,
+            dim=model.config.hidden_size,
+            keep_features=keep_features,
+        )
+        for name in ("", FEATURES, PARTIAL):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        tables = LibraryTables.create(folder / TABLES, settings.dim)
+        settings.save(folder)  # last: a folder without it is no library
+        return cls(folder, settings, tables, model, processor)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | os.PathLike,
+        model: R2TuningForVideoGrounding | None = None,
+        processor: R2TuningProcessor | None = None,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Open a library.
+
+        Args:
+            folder: Its folder; a read-only one can be searched.
+            model: The model that it was made with, on any device; default: loaded by the name that the library records.
+            processor: Its processor, likewise.
+            device: Where to put a model that is loaded.
+
+        Raises:
+            FileNotFoundError: There is no library.
+            ValueError: It is damaged, or was made with another model.
+        """
+        folder = Path(folder).absolute()
+        settings = LibrarySettings.load(folder)
+        tables = LibraryTables.open(folder / TABLES)
+        if model is None:
+            model = _load_model(settings).to(device)  # type: ignore[arg-type]  # decorated in transformers without types
+        if processor is None:
+            processor = R2TuningProcessor.from_pretrained(_located(settings.model))
+        settings.check_weights(model)
+        return cls(folder, settings, tables, model.eval(), processor)
+
+    # ---- contents --------------------------------------------------------------------------------------------------
+
+    def add(self, videos: Iterable[str | os.PathLike], *, num_processes: int = 1, **execution: Any) -> Summary:
+        """Add videos, and replace those whose files have changed; others are left as they are.
+
+        A video that cannot be read is counted in the summary, and the others are added. What is added stays if the work is
+        interrupted; the same call then continues it.
+
+        Args:
+            videos: Video files, and folders in which all video files are added.
+            num_processes: Processes that share the work.
+            execution: More arguments of `r2tuning.features.extraction.extract`, such as `executor="ray"`.
+
+        Raises:
+            FileNotFoundError: There is no such file or folder.
+            OSError: The library cannot be written.
+        """
+        jobs = [plan_job(path, self.settings.fps) for path in find_videos(videos)]
+        remove_leftovers(self.folder / PARTIAL)
+        store = IndexStore(self.folder, self.settings, self.tables, self.model, self.processor)
+        make_store = functools.partial(open_store, self.folder, str(self.model.device))
+        return extract(jobs, store, make_store, num_processes=num_processes, **execution)
+
+    def videos(self) -> list[VideoRecord]:
+        """All videos, sorted by path."""
+        return self.tables.videos()
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Remove videos with their encoded copies; `optimize` gives the space of their vectors back.
+
+        Args:
+            ids: Ids of videos, see `videos`.
+
+        Raises:
+            LibraryBusyError: Another process removes or optimizes.
+            ValueError: There is no such video.
+        """
+        ids = set(ids)
+        entries = [record.entry for record in self.videos() if record.id in ids]
+        self.tables.remove(ids)
+        for entry in entries:
+            copy_path(self.folder, entry).unlink(missing_ok=True)
+
+    def optimize(self) -> OptimizeSummary:
+        """Give the space of removed and replaced videos back, and index the vectors of a large library.
+
+        Raises:
+            LibraryBusyError: Another process removes or optimizes.
+        """
+        summary = self.tables.optimize()
+        remove_abandoned_copies(self.folder, self.videos())
+        return summary
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> Verification:
+        """Compare every file with what was indexed; all files are read.
+
+        Args:
+            progress: Called with the number of videos verified and their total number.
+        """
+        found = Verification([], [], [])
+        records = self.videos()
+        for count, record in enumerate(records, 1):
+            try:
+                if not is_unchanged(record, always_read=True):
+                    found.changed.append(record.path)
+            except OSError:
+                found.missing.append(record.path)
+            if self.settings.keep_features and not _has_copy(self.folder, record.entry):
+                found.without_copy.append(record.path)
+            if progress is not None:
+                progress(count, len(records))
+        return found
+
+    # ---- search ----------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        queries: str | Sequence[str],
+        top: int = 10,
+        *,
+        num_windows: int = NUM_WINDOWS,
+        path: str | None = None,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        min_probability: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[SearchAnswer]:
+        """Find the moments of all videos that sentences describe.
+
+        The windows whose frames are most similar to the query are found first; then the model grounds the query in them.
+
+        Args:
+            queries: One sentence or several.
+            top: Largest number of moments of each answer.
+            num_windows: Windows that are grounded for each query: more find more and take longer.
+            path: Search only videos whose path matches this pattern, such as "*/holiday/*".
+            after: Search only videos whose files were modified then or later.
+            before: Search only videos whose files were modified earlier.
+            min_probability: Leave out videos that are less likely to hold anything that matches; needs an existence head.
+            progress: Called with the number of queries answered and their total number.
+
+        Returns:
+            An answer to each query, in order.
+
+        Raises:
+            ValueError: A query or a number is not allowed, or the library is damaged.
+        """
+        texts = as_text_list(queries, "queries")
+        for name, number in (("top", top), ("num_windows", num_windows)):
+            if number < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {number}.")
+        records = {record.entry: record for record in _select(self.videos(), path, after, before)}
+        text = self.model.encode_text(**self.processor(text=texts).to(self.model.device))
+        vectors = query_vectors(self.model, text)
+        answers = []
+        for index, query in enumerate(texts):
+            answer = self._answer(query, _one(text, index), vectors[index], records, num_windows, top)
+            if min_probability is not None:
+                kept = [moment for moment in answer.moments if (moment.probability or 0.0) >= min_probability]
+                answer = replace(answer, moments=kept)
+            answers.append(answer)
+            if progress is not None:
+                progress(index + 1, len(texts))
+        return answers
+
+    def _answer(
+        self,
+        query: str,
+        text: EncodedText,
+        vector: Any,
+        records: dict[int, VideoRecord],
+        num_windows: int,
+        top: int,
+    ) -> SearchAnswer:
+        started = time.perf_counter()
+        entries = None if len(records) == len(self.tables.videos()) else records.keys()
+        (hits,) = self.tables.search(vector[None], num_windows * HITS_PER_WINDOW, entries)
+        num_frames = {entry: record.num_frames for entry, record in records.items()}
+        candidates = rank_windows(hits, num_frames, num_windows)
+        wanted: dict[int, list[int]] = {}
+        for candidate in candidates:
+            wanted.setdefault(candidate.entry, []).append(candidate.window)
+        found = time.perf_counter()
+        reader = WindowReader(self.folder, self.settings, self.model, self.processor)
+        videos, skipped = {}, {}
+        for entry, video in zip(wanted, reader.read(wanted, records), strict=True):
+            if isinstance(video, EncodedVideo):
+                videos[records[entry].path] = video
+            else:
+                skipped[records[entry].path] = str(video)
+        read = time.perf_counter()
+        moments = ground_windows(self.model, self.processor, videos, text, top)[:top]
+        paths = dict.fromkeys(moment.path for moment in moments)
+        return SearchAnswer(
+            query=query,
+            moments=moments,
+            num_windows=len(candidates),
+            skipped=skipped,
+            missing=[name for name in paths if not os.path.isfile(name)],
+            seconds={
+                "windows": found - started,
+                "reading": read - found,
+                "grounding": time.perf_counter() - read,
+            },
+        )
+
+
+def open_store(folder: Path, device: str, rank: int, num_processes: int) -> IndexStore:
+    """The store of one of several processes that index; they are distributed over the GPUs."""
+    if device.startswith("cuda"):
+        device = f"cuda:{rank % torch.cuda.device_count()}"
+    library = Library.open(folder, device=device)
+    return IndexStore(folder, library.settings, library.tables, library.model, library.processor)
+
+
+def _one(text: EncodedText, index: int) -> EncodedText:
+    """One of several queries."""
+    return replace(
+        text,
+        text_embeds=text.text_embeds[:, index : index + 1],
+        text_mask=text.text_mask[index : index + 1],
+    )
+
+
+def _select(
+    records: list[VideoRecord], path: str | None, after: datetime | None, before: datetime | None
+) -> Iterable[VideoRecord]:
+    for record in records:
+        modified = datetime.fromtimestamp(record.modified_ns / 1e9).astimezone()
+        if path is not None and not fnmatch(record.path, path):
+            continue
+        if (after is None or modified >= after.astimezone()) and (before is None or modified < before.astimezone()):
+            yield record
+
+
+def _has_copy(folder: Path, entry: int) -> bool:
+    try:
+        EncodedVideo.load(copy_path(folder, entry))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _portable_name(name: str) -> str:
+    """A checkpoint's name that holds in every working directory, and for every installation of the packaged model."""
+    if Path(name).is_dir():
+        path = os.path.abspath(name)
+        return PACKAGED if path == os.path.abspath(DEFAULT_MODEL) else path
+    return name
+
+
+def _located(name: str) -> str:
+    return str(DEFAULT_MODEL) if name == PACKAGED else name
+
+
+def _load_model(settings: LibrarySettings) -> R2TuningForVideoGrounding:
+    backbone = {}
+    if settings.backbone is not None:
+        backbone = {"backbone_name_or_path": settings.backbone, "backbone_revision": None}
+    return R2TuningForVideoGrounding.from_pretrained(_located(settings.model), **backbone)
+
+
+__all__ = ["Library", "SearchAnswer", "Verification", "open_store"]
