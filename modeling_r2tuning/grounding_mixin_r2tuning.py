@@ -102,8 +102,9 @@ class GroundingMixin:
     @torch.no_grad()
     def stream_encoded_windows(
         self,
-        pixel_values_videos: torch.Tensor | Iterable[torch.Tensor],
+        pixel_values_videos: torch.Tensor | Iterable[torch.Tensor] | None = None,
         *,
+        video_hidden_states: torch.Tensor | Iterable[torch.Tensor] | None = None,
         fps: float | None = None,
         window_sec: float | str | None = "config",
         chunk_size: int = 32,
@@ -111,7 +112,7 @@ class GroundingMixin:
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Encode one video of any length window by window, so that only one window is in memory.
 
-        Arguments and errors are those of `encode_video`.
+        Arguments and errors are those of `encode_video`; hidden states may also come in pieces.
 
         Yields:
             Index of the window's first frame, and its projected hidden states `(num_steps, window_frames, num_tokens,
@@ -120,7 +121,7 @@ class GroundingMixin:
         _, window = self._check_times(fps, window_sec)
         dtype = self.r2_block.scale.dtype if dtype is None else dtype
         with reading_ahead(pixel_values_videos) as pixels:
-            for start, begun in self._stream_windows(pixels, None, chunk_size, window):
+            for start, begun in self._stream_windows(pixels, video_hidden_states, chunk_size, window):
                 yield start, self._project_window(begun, dtype)
 
     def _check_times(self, fps: float | None, window_sec: float | str | None) -> tuple[float, int | None]:
@@ -141,18 +142,25 @@ class GroundingMixin:
             )
 
     def _stream_states(
-        self, pixels: torch.Tensor | Iterable[torch.Tensor] | None, states: torch.Tensor | None, chunk_size: int
+        self,
+        pixels: torch.Tensor | Iterable[torch.Tensor] | None,
+        states: torch.Tensor | Iterable[torch.Tensor] | None,
+        chunk_size: int,
     ) -> Iterator[torch.Tensor]:
         """Hidden states of one video in pieces `(n, num_layers, num_tokens, vision_hidden)`."""
         if states is not None:
-            check_shape("video_hidden_states", states, video_state_shape(self.config))
-            yield states.to(self.device)
+            for piece in [states] if isinstance(states, torch.Tensor) else states:
+                check_shape("video_hidden_states", piece, video_state_shape(self.config))
+                yield piece.to(self.device)
         elif pixels is not None:
             for piece in stream_pixels(pixels, chunk_size, self.device):
                 yield self.get_video_hidden_states(piece[None], chunk_size)[0]
 
     def _stream_begun(
-        self, pixels: torch.Tensor | Iterable[torch.Tensor] | None, states: torch.Tensor | None, chunk_size: int
+        self,
+        pixels: torch.Tensor | Iterable[torch.Tensor] | None,
+        states: torch.Tensor | Iterable[torch.Tensor] | None,
+        chunk_size: int,
     ) -> Iterator[torch.Tensor]:
         """The part of the projection that is the same in all windows, in pieces, see `_begin_projection`."""
         for piece in self._stream_states(pixels, states, chunk_size):
@@ -162,7 +170,7 @@ class GroundingMixin:
     def _stream_windows(
         self,
         pixels: torch.Tensor | Iterable[torch.Tensor] | None,
-        states: torch.Tensor | None,
+        states: torch.Tensor | Iterable[torch.Tensor] | None,
         chunk_size: int,
         window: int | None,
     ) -> Iterator[tuple[int, torch.Tensor]]:

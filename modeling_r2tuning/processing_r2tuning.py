@@ -313,7 +313,9 @@ class R2TuningProcessor(ProcessorMixin):
             pixels = (self._pixels(chunk) for chunk in source)
             return FrameStream(pixels, source.num_frames, float(fps), source.duration_sec)
         if (start_sec, end_sec) != (0.0, None):
-            raise ValueError("`start_sec` and `end_sec` select a part of a file; pass a slice of these frames instead.")
+            raise ValueError(
+                "`start_sec` and `end_sec` select a part of a file; pass a slice of these frames instead."
+            )
         frames = as_frames(video)
         starts = range(0, len(frames), chunk_size)
         pixels = (self._pixels(frames[start : start + chunk_size]) for start in starts)

@@ -38,7 +38,9 @@ def rank_windows(hits: FrameHits, num_frames: Mapping[int, int], count: int) -> 
         count: Number of windows.
     """
     similarities: dict[tuple[int, int], list[float]] = {}
-    for entry, window, similarity in zip(*map(np.ndarray.tolist, (hits.entry, hits.window, hits.similarity)), strict=True):
+    for entry, window, similarity in zip(
+        *map(np.ndarray.tolist, (hits.entry, hits.window, hits.similarity)), strict=True
+    ):
         similarities.setdefault((entry, window), []).append(similarity)
     candidates = []
     for (entry, window), found in similarities.items():

@@ -23,7 +23,7 @@ from r2tuning.features.files import replacing
 from r2tuning.library.schemas import VideoRecord
 from r2tuning.library.settings import LibrarySettings
 from r2tuning.library.tables import LibraryTables
-from r2tuning.library.vectors import frame_vectors
+from r2tuning.library.vectors import BackboneProjection, frame_vectors
 
 
 FEATURES = "features"  # folder of the encoded copies
@@ -77,8 +77,9 @@ class IndexStore:
         folder: The library.
         settings: Its settings.
         tables: Its tables.
-        model: The model, needed to add.
-        processor: Its processor, likewise.
+        model: The model.
+        processor: Its processor.
+        projection: The projections of its backbone, if the vectors are those.
     """
 
     def __init__(
@@ -86,14 +87,16 @@ class IndexStore:
         folder: Path,
         settings: LibrarySettings,
         tables: LibraryTables,
-        model: R2TuningForVideoGrounding | None = None,
-        processor: R2TuningProcessor | None = None,
+        model: R2TuningForVideoGrounding,
+        processor: R2TuningProcessor,
+        projection: BackboneProjection | None,
     ):
         self.folder = folder
         self.settings = settings
         self.tables = tables
-        self.model: Any = model
-        self.processor: Any = processor
+        self.model = model
+        self.processor = processor
+        self.projection = projection
         self._records = {record.id: record for record in tables.videos()}
 
     def check(self, job: IndexJob) -> str | None:
@@ -127,18 +130,18 @@ class IndexStore:
         """
         state, digest = next(items)
         stream = next(items)
-        fps, window_sec = self.settings.fps, self.settings.window_sec
-        vectors: list[torch.Tensor] = []
+        vectors: list[torch.Tensor] = []  # of each window, or of each piece if they are the backbone's
         windows: list[torch.Tensor] = []
         num_frames = 0
-        encoded = self.model.stream_encoded_windows(items, fps=fps, window_sec=window_sec, chunk_size=CHUNK_SIZE)
-        for start, embeds in encoded:
-            vectors.append(frame_vectors(embeds))
+        for start, embeds in self._encode(items, vectors):
+            if self.projection is None:
+                vectors.append(frame_vectors(embeds))
             if self.settings.keep_features:
                 windows.append(to_half(embeds).cpu())
             yield start + embeds.shape[1] - num_frames
             num_frames = start + embeds.shape[1]
-        starts, mask = plan_windows(num_frames, window_size(window_sec, fps))
+        fps = self.settings.fps
+        starts, mask = plan_windows(num_frames, window_size(self.settings.window_sec, fps))
         entry = secrets.randbelow(2**63 - 1) + 1
         if self.settings.keep_features:
             windows[-1] = F.pad(windows[-1], (0, 0, 0, 0, 0, mask.shape[1] - windows[-1].shape[1]))
@@ -158,29 +161,63 @@ class IndexStore:
             entry=entry,
             added=datetime.now(UTC),
         )
-        self.tables.add(record, *select_owned(vectors, starts, mask))
+        if self.projection is None:
+            numbers, owned = select_owned(vectors, starts, mask)
+        else:
+            numbers, owned = owning_windows(starts, mask), torch.cat(vectors)
+        self.tables.add(record, numbers, owned.to(torch.float16).numpy())
         if job.id in self._records:  # the version that this one replaces
             copy_path(self.folder, self._records[job.id].entry).unlink(missing_ok=True)
 
+    def _encode(
+        self, pieces: Iterator[torch.Tensor], vectors: list[torch.Tensor]
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Encoded windows of a video; the backbone's vectors of its frames, if they are used, are appended to `vectors`."""
+        options = {"fps": self.settings.fps, "window_sec": self.settings.window_sec, "chunk_size": CHUNK_SIZE}
+        projection = self.projection
+        if projection is None:
+            return self.model.stream_encoded_windows(pieces, **options)
 
-def select_owned(
-    vectors: list[torch.Tensor], starts: torch.Tensor, mask: torch.Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """The window of each frame of a video, and its vector there; overlapping windows meet in the middle.
+        def states() -> Iterator[torch.Tensor]:
+            for piece in pieces:
+                found = self.model.get_video_hidden_states(piece[None].to(self.model.device), CHUNK_SIZE)[0]
+                vectors.append(projection.frames(found[:, -1, 0]))
+                yield found
+
+        return self.model.stream_encoded_windows(video_hidden_states=states(), **options)
+
+
+def owning_windows(starts: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+    """The window that each frame of a video belongs to; overlapping windows meet in the middle.
 
     Args:
-        vectors: For each window, those of its frames.
         starts: `(num_windows,)`, first frame of each window.
         mask: `(num_windows, window_frames)`, `True` = real.
 
     Returns:
-        Windows `(num_frames,)`, int32, and vectors `(num_frames, dim)`, float16.
+        `(num_frames,)`, int32.
     """
-    owned, indices = [], []
+    first, end = owned_frames(mask, starts).unbind(1)
+    return np.repeat(np.arange(len(starts), dtype=np.int32), (end - first).numpy())
+
+
+def select_owned(
+    vectors: list[torch.Tensor], starts: torch.Tensor, mask: torch.Tensor
+) -> tuple[np.ndarray, torch.Tensor]:
+    """The window that each frame of a video belongs to, and the frame's vector there.
+
+    Args:
+        vectors: For each window, those of its frames.
+        starts: As for `owning_windows`.
+        mask: Likewise.
+
+    Returns:
+        Windows `(num_frames,)`, int32, and vectors `(num_frames, dim)`.
+    """
+    owned = []
     for index, (first, end) in enumerate(owned_frames(mask, starts).tolist()):
         owned.append(vectors[index][first:end])
-        indices.append(np.full(end - first, index, dtype=np.int32))
-    return np.concatenate(indices), torch.cat(owned).to(torch.float16).numpy()
+    return owning_windows(starts, mask), torch.cat(owned)
 
 
 def to_half(embeds: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from modeling_r2tuning import DEFAULT_MODEL, EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
@@ -19,24 +20,16 @@ from modeling_r2tuning.user_inputs_r2tuning import as_text_list
 from r2tuning.features.extraction import Summary, extract
 from r2tuning.features.files import PARTIAL
 from r2tuning.library.candidates import HITS_PER_WINDOW, rank_windows
-from r2tuning.library.entries import (
-    FEATURES,
-    IndexStore,
-    copy_path,
-    find_videos,
-    is_unchanged,
-    plan_job,
-    remove_abandoned_copies,
-)
+from r2tuning.library.contents import TABLES, LibraryContents
+from r2tuning.library.entries import FEATURES, IndexStore, find_videos, plan_job
 from r2tuning.library.moments import Moment, WindowReader, ground_windows
 from r2tuning.library.schemas import VideoRecord
-from r2tuning.library.settings import LibrarySettings, model_digest
-from r2tuning.library.tables import LibraryTables, OptimizeSummary
-from r2tuning.library.vectors import query_vectors
+from r2tuning.library.settings import LibrarySettings
+from r2tuning.library.tables import LibraryTables
+from r2tuning.library.vectors import BackboneProjection, load_projection, query_vectors, weights_digest
 from r2tuning_cli.defaults import PACKAGED
 
 
-TABLES = "tables"  # folder of the tables
 NUM_WINDOWS = 30  # grounded for each query
 
 
@@ -61,22 +54,7 @@ class SearchAnswer:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Verification:
-    """Whether the files of a library are as they were when they were indexed, by path.
-
-    Attributes:
-        missing: Files that are not there.
-        changed: Files with other contents.
-        without_copy: Videos whose encoded copy is missing or damaged.
-    """
-
-    missing: list[str]
-    changed: list[str]
-    without_copy: list[str]
-
-
-class Library:
+class Library(LibraryContents):
     """A folder with a vector for each frame of many videos, in which sentences are looked up.
 
     ```python
@@ -94,6 +72,7 @@ class Library:
         tables: Its tables.
         model: The model that it was made with.
         processor: Its processor.
+        projection: The projections of its backbone, if the vectors are those.
     """
 
     def __init__(
@@ -103,12 +82,12 @@ class Library:
         tables: LibraryTables,
         model: R2TuningForVideoGrounding,
         processor: R2TuningProcessor,
+        projection: BackboneProjection | None,
     ):
-        self.folder = folder
-        self.settings = settings
-        self.tables = tables
+        super().__init__(folder, settings, tables)
         self.model = model
         self.processor = processor
+        self.projection = projection
 
     @classmethod
     def create(
@@ -136,23 +115,26 @@ class Library:
         check_new_folder(folder)
         if not model.name_or_path:
             raise ValueError("`model` must come from a checkpoint (`from_pretrained`), which the library records.")
+        backbone = None if model.config.save_backbone else model.config.backbone_name_or_path
+        projection = load_projection(model)
         settings = LibrarySettings(
             model=_portable_name(model.name_or_path),
-            backbone=None if model.config.save_backbone else _portable_name(str(model.config.backbone_name_or_path)),
-            weights=model_digest(model),
+            backbone=None if backbone is None else _portable_name(backbone),
+            weights=weights_digest(model),
+            projection=None if projection is None else projection.digest(),
             fps=processor.fps,
             window_sec=model.config.window_sec,
-            dim=model.config.hidden_size,
+            dim=model.config.hidden_size if projection is None else projection.dim,
             keep_features=keep_features,
         )
         for name in ("", FEATURES, PARTIAL):
             (folder / name).mkdir(parents=True, exist_ok=True)
         tables = LibraryTables.create(folder / TABLES, settings.dim)
         settings.save(folder)  # last: a folder without it is no library
-        return cls(folder, settings, tables, model, processor)
+        return cls(folder, settings, tables, model.eval(), processor, projection)
 
     @classmethod
-    def open(
+    def open(  # type: ignore[override]  # it loads the model, too
         cls,
         folder: str | os.PathLike,
         model: R2TuningForVideoGrounding | None = None,
@@ -179,10 +161,11 @@ class Library:
             model = _load_model(settings).to(device)  # type: ignore[arg-type]  # decorated in transformers without types
         if processor is None:
             processor = R2TuningProcessor.from_pretrained(_located(settings.model))
-        settings.check_weights(model)
-        return cls(folder, settings, tables, model.eval(), processor)
-
-    # ---- contents --------------------------------------------------------------------------------------------------
+        projection = None
+        if settings.projection is not None:
+            projection = load_projection(model, settings.backbone)
+        _check_weights(settings, model, projection)
+        return cls(folder, settings, tables, model.eval(), processor, projection)
 
     def add(self, videos: Iterable[str | os.PathLike], *, num_processes: int = 1, **execution: Any) -> Summary:
         """Add videos, and replace those whose files have changed; others are left as they are.
@@ -201,61 +184,9 @@ class Library:
         """
         jobs = [plan_job(path, self.settings.fps) for path in find_videos(videos)]
         remove_leftovers(self.folder / PARTIAL)
-        store = IndexStore(self.folder, self.settings, self.tables, self.model, self.processor)
+        store = IndexStore(self.folder, self.settings, self.tables, self.model, self.processor, self.projection)
         make_store = functools.partial(open_store, self.folder, str(self.model.device))
         return extract(jobs, store, make_store, num_processes=num_processes, **execution)
-
-    def videos(self) -> list[VideoRecord]:
-        """All videos, sorted by path."""
-        return self.tables.videos()
-
-    def remove(self, ids: Iterable[str]) -> None:
-        """Remove videos with their encoded copies; `optimize` gives the space of their vectors back.
-
-        Args:
-            ids: Ids of videos, see `videos`.
-
-        Raises:
-            LibraryBusyError: Another process removes or optimizes.
-            ValueError: There is no such video.
-        """
-        ids = set(ids)
-        entries = [record.entry for record in self.videos() if record.id in ids]
-        self.tables.remove(ids)
-        for entry in entries:
-            copy_path(self.folder, entry).unlink(missing_ok=True)
-
-    def optimize(self) -> OptimizeSummary:
-        """Give the space of removed and replaced videos back, and index the vectors of a large library.
-
-        Raises:
-            LibraryBusyError: Another process removes or optimizes.
-        """
-        summary = self.tables.optimize()
-        remove_abandoned_copies(self.folder, self.videos())
-        return summary
-
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> Verification:
-        """Compare every file with what was indexed; all files are read.
-
-        Args:
-            progress: Called with the number of videos verified and their total number.
-        """
-        found = Verification([], [], [])
-        records = self.videos()
-        for count, record in enumerate(records, 1):
-            try:
-                if not is_unchanged(record, always_read=True):
-                    found.changed.append(record.path)
-            except OSError:
-                found.missing.append(record.path)
-            if self.settings.keep_features and not _has_copy(self.folder, record.entry):
-                found.without_copy.append(record.path)
-            if progress is not None:
-                progress(count, len(records))
-        return found
-
-    # ---- search ----------------------------------------------------------------------------------------------------
 
     def search(
         self,
@@ -294,11 +225,12 @@ class Library:
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}.")
         records = {record.entry: record for record in _select(self.videos(), path, after, before)}
-        text = self.model.encode_text(**self.processor(text=texts).to(self.model.device))
-        vectors = query_vectors(self.model, text)
+        tokens = self.processor(text=texts).to(self.model.device)
+        text = self.model.encode_text(**tokens)
+        vectors = query_vectors(self.model, text) if self.projection is None else self.projection.queries(**tokens)
         answers = []
         for index, query in enumerate(texts):
-            answer = self._answer(query, _one(text, index), vectors[index], records, num_windows, top)
+            answer = self._answer(query, _one(text, index), vectors[index].numpy(), records, num_windows, top)
             if min_probability is not None:
                 kept = [moment for moment in answer.moments if (moment.probability or 0.0) >= min_probability]
                 answer = replace(answer, moments=kept)
@@ -311,7 +243,7 @@ class Library:
         self,
         query: str,
         text: EncodedText,
-        vector: Any,
+        vector: np.ndarray,
         records: dict[int, VideoRecord],
         num_windows: int,
         top: int,
@@ -354,7 +286,20 @@ def open_store(folder: Path, device: str, rank: int, num_processes: int) -> Inde
     if device.startswith("cuda"):
         device = f"cuda:{rank % torch.cuda.device_count()}"
     library = Library.open(folder, device=device)
-    return IndexStore(folder, library.settings, library.tables, library.model, library.processor)
+    return IndexStore(folder, library.settings, library.tables, library.model, library.processor, library.projection)
+
+
+def _check_weights(
+    settings: LibrarySettings, model: R2TuningForVideoGrounding, projection: BackboneProjection | None
+) -> None:
+    """Refuse a model whose vectors would not be comparable with those of the library."""
+    found = weights_digest(model), None if projection is None else projection.digest()
+    if found != (settings.weights, settings.projection):
+        raise ValueError(
+            f"The library was made with another checkpoint or backbone than this one: '{settings.model}'"
+            f"{f' on {settings.backbone!r}' if settings.backbone else ''}. Search with that one, or index the videos into a "
+            "new library."
+        )
 
 
 def _one(text: EncodedText, index: int) -> EncodedText:
@@ -377,14 +322,6 @@ def _select(
             yield record
 
 
-def _has_copy(folder: Path, entry: int) -> bool:
-    try:
-        EncodedVideo.load(copy_path(folder, entry))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def _portable_name(name: str) -> str:
     """A checkpoint's name that holds in every working directory, and for every installation of the packaged model."""
     if Path(name).is_dir():
@@ -404,4 +341,4 @@ def _load_model(settings: LibrarySettings) -> R2TuningForVideoGrounding:
     return R2TuningForVideoGrounding.from_pretrained(_located(settings.model), **backbone)
 
 
-__all__ = ["Library", "SearchAnswer", "Verification", "open_store"]
+__all__ = ["Library", "SearchAnswer", "open_store"]

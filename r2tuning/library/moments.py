@@ -1,6 +1,6 @@
 """The second stage of a search: the windows found are grounded, and the moments of all videos are ranked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,14 +142,16 @@ def ground_windows(
     return sorted(moments, key=lambda moment: -moment.score)
 
 
-def list_moments(path: str, answer: dict[str, Any]) -> Iterable[Moment]:
+def list_moments(path: str, answer: dict[str, Any]) -> Iterator[Moment]:
     """The moments of an answer about one video, with scores that can be compared with those of other videos.
 
-    The model's scores say where in a video a query is true if it is true at all; with an existence head they are
-    multiplied by the probability that it is.
+    The model's scores compare the moments of a video, and its existence head says how likely the video has any: the score
+    is the probability, times the moment's score as a share of the best one's. Without that head the scores stay as they are.
     """
     probability = answer.get("probability")
-    factor = 1.0 if probability is None else probability
+    factor = 1.0
+    if probability is not None and answer["moments"]:
+        factor = probability / answer["moments"][0]["score"]
     for found in answer["moments"]:
         yield Moment(path, found["start"], found["end"], found["score"] * factor, probability)
 
