@@ -1,4 +1,7 @@
-"""Locks of a library's tables: adding waits for its turn, maintenance is refused while another process does it."""
+"""Locks of a library's tables: adding waits for its turn, maintenance is refused while another process does it.
+
+The operating system releases the locks of a process that is killed.
+"""
 
 import fcntl
 import os
@@ -16,17 +19,12 @@ ADDING, MAINTENANCE = "adding.lock", "maintenance.lock"
 def adding(folder: Path) -> Iterator[None]:
     """Hold the right to commit to the tables until the block ends; waits while another process or thread holds it.
 
-    The operating system releases the lock of a process that is killed.
-
     Raises:
         OSError: The lock file cannot be opened, for example on a read-only disk.
     """
-    descriptor = _open(folder / ADDING)
-    try:
+    with _open(folder / ADDING) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -37,8 +35,7 @@ def maintenance(folder: Path) -> Iterator[None]:
         LibraryBusyError: Another process or thread holds it.
         OSError: The lock file cannot be opened, for example on a read-only disk.
     """
-    descriptor = _open(folder / MAINTENANCE)
-    try:
+    with _open(folder / MAINTENANCE) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -47,14 +44,17 @@ def maintenance(folder: Path) -> Iterator[None]:
                 "run the command again when it has finished."
             ) from error
         yield
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[int]:
+    # Files, because network file systems share locks on files between machines, but not on folders. They stay: a
+    # process that waits for a removed file would get a lock that others do not see.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _open(path: Path) -> int:
-    # A file, because network file systems share locks on files between machines, but not on folders. It stays: had
-    # its last holder removed it, a waiting process would hold the lock of a file that nobody else can find.
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
 
 __all__ = ["adding", "maintenance"]

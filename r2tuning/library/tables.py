@@ -6,20 +6,20 @@ its frames first and then writes its row of `videos`, which commits both. Rows o
 them and `optimize` deletes them.
 """
 
-import warnings
-from collections import Counter
+import os
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 
 from modeling_r2tuning.files_r2tuning import writing_folder
-from r2tuning.library.errors import DamagedLibraryError, LibraryBusyError, translating
+from r2tuning.library.errors import DamagedLibraryError, LibraryBusyError
+from r2tuning.library.lance import Table, check_path, connect, one_of, read, translating, vector_search
 from r2tuning.library.locks import adding, maintenance
 from r2tuning.library.schemas import (
     VERSION,
@@ -31,19 +31,15 @@ from r2tuning.library.schemas import (
     to_frames,
     to_row,
 )
+from r2tuning.library.upkeep import count_entries, drop_old_versions, merge_files, train_index
 
 
-try:
-    import lancedb
-    from lancedb.index import IvfRq
-    from lancedb.table import LanceTable
-except ImportError as error:
-    raise ImportError('A library of videos needs LanceDB: `pip install "r2tuning[library]"`.') from error
-
-
-INDEX_FROM_ROWS = 1_000_000  # up to here an exact search is fast enough
-INDEX_CACHE_BYTES, METADATA_CACHE_BYTES = 256 * 2**20, 64 * 2**20
+MIN_PROBES = 100  # partitions of the index that a search reads; more where they have too few of the wanted frames
+REFINE_FACTOR = 5  # candidates of the index for each wanted frame; their stored vectors decide
+MAX_VERSIONS = 500  # of the table of frames; each has a list of all files, so adding has to drop them now and then
 NORM_TOLERANCE = 0.01  # half precision leaves about 0.0005
+HIT_COLUMNS = ["entry", "frame", "window", "_distance"]
+NO_HITS = pa.table([pa.array([], kind) for kind in ("int64", "int32", "int32", "float32")], HIT_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ class LibraryTables:
         dim: Size of a frame's vector.
     """
 
-    def __init__(self, folder: Path, frames: LanceTable, videos: LanceTable, dim: int):
+    def __init__(self, folder: Path, frames: Table, videos: Table, dim: int):
         self.folder = folder
         self.dim = dim
         self._frames = frames
@@ -142,9 +138,9 @@ class LibraryTables:
         """
         if dim < 1:
             raise ValueError(f"`dim` must be at least 1, got {dim}.")
-        folder = _check_path(folder)
-        with writing_folder(folder) as partial, translating(folder):
-            database = _connect(partial)
+        folder = check_path(folder)
+        with writing_folder(folder) as unfinished, translating(folder):
+            database = connect(unfinished)
             database.create_table("frames", schema=frames_schema(dim))
             database.create_table("videos", schema=VIDEOS_SCHEMA)
         return cls.open(folder)
@@ -157,14 +153,13 @@ class LibraryTables:
             FileNotFoundError: There are no tables.
             ValueError: The tables are damaged, or another version of this package made them.
         """
-        folder = _check_path(folder)
+        folder = check_path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"There are no tables of a library at '{folder}'. Run `r2tuning index` first.")
-        with translating(folder):
-            database = _connect(folder)
-            frames, videos = database.open_table("frames"), database.open_table("videos")
-            schemas = frames.schema, videos.schema
-        return cls(folder, frames, videos, _check_schemas(folder, *schemas))
+        database = connect(folder)
+        frames = read(folder, lambda: database.open_table("frames"))
+        videos = read(folder, lambda: database.open_table("videos"))
+        return cls(folder, frames, videos, _check_schemas(folder, frames.schema, videos.schema))
 
     def add(self, record: VideoRecord, windows: np.ndarray, vectors: np.ndarray) -> None:
         """Add a video, or replace the one with the same id.
@@ -182,6 +177,7 @@ class LibraryTables:
             ValueError: Arguments do not fit, or the tables are damaged.
         """
         self._check_video(record, windows, vectors)
+        self._limit_versions()
         with adding(self.folder), translating(self.folder):
             self._frames.add(to_frames(record.entry, windows, vectors))
             # The row of `videos` is the commit marker, so it is written last.
@@ -207,7 +203,7 @@ class LibraryTables:
                 raise ValueError(f"The library has no videos with the ids {unknown}; nothing was removed.")
             if wanted:
                 with translating(self.folder):
-                    self._videos.delete(f"id IN ({', '.join(map(_quote, wanted))})")
+                    self._videos.delete(one_of("id", wanted))
 
     def videos(self) -> list[VideoRecord]:
         """All videos, sorted by path; kept in memory until a process changes the table.
@@ -249,6 +245,8 @@ class LibraryTables:
         chosen = live
         if entries is not None:
             chosen = np.intersect1d(live, np.fromiter(entries, np.int64, len(entries)))
+        if not len(chosen):
+            return [_to_hits(NO_HITS, chosen, limit) for _ in queries]
         return [self._search_one(query, limit, live, chosen, exact) for query in queries]
 
     def optimize(self) -> OptimizeSummary:
@@ -264,14 +262,10 @@ class LibraryTables:
         before = self._size_bytes()
         with maintenance(self.folder), translating(self.folder):
             deleted = self._delete_stale()
-            self._frames.optimize()
-            if not self._frames.list_indices() and self._frames.count_rows() > INDEX_FROM_ROWS:
-                self._frames.create_index("vector", config=IvfRq(distance_type="dot"))
-            # LanceDB would take files that another process has written but not yet committed for leftovers.
-            with adding(self.folder):
-                _drop_old_versions(self._frames)
-                _drop_old_versions(self._videos)
-            indexed = bool(self._frames.list_indices())
+            merge_files(self._frames)
+            train_index(self._frames, self.dim)
+            self._drop_old_versions()
+            indexed = self._is_indexed()
         return OptimizeSummary(deleted, before - self._size_bytes(), indexed)
 
     def statistics(self) -> TableStatistics:
@@ -280,38 +274,42 @@ class LibraryTables:
         Raises:
             ValueError: The tables are damaged.
         """
-        entries = self._load_videos().entries
-        with translating(self.folder):
-            found, counts = self._count_entries()
-            indexed = bool(self._frames.list_indices())
-        stale = ~np.isin(found, entries)
+        live = self._load_videos().entries
+        entries, counts = read(self.folder, lambda: count_entries(self._frames))
         return TableStatistics(
-            num_videos=len(entries),
+            num_videos=len(live),
             num_frames=int(counts.sum()),
-            num_stale=int(counts[stale].sum()),
+            num_stale=int(counts[~np.isin(entries, live)].sum()),
             size_bytes=self._size_bytes(),
-            indexed=indexed,
+            indexed=read(self.folder, self._is_indexed),
         )
+
+    def _limit_versions(self) -> None:
+        """Merge the files of many adds, unless another process maintains the tables."""
+        if len(os.listdir(self.folder / "frames.lance" / "_versions")) <= MAX_VERSIONS:
+            return
+        with suppress(LibraryBusyError), maintenance(self.folder), translating(self.folder):
+            merge_files(self._frames)
+            self._drop_old_versions()
+
+    def _drop_old_versions(self) -> None:
+        with adding(self.folder):
+            drop_old_versions(self._frames)
+            drop_old_versions(self._videos)
 
     def _delete_stale(self) -> int:
         """Delete stale rows of `frames` and return their number."""
-        with adding(self.folder):  # an add between its two commits would look interrupted
+        with adding(self.folder):  # between its two commits an add would look interrupted
             live = self._load_videos().entries
-            found, counts = self._count_entries()
-        stale = ~np.isin(found, live)
-        # No add names these entries later: their numbers are random and their adds have ended.
+            entries, counts = count_entries(self._frames)
+        stale = ~np.isin(entries, live)
+        # No add commits these entries later: those that wrote them have ended, and every add has an entry of its own.
         if stale.any():
-            self._frames.delete(f"entry IN ({', '.join(map(str, found[stale]))})")
+            self._frames.delete(one_of("entry", entries[stale].tolist()))
         return int(counts[stale].sum())
 
-    def _count_entries(self) -> tuple[np.ndarray, np.ndarray]:
-        """Entries of `frames`, sorted, and their numbers of rows."""
-        counter: Counter[int] = Counter()
-        for batch in self._frames.search().select(["entry"]).to_batches():
-            found, counts = np.unique(batch["entry"].to_numpy(), return_counts=True)
-            counter.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-        entries = sorted(counter)
-        return np.array(entries, np.int64), np.array([counter[entry] for entry in entries], np.int64)
+    def _is_indexed(self) -> bool:
+        return len(list(self._frames.list_indices())) > 0
 
     def _size_bytes(self) -> int:
         size = 0
@@ -321,47 +319,46 @@ class LibraryTables:
         return size
 
     def _load_videos(self) -> _Videos:
-        with translating(self.folder):
-            version = self._videos.version
-            loaded = self._loaded
-            if loaded is None or loaded.version != version:
-                rows = self._videos.to_arrow().to_pylist()
-                records = sorted((from_row(row) for row in rows), key=lambda record: record.path)
-                entries = np.array(sorted(record.entry for record in records), np.int64)
-                loaded = self._loaded = _Videos(version, records, entries)
+        version = read(self.folder, lambda: self._videos.version)
+        loaded = self._loaded
+        if loaded is None or loaded.version != version:
+            # If another process commits in between, these are newer than their version says, and read again next time.
+            rows = read(self.folder, self._videos.to_arrow).to_pylist()
+            records = sorted(map(from_row, rows), key=lambda record: record.path)
+            entries = np.array(sorted(record.entry for record in records), np.int64)
+            loaded = self._loaded = _Videos(version, records, entries)
         return loaded
 
     def _search_one(
         self, query: np.ndarray, limit: int, live: np.ndarray, chosen: np.ndarray, exact: bool
     ) -> FrameHits:
-        """Hits of one query: `limit` of them if the chosen entries have so many frames.
+        """Hits of one query: as many as `limit`, if the chosen entries have so many frames.
 
         Args:
             query: Vector of shape `(dim,)`.
             limit: Number of hits.
-            live: Entries that `videos` names, sorted.
-            chosen: The entries of `live` to search, sorted.
+            live: Entries that are not stale, sorted.
+            chosen: The ones to search, sorted.
             exact: Do not use the index.
         """
-        if not len(chosen):
-            return _to_hits(pa.table({name: [] for name in HIT_COLUMNS}, schema=HITS_SCHEMA), chosen, limit)
-        where = None if len(chosen) == len(live) else f"entry IN ({', '.join(map(str, chosen))})"
-        fetched = limit
+        condition = _choose_condition(live, chosen)
+        num_rows = limit
         while True:
-            rows = self._query(query, fetched, where, exact)
+            rows = read(self.folder, partial(self._query, query, num_rows, condition, exact))
             hits = _to_hits(rows, chosen, limit)
-            if len(hits.entry) == limit or rows.num_rows < fetched:
+            if len(hits.entry) == limit or len(rows) < num_rows:
                 return hits
-            fetched *= 2
+            num_rows *= 2  # stale rows took the place of others
 
-    def _query(self, query: np.ndarray, limit: int, where: str | None, exact: bool) -> pa.Table:
-        builder = self._frames.search(query).distance_type("dot").limit(limit).select(HIT_COLUMNS)
-        if where is not None:
-            builder = builder.where(where)
+    def _query(self, query: np.ndarray, num_rows: int, condition: str | None, exact: bool) -> pa.Table:
+        builder = vector_search(self._frames, query).distance_type("dot").limit(num_rows).select(HIT_COLUMNS)
+        if condition is not None:
+            builder = builder.where(condition)  # before the search, so that other rows take no places
         if exact:
             builder = builder.bypass_vector_index()
-        with translating(self.folder):
-            return builder.to_arrow()
+        else:
+            builder = builder.minimum_nprobes(MIN_PROBES).maximum_nprobes(0).refine_factor(REFINE_FACTOR)
+        return builder.to_arrow()
 
     def _check_video(self, record: VideoRecord, windows: np.ndarray, vectors: np.ndarray) -> None:
         expected = (record.num_frames, self.dim)
@@ -394,10 +391,13 @@ class LibraryTables:
         return queries
 
 
-HIT_COLUMNS = ["entry", "frame", "window", "_distance"]
-HITS_SCHEMA = pa.schema(
-    [("entry", pa.int64()), ("frame", pa.int32()), ("window", pa.int32()), ("_distance", pa.float32())]
-)
+def _choose_condition(live: np.ndarray, chosen: np.ndarray) -> str | None:
+    """The shorter SQL condition of rows whose entries are chosen, or `None` for all; stale rows may meet it."""
+    if len(chosen) == len(live):
+        return None
+    if 2 * len(chosen) <= len(live):
+        return one_of("entry", chosen.tolist())
+    return f"NOT ({one_of('entry', np.setdiff1d(live, chosen).tolist())})"
 
 
 def _to_hits(rows: pa.Table, chosen: np.ndarray, limit: int) -> FrameHits:
@@ -418,19 +418,6 @@ def _check_norms(name: str, vectors: np.ndarray) -> None:
         )
 
 
-def _check_path(folder: Path) -> Path:
-    """The absolute path of a folder, if LanceDB can use it."""
-    folder = Path(folder).absolute()
-    text = str(folder)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"The path of a library must be valid UTF-8, got {text!r}.") from error
-    if any(ord(character) < 32 for character in text):
-        raise ValueError(f"The path of a library must not hold control characters, got {text!r}.")
-    return folder
-
-
 def _check_schemas(folder: Path, frames: pa.Schema, videos: pa.Schema) -> int:
     """Size of a frame's vector, if the tables have the columns that this version of the package writes."""
     version = (videos.metadata or {}).get(VERSION_KEY, b"").decode()
@@ -444,23 +431,6 @@ def _check_schemas(folder: Path, frames: pa.Schema, videos: pa.Schema) -> int:
     if not (videos.equals(VIDEOS_SCHEMA) and frames.equals(frames_schema(dim))):
         raise DamagedLibraryError(folder, "their columns are not those of a library")
     return dim
-
-
-def _connect(folder: Path) -> Any:
-    session = lancedb.Session(index_cache_size_bytes=INDEX_CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES)
-    # An interval of zero: every call sees what other processes have committed.
-    return lancedb.connect(folder, read_consistency_interval=timedelta(0), session=session)
-
-
-def _drop_old_versions(table: LanceTable) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # readers that still need such a version start again
-        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
-
-
-def _quote(text: str) -> str:
-    escaped = text.replace("'", "''")
-    return f"'{escaped}'"
 
 
 __all__ = [

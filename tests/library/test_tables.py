@@ -1,6 +1,6 @@
 import hashlib
 import os
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def make_record(path, num_frames, entry):
         fps=0.5,
         num_frames=num_frames,
         entry=entry,
-        added=datetime(2026, 11, 29, 12, 30, 15, 123456, tzinfo=timezone.utc),
+        added=datetime(2026, 11, 29, 12, 30, 15, 123456, tzinfo=UTC),
     )
 
 
