@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from modeling_r2tuning import EncodedVideo
-from r2tuning.library.entries import FEATURES, copy_path, is_unchanged, remove_abandoned_copies
+from r2tuning.library.entries import FEATURES, copy_path, file_digest, remove_abandoned_copies
 from r2tuning.library.schemas import VideoRecord
 from r2tuning.library.settings import LibrarySettings
 from r2tuning.library.tables import LibraryTables, OptimizeSummary
@@ -99,7 +99,7 @@ class LibraryContents:
         records = self.videos()
         for count, record in enumerate(records, 1):
             try:
-                if not is_unchanged(record, always_read=True):
+                if file_digest(record.path) != record.digest:
                     found.changed.append(record.path)
             except OSError:
                 found.missing.append(record.path)

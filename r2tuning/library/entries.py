@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -102,14 +102,25 @@ class IndexStore:
     def check(self, job: IndexJob) -> str | None:
         """`None` if the video is in the library as it is on the disk; otherwise `"missing"`, or what has changed.
 
-        A file of the recorded size and time is taken for unchanged; otherwise its digest decides.
+        A file of the recorded size and time is taken for unchanged; otherwise its digest decides, and the new time of a
+        file that was only touched is recorded.
         """
         record = self._records.get(job.id)
         if record is None:
             return "missing"
         if self.settings.keep_features and not copy_path(self.folder, record.entry).is_file():
             return f"the encoded copy of '{job.source}' is missing"
-        return None if is_unchanged(record) else f"'{job.source}' has changed"
+        try:
+            state = FileState.of(job.source)
+            if state == FileState(record.size_bytes, record.modified_ns):
+                return None
+            has_changed = file_digest(job.source) != record.digest
+        except OSError as error:
+            return str(error)
+        if has_changed:
+            return f"'{job.source}' has changed"
+        self.tables.update(replace(record, size_bytes=state.size_bytes, modified_ns=state.modified_ns))
+        return None
 
     def read(self, job: IndexJob) -> Iterator[Any]:
         """Yield state and digest of the file, then the stream of its frames, then its pixels piece by piece."""
@@ -277,24 +288,6 @@ def file_digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_unchanged(record: VideoRecord, *, always_read: bool = False) -> bool:
-    """Whether a video is as it was when it was added.
-
-    Args:
-        record: The video.
-        always_read: Compare the digest even if size and time are the recorded ones.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    state = FileState.of(record.path)
-    if state.size_bytes != record.size_bytes:
-        return False
-    if state.modified_ns == record.modified_ns and not always_read:
-        return True
-    return file_digest(record.path) == record.digest
-
-
 def remove_abandoned_copies(folder: Path, records: Iterable[VideoRecord]) -> None:
     """Remove encoded copies that belong to no video, because a process was killed before it had added its video."""
     known = {copy_path(folder, record.entry) for record in records}
@@ -315,7 +308,6 @@ __all__ = [
     "copy_path",
     "file_digest",
     "find_videos",
-    "is_unchanged",
     "plan_job",
     "remove_abandoned_copies",
     "video_id",

@@ -10,11 +10,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 
 from modeling_r2tuning import DEFAULT_MODEL, EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
-from modeling_r2tuning.encoding_r2tuning import EncodedText
 from modeling_r2tuning.files_r2tuning import check_new_folder, remove_leftovers
 from modeling_r2tuning.user_inputs_r2tuning import as_text_list
 from r2tuning.features.extraction import Summary, extract
@@ -27,7 +25,7 @@ from r2tuning.library.schemas import VideoRecord
 from r2tuning.library.settings import LibrarySettings
 from r2tuning.library.tables import LibraryTables
 from r2tuning.library.vectors import BackboneProjection, load_projection, query_vectors, weights_digest
-from r2tuning_cli.defaults import PACKAGED
+from r2tuning_cli.defaults import MAX_MOMENTS, PACKAGED
 
 
 NUM_WINDOWS = 30  # grounded for each query
@@ -43,7 +41,7 @@ class SearchAnswer:
         num_windows: Number of windows that were grounded.
         skipped: Why candidates could not be grounded, by the path of their video.
         missing: Videos of `moments` whose files are not there any more.
-        seconds: Time taken by each stage: "windows", "reading" and "grounding".
+        seconds: Time taken by each stage: "windows" (with the query's own encoding), "reading" and "grounding".
     """
 
     query: str
@@ -225,12 +223,9 @@ class Library(LibraryContents):
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}.")
         records = {record.entry: record for record in _select(self.videos(), path, after, before)}
-        tokens = self.processor(text=texts).to(self.model.device)
-        text = self.model.encode_text(**tokens)
-        vectors = query_vectors(self.model, text) if self.projection is None else self.projection.queries(**tokens)
         answers = []
         for index, query in enumerate(texts):
-            answer = self._answer(query, _one(text, index), vectors[index].numpy(), records, num_windows, top)
+            answer = self._answer(query, records, num_windows, top)
             if min_probability is not None:
                 kept = [moment for moment in answer.moments if (moment.probability or 0.0) >= min_probability]
                 answer = replace(answer, moments=kept)
@@ -239,18 +234,13 @@ class Library(LibraryContents):
                 progress(index + 1, len(texts))
         return answers
 
-    def _answer(
-        self,
-        query: str,
-        text: EncodedText,
-        vector: np.ndarray,
-        records: dict[int, VideoRecord],
-        num_windows: int,
-        top: int,
-    ) -> SearchAnswer:
+    def _answer(self, query: str, records: dict[int, VideoRecord], num_windows: int, top: int) -> SearchAnswer:
         started = time.perf_counter()
+        tokens = self.processor(text=[query]).to(self.model.device)
+        text = self.model.encode_text(**tokens)
+        vector = query_vectors(self.model, text) if self.projection is None else self.projection.queries(**tokens)
         entries = None if len(records) == len(self.tables.videos()) else records.keys()
-        (hits,) = self.tables.search(vector[None], num_windows * HITS_PER_WINDOW, entries)
+        (hits,) = self.tables.search(vector.numpy(), num_windows * HITS_PER_WINDOW, entries)
         num_frames = {entry: record.num_frames for entry, record in records.items()}
         candidates = rank_windows(hits, num_frames, num_windows)
         wanted: dict[int, list[int]] = {}
@@ -265,7 +255,7 @@ class Library(LibraryContents):
             else:
                 skipped[records[entry].path] = str(video)
         read = time.perf_counter()
-        moments = ground_windows(self.model, self.processor, videos, text, top)[:top]
+        moments = ground_windows(self.model, self.processor, videos, text, max(top, MAX_MOMENTS))[:top]
         paths = dict.fromkeys(moment.path for moment in moments)
         return SearchAnswer(
             query=query,
@@ -300,15 +290,6 @@ def _check_weights(
             f"{f' on {settings.backbone!r}' if settings.backbone else ''}. Search with that one, or index the videos into a "
             "new library."
         )
-
-
-def _one(text: EncodedText, index: int) -> EncodedText:
-    """One of several queries."""
-    return replace(
-        text,
-        text_embeds=text.text_embeds[:, index : index + 1],
-        text_mask=text.text_mask[index : index + 1],
-    )
 
 
 def _select(

@@ -133,7 +133,12 @@ class _Sheet:
     def _draw_place(self, y: float, moment: Moment, duration_sec: float) -> None:
         width = self.width - LABEL_WIDTH - MARGIN - 0.75  # the length stands to the right of the bar
         axes = self.figure.add_axes(
-            (LABEL_WIDTH / self.width, 1 - (y + BAR_HEIGHT) / self.height, width / self.width, BAR_HEIGHT / self.height)
+            (
+                LABEL_WIDTH / self.width,
+                1 - (y + BAR_HEIGHT) / self.height,
+                width / self.width,
+                BAR_HEIGHT / self.height,
+            )
         )
         axes.barh(0, duration_sec, 1.0, 0, color=RULE_COLOR, alpha=0.35, linewidth=0)
         shortest = duration_sec / 200  # a shorter one would be invisible
