@@ -46,7 +46,7 @@ PIXEL_SETTINGS = (
 
 
 class FrameStore:
-    """Writes small videos; its methods are those of `r2tuning.features.extraction.Store`.
+    """Writes small videos; its methods are those of `r2tuning.execution.jobs.Store`.
 
     Args:
         folder: The cache.

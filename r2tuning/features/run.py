@@ -25,7 +25,7 @@ from r2tuning.checks import (
     check_model_type,
     choose_device,
 )
-from r2tuning.features.extraction import Store, Summary, extract
+from r2tuning.features.extraction import Summary, extract
 from r2tuning.features.frames import FrameStore, frame_settings
 from r2tuning.features.jobs import QueryJob, plan_jobs
 from r2tuning.features.settings import ONE_PER_UNIT, prepare_folder
@@ -122,7 +122,7 @@ def load_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     return itertools.chain.from_iterable(splits)
 
 
-def make_store(args: argparse.Namespace, device: torch.device | str) -> Store:
+def make_store(args: argparse.Namespace, device: torch.device | str) -> FeatureStore | FrameStore:
     """The store that the arguments describe, with the backbone on `device`."""
     processor = load_processor(args)
     fps = ONE_PER_UNIT if has_one_frame_per_unit(args.benchmark) else float(processor.fps)
@@ -141,7 +141,7 @@ def make_store(args: argparse.Namespace, device: torch.device | str) -> Store:
     return FeatureStore(args.output, model, processor, settings)
 
 
-def make_process_store(args: argparse.Namespace, rank: int, num_processes: int) -> Store:
+def make_process_store(args: argparse.Namespace, rank: int, num_processes: int) -> FeatureStore | FrameStore:
     """The store of one of several processes, which are distributed over the GPUs."""
     silence_transformers()
     processor_logger.setLevel(logging.ERROR)

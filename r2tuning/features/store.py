@@ -23,7 +23,7 @@ Frames = TypeVar("Frames", torch.Tensor, np.ndarray)
 
 
 class FeatureStore:
-    """Writes features; its methods are those of `r2tuning.features.extraction.Store`.
+    """Writes features; its methods are those of `r2tuning.execution.jobs.Store`.
 
     Queries are encoded one by one: the last bits of a state depend on the rest of its batch, so that an interrupted
     extraction would give different files than an uninterrupted one.

@@ -236,6 +236,7 @@ LAYERS = [
     {"checkpoint_files", "checks", "json_files", "terminal"},
     {"hub", "visualization"},
     {"released"},
+    {"execution"},
     {"export", "features"},
     {"evaluation"},
     {"training", "pretraining"},

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -538,22 +539,41 @@ def test_a_full_disk_stops_the_extraction():
         extract([video_job("good"), video_job("full"), video_job("another")], FailingStore(), None)
 
 
-def test_a_process_reports_the_error_that_stops_it(monkeypatch):
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    monkeypatch.setattr("signal.signal", lambda *args: None)
-    jobs, next_job = [video_job("full")], context.Value("q", 0)
-    extraction._serve(jobs, lambda rank, num_processes: FailingStore(), 0, 2, next_job, sender)
-    messages = [receiver.recv(), receiver.recv()]
-    assert messages[0].num_frames == 10
-    assert isinstance(messages[1], OSError)
+def make_failing_store(rank, num_processes):
+    assert {rank, num_processes} <= {0, 1, 2}
+    return FailingStore()
 
 
-def test_a_crashed_process_is_reported():
-    process = multiprocessing.get_context("fork").Process(target=os._exit, args=(3,))
-    process.start()
-    with pytest.raises(RuntimeError, match="exit code 3"):
-        extraction._check_exit(process)
+class KilledStore(WaitingStore):
+    """Its process is killed, as by a system whose memory ran out."""
+
+    def read(self, job):
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield from ()
+
+
+def make_killed_store(rank, num_processes):
+    return KilledStore()
+
+
+def make_no_store(rank, num_processes):
+    raise ValueError(f"no weights for {num_processes} processes")
+
+
+@pytest.mark.parametrize(
+    ("make_store", "kind", "message"),
+    [
+        (make_failing_store, OSError, "the disk is full"),
+        (make_killed_store, RuntimeError, "was killed, usually because memory ran out"),
+        (make_no_store, ValueError, "no weights for 2 processes"),
+    ],
+)
+def test_an_error_in_one_of_several_processes_stops_all(make_store, kind, message, monkeypatch):
+    fork = multiprocessing.get_context("fork")  # faster than a new process, which imports torch
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+    with pytest.raises(kind, match=message):
+        extract([video_job("full"), video_job("full too")], FailingStore(), make_store, num_processes=2)
+    assert not multiprocessing.active_children()
 
 
 # ---- frames --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,53 @@
+"""The first stage of a search: the windows whose frames are most similar to a query."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from r2tuning.library.tables import FrameHits
+
+
+FRAMES_OF_A_SCORE = 4
+HITS_PER_WINDOW = 40  # frames looked up for each window wanted: a scene that matches fills many places
+
+
+class Candidate(NamedTuple):
+    """A window that may hold the moment.
+
+    Attributes:
+        entry: The version of its video.
+        window: Its number in the video.
+        similarity: Mean cosine of the query and its four best frames.
+    """
+
+    entry: int
+    window: int
+    similarity: float
+
+
+def rank_windows(hits: FrameHits, num_frames: Mapping[int, int], count: int) -> list[Candidate]:
+    """The best windows among the frames found.
+
+    A window's score is the mean of its four best frames, or of all if the video has fewer. Frames that are not among the
+    hits count as the worst hit, which none of them exceeds.
+
+    Args:
+        hits: Frames most similar to a query, best first.
+        num_frames: Number of frames of each video, by entry.
+        count: Number of windows.
+    """
+    similarities: dict[tuple[int, int], list[float]] = {}
+    for entry, window, similarity in zip(
+        *map(np.ndarray.tolist, (hits.entry, hits.window, hits.similarity)), strict=True
+    ):
+        similarities.setdefault((entry, window), []).append(similarity)
+    candidates = []
+    for (entry, window), found in similarities.items():
+        wanted = min(FRAMES_OF_A_SCORE, num_frames[entry])
+        best = (found + [hits.similarity[-1].item()] * wanted)[:wanted]
+        candidates.append(Candidate(entry, window, sum(best) / wanted))
+    return sorted(candidates, key=lambda candidate: -candidate.similarity)[:count]
+
+
+__all__ = ["HITS_PER_WINDOW", "Candidate", "rank_windows"]
