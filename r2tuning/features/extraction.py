@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from r2tuning.execution.jobs import Job, JobUpdate, Store, StoreFactory, run_jobs
 from r2tuning.execution.processes import run_in_processes
+from r2tuning.execution.ray_cluster import run_on_ray
 from r2tuning.terminal import long_progress_bar
 
 
@@ -81,9 +82,9 @@ def extract(
     if not unfinished:
         return summary
     updates: Generator[JobUpdate, None, None]
-    if executor != "local":
-        raise ValueError(f"`executor` must be 'local', got '{executor}'.")
-    if num_processes == 1:
+    if executor == "ray":
+        updates = run_on_ray(unfinished, store, make_store, num_processes, ray_address, device)
+    elif num_processes == 1:
         updates = run_jobs(unfinished, store)
     else:
         updates = run_in_processes(unfinished, make_store, num_processes)
