@@ -5,6 +5,7 @@ machines: an actor reads the source, encodes it and writes the file itself. A jo
 """
 
 import contextlib
+import importlib.util
 import io
 import logging
 import math
@@ -32,7 +33,7 @@ def run_on_ray(
     store: Store,
     make_store: StoreFactory,
     num_processes: int,
-    address: str,
+    address: str | None,
     device: str | None,
 ) -> Generator[JobUpdate, None, None]:
     """Process jobs in several actors; yields one update for each job.
@@ -45,7 +46,7 @@ def run_on_ray(
         store: Checks the first file that each machine writes.
         make_store: Makes the store of an actor. Its rank is always 0: Ray shows each actor only the GPU reserved for it.
         num_processes: Number of actors.
-        address: `"local"` starts a cluster on this machine, which ends with the work; `"HOST:PORT"` names another.
+        address: `"HOST:PORT"` of a running cluster; `None` starts one on this machine, which ends with the work.
         device: Device that `make_store` puts the model on; GPUs are reserved unless it is `"cpu"`.
 
     Raises:
@@ -67,23 +68,45 @@ def run_on_ray(
 # ---- the cluster ---------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _connected(address: str, num_processes: int) -> Iterator[Any]:
-    """The module `ray`, connected to a cluster; a connection that this process already has is used."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+def check_cluster(address: str | None) -> None:
+    """Refuse what `run_on_ray` cannot use, before the work begins.
+
+    Args:
+        address: `"HOST:PORT"` of a running cluster; `None` = one is to be started.
+
+    Raises:
+        ConnectionError: Nothing answers at the address; Ray itself would wait for minutes.
+        ImportError: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ImportError('`executor` ray needs Ray: `pip install "r2tuning[ray]"`.')
+    if address is None:
+        return
+    host, _, port = address.rpartition(":")
     try:
-        import ray
-    except ImportError as error:
-        raise ImportError('`executor` "ray" needs Ray: pip install "r2tuning[ray]"') from error
+        socket.create_connection((host, int(port)), timeout=CONNECT_SEC).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise ConnectionError(
+            f"No Ray cluster answers at `ray_address` '{address}' ({error}). It must be the HOST:PORT that `ray start "
+            "--head` printed."
+        ) from error
+
+
+@contextlib.contextmanager
+def _connected(address: str | None, num_processes: int) -> Iterator[Any]:
+    """The module `ray`, connected to a cluster; a connection that this process already has is used."""
+    check_cluster(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
     if ray.is_initialized():
         yield ray
         return
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
+    if address is None:
         num_cpus = max(num_processes, torch.get_num_threads())
-        options |= {"num_cpus": num_cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    else:
-        _check_address(address)
+        options |= {"address": "local", "num_cpus": num_cpus, "object_store_memory": OBJECT_STORE_BYTES}
+        options["include_dashboard"] = False
     # When a machine or process dies, Ray prints its address and a dump of its state to stdout.
     with contextlib.redirect_stdout(io.StringIO()):
         ray.init(**options)
@@ -91,20 +114,6 @@ def _connected(address: str, num_processes: int) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
-
-
-def _check_address(address: str) -> None:
-    """Refuse an address where nothing answers, for which Ray would wait for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or "/" in host:
-        raise ValueError(f"`ray_address` must be 'local' or HOST:PORT, got '{address}'.")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SEC).close()
-    except (OSError, OverflowError) as error:
-        raise ConnectionError(
-            f"No Ray cluster answers at `ray_address` '{address}' ({error}). `ray start --head` prints the address of "
-            "the cluster that it starts."
-        ) from error
 
 
 def _check_appears(store: Store, job: Job) -> None:
@@ -215,8 +224,14 @@ class _Actor:
 
         self._machine = ray.get_runtime_context().get_node_id()
         torch.set_num_threads(self._num_threads)
-        os.chdir(self._folder)
+        try:
+            os.chdir(self._folder)
+        except OSError as error:
+            raise OSError(
+                f"A machine of the cluster has no folder '{self._folder}', in which this command was started. Start it "
+                "in a folder that all machines see under the same path."
+            ) from error
         return self._make_store(0, self._num_actors)
 
 
-__all__ = ["run_on_ray"]
+__all__ = ["check_cluster", "run_on_ray"]
