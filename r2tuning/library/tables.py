@@ -267,7 +267,8 @@ class LibraryTables:
     def optimize(self) -> OptimizeSummary:
         """Delete stale rows, merge small files, give space back, and index the frames of a large library.
 
-        Searches and adds of other processes continue meanwhile.
+        Searches and adds of other processes continue meanwhile. Files are merged by copying them, so it needs free
+        space for a copy of what has been added since the last time.
 
         Raises:
             LibraryBusyError: Another process removes or optimizes.
