@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from .argument_types import local_date, positive_integer, score_or_none
+from .execution_arguments import add_execution_arguments
 from .grounding_arguments import PLOT_ENDINGS, add_model_arguments, benchmark_table
 
 
@@ -54,14 +55,8 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep an encoded copy of each video, so that a search decodes none: with CLIP ViT-B/32 102 kB a frame (184 MB "
         "an hour at 0.5 frames per second), twice that in videos longer than a window. For a new library",
     )
-    parser.add_argument(
-        "--num-processes",
-        type=positive_integer,
-        default=1,
-        metavar="N",
-        help="processes that share the work (default: 1)",
-    )
     add_model_arguments(parser)
+    add_execution_arguments(parser.add_argument_group("execution"))
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from . import data_arguments as data
 from . import grounding_arguments as grounding
 from . import library_arguments as library
 from . import training_options as training
+from .execution_arguments import check_execution
 
 
 def _accept(args: argparse.Namespace) -> None:
@@ -76,6 +77,7 @@ PROGRAMS = {
         library.add_index_arguments,
         library.INDEX_DESCRIPTION,
         library.INDEX_EPILOG,
+        check=check_execution,
         other_names=BACKBONE_NAMES,
         extra="library",
     ),
@@ -119,7 +121,7 @@ PROGRAMS = {
     ),
     "evaluate": Program(
         "r2tuning.evaluation.run",
-        "score predictions or a checkpoint on a benchmark",
+        "score predictions, a checkpoint or a library on a benchmark",
         data.add_evaluate_arguments,
         data.EVALUATE_DESCRIPTION,
         data.EVALUATE_EPILOG,

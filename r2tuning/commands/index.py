@@ -6,8 +6,10 @@ import logging
 import sys
 from pathlib import Path
 
+from r2tuning.checks import choose_device
 from r2tuning.commands.shared import check_model_options, load_pipeline
 from r2tuning.execution.jobs import Job
+from r2tuning.execution.ray_cluster import check_cluster
 from r2tuning.features.extraction import Summary
 from r2tuning.library.library import Library
 from r2tuning.library.settings import SETTINGS_FILE
@@ -27,9 +29,13 @@ def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
 
 def _index(args: argparse.Namespace) -> int:
     check_model_options(args)
+    if args.executor == "ray":
+        check_cluster(args.ray_address)
     library = open_or_create(args)
     try:
-        summary = library.add(args.videos, num_processes=args.num_processes)
+        summary = library.add(
+            args.videos, num_processes=args.num_processes, executor=args.executor, ray_address=args.ray_address
+        )
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt("run the same command again to continue") from interrupt
     for line in format_summary(summary, library):
@@ -41,7 +47,7 @@ def open_or_create(args: argparse.Namespace) -> Library:
     """The library that the arguments name; a new one for the model that they name."""
     is_new = not (args.library / SETTINGS_FILE).is_file()
     if not is_new and args.model is None:
-        library = Library.open(args.library, device=args.device)
+        library = Library.open(args.library, device=choose_device(args.device))
     else:
         pipe = load_pipeline(args)
         if is_new:

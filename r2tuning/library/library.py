@@ -184,7 +184,8 @@ class Library(LibraryContents):
         remove_leftovers(self.folder / PARTIAL)
         store = IndexStore(self.folder, self.settings, self.tables, self.model, self.processor, self.projection)
         make_store = functools.partial(open_store, self.folder, str(self.model.device))
-        return extract(jobs, store, make_store, num_processes=num_processes, **execution)
+        device = self.model.device.type
+        return extract(jobs, store, make_store, num_processes=num_processes, device=device, **execution)
 
     def search(
         self,
@@ -241,8 +242,7 @@ class Library(LibraryContents):
         vector = query_vectors(self.model, text) if self.projection is None else self.projection.queries(**tokens)
         entries = None if len(records) == len(self.tables.videos()) else records.keys()
         (hits,) = self.tables.search(vector.numpy(), num_windows * HITS_PER_WINDOW, entries)
-        num_frames = {entry: record.num_frames for entry, record in records.items()}
-        candidates = rank_windows(hits, num_frames, num_windows)
+        candidates = rank_windows(hits, records, num_windows)
         wanted: dict[int, list[int]] = {}
         for candidate in candidates:
             wanted.setdefault(candidate.entry, []).append(candidate.window)
