@@ -451,6 +451,7 @@ __all__ = [
     "observe",
     "rate_importance",
     "rate_saliency",
+    "single_facts",
     "vocabulary",
     "word_order",
     "word_pair",
