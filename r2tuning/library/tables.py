@@ -180,10 +180,14 @@ class LibraryTables:
         self._limit_versions()
         with adding(self.folder), translating(self.folder):
             self._frames.add(to_frames(record.entry, windows, vectors))
-            self._commit(record)  # the row of `videos` is the commit marker, so it is written last
+            # The row of `videos` is the commit marker, so it is written last.
+            merge = self._videos.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            merge.execute(to_row(record))
 
     def update(self, record: VideoRecord) -> None:
         """Write what is known about the file of a video whose frames stay as they are, such as its new time.
+
+        Does nothing if another process has replaced or removed the video.
 
         Args:
             record: The video, with the entry that it has.
@@ -193,11 +197,9 @@ class LibraryTables:
             ValueError: The table is damaged.
         """
         with adding(self.folder), translating(self.folder):
-            self._commit(record)
-
-    def _commit(self, record: VideoRecord) -> None:
-        merge = self._videos.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-        merge.execute(to_row(record))
+            # An older entry must not come back: its frames are stale.
+            merge = self._videos.merge_insert("id").when_matched_update_all(where="target.entry = source.entry")
+            merge.execute(to_row(record))
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove videos; `optimize` reclaims their space.
