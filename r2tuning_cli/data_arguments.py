@@ -1,7 +1,6 @@
 """Arguments of `r2tuning check-data`, `evaluate`, `extract` and `export-dataset`, and their help texts."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from dataset_scripts.benchmarks import BENCHMARKS, HUB_PREFIX, OWN_DATA
 
 from .argument_types import add_renamed_clip_option, positive_integer, positive_number, repository_name
 from .defaults import DEFAULT_BACKBONE, DEFAULT_NUM_LAYERS, SUBMISSION_SPLITS
+from .execution_arguments import add_execution_arguments, check_execution
 
 
 EVALUATE_DESCRIPTION = """\
@@ -53,6 +53,8 @@ examples:
       --data-dir ANNOTATIONS --video-dir VIDEOS --output CACHE
   r2tuning extract --benchmark tvsum --model CHECKPOINT \\
       --data-dir ANNOTATIONS --video-dir VIDEOS --output CACHE --num-processes 4
+  r2tuning extract --benchmark tvsum --data-dir ANNOTATIONS --video-dir VIDEOS --output CACHE \\
+      --executor ray --ray-address 10.0.0.1:6379 --num-processes 16
 
 The exit status is 0 when everything is there, 1 when some videos or queries failed (they are listed), 2 after an error
 and 130 after Ctrl-C.
@@ -292,21 +294,13 @@ def _add_work_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="cpu, cuda, cuda:1 ... (default: cuda if there is a GPU, else cpu); for features only",
     )
-    group.add_argument(
-        "--num-processes",
-        type=positive_integer,
-        default=1,
-        metavar="N",
-        help="processes that share the work (default: 1). They are distributed over the GPUs; use several for each, since "
-        "reading videos takes longer than the backbone on a GPU. On a CPU they share its cores",
-    )
+    add_execution_arguments(group)
 
 
 def check_extract(args: argparse.Namespace) -> None:
     """Refuse options of `r2tuning extract` that do not go together."""
     check_annotation_arguments(args, args.benchmark)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("Start one process, without torchrun or accelerate: `num_processes` starts the others.")
+    check_execution(args)
     if args.model is not None and (args.fps is not None or args.num_layers is not None):
         raise ValueError("`model` determines the frame rate and K; leave `fps` and `num_layers` out.")
     if args.fps is not None and has_one_frame_per_unit(args.benchmark):

@@ -9,9 +9,11 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Literal
 
 from r2tuning.execution.jobs import Job, JobUpdate, Store, StoreFactory, run_jobs
 from r2tuning.execution.processes import run_in_processes
+from r2tuning.execution.ray_cluster import run_on_ray
 from r2tuning.terminal import long_progress_bar
 
 
@@ -51,11 +53,11 @@ class Summary:
 def extract(
     jobs: Sequence[Job],
     store: Store,
-    make_store: StoreFactory | None,
+    make_store: StoreFactory,
     *,
-    executor: str = "local",
+    executor: Literal["local", "ray"] = "local",
     num_processes: int = 1,
-    ray_address: str = "local",
+    ray_address: str | None = None,
     device: str | None = None,
 ) -> Summary:
     """Process all unfinished jobs, with a progress bar.
@@ -63,17 +65,16 @@ def extract(
     Args:
         jobs: All jobs, finished or not.
         store: Checks which jobs are finished; with the local executor and one process it also processes the others.
-        make_store: Makes the store of one of several processes from its rank and the number of processes; picklable.
-            Only the local executor with one process does without it.
-        executor: `"local"`, processes of this machine, or `"ray"`, actors of a Ray cluster.
+        make_store: Makes the store of a process or actor from its rank and their number; picklable. Not called with the
+            local executor and one process.
+        executor: `"local"` for processes of this machine, `"ray"` for actors of a Ray cluster.
         num_processes: Processes or actors that share the work.
-        ray_address: Cluster for `"ray"`: `"local"` starts one on this machine for as long as the work lasts, `"auto"`
-            finds one that runs here, `"HOST:PORT"` names one.
+        ray_address: `"HOST:PORT"` of a running cluster; `None` starts one on this machine, which ends with the work.
         device: Device that `make_store` puts the model on. `"ray"` reserves GPUs unless it is `"cpu"`.
 
     Raises:
         OSError: A file cannot be written, or no cluster answers.
-        RuntimeError: A process crashed.
+        RuntimeError: A local process crashed.
         ValueError: A store cannot be made, or the cluster is too small.
     """
     summary = Summary()
@@ -81,9 +82,9 @@ def extract(
     if not unfinished:
         return summary
     updates: Generator[JobUpdate, None, None]
-    if executor != "local":
-        raise ValueError(f"`executor` must be 'local', got '{executor}'.")
-    if num_processes == 1:
+    if executor == "ray":
+        updates = run_on_ray(unfinished, store, make_store, num_processes, ray_address, device)
+    elif num_processes == 1:
         updates = run_jobs(unfinished, store)
     else:
         updates = run_in_processes(unfinished, make_store, num_processes)

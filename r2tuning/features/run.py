@@ -25,6 +25,7 @@ from r2tuning.checks import (
     check_model_type,
     choose_device,
 )
+from r2tuning.execution.ray_cluster import check_cluster
 from r2tuning.features.extraction import Summary, extract
 from r2tuning.features.frames import FrameStore, frame_settings
 from r2tuning.features.jobs import QueryJob, plan_jobs
@@ -71,11 +72,20 @@ def extract_features(args: argparse.Namespace) -> Summary:
     rows = load_rows(args)
     if args.model is not None:
         args.model = resolve_name(args.model)
-    store = make_store(args, "cpu" if args.num_processes > 1 else choose_device(args.device))
+    is_shared = args.num_processes > 1 or args.executor == "ray"
+    store = make_store(args, "cpu" if is_shared else choose_device(args.device))
     prepare_folder(args.output, store.settings)
     jobs = plan_jobs(rows, store.settings["fps"], with_queries=args.store == "features")
     report_truncated_queries([job.text for job in jobs if isinstance(job, QueryJob)], store.processor)
-    return extract(jobs, store, functools.partial(make_process_store, args), num_processes=args.num_processes)
+    return extract(
+        jobs,
+        store,
+        functools.partial(make_process_store, args),
+        executor=args.executor,
+        num_processes=args.num_processes,
+        ray_address=args.ray_address,
+        device="cpu" if args.store == "frames" else args.device,
+    )
 
 
 @contextlib.contextmanager
@@ -96,7 +106,11 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_model_name("backbone", args.backbone)
     if args.model is not None:
         check_name("model", args.model)
-    device = choose_device(args.device)
+    if args.executor == "ray":
+        check_cluster(args.ray_address)
+        device = torch.device(args.device or "cuda")  # the cluster may have GPUs that this machine lacks
+    else:
+        device = choose_device(args.device)
     if args.dtype == "int8" and args.store == "features":
         check_int8(device)
     if args.output.exists() and not args.output.is_dir():

@@ -1,10 +1,7 @@
 """Feature extraction as users run it: resuming after a kill, corrupt files, several processes, storing frames."""
 
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,11 +17,9 @@ from video_samples import truncate, write_video
 from dataset_scripts import load_vtg_dataset
 from modeling_r2tuning import R2TuningProcessor
 from modeling_r2tuning.processing_r2tuning import FrameStream
-from r2tuning.features import extraction
 from r2tuning.features.cache import FeatureCache
-from r2tuning.features.extraction import extract
 from r2tuning.features.files import query_path
-from r2tuning.features.jobs import QueryJob, VideoJob, plan_jobs
+from r2tuning.features.jobs import VideoJob, plan_jobs
 from r2tuning.features.run import main
 from r2tuning.features.settings import ONE_PER_UNIT
 from r2tuning.features.store import FeatureStore, fit_length
@@ -413,7 +408,7 @@ def test_a_video_that_ends_early_is_not_written(tiny_model, processor, tmp_path)
     store = FeatureStore(tmp_path, tiny_model, processor, {})
     stream = FrameStream(iter([]), num_frames=5, fps=1.0, duration_sec=5.0)
     with pytest.raises(ValueError, match="only 3 of its 5 frames could be read"):
-        list(store.write(video_job("short"), iter([stream, torch.zeros(3, 3, 64, 64)])))
+        list(store.write(VideoJob("short", "short.mp4", 1.0, 30, False), iter([stream, torch.zeros(3, 3, 64, 64)])))
     assert not list(tmp_path.iterdir())
 
 
@@ -472,108 +467,6 @@ def test_a_bad_option_is_refused(option, options, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*options(tmp_path), option])
     assert option.split("=")[0] in capsys.readouterr().err
-
-
-# ---- the driver ----------------------------------------------------------------------------------------------------
-
-
-class WaitingStore:
-    """Writes the first job only after it has read the second one."""
-
-    def __init__(self):
-        self.second_is_read = threading.Event()
-
-    def check(self, job):
-        return "missing"
-
-    def read(self, job):
-        if job.id == "second":
-            self.second_is_read.set()
-        yield job.id
-
-    def write(self, job, items):
-        assert next(items) == job.id
-        assert self.second_is_read.wait(timeout=10)
-        yield 1
-
-
-def test_the_next_job_is_prefetched_while_one_is_written():
-    jobs = [QueryJob("first", ""), QueryJob("second", ""), QueryJob("third", "")]
-    summary = extract(jobs, WaitingStore(), None)
-    assert summary.done == {"queries": 3}
-    assert not summary.failed
-
-
-class FailingStore(WaitingStore):
-    """Reads half of the bad video and cannot write to the full disk."""
-
-    def read(self, job):
-        yield from range(2)
-        if job.id == "bad":
-            raise OSError("the video ends here")
-        yield from range(2)
-
-    def write(self, job, items):
-        for _ in items:
-            yield 10
-            if job.id == "full":
-                raise OSError("the disk is full")
-
-
-def video_job(name):
-    return VideoJob(name, f"{name}.mp4", 1.0, 30, False)
-
-
-def test_the_progress_bar_ends_full(monkeypatch):
-    bars = []
-    make_bar = extraction.long_progress_bar
-    monkeypatch.setattr(extraction, "long_progress_bar", lambda *args: bars.append(make_bar(*args)) or bars[-1])
-    summary = extract([video_job("good"), video_job("bad"), video_job("another")], FailingStore(), None)
-    assert summary.failed == {video_job("bad"): "the video ends here"}
-    assert summary.done == {"videos": 2}
-    assert (bars[-1].n, bars[-1].total) == (100, 100)
-
-
-def test_a_full_disk_stops_the_extraction():
-    with pytest.raises(OSError, match="the disk is full"):
-        extract([video_job("good"), video_job("full"), video_job("another")], FailingStore(), None)
-
-
-def make_failing_store(rank, num_processes):
-    assert {rank, num_processes} <= {0, 1, 2}
-    return FailingStore()
-
-
-class KilledStore(WaitingStore):
-    """Its process is killed, as by a system whose memory ran out."""
-
-    def read(self, job):
-        os.kill(os.getpid(), signal.SIGKILL)
-        yield from ()
-
-
-def make_killed_store(rank, num_processes):
-    return KilledStore()
-
-
-def make_no_store(rank, num_processes):
-    raise ValueError(f"no weights for {num_processes} processes")
-
-
-@pytest.mark.parametrize(
-    ("make_store", "kind", "message"),
-    [
-        (make_failing_store, OSError, "the disk is full"),
-        (make_killed_store, RuntimeError, "was killed, usually because memory ran out"),
-        (make_no_store, ValueError, "no weights for 2 processes"),
-    ],
-)
-def test_an_error_in_one_of_several_processes_stops_all(make_store, kind, message, monkeypatch):
-    fork = multiprocessing.get_context("fork")  # faster than a new process, which imports torch
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
-    with pytest.raises(kind, match=message):
-        extract([video_job("full"), video_job("full too")], FailingStore(), make_store, num_processes=2)
-    assert not multiprocessing.active_children()
 
 
 # ---- frames --------------------------------------------------------------------------------------------------------
