@@ -14,6 +14,7 @@ import numpy as np
 from r2tuning.library.errors import DamagedLibraryError, LibraryBusyError
 
 
+os.environ.setdefault("LANCEDB_LOG", "error")  # by default it prints warnings that users can do nothing about
 try:
     import lancedb
     from lancedb.index import IvfRq

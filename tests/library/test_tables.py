@@ -157,6 +157,25 @@ def test_removed_videos_are_not_found(tables):
     assert tables.videos() == [kept]
 
 
+def test_update_changes_the_record_of_an_entry(tables):
+    record = add_video(tables, "/video", 1)
+    touched = replace(record, modified_ns=5)
+    tables.update(touched)
+    assert tables.videos() == [touched]
+    assert len(search_one(tables, limit=100).entry) == 20
+
+
+def test_update_brings_no_older_entry_back(tables):
+    """Another process has replaced or removed the video."""
+    record = add_video(tables, "/video", 1)
+    newer = add_video(tables, "/video", 2)
+    tables.update(replace(record, modified_ns=5))
+    assert tables.videos() == [newer]
+    tables.remove([newer.id])
+    tables.update(newer)
+    assert tables.videos() == []
+
+
 def test_other_objects_see_every_change(tables):
     other = LibraryTables.open(tables.folder)
     assert other.videos() == []
