@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from .argument_types import local_date, positive_integer, score_or_none
-from .execution_arguments import add_execution_arguments
+from .execution_arguments import add_execution_arguments, check_execution
 from .grounding_arguments import PLOT_ENDINGS, add_model_arguments, benchmark_table
 
 
@@ -122,6 +122,13 @@ def _add_library(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("library", metavar="LIB", type=Path, help="folder of the library, made by `r2tuning index`")
 
 
+def check_index(args: argparse.Namespace) -> None:
+    """Refuse arguments of `r2tuning index` that do not go together."""
+    check_execution(args)
+    if args.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"`dtype` must be float32 or bfloat16 for a library, got {args.dtype}.")
+
+
 def check_search(args: argparse.Namespace) -> None:
     """Refuse arguments of `r2tuning search` that cannot be meant."""
     if args.plot is not None and args.plot.suffix.lower() not in PLOT_ENDINGS:
@@ -146,6 +153,7 @@ __all__ = [
     "add_index_arguments",
     "add_library_arguments",
     "add_search_arguments",
+    "check_index",
     "check_library",
     "check_search",
 ]

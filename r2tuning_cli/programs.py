@@ -10,7 +10,6 @@ from . import data_arguments as data
 from . import grounding_arguments as grounding
 from . import library_arguments as library
 from . import training_options as training
-from .execution_arguments import check_execution
 
 
 def _accept(args: argparse.Namespace) -> None:
@@ -77,7 +76,7 @@ PROGRAMS = {
         library.add_index_arguments,
         library.INDEX_DESCRIPTION,
         library.INDEX_EPILOG,
-        check=check_execution,
+        check=library.check_index,
         other_names=BACKBONE_NAMES,
         extra="library",
     ),

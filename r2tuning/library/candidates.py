@@ -10,7 +10,6 @@ from r2tuning.library.tables import FrameHits
 
 
 FRAMES_OF_A_SCORE = 4
-HITS_PER_WINDOW = 40  # frames looked up for each window wanted: a scene that matches fills many places
 
 
 class Candidate(NamedTuple):
@@ -53,4 +52,4 @@ def rank_windows(hits: FrameHits, records: Mapping[int, VideoRecord], count: int
     return order[:count]
 
 
-__all__ = ["HITS_PER_WINDOW", "Candidate", "rank_windows"]
+__all__ = ["Candidate", "rank_windows"]

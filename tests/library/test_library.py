@@ -381,4 +381,6 @@ def test_a_model_without_existence_head_keeps_its_scores(tmp_path, make_model, v
     pipe = VideoGroundingPipeline(model=model, processor=processor)
     want = pipe(str(videos / "middle.mp4"), query="a")["moments"][:3]
     assert [moment.probability for moment in answer.moments] == [None] * 3
+    with pytest.raises(ValueError, match="`min_probability` needs a model with an existence head"):
+        library.search("a", min_probability=0.5)
     assert [moment.score for moment in answer.moments] == pytest.approx([moment["score"] for moment in want], abs=1e-5)
