@@ -289,4 +289,11 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-__all__ = ["NUM_VIDEOS", "SETTINGS_FILE", "annotate_absent", "annotate_video", "generate_moving_shapes", "observe_video"]
+__all__ = [
+    "NUM_VIDEOS",
+    "SETTINGS_FILE",
+    "annotate_absent",
+    "annotate_video",
+    "generate_moving_shapes",
+    "observe_video",
+]

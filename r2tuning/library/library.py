@@ -136,7 +136,7 @@ class Library(LibraryContents):
         return cls(folder, settings, tables, model.eval(), processor, projection)
 
     @classmethod
-    def open(  # type: ignore[override]  # it loads the model, too
+    def open(
         cls,
         folder: str | os.PathLike,
         model: R2TuningForVideoGrounding | None = None,
@@ -330,7 +330,7 @@ def _located(name: str) -> str:
 
 
 def _load_model(settings: LibrarySettings, dtype: torch.dtype) -> R2TuningForVideoGrounding:
-    backbone = {}
+    backbone: dict[str, Any] = {}
     if settings.backbone is not None:
         backbone = {"backbone_name_or_path": settings.backbone, "backbone_revision": None}
     return R2TuningForVideoGrounding.from_pretrained(_located(settings.model), dtype=dtype, **backbone)
