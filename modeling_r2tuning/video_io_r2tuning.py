@@ -14,17 +14,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .containers_r2tuning import MAX_PIXELS, import_av
+from .containers_r2tuning import MAX_PIXELS
 from .files_r2tuning import check_replaceable, writing
+from .video_cutting_r2tuning import encode_part
 from .video_rendering_r2tuning import INTERPOLATIONS
-from .video_selection_r2tuning import select_pictures
+from .video_selection_r2tuning import repeat_pictures, select_pictures
 from .video_source_r2tuning import VideoInput, make_source
-from .video_timeline_r2tuning import Timeline, scan
+from .video_timeline_r2tuning import scan
 
 
 __all__ = [
@@ -232,8 +231,10 @@ def cut_clip(
 ) -> None:
     """Cut a part of a video out and write it as an mp4 file that every player and browser opens.
 
-    The file is h264, upright, with square pixels and without sound. It keeps the times of the video's pictures and
-    starts with the picture that is on screen at `start_sec`. It appears at `output_path` only once it is complete.
+    The file is h264, upright and with square pixels. It keeps the times of the video's pictures and starts with the
+    picture that is on screen at `start_sec`. The sound, if there is any, is AAC in mono or stereo and in time with the
+    pictures; of several languages it is the default one. Where the clock of the file jumps, sound and pictures cannot be
+    aligned, so the cut is silent, with a warning. The file appears at `output_path` only once it is complete.
 
     Args:
         video: Path, bytes of a file, binary file object or http(s) address.
@@ -253,15 +254,8 @@ def cut_clip(
     source = make_source(video, _as_count("max_pixels", max_pixels))
     timeline = scan(source)
     start, end = _check_range(start_sec, end_sec, timeline.duration)
-    start, end = start / timeline.time_base, end / timeline.time_base
-    times = np.unique(timeline.times)
-    first = max(int(np.searchsorted(times, float(start), side="right")) - 1, 0)
-    last = max(int(np.searchsorted(times, float(end))), first + 1)
-    times = times[first:last]
-    # A limit one tick after each time selects every picture of the part.
-    pictures = select_pictures(source, timeline, times + 1, None)
     with writing(output_path) as partial:
-        _encode(partial, pictures, np.maximum(times - math.floor(start), 0), timeline)
+        encode_part(partial, source, timeline, start, end)
 
 
 # ---- arguments and times ----
@@ -346,13 +340,6 @@ def _allocate(num_frames: int, shape: tuple[int, ...]) -> np.ndarray:
         ) from error
 
 
-def _repeat(pictures: Iterator[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]:
-    """Yield each picture as many times as its count says."""
-    for picture, count in pictures:
-        for _ in range(count):
-            yield picture
-
-
 def _gather(
     pictures: Iterator[tuple[np.ndarray, int]],
     num_frames: int,
@@ -360,7 +347,7 @@ def _gather(
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[np.ndarray]:
     """Collect frames in arrays of up to `chunk_size`, from pictures and for how many grid times each is used."""
-    for index, picture in enumerate(_repeat(pictures)):
+    for index, picture in enumerate(repeat_pictures(pictures)):
         place = index % chunk_size
         if place == 0:
             chunk = np.empty((min(chunk_size, num_frames - index), *picture.shape), dtype=np.uint8)
@@ -369,38 +356,3 @@ def _gather(
             progress(index + 1, num_frames)
         if place == len(chunk) - 1:
             yield chunk
-
-
-# ---- writing ----
-
-
-def _encode(path: Path, pictures: Iterator[tuple[np.ndarray, int]], times: np.ndarray, timeline: Timeline) -> None:
-    """Write one picture per time, in the timeline's unit, as h264 in mp4."""
-    av = import_av()
-    if "libx264" not in av.codecs_available:
-        raise ImportError("This build of PyAV cannot write h264; `pip install av` installs one that can.")
-    try:
-        # "faststart" puts the tables before the pictures, so that browsers can play the file while it loads.
-        with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream: Any = None
-            for time, picture in zip(times.tolist(), _repeat(pictures), strict=True):
-                height, width = picture.shape[:2]
-                # The chroma planes of yuv420p need even sides.
-                picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-                if stream is None:
-                    stream = _add_h264_stream(container, timeline, picture)
-                frame = av.VideoFrame.from_ndarray(picture, "rgb24")
-                frame.pts, frame.time_base = time, timeline.time_base
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-    except av.error.FFmpegError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _add_h264_stream(container: Any, timeline: Timeline, picture: np.ndarray) -> Any:
-    rate = (1 / (timeline.gap * timeline.time_base)).limit_denominator(1001)
-    stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
-    stream.height, stream.width = picture.shape[:2]
-    stream.pix_fmt = "yuv420p"
-    stream.codec_context.time_base = timeline.time_base
-    return stream

@@ -16,7 +16,7 @@ from .video_rendering_r2tuning import Renderer
 from .video_timeline_r2tuning import DECODE, DROP, NO_TIME, REFERENCE, Timeline, decode
 
 
-__all__ = ["select_pictures"]
+__all__ = ["repeat_pictures", "select_pictures"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,13 @@ def select_pictures(
     if served < len(limits):
         for frame, count in _dense_frames(source, timeline, limits[served:]):
             yield render(frame), count
+
+
+def repeat_pictures(pictures: Iterator[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]:
+    """Yield each picture as many times as its count says."""
+    for picture, count in pictures:
+        for _ in range(count):
+            yield picture
 
 
 def _sparse_frames(source: VideoSource, timeline: Timeline, limits: np.ndarray) -> Iterator[tuple[Any, int]]:

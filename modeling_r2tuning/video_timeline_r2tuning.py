@@ -58,6 +58,7 @@ class Timeline:
     clock_goes_back: bool  # in file order
     num_broken: int  # packets marked as broken, except the last one, at which a file may have been cut
     sample_aspect_ratio: Fraction  # width of a pixel divided by its height
+    clock_start: Fraction | None  # time of the first picture on the file's clock in seconds; None = the clock jumps
 
 
 @dataclass(frozen=True)
@@ -184,11 +185,26 @@ def _make_timeline(source: VideoSource, table: _PacketTable, container: Any, str
         clock_goes_back=table.has_jumps and not may_restart,
         num_broken=num_broken,
         sample_aspect_ratio=_ratio(stream.sample_aspect_ratio, default=1),
+        clock_start=_clock_start(table, is_shown, origin, time_base, has_picture_times=has_picture_times),
     )
     # Where clocks restart, FFmpeg guesses the end from the last timestamps instead of reading a declared one.
     if not may_restart and not table.has_jumps:
         _warn_if_short(source.name, container, stream, timeline.duration)
     return timeline
+
+
+def _clock_start(
+    table: _PacketTable, is_shown: np.ndarray, origin: int, time_base: Fraction, *, has_picture_times: bool
+) -> Fraction | None:
+    """Time of the first picture on the clock that the sound of the file has, too; `None` = the clock jumps."""
+    if table.has_jumps:
+        return None
+    if not has_picture_times:
+        # AVI gives times to packets alone. Its writers mean the first picture to be shown at the time of the first
+        # packet; FFmpeg takes it to be shown later by the reordering.
+        times = table.dts[is_shown & (table.dts != NO_TIME)]
+        origin = int(times.min()) if len(times) else origin
+    return origin * time_base
 
 
 def _ratio(value: Any, default: int = 0) -> Fraction:

@@ -34,10 +34,12 @@ DECODER_FILES = (
     "containers_r2tuning",
     "files_r2tuning",
     "mp4_tables_r2tuning",
+    "video_cutting_r2tuning",
     "video_entries_r2tuning",
     "video_io_r2tuning",
     "video_rendering_r2tuning",
     "video_selection_r2tuning",
+    "video_sound_r2tuning",
     "video_source_r2tuning",
     "video_timeline_r2tuning",
 )

@@ -46,10 +46,12 @@ ALLOWED = {
     "video_timeline_r2tuning": {"containers_r2tuning", "mp4_tables_r2tuning", "video_entries_r2tuning"},
     "video_rendering_r2tuning": {"containers_r2tuning"},
     "video_selection_r2tuning": {"containers_r2tuning", "video_rendering_r2tuning", "video_timeline_r2tuning"},
-    "video_io_r2tuning": {
-        f"{name}_r2tuning"
-        for name in ("containers", "files", "video_rendering", "video_selection", "video_source", "video_timeline")
+    "video_sound_r2tuning": {"containers_r2tuning"},
+    "video_cutting_r2tuning": {
+        f"{name}_r2tuning" for name in ("containers", "video_selection", "video_sound", "video_timeline")
     },
+    "video_io_r2tuning": {f"{name}_r2tuning" for name in ("containers", "files")}
+    | {f"video_{name}_r2tuning" for name in ("cutting", "rendering", "selection", "source", "timeline")},
     "encoding_r2tuning": {"files_r2tuning"},
     "windows_r2tuning": set(),
     "grounding_r2tuning": {"encoding_r2tuning", "heads_r2tuning", "points_r2tuning"},
@@ -234,7 +236,7 @@ def test_metrics_know_no_dataset(path):
 # Folders of `r2tuning` from the bottom up: a file imports from its own folder and those below it.
 LAYERS = [
     {"checkpoint_files", "checks", "json_files", "terminal"},
-    {"hub", "visualization"},
+    {"editors", "hub", "visualization"},
     {"released"},
     {"execution"},
     {"export", "features"},

@@ -1,0 +1,126 @@
+"""Write a part of a video as a file."""
+
+import logging
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .containers_r2tuning import VideoSource, import_av
+from .video_selection_r2tuning import repeat_pictures, select_pictures
+from .video_sound_r2tuning import SAMPLE_FORMAT, SoundFormat, find_sound, read_sound
+from .video_timeline_r2tuning import Timeline
+
+
+__all__ = ["encode_part"]
+
+logger = logging.getLogger(__name__)
+
+AUDIO_BITS = 96_000  # per second and channel
+# The tables come before the pictures, so that browsers can play the file while it loads.
+MP4_OPTIONS = {"movflags": "+faststart"}
+
+
+def encode_part(path: Path, source: VideoSource, timeline: Timeline, start: Fraction, end: Fraction) -> None:
+    """Encode a part of a video as h264 and AAC in mp4.
+
+    Args:
+        path: File to write.
+        source: The video.
+        timeline: Its timeline.
+        start: Start of the part in seconds since the first picture; the picture on screen then is the first one.
+        end: End of the part in seconds.
+
+    Raises:
+        ImportError: This build of PyAV cannot write h264.
+        OSError: The file cannot be written.
+        ValueError: The video cannot be decoded.
+    """
+    av = import_av()
+    if "libx264" not in av.codecs_available:
+        raise ImportError("This build of PyAV cannot write h264; `pip install av` installs one that can.")
+    first_tick, end_tick = start / timeline.time_base, end / timeline.time_base
+    times = np.unique(timeline.times)
+    first = max(int(np.searchsorted(times, float(first_tick), side="right")) - 1, 0)
+    last = max(int(np.searchsorted(times, float(end_tick))), first + 1)
+    times = times[first:last]
+    # A limit one tick after each time selects every picture of the part.
+    pictures = select_pictures(source, timeline, times + 1, None)
+    origin = math.floor(first_tick)  # time 0 of the cut
+    shown = np.maximum(times - origin, 0)
+    sound = find_sound(source)
+    if sound is not None and timeline.clock_start is None:
+        logger.warning("The clock of %s jumps, so its sound cannot be aligned; the cut is silent.", source.name)
+        sound = None
+    try:
+        with av.open(f"file:{path}", "w", format="mp4", options=MP4_OPTIONS) as container:
+            stream = _add_h264_stream(container, timeline)
+            packets: list[Any] = []
+            if sound is not None and timeline.clock_start is not None:
+                sound_start = timeline.clock_start + origin * timeline.time_base
+                samples = read_sound(source, sound, sound_start, timeline.clock_start + end)
+                # The sound is encoded first: a file object cannot be read at two places at a time.
+                packets = _encode_sound(container, samples, sound)
+            _mux(container, _encode_pictures(stream, pictures, shown, timeline), packets)
+    except av.error.FFmpegError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _add_h264_stream(container: Any, timeline: Timeline) -> Any:
+    rate = (1 / (timeline.gap * timeline.time_base)).limit_denominator(1001)
+    stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.time_base = timeline.time_base
+    return stream
+
+
+def _encode_pictures(
+    stream: Any, pictures: Iterator[tuple[np.ndarray, int]], times: np.ndarray, timeline: Timeline
+) -> Iterator[Any]:
+    """Packets of one picture per time, in the timeline's unit."""
+    av = import_av()
+    for number, (time, picture) in enumerate(zip(times.tolist(), repeat_pictures(pictures), strict=True)):
+        height, width = picture.shape[:2]
+        # The chroma planes of yuv420p need even sides.
+        picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if number == 0:
+            stream.height, stream.width = picture.shape[:2]
+        frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+        frame.pts, frame.time_base = time, timeline.time_base
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+def _encode_sound(container: Any, samples: Iterator[np.ndarray], sound: SoundFormat) -> list[Any]:
+    """Packets of AAC."""
+    av = import_av()
+    stream = container.add_stream("aac", rate=sound.sample_rate, layout=sound.layout)
+    stream.bit_rate = AUDIO_BITS * sound.num_channels
+    packets, position = [], 0
+    for block in samples:
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), SAMPLE_FORMAT, sound.layout)
+        frame.sample_rate = sound.sample_rate
+        frame.pts, frame.time_base = position, Fraction(1, sound.sample_rate)
+        packets.extend(stream.encode(frame))
+        position += block.shape[1]
+    packets.extend(stream.encode(None))
+    return packets
+
+
+def _mux(container: Any, pictures: Iterator[Any], sound: list[Any]) -> None:
+    """Write packets of pictures and sound in order of time."""
+    written = 0
+    for packet in pictures:
+        while written < len(sound) and _time(sound[written]) <= _time(packet):
+            container.mux(sound[written])
+            written += 1
+        container.mux(packet)
+    for packet in sound[written:]:
+        container.mux(packet)
+
+
+def _time(packet: Any) -> Fraction:
+    return packet.dts * packet.time_base

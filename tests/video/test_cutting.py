@@ -1,0 +1,201 @@
+"""Cuts with sound: in time with the pictures, from any source, in the default language."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import video_samples as samples
+
+from modeling_r2tuning.video_io_r2tuning import cut_clip
+
+
+RATE = 25
+FLASHES = (20, 45, 70)  # numbers of the white pictures
+TONES = {"eng": 1000, "deu": 3000}  # Hz
+
+
+def flashing_pictures(count=100):
+    for number in range(count):
+        yield np.full((48, 80, 3), 235 if number in FLASHES else 16, dtype=np.uint8)
+
+
+def beeps(sample_rate, seconds, tone=1000, delay=0.0):
+    """A tone for as long as each white picture is shown; sound starts `delay` seconds after the pictures."""
+    times = np.arange(int(seconds * sample_rate)) / sample_rate + delay
+    is_on = np.zeros(len(times), dtype=bool)
+    for number in FLASHES:
+        is_on |= (times >= number / RATE) & (times < (number + 1) / RATE)
+    return (np.sin(2 * np.pi * tone * times) * is_on * 0.8).astype(np.float32)
+
+
+def write_beeping_video(
+    path,
+    *,
+    video="libx264",
+    audio="aac",
+    sample_rate=48000,
+    layout="stereo",
+    languages=(),
+    delay=0.0,
+    rotation=0,
+    pix_fmt="yuv420p",
+):
+    """A video whose white pictures coincide with beeps; the last of several languages is the default one."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(video, rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 80, 48, pix_fmt
+        if rotation:
+            stream.set_display_rotation(rotation)
+        sounds = []
+        for language in languages or ("eng",):
+            sound = container.add_stream(audio, rate=sample_rate, layout=layout)
+            sound.metadata["language"] = language
+            sounds.append((sound, TONES[language]))
+        if languages:
+            for sound, _ in sounds:
+                sound.disposition = av.stream.Disposition(0)
+            sounds[-1][0].disposition = av.stream.Disposition.default
+        for picture in flashing_pictures():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode(None))
+        for sound, tone in sounds:
+            mono = beeps(sample_rate, 4 - delay, tone, delay)
+            data = np.stack([mono] * (1 if layout == "mono" else 2))
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(data), "fltp", layout)
+            frame.sample_rate, frame.pts = sample_rate, round(delay * sample_rate)
+            frame.time_base = Fraction(1, sample_rate)
+            container.mux(sound.encode(frame))
+            container.mux(sound.encode(None))
+    return path
+
+
+def read_flashes(path):
+    """Times of the white pictures."""
+    with av.open(str(path)) as container:
+        frames = container.decode(video=0)
+        return [float(frame.pts * frame.time_base) for frame in frames if frame.to_ndarray(format="gray").mean() > 128]
+
+
+def read_samples(path):
+    """Sample rate, and samples `(num_samples,)` of the first channel from time 0 on."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        rate = stream.sample_rate
+        resampler = av.AudioResampler("fltp", "mono", rate)
+        samples = np.zeros(rate * 10, dtype=np.float32)
+        end = 0
+        for frame in container.decode(stream):
+            for piece in resampler.resample(frame):
+                first = round(piece.pts * piece.time_base * rate)
+                data = piece.to_ndarray()[0]
+                samples[first : first + len(data)] = data
+                end = first + len(data)
+        return rate, samples[:end]
+
+
+def read_beeps(path):
+    """Times at which the beeps begin."""
+    rate, samples = read_samples(path)
+    loud = np.flatnonzero(np.abs(samples) > 0.2)
+    is_first = np.diff(loud, prepend=-rate) > rate // 10
+    return (loud[is_first] / rate).tolist()
+
+
+def assert_beeps_with_flashes(path, start):
+    """Both are where they were in the source, and within half a frame of 60 frames per second of each other."""
+    expected = [number / RATE - start for number in FLASHES]
+    flashes = read_flashes(path)
+    np.testing.assert_allclose(flashes, expected, atol=0.5 / RATE + 1e-3)  # a clock may count nothing but frames
+    np.testing.assert_allclose(read_beeps(path), flashes, atol=1 / 120)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("stereo.mp4", {}),
+        ("mono.mkv", {"layout": "mono", "sample_rate": 22050}),
+        ("opus.mkv", {"audio": "libopus"}),
+        ("reordered.avi", {"audio": "pcm_s16le", "sample_rate": 44100}),  # AVI states no times of pictures
+        ("pcm.mov", {"audio": "pcm_s16le", "sample_rate": 44100}),
+        ("late.mp4", {"delay": 0.5}),
+        ("stream.ts", {"audio": "mp2"}),
+        ("telephone.mkv", {"audio": "pcm_s16le", "sample_rate": 5000, "layout": "mono"}),
+    ],
+)
+def test_sound_is_in_time_with_the_pictures(name, options, tmp_path):
+    path = write_beeping_video(tmp_path / name, **options)
+    cut_clip(path, tmp_path / "clip.mp4", 0.3, 3.7)
+    assert_beeps_with_flashes(tmp_path / "clip.mp4", 0.3)
+    rate, samples = read_samples(tmp_path / "clip.mp4")
+    assert len(samples) / rate == pytest.approx(3.4, abs=2 * 1024 / rate)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        assert [stream.codec_context.name for stream in container.streams] == ["h264", "aac"]
+        assert container.streams.audio[0].channels == (1 if options.get("layout") == "mono" else 2)
+
+
+def test_sound_of_a_file_object(tmp_path):
+    """Which cannot be read at two places at a time."""
+    path = write_beeping_video(tmp_path / "video.mp4")
+    with open(path, "rb") as file:
+        cut_clip(file, tmp_path / "clip.mp4", 0.3, 3.7)
+    assert_beeps_with_flashes(tmp_path / "clip.mp4", 0.3)
+
+
+def test_sound_of_a_rotated_video_with_10_bits(tmp_path):
+    options = {"video": "libx265", "pix_fmt": "yuv420p10le", "rotation": 90}
+    path = write_beeping_video(tmp_path / "video.mp4", **options)
+    cut_clip(path, tmp_path / "clip.mp4", 0.3, 3.7)
+    assert_beeps_with_flashes(tmp_path / "clip.mp4", 0.3)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.width, frame.height, frame.rotation, frame.format.name) == (48, 80, 0, "yuv420p")
+
+
+@pytest.mark.parametrize("languages", [("eng", "deu"), ("deu", "eng")])
+def test_sound_is_in_the_default_language(languages, tmp_path):
+    path = write_beeping_video(tmp_path / "video.mkv", languages=languages)
+    cut_clip(path, tmp_path / "clip.mp4", 0.8, 0.84)
+    rate, samples = read_samples(tmp_path / "clip.mp4")
+    spectrum = np.abs(np.fft.rfft(samples))
+    loudest = np.fft.rfftfreq(len(samples), 1 / rate)[spectrum.argmax()]
+    assert loudest == pytest.approx(TONES[languages[-1]], abs=50)
+
+
+def test_silence_where_the_sound_has_ended(tmp_path):
+    path = samples.write_video(tmp_path / "video.mp4", count=100, audio_sec=1.0)
+    cut_clip(path, tmp_path / "clip.mp4", 2, 3)
+    rate, sound = read_samples(tmp_path / "clip.mp4")
+    assert len(sound) / rate == pytest.approx(1, abs=2 * 1024 / rate)
+    assert not sound.any()
+
+
+def test_cut_of_a_silent_video_has_no_sound(tmp_path):
+    path = samples.write_video(tmp_path / "video.mp4", count=50)
+    cut_clip(path, tmp_path / "clip.mp4", 0, 1)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        assert len(container.streams) == 1
+
+
+def test_joined_recordings_are_cut_without_sound_and_with_a_warning(tmp_path, caplog):
+    path = write_beeping_video(tmp_path / "one.ts", audio="mp2")
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(path.read_bytes() * 2)
+    cut_clip(joined, tmp_path / "clip.mp4", 0, 6)
+    assert "so its sound cannot be aligned" in caplog.text
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        assert len(container.streams) == 1
+
+
+def test_damaged_sound_costs_no_more_than_itself(tmp_path, caplog):
+    path = write_beeping_video(tmp_path / "video.mkv", audio="flac")
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(audio=0) if packet.size]
+    middle = packets[len(packets) // 2]
+    place = data.index(bytes(middle))
+    data[place : place + middle.size] = b"\xa5" * middle.size
+    path.write_bytes(data)
+    cut_clip(path, tmp_path / "clip.mp4", 0.3, 3.7)
+    assert "1 packets of the sound" in caplog.text
+    assert_beeps_with_flashes(tmp_path / "clip.mp4", 0.3)
