@@ -65,6 +65,7 @@ setup(
         "int8": ["torchao>=0.18"],  # encoders in int8; the tests ran with 0.18 and torch 2.13
         "siglip": ["sentencepiece>=0.2", "protobuf>=4.25"],  # the tokenizer of SigLIP's first checkpoints
         "library": ["lancedb>=0.40"],  # search of many videos by sentence
+        "editors": ["opentimelineio>=0.17"],  # --export FILE.otio; the other formats need nothing
         "tvsum": ["h5py>=3.10"],  # TVSum's own .mat file
         "train": ["accelerate>=1.15", "matplotlib>=3.8", "tensorboard>=2.14"],
         "test": [
@@ -84,6 +85,11 @@ setup(
             "accelerate>=1.15",
             "tensorboard>=2.14",
             "lancedb>=0.40",
+            "opentimelineio>=0.17",
+            "otio-cmx3600-adapter>=1.0",  # these and the two below read back what --export writes
+            "otio-fcp-adapter>=1.0",
+            "pysrt>=1.1.2",
+            "webvtt-py>=0.5",
         ],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
     },

@@ -1,0 +1,1 @@
+"""Answers in the formats of video editors, players and spreadsheets."""

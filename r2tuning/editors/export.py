@@ -1,0 +1,110 @@
+"""Write moments as a file of an editor, a player or a spreadsheet; the ending of its name sets the format."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modeling_r2tuning.files_r2tuning import check_replaceable, writing
+from modeling_r2tuning.video_source_r2tuning import LocalCopy
+from r2tuning.editors.edit_lists import format_edl, format_otio, import_otio
+from r2tuning.editors.final_cut import format_fcpxml, format_final_cut_7
+from r2tuning.editors.media import EditedVideo, read_edited_video
+from r2tuning.editors.moments import ExportedMoment, list_moments
+from r2tuning.editors.text_formats import format_chapters, format_csv, format_llc, format_srt, format_vtt
+from r2tuning_cli.defaults import ONE_VIDEO_ENDINGS
+
+
+Writer = Callable[[list[ExportedMoment], list[EditedVideo]], str]
+
+# By the ending of the file.
+WRITERS: dict[str, Writer] = {
+    ".csv": format_csv,
+    ".srt": format_srt,
+    ".vtt": format_vtt,
+    ".chapters.txt": format_chapters,
+    ".llc": format_llc,
+    ".otio": format_otio,
+    ".edl": format_edl,
+    ".fcpxml": format_fcpxml,
+    ".xml": format_final_cut_7,
+}
+
+
+def write_export(
+    path: str | os.PathLike,
+    answers: dict[str, Any] | list[dict[str, Any]],
+    video: str | os.PathLike | LocalCopy,
+    *,
+    top: int = 5,
+) -> None:
+    """Write the moments of answers about one video.
+
+    Args:
+        path: File to write; its ending, one of `WRITERS`, sets the format. An existing file is replaced.
+        answers: One answer of the pipeline, or several about the same video.
+        video: The video.
+        top: Largest number of moments of each query.
+
+    Raises:
+        FileNotFoundError: The video does not exist.
+        ImportError: The format needs OpenTimelineIO, which is not installed.
+        OSError: `path` cannot be written.
+        ValueError: The ending of `path` is unknown, or the video cannot be read.
+    """
+    find_ending(path)
+    answers = [answers] if isinstance(answers, dict) else list(answers)
+    edited = read_edited_video(video)
+    write_moments(path, list_moments(answers, edited, top), [edited])
+
+
+def write_moments(path: str | os.PathLike, moments: list[ExportedMoment], videos: list[EditedVideo]) -> None:
+    """Write moments of one or several videos.
+
+    Args:
+        path: File to write; its ending, one of `WRITERS`, sets the format. An existing file is replaced.
+        moments: The moments, in the order of a timeline.
+        videos: The videos that were searched, at least one.
+
+    Raises:
+        ImportError: The format needs OpenTimelineIO, which is not installed.
+        OSError: `path` cannot be written.
+        ValueError: The ending of `path` is unknown, or its format cannot hold these videos.
+    """
+    ending = find_ending(path)
+    if not videos:
+        raise ValueError(f"`export` '{path}' needs at least one video, got none.")
+    if len(videos) > 1 and ending in ONE_VIDEO_ENDINGS:
+        raise ValueError(f"`export` '{path}' can hold moments of one video, got {len(videos)}; write .csv instead.")
+    text = WRITERS[ending](moments, videos)
+    with writing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def find_ending(path: str | os.PathLike) -> str:
+    """The ending of a file's name that sets the format.
+
+    Raises:
+        ValueError: There is no such format.
+    """
+    name = Path(path).name.lower()
+    for ending in WRITERS:
+        if name.endswith(ending) and name != ending:
+            return ending
+    raise ValueError(f"`export` must end in {', '.join(WRITERS)}, got '{path}'.")
+
+
+def check_export(path: str | os.PathLike) -> None:
+    """Refuse at the start a file that could not be written at the end.
+
+    Raises:
+        ImportError: The format needs OpenTimelineIO, which is not installed.
+        OSError: The file could not be written.
+        ValueError: The ending is unknown.
+    """
+    if find_ending(path) == ".otio":
+        import_otio()
+    check_replaceable(path)
+
+
+__all__ = ["WRITERS", "check_export", "find_ending", "write_export", "write_moments"]

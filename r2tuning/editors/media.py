@@ -1,0 +1,130 @@
+"""What an edit list says of a video: its file, frame rate, timecode and sound."""
+
+import logging
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from modeling_r2tuning.containers_r2tuning import open_stream
+from modeling_r2tuning.video_io_r2tuning import iter_video_frames
+from modeling_r2tuning.video_sound_r2tuning import choose_sound
+from modeling_r2tuning.video_source_r2tuning import ADDRESS, LocalCopy, display_name, make_source
+from r2tuning.editors.timecode import DROP_FRAME_RATES, format_timecode, parse_timecode, timecode_rate, to_frame
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EditedVideo:
+    """A video that moments were found in.
+
+    Attributes:
+        path: Path or address, as it may be shown.
+        url: Where editors find the file.
+        duration_sec: Length in seconds.
+        rate: Frames per second of the timecode, see `timecode_rate`.
+        start_frame: Frame of the timecode that the video starts at; 0 if the file states none.
+        drop_frame: Whether its timecode is drop-frame: as in the file; if it states none, at 29.97 and 59.94.
+        width: Of the upright picture with square pixels.
+        height: Likewise.
+        num_channels: Of the sound; 0 = there is none.
+        sample_rate: Of the sound, samples per second.
+    """
+
+    path: str
+    url: str
+    duration_sec: float
+    rate: Fraction
+    start_frame: int = 0
+    drop_frame: bool = False
+    width: int = 0
+    height: int = 0
+    num_channels: int = 0
+    sample_rate: int = 0
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return Path(self.path).name or self.path
+
+    @property
+    def num_frames(self) -> int:
+        """Length in frames of the timecode, at least one."""
+        return max(to_frame(self.duration_sec, self.rate), 1)
+
+    def timecode(self, frame: int) -> str:
+        """Label of a frame, counted from the start of the video."""
+        return format_timecode(self.start_frame + frame, self.rate, drop_frame=self.drop_frame)
+
+
+def read_edited_video(video: str | os.PathLike | LocalCopy) -> EditedVideo:
+    """Read what an edit list says of a video.
+
+    Raises:
+        FileNotFoundError: The path does not exist.
+        ValueError: The video cannot be read.
+    """
+    first = iter_video_frames(video, 1.0, chunk_size=1)
+    _, height, width, _ = next(first).shape
+    source = make_source(video)
+    with open_stream(source) as (_, container, stream):
+        own_rate = Fraction(stream.average_rate or 0)
+        label = _find_timecode(container, stream)
+        sound = choose_sound(container)
+        num_channels, sample_rate = (0, 0) if sound is None else (sound.channels, sound.sample_rate)
+    name = display_name(video)
+    rate = timecode_rate(own_rate)
+    start_frame, drop_frame = _start(name, own_rate, rate, label)
+    return EditedVideo(
+        path=name,
+        url=_url(video),
+        duration_sec=first.duration_sec,
+        rate=rate,
+        start_frame=start_frame,
+        drop_frame=drop_frame,
+        width=width,
+        height=height,
+        num_channels=num_channels,
+        sample_rate=sample_rate,
+    )
+
+
+def _find_timecode(container: Any, stream: Any) -> str | None:
+    """The first timecode that the file states: of the picture, of a timecode track, or of the file."""
+    for holder in (stream, *container.streams, container):
+        label = holder.metadata.get("timecode")
+        if label is not None:
+            return label
+    return None
+
+
+def _start(name: str, own_rate: Fraction, rate: Fraction, label: str | None) -> tuple[int, bool]:
+    """The frame at which the timecode of a video starts, and whether it is drop-frame."""
+    if timecode_rate(own_rate) != own_rate and label is None:
+        logger.info(
+            "%s has %.3f frames per second; its timecode counts %.3f frames per second",
+            name,
+            own_rate,
+            rate,
+        )
+    if label is None:
+        return 0, rate in DROP_FRAME_RATES
+    try:
+        return parse_timecode(label, rate)
+    except ValueError as error:
+        logger.warning("the timecode of '%s' is ignored, so that it starts at 0: %s", name, error)
+        return 0, rate in DROP_FRAME_RATES
+
+
+def _url(video: str | os.PathLike | LocalCopy) -> str:
+    """The address of a video that was fetched, and of a file its file: address."""
+    name = display_name(video)
+    if isinstance(video, LocalCopy):
+        return name if ADDRESS.match(name) else Path(name).absolute().as_uri()
+    return Path(video).absolute().as_uri()
+
+
+__all__ = ["EditedVideo", "read_edited_video"]
