@@ -18,7 +18,7 @@ from .argument_types import (
     positive_number_or_none,
     score_or_none,
 )
-from .defaults import DEFAULT_BACKBONE, MAX_MOMENTS
+from .defaults import DEFAULT_BACKBONE, EXPORT_ENDINGS, MAX_MOMENTS, ONE_VIDEO_ENDINGS
 
 
 PLOT_ENDINGS = (".png", ".pdf", ".svg")
@@ -32,11 +32,17 @@ DEMO_EPILOG = """\
 example:
   r2tuning demo my_demo --seed 7
 """
+GROUND_USAGE = """\
+r2tuning ground VIDEO QUERY [QUERY ...] [options]
+       r2tuning ground VIDEO_OR_DIR [VIDEO_OR_DIR ...] (-q QUERY | --queries FILE) [options]"""
 GROUND_DESCRIPTION = """\
-Find moments in a video. For each query the best moments are printed as a table, followed by the most salient times
+Find moments in videos. For each query the best moments are printed as a table, followed by the most salient times
 (highlights) and a short summary of the video with respect to the query. A model with an existence head also gives the
 probability that anything in the video matches the query, and answers "not there" if it is low. Times are minutes:seconds.
 Scores are between 0 and 1 and can be compared only between predictions of the same model.
+
+With -q or --queries, all other arguments are videos or folders of them. A video that cannot be read is then skipped and named
+at the end. Exit status: 0, 1 if videos were skipped, 2 after any other error.
 """
 EXPLAIN_DESCRIPTION = """\
 Show how a model arrives at its answer to one query. DIR receives three figures: answer.png, saliency and moments over
@@ -67,8 +73,19 @@ def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
 def add_ground_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `r2tuning ground`."""
     _add_video_arguments(parser)
-    parser.add_argument(
+    queries = parser.add_argument(
         "queries", metavar="QUERY", nargs="+", help="what to find: one sentence in quotes, or several, each in quotes"
+    )
+    queries.required = False  # `-q` may take its place; nargs="*" would refuse options between VIDEO and QUERY
+    parser.add_argument(
+        "-q",
+        "--query",
+        metavar="QUERY",
+        action="append",
+        help="what to find in all videos; may be given several times",
+    )
+    parser.add_argument(
+        "--queries", metavar="FILE", type=Path, dest="queries_file", help="file with a query on each line"
     )
     add_model_arguments(parser)
     _add_search_arguments(parser)
@@ -208,35 +225,87 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "standard output, and the table to standard error",
     )
     group.add_argument(
+        "--jsonl",
+        type=Path,
+        metavar="FILE",
+        help="write the same for each video on a line of its own; for a video that was skipped, the reason. With - to "
+        "standard output, line by line",
+    )
+    group.add_argument(
         "--plot",
         type=Path,
         metavar="FILE.png",
         help="draw a timeline with frames, saliency curves and moments (.png, .pdf or .svg; needs matplotlib)",
     )
+    add_export_arguments(group, "the printed moments")
+
+
+def add_export_arguments(group: argparse._ActionsContainer, moments: str) -> None:
+    """Arguments for clips and edit lists of `moments`."""
+    group.add_argument("--clips", type=Path, metavar="DIR", help=f"cut out {moments} as mp4 files, with their sound")
     group.add_argument(
-        "--clips", type=Path, metavar="DIR", help="cut out the printed moments as mp4 files without sound"
+        "--export",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"write {moments} for an editor, a player or a spreadsheet; may be given several times. The ending sets the "
+        f"format: {', '.join(EXPORT_ENDINGS)} (YouTube chapters, LosslessCut, OpenTimelineIO, CMX 3600, Final Cut Pro, and "
+        "Final Cut Pro 7, which Premiere reads)",
     )
+
+
+def check_exports(paths: list[Path], *, is_one_video: bool) -> None:
+    """Refuse files that `--export` cannot write."""
+    for path in paths:
+        name = path.name.lower()
+        ending = next((ending for ending in EXPORT_ENDINGS if name.endswith(ending) and name != ending), None)
+        if ending is None:
+            raise ValueError(f"`export` must end in {', '.join(EXPORT_ENDINGS)}, got '{path}'")
+        if ending in ONE_VIDEO_ENDINGS and not is_one_video:
+            others = ", ".join(ending for ending in EXPORT_ENDINGS if ending not in ONE_VIDEO_ENDINGS)
+            raise ValueError(f"`export` '{path}' can hold the moments of one video only; use one of {others}")
+
+
+def split_inputs(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Videos and folders, and the queries of the command line: with `-q` or `--queries`, all positionals are videos."""
+    positionals = args.queries or []
+    if is_batch(args):
+        return [args.video, *positionals], args.query or []
+    return [args.video], positionals
+
+
+def is_batch(args: argparse.Namespace) -> bool:
+    """Whether the arguments may name several videos."""
+    return args.query is not None or args.queries_file is not None
 
 
 def check_ground(args: argparse.Namespace) -> None:
     """Refuse arguments of `r2tuning ground` that cannot be meant."""
-    _check_queries(args.queries)
+    videos, queries = split_inputs(args)
+    if not queries and args.queries_file is None:
+        raise ValueError("a QUERY is required (see `r2tuning ground --help`)")
+    _check_queries(queries, "for several videos, give each query with -q")
+    is_one_video = len(videos) == 1 and not os.path.isdir(videos[0])
+    for name in ("json", "plot"):
+        if getattr(args, name) is not None and not is_one_video:
+            raise ValueError(f"`{name}` takes the answers about one video; for several there is `jsonl`")
+    check_exports(args.export, is_one_video=is_one_video)
+    if args.json == args.jsonl == Path("-"):
+        raise ValueError("`json` and `jsonl` cannot both go to standard output")
     if args.plot is not None and args.plot.suffix.lower() not in PLOT_ENDINGS:
         raise ValueError(f"`plot` must end in {', '.join(PLOT_ENDINGS)}, got '{args.plot}'")
 
 
 def check_explain(args: argparse.Namespace) -> None:
     """Refuse arguments of `r2tuning explain` that cannot be meant."""
-    _check_queries([args.query])
+    _check_queries([args.query], "run the command once for each video, and put the query in quotes")
 
 
-def _check_queries(queries: list[str]) -> None:
+def _check_queries(queries: list[str], advice: str) -> None:
     for query in queries:
         if VIDEO_NAME.fullmatch(query) or (Path(query).suffix and os.path.isfile(query)):
-            raise ValueError(
-                f"'{query}' names a file where a query is expected: run the command once for each video, and put "
-                "each query in quotes"
-            )
+            raise ValueError(f"'{query}' names a file where a query is expected: {advice}")
 
 
 def benchmark_table() -> str:
@@ -250,10 +319,11 @@ def benchmark_table() -> str:
 GROUND_EPILOG = f"""\
 {benchmark_table()}
 
-example:
+examples:
   r2tuning ground talk.mp4 "a man in a red shirt opens the door" "people laugh" \\
       --model {ORIGINAL_REPOSITORY} --benchmark qvhighlights \\
-      --json talk.json --plot talk.png --clips talk_clips
+      --json talk.json --plot talk.png --clips talk_clips --export talk.edl --export talk.srt
+  r2tuning ground videos/ -q "people laugh" -q "a man opens the door" --jsonl found.jsonl --export found.fcpxml
 """
 EXPLAIN_EPILOG = f"""\
 {benchmark_table()}
@@ -270,12 +340,17 @@ __all__ = [
     "EXPLAIN_EPILOG",
     "GROUND_DESCRIPTION",
     "GROUND_EPILOG",
+    "GROUND_USAGE",
     "add_benchmark_arguments",
     "add_demo_arguments",
     "add_explain_arguments",
+    "add_export_arguments",
     "add_ground_arguments",
     "add_model_arguments",
     "benchmark_table",
     "check_explain",
+    "check_exports",
     "check_ground",
+    "is_batch",
+    "split_inputs",
 ]

@@ -5,7 +5,13 @@ from pathlib import Path
 
 from .argument_types import local_date, positive_integer, score_or_none
 from .execution_arguments import add_execution_arguments, check_execution
-from .grounding_arguments import PLOT_ENDINGS, add_model_arguments, benchmark_table
+from .grounding_arguments import (
+    PLOT_ENDINGS,
+    add_export_arguments,
+    add_model_arguments,
+    benchmark_table,
+    check_exports,
+)
 
 
 ACTIONS = ("list", "verify", "optimize", "remove")
@@ -106,7 +112,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.png",
         help="draw frames of each moment, and its place in its video (.png, .pdf or .svg; needs matplotlib)",
     )
-    group.add_argument("--clips", type=Path, metavar="DIR", help="cut out the moments as mp4 files without sound")
+    add_export_arguments(group, "the moments")
 
 
 def add_library_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +137,7 @@ def check_index(args: argparse.Namespace) -> None:
 
 def check_search(args: argparse.Namespace) -> None:
     """Refuse arguments of `r2tuning search` that cannot be meant."""
+    check_exports(args.export, is_one_video=False)
     if args.plot is not None and args.plot.suffix.lower() not in PLOT_ENDINGS:
         raise ValueError(f"`plot` must end in {', '.join(PLOT_ENDINGS)}, got '{args.plot}'")
 

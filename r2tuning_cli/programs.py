@@ -54,11 +54,12 @@ PROGRAMS = {
     ),
     "ground": Program(
         "r2tuning.commands.ground",
-        "find moments in a video",
+        "find moments in videos",
         grounding.add_ground_arguments,
         grounding.GROUND_DESCRIPTION,
         grounding.GROUND_EPILOG,
         check=grounding.check_ground,
+        usage=grounding.GROUND_USAGE,
         other_names={**BACKBONE_NAMES, "max_moments": "--top"},
     ),
     "explain": Program(

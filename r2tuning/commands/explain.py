@@ -38,7 +38,7 @@ def _explain(args: argparse.Namespace) -> int:
     paths = {name: args.out / f"{name}.png" for name in ("answer", "attention", "similarity")}
     for path in paths.values():
         check_replaceable(path, args.video)
-    with open_video(args) as video:
+    with open_video(args.video, args) as video:
         pipe = load_pipeline(args)
         check_word_attention(pipe.model)
         subject = (pipe.model, pipe.processor, video, args.query)

@@ -1,25 +1,35 @@
-"""`r2tuning ground`: finds the moments of queries in a video; prints, writes, draws and cuts them."""
+"""`r2tuning ground`: finds the moments of queries in videos; prints, writes, draws and cuts them."""
 
 import argparse
+import contextlib
 import functools
 import logging
+import os
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO, cast
 
-from modeling_r2tuning.files_r2tuning import check_replaceable
+from dataset_scripts.videos import strip_extension, walk_files
+from modeling_r2tuning.files_r2tuning import check_replaceable, writing
+from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.processing_r2tuning import as_text_list
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames
-from modeling_r2tuning.video_source_r2tuning import display_name
+from modeling_r2tuning.video_source_r2tuning import LocalCopy, display_name
 from r2tuning.commands.shared import (
     STANDARD_OUTPUT,
     check_model_options,
     cut_moments,
+    distinct_stems,
+    encode_document,
     load_pipeline,
     model_name,
     open_video,
     write_document,
 )
+from r2tuning.editors.export import check_export, write_moments
+from r2tuning.editors.media import EditedVideo, read_edited_video
+from r2tuning.editors.moments import ExportedMoment, list_moments
 from r2tuning.terminal import progress_bar, report, write_line
 from r2tuning.visualization.timeline import (
     format_absence,
@@ -29,57 +39,211 @@ from r2tuning.visualization.timeline import (
     plot_grounding,
 )
 from r2tuning_cli.defaults import MAX_MOMENTS
+from r2tuning_cli.grounding_arguments import is_batch, split_inputs
 from r2tuning_cli.programs import option_names
 
 
 logger = logging.getLogger(__name__)
 
+DONE, SOME_FAILED = 0, 1
 PIPELINE_OPTIONS = ("fps", "min_probability", "nms", "round_to", "score_threshold", "window_sec")
 
 
 def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; returns its exit status: 0, or 1 if some of several videos could not be read."""
     return report(functools.partial(_ground, args), prefix, option_names("ground"), (TypeError,))
 
 
 def _ground(args: argparse.Namespace) -> int:
-    as_text_list(args.queries, "QUERY")  # refuses empty ones
+    named, queries = split_inputs(args)
+    if args.queries_file is not None:
+        queries = queries + read_queries(args.queries_file)
+    as_text_list(queries, "QUERY")  # refuses empty ones
     check_model_options(args)
-    _check_outputs(args)
-    table = sys.stderr if args.json == STANDARD_OUTPUT else sys.stdout
-    with open_video(args) as video:
+    videos = find_videos(named) if is_batch(args) else named
+    _check_outputs(args, videos)
+    with _line_writer(args.jsonl) as write_json_line:
+        run = _Run(args, queries, distinct_stems(videos), write_json_line)
+        if not is_batch(args):
+            run.ground(args.video)
+        else:
+            run.ground_all(videos)
+    run.write_exports()
+    return SOME_FAILED if run.failed else DONE
+
+
+def read_queries(path: Path) -> list[str]:
+    """The lines of a file that are not blank.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not UTF-8, or all its lines are blank.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`queries_file` '{path}' must be a text file in UTF-8: {error}.") from error
+    queries = [line.strip() for line in lines if line.strip()]
+    if not queries:
+        raise ValueError(f"`queries_file` '{path}' must hold a query on each line, but has none.")
+    return queries
+
+
+def find_videos(named: Iterable[str]) -> list[str]:
+    """The videos that are named, each once, and in place of folders the video files in them, sorted.
+
+    Raises:
+        ValueError: A folder holds no video file.
+    """
+    found: dict[str, None] = {}
+    for name in named:
+        if not os.path.isdir(name):
+            found[name] = None
+            continue
+        files = sorted(file for file in walk_files(name) if strip_extension(file) != file)
+        if not files:
+            raise ValueError(f"The folder '{display_name(name)}' holds no video files.")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+class _Run:
+    """Grounds videos one after the other and writes what the arguments ask for.
+
+    Args:
+        args: The arguments.
+        queries: What to find.
+        stems: For each video, a different start for the names of its clips.
+        write_json_line: Takes the document of each video.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        queries: list[str],
+        stems: dict[str, str],
+        write_json_line: Callable[[dict[str, Any]], None],
+    ):
+        self.args = args
+        self.queries = queries
+        self.stems = stems
+        self.write_json_line = write_json_line
+        self.failed: dict[str, str] = {}
+        self.pipe: VideoGroundingPipeline | None = None
+        self.exported_moments: list[ExportedMoment] = []
+        self.exported_videos: list[EditedVideo] = []
+
+    @property
+    def table(self) -> TextIO:
+        """Where tables are printed."""
+        return sys.stderr if STANDARD_OUTPUT in (self.args.json, self.args.jsonl) else sys.stdout
+
+    def ground(self, path: str) -> None:
+        """Ground one video; an error ends the command."""
+        with open_video(path, self.args) as video:
+            self._write(path, video, *self._answer(video))
+
+    def ground_all(self, videos: list[str]) -> None:
+        """Ground videos; those that cannot be read are skipped, and named at the end."""
+        self.pipe = load_pipeline(self.args)  # a bad model is no fault of a video
+        for path in videos:
+            with contextlib.ExitStack() as stack:
+                try:
+                    video = stack.enter_context(open_video(path, self.args))
+                    duration_sec, answers = self._answer(video)
+                except (OSError, ValueError) as error:
+                    self.failed[path] = str(error)
+                    self.write_json_line({"video": display_name(path), "error": str(error)})
+                    continue
+                self._write(path, video, duration_sec, answers)
+                write_line(self.table, "")
+        if self.failed:
+            logger.warning("%d of %d videos could not be read:", len(self.failed), len(videos))
+        for path, reason in self.failed.items():
+            logger.warning("'%s': %s", display_name(path), reason)
+
+    def write_exports(self) -> None:
+        """Write the edit lists of all videos."""
+        for path in self.args.export:
+            if not self.exported_videos:
+                logger.warning("'%s' was not written, because no video could be read", path)
+                continue
+            write_moments(path, self.exported_moments, self.exported_videos)
+            logger.info("wrote %s", path)
+
+    def _answer(self, video: str | LocalCopy) -> tuple[float, list[dict[str, Any]]]:
+        """Length of a video in seconds, and the answers to all queries."""
         duration_sec = iter_video_frames(video, 1.0).duration_sec  # refuses a bad video before the model is fetched
-        pipe = load_pipeline(args)
-        options = {name: value for name, value in vars(args).items() if name in PIPELINE_OPTIONS}
+        if self.pipe is None:
+            self.pipe = load_pipeline(self.args)
         with progress_bar("reading frames", " frames") as progress:
-            answers = pipe(
-                video, query=args.queries, max_moments=max(MAX_MOMENTS, args.top), progress=progress, **options
+            answers = self.pipe(
+                video,
+                query=self.queries,
+                max_moments=max(MAX_MOMENTS, self.args.top),
+                progress=progress,
+                **self._pipeline_options(),
             )
-        write_line(table, f"{display_name(args.video)} ({format_time(duration_sec)})")
+        return duration_sec, answers
+
+    def _pipeline_options(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self.args).items() if name in PIPELINE_OPTIONS}
+
+    def _write(self, path: str, video: str | LocalCopy, duration_sec: float, answers: list[dict[str, Any]]) -> None:
+        args = self.args
+        write_line(self.table, f"{display_name(path)} ({format_time(duration_sec)})")
         for answer in answers:
-            write_line(table, "\n" + format_answer(answer, args.top))
+            write_line(self.table, "\n" + format_answer(answer, args.top))
+        document = self._document(path, duration_sec, answers)
         if args.json is not None:
-            document = {
-                "video": display_name(args.video),
-                "duration_sec": duration_sec,
-                "fps": options.get("fps", pipe.processor.fps),
-                "model": display_name(model_name(args)),
-                "answers": answers,
-            }
             write_document(document, args.json)
+        self.write_json_line(document)
         if args.plot is not None:
             plot_grounding(answers, video, args.plot, top=args.top)
             logger.info("wrote %s", args.plot)
         if args.clips is not None:
-            cut_moments(answers, video, duration_sec, args.clips, args.top)
-    return 0
+            cut_moments(answers, video, duration_sec, args.clips, args.top, self.stems[path])
+        if args.export:
+            edited = read_edited_video(video)
+            self.exported_videos.append(edited)
+            self.exported_moments += list_moments(answers, edited, args.top)
+
+    def _document(self, path: str, duration_sec: float, answers: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "video": display_name(path),
+            "duration_sec": duration_sec,
+            "fps": self._fps(),
+            "model": display_name(model_name(self.args)),
+            "answers": answers,
+        }
+
+    def _fps(self) -> float:
+        """Frames sampled per second."""
+        if "fps" in self.args:
+            return self.args.fps
+        return cast(VideoGroundingPipeline, self.pipe).processor.fps
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
+@contextlib.contextmanager
+def _line_writer(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that writes documents as lines of JSON; the file appears once the block ends."""
+    if path is None:
+        yield lambda document: None
+    elif path == STANDARD_OUTPUT:
+        yield lambda document: write_line(sys.stdout, encode_document(document))
+    else:
+        with writing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+            yield lambda document: write_line(file, encode_document(document))
+        logger.info("wrote %s", path)
+
+
+def _check_outputs(args: argparse.Namespace, videos: list[str]) -> None:
     """Refuse at the start what could not be written at the end."""
-    for path in (args.json, args.plot):
+    for path in (args.json, args.jsonl, args.plot, *args.export):
         if path not in (None, STANDARD_OUTPUT):
-            check_replaceable(path, args.video)
+            check_replaceable(path, *videos)
+    for path in args.export:
+        check_export(path)
     if args.plot is not None:
         import_figure()
     if args.clips is not None:
@@ -110,4 +274,4 @@ def _join(texts: Iterable[str]) -> str:
     return ", ".join(texts) or "none"
 
 
-__all__ = ["format_answer", "run"]
+__all__ = ["find_videos", "format_answer", "read_queries", "run"]

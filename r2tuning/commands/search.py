@@ -6,12 +6,16 @@ import logging
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 from modeling_r2tuning.files_r2tuning import check_replaceable
 from modeling_r2tuning.user_inputs_r2tuning import as_text_list
 from modeling_r2tuning.video_source_r2tuning import display_name
 from r2tuning.checks import choose_device
-from r2tuning.commands.shared import STANDARD_OUTPUT, Cut, write_clips, write_document
+from r2tuning.commands.shared import STANDARD_OUTPUT, Cut, safe_stem, write_clips, write_document
+from r2tuning.editors.export import check_export, write_moments
+from r2tuning.editors.media import EditedVideo, read_edited_video
+from r2tuning.editors.moments import ExportedMoment, drop_empty
 from r2tuning.library.contact_sheet import plot_search
 from r2tuning.library.library import Library, SearchAnswer
 from r2tuning.terminal import progress_bar, report, write_line
@@ -62,6 +66,8 @@ def _search(args: argparse.Namespace) -> int:
         logger.info("wrote %s", args.plot)
     if args.clips is not None:
         write_clips(_list_cuts(answers), args.clips)
+    if args.export:
+        _write_exports(answers, args.export)
     return 0
 
 
@@ -70,6 +76,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
     for path in (args.json, args.plot):
         if path not in (None, STANDARD_OUTPUT):
             check_replaceable(path)
+    for path in args.export:
+        check_export(path)
     if args.plot is not None:
         import_figure()
     if args.clips is not None:
@@ -108,8 +116,39 @@ def _list_cuts(answers: list[SearchAnswer]) -> list[Cut]:
             if moment.path in answer.missing:
                 logger.warning("moment %d of query %d was not cut: '%s' is missing", rank, query, moment.path)
             else:
-                cuts.append(Cut(moment.path, query, rank, moment.start, moment.end))
+                cuts.append(Cut(moment.path, query, rank, moment.start, moment.end, safe_stem(moment.path)))
     return cuts
+
+
+def _write_exports(answers: list[SearchAnswer], paths: list[Path]) -> None:
+    """Write the moments of all videos that are there as edit lists."""
+    videos: dict[str, EditedVideo] = {}
+    moments = []
+    for number, answer in enumerate(answers, 1):
+        for rank, moment in enumerate(answer.moments, 1):
+            if moment.path not in videos:
+                try:
+                    videos[moment.path] = read_edited_video(moment.path)
+                except (OSError, ValueError) as error:
+                    logger.warning("moment %d of query %d was not exported: %s", rank, number, error)
+                    continue
+            exported = ExportedMoment(
+                video=videos[moment.path],
+                query_number=number,
+                query=" ".join(answer.query.split()),
+                rank=rank,
+                start_sec=moment.start,
+                end_sec=min(moment.end, videos[moment.path].duration_sec),
+                score=moment.score,
+                probability=moment.probability,
+            )
+            moments.append(exported)
+    for path in paths:
+        if not videos:
+            logger.warning("'%s' was not written, because no moments were found", path)
+            continue
+        write_moments(path, drop_empty(moments), list(videos.values()))
+        logger.info("wrote %s", path)
 
 
 __all__ = ["format_answer", "run"]

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -28,6 +29,8 @@ from r2tuning.visualization.timeline import format_absence
 logger = logging.getLogger(__name__)
 
 MAX_NAME_BYTES = 255
+MAX_STEM_BYTES = 150  # of each of several videos, so that no name is shortened further
+FORBIDDEN = re.compile(r'[<>:"/|?*]')  # in names on Windows, besides what `file_stem` replaces
 STANDARD_OUTPUT = Path("-")
 
 
@@ -66,11 +69,11 @@ def load_pipeline(args: argparse.Namespace) -> VideoGroundingPipeline:
     return VideoGroundingPipeline(model=model, processor=R2TuningProcessor.from_pretrained(name), device=device)
 
 
-def open_video(args: argparse.Namespace) -> contextlib.AbstractContextManager[str | LocalCopy]:
-    """The video; one from an address or a pipe is copied once, since it is read several times."""
+def open_video(path: str, args: argparse.Namespace) -> contextlib.AbstractContextManager[str | LocalCopy]:
+    """A video; one from an address or a pipe is copied once, since it is read several times."""
     limit = {"max_bytes": args.max_download} if "max_download" in args else {}
     with progress_bar("copying", " bytes") as progress:
-        copied = local_copy(args.video, progress=progress, **limit)
+        copied = local_copy(path, progress=progress, **limit)
     return cast("contextlib.AbstractContextManager[str | LocalCopy]", copied)  # a path stays a path
 
 
@@ -83,6 +86,7 @@ class Cut(NamedTuple):
         rank: Rank of the moment, from 1.
         start: In seconds.
         end: In seconds.
+        stem: What the file's name says of the video, see `distinct_stems`.
     """
 
     video: str | LocalCopy
@@ -90,19 +94,35 @@ class Cut(NamedTuple):
     rank: int
     start: float
     end: float
+    stem: str
 
 
 def cut_moments(
-    answers: list[dict[str, Any]], video: str | LocalCopy, duration_sec: float, folder: Path, top: int
+    answers: list[dict[str, Any]],
+    video: str | LocalCopy,
+    duration_sec: float,
+    folder: Path,
+    top: int,
+    stem: str | None = None,
 ) -> None:
-    """Write the best moments of each query as files, named so that they sort by query and rank."""
+    """Write the best moments of each query as files, named so that they sort by query and rank.
+
+    Args:
+        answers: One for each query.
+        video: The video.
+        duration_sec: Its length.
+        folder: Folder for the files.
+        top: Largest number of moments of each query.
+        stem: What the names say of the video; by default its own name.
+    """
+    stem = safe_stem(video) if stem is None else stem
     cuts = []
     for query, answer in enumerate(answers, 1):
         absence = format_absence(answer)
         if absence is not None:
             logger.info("nothing is cut for query %d: %s", query, absence)
         for rank, moment in enumerate(answer["moments"][:top], 1):
-            cuts.append(Cut(video, query, rank, moment["start"], min(moment["end"], duration_sec)))
+            cuts.append(Cut(video, query, rank, moment["start"], min(moment["end"], duration_sec), stem))
     write_clips(cuts, folder)
 
 
@@ -112,10 +132,10 @@ def write_clips(cuts: list[Cut], folder: Path) -> None:
     digits = max(2, len(str(largest)))
     num_clips = 0
     with progress_bar("cutting clips", " clips") as progress:
-        for count, (video, query, rank, start, end) in enumerate(cuts, 1):
+        for count, (video, query, rank, start, end, stem) in enumerate(cuts, 1):
             if start < end:
                 place = f"query{query:0{digits}}_moment{rank:0{digits}}_"
-                cut_clip(video, folder / _clip_name(place, video, f"_{start:.1f}-{end:.1f}s.mp4"), start, end)
+                cut_clip(video, folder / _clip_name(place, stem, f"_{start:.1f}-{end:.1f}s.mp4"), start, end)
                 num_clips += 1
             else:
                 logger.warning("moment %d of query %d is empty and was not cut", rank, query)
@@ -125,9 +145,7 @@ def write_clips(cuts: list[Cut], folder: Path) -> None:
 
 def write_document(document: dict[str, Any], path: Path) -> None:
     """Write JSON to a file, or to standard output if that is "-"."""
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2)
-    if not is_unicode(text):  # a path that is not UTF-8
-        text = json.dumps(document, allow_nan=False, indent=2)
+    text = encode_document(document, indent=2)
     if path == STANDARD_OUTPUT:
         write_line(sys.stdout, text)
         return
@@ -136,15 +154,48 @@ def write_document(document: dict[str, Any], path: Path) -> None:
     logger.info("wrote %s", path)
 
 
+def encode_document(document: dict[str, Any], indent: int | None = None) -> str:
+    """JSON, by default on one line."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=indent)
+    if not is_unicode(text):  # a path that is not UTF-8
+        text = json.dumps(document, allow_nan=False, indent=indent)
+    return text
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text has no surrogates, which stand for bytes of a path that is not UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _clip_name(beginning: str, video: str | LocalCopy, ending: str) -> str:
+def safe_stem(video: str | LocalCopy) -> str:
+    """The name of a video without its ending and without the characters that some file system refuses."""
+    return FORBIDDEN.sub("_", file_stem(video))
+
+
+def distinct_stems(videos: list[str]) -> dict[str, str]:
+    """A different stem for each video, also where file systems ignore case; numbered where names are equal."""
+    stems: dict[str, str] = {}
+    used: set[str] = set()
+    for video in videos:
+        base = safe_stem(video)
+        if len(videos) > 1:
+            base = _shorten(base, MAX_STEM_BYTES)
+        stem, number = base, 2
+        while stem.casefold() in used:
+            stem = f"{base}-{number}"
+            number += 1
+        used.add(stem.casefold())
+        stems[video] = stem
+    return stems
+
+
+def _clip_name(beginning: str, stem: str, ending: str) -> str:
     """A name that holds the video's, cut to what file systems allow."""
-    stem = file_stem(video).encode()[: MAX_NAME_BYTES - len(beginning) - len(ending)]
-    return beginning + stem.decode(errors="ignore") + ending
+    return beginning + _shorten(stem, MAX_NAME_BYTES - len(beginning) - len(ending)) + ending
+
+
+def _shorten(text: str, num_bytes: int) -> str:
+    return text.encode()[:num_bytes].decode(errors="ignore")
 
 
 __all__ = [
@@ -152,9 +203,12 @@ __all__ = [
     "Cut",
     "check_model_options",
     "cut_moments",
+    "distinct_stems",
+    "encode_document",
     "load_pipeline",
     "model_name",
     "open_video",
+    "safe_stem",
     "write_clips",
     "write_document",
 ]

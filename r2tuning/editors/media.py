@@ -11,7 +11,14 @@ from modeling_r2tuning.containers_r2tuning import open_stream
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames
 from modeling_r2tuning.video_sound_r2tuning import choose_sound
 from modeling_r2tuning.video_source_r2tuning import ADDRESS, LocalCopy, display_name, make_source
-from r2tuning.editors.timecode import DROP_FRAME_RATES, format_timecode, parse_timecode, timecode_rate, to_frame
+from r2tuning.editors.timecode import (
+    DROP_FRAME_RATES,
+    RATE_TOLERANCE,
+    format_timecode,
+    parse_timecode,
+    timecode_rate,
+    to_frame,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -103,13 +110,10 @@ def _find_timecode(container: Any, stream: Any) -> str | None:
 
 def _start(name: str, own_rate: Fraction, rate: Fraction, label: str | None) -> tuple[int, bool]:
     """The frame at which the timecode of a video starts, and whether it is drop-frame."""
-    if timecode_rate(own_rate) != own_rate and label is None:
-        logger.info(
-            "%s has %.3f frames per second; its timecode counts %.3f frames per second",
-            name,
-            own_rate,
-            rate,
-        )
+    if abs(own_rate - rate) > RATE_TOLERANCE * rate:
+        # No label fits such a rate, whatever the file states.
+        logger.info("'%s' has %.3f frames per second; its timecode counts %.3f, from 0", name, own_rate, rate)
+        return 0, rate in DROP_FRAME_RATES
     if label is None:
         return 0, rate in DROP_FRAME_RATES
     try:

@@ -111,6 +111,7 @@ def parse_timecode(label: str, rate: Fraction) -> tuple[int, bool]:
 
 __all__ = [
     "DROP_FRAME_RATES",
+    "RATE_TOLERANCE",
     "TIMECODE_RATES",
     "format_timecode",
     "nominal_rate",

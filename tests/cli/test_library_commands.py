@@ -1,8 +1,10 @@
 """`r2tuning index`, `search` and `library`: what they print, write and refuse."""
 
+import csv
 import json
 import os
 import re
+from xml.etree import ElementTree
 
 import pytest
 from cli_output import read_json
@@ -110,6 +112,23 @@ def test_json_may_go_to_standard_output(library, run, capsys):
     assert json.loads(out)["answers"][0]["query"] == "a"
 
 
+def test_search_exports_the_moments_of_all_videos(library, videos, run, tmp_path):
+    csv_path, xml_path = tmp_path / "found.csv", tmp_path / "found.fcpxml"
+    options = ("--json", tmp_path / "found.json", "--export", csv_path, "--export", xml_path)
+    status, _, err = run("search", library, "a", "--top", 4, *options)
+    assert status == 0
+    assert err[1:] == [f"r2tuning: wrote {csv_path}", f"r2tuning: wrote {xml_path}"]
+    found = read_json(tmp_path / "found.json")["answers"][0]["moments"]
+    with open(csv_path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [moment for moment in found if moment["start"] < min(moment["end"], 8.0)]
+    assert [(row["video"], row["start_sec"]) for row in rows] == [
+        (moment["path"], f"{moment['start']:.3f}") for moment in kept
+    ]
+    assert float(rows[0]["probability"]) == pytest.approx(kept[0]["probability"], abs=1e-6)
+    assert len(list(ElementTree.parse(xml_path).iter("asset-clip"))) == len(kept) > 0
+
+
 def test_a_missing_video_is_named(library, videos, run, tmp_path):
     (videos / "one.mp4").unlink()
     status, out, err = run("search", library, "a", "--clips", tmp_path / "clips", "--plot", tmp_path / "found.png")
@@ -143,6 +162,7 @@ REFUSED = {
     "no library": (("search", "nowhere", "a"), "There is no library at '.*nowhere'"),
     "empty query": (("search", "LIB", " "), "QUERY"),
     "plot ending": (("search", "LIB", "a", "--plot", "x.gif"), "`--plot` must end in .png"),
+    "export of one video": (("search", "LIB", "a", "--export", "x.srt"), "moments of one video only; use one of .csv"),
     "date": (("search", "LIB", "a", "--after", "yesterday"), "must be a date such as"),
     "no video": (("index", "nothing", "--library", "LIB"), "There is no file or folder '.*nothing'"),
     "late copies": (("index", "VIDEOS", "--library", "LIB", "--keep-features"), "`--keep-features` cannot be set"),

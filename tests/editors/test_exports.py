@@ -440,7 +440,7 @@ def test_a_rate_without_timecode_is_reported(tmp_path, caplog):
     path = write_video(tmp_path / "video.mp4", count=10, rate=7)
     with caplog.at_level(logging.INFO):
         assert read_edited_video(path).rate == 30
-    assert "has 7.000 frames per second; its timecode counts 30.000" in caplog.text
+    assert "has 7.000 frames per second; its timecode counts 30.000, from 0" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["out.txt", "out.mp4", ".csv", "csv"])
