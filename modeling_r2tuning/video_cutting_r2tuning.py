@@ -1,4 +1,7 @@
-"""Write a part of a video as a file."""
+"""Write a part of a video as a file: encoded as h264 and AAC, or copied between key pictures without encoding.
+
+A key picture is one at which decoding can start.
+"""
 
 import logging
 import math
@@ -9,19 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from .containers_r2tuning import VideoSource, import_av
+from .containers_r2tuning import VideoSource, import_av, open_stream
 from .video_selection_r2tuning import repeat_pictures, select_pictures
-from .video_sound_r2tuning import SAMPLE_FORMAT, SoundFormat, find_sound, read_sound
+from .video_sound_r2tuning import SAMPLE_FORMAT, SoundFormat, choose_sound, find_sound, read_sound
 from .video_timeline_r2tuning import Timeline
 
 
-__all__ = ["encode_part"]
+__all__ = ["COPY_FORMATS", "choose_copy_ending", "copy_part", "encode_part"]
 
 logger = logging.getLogger(__name__)
 
 AUDIO_BITS = 96_000  # per second and channel
 # The tables come before the pictures, so that browsers can play the file while it loads.
 MP4_OPTIONS = {"movflags": "+faststart"}
+# What players open in an mp4 file. Everything else is copied to Matroska, which takes almost any codec.
+MP4_VIDEO = ("h264", "hevc", "av1", "mpeg4")
+MP4_SOUND = ("aac", "mp3", "ac3", "eac3", "alac")
+COPY_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # FFmpeg's names by ending
 
 
 def encode_part(path: Path, source: VideoSource, timeline: Timeline, start: Fraction, end: Fraction) -> None:
@@ -124,3 +131,109 @@ def _mux(container: Any, pictures: Iterator[Any], sound: list[Any]) -> None:
 
 def _time(packet: Any) -> Fraction:
     return packet.dts * packet.time_base
+
+
+# ---- copies --------------------------------------------------------------------------------------------------------
+
+
+def choose_copy_ending(source: VideoSource) -> str:
+    """Ending of a file that can take a copy of the video's pictures and sound: ".mp4" if possible, else ".mkv"."""
+    with open_stream(source) as (_, container, stream):
+        sound = choose_sound(container)
+        takes_sound = sound is None or sound.codec_context.name in MP4_SOUND
+        is_mp4 = stream.codec_context.codec.canonical_name in MP4_VIDEO and takes_sound
+    return ".mp4" if is_mp4 else ".mkv"
+
+
+def copy_part(
+    path: Path, source: VideoSource, timeline: Timeline, start: Fraction, end: Fraction
+) -> tuple[Fraction, Fraction]:
+    """Copy a part of a video, from the key picture nearest to its start to the one nearest to its end.
+
+    Args:
+        path: File to write; its ending is one of `COPY_FORMATS`.
+        source: The video.
+        timeline: Its timeline.
+        start: Start of the part in seconds since the first picture.
+        end: End of the part in seconds.
+
+    Returns:
+        Start and end of what was copied, in seconds since the first picture.
+
+    Raises:
+        OSError: The file cannot be written, or its format cannot hold the video.
+        ValueError: The file of the video states no times of its pictures, or its clock jumps.
+    """
+    if not timeline.has_picture_times or timeline.clock_start is None:
+        raise ValueError(
+            f"{source.name} does not state when each picture is shown, so that nothing can be copied from it; cut it "
+            "without `copy`."
+        )
+    av = import_av()
+    first, last = _nearest_keys(timeline, start / timeline.time_base, end / timeline.time_base)
+    is_copied = _plan_copy(timeline, first, last)
+    copied = timeline.pts[is_copied]
+    copied_start = int(copied.min()) * timeline.time_base
+    copied_end = min((int(copied.max()) + timeline.gap) * timeline.time_base, timeline.duration)
+    try:
+        with av.open(f"file:{path}", "w", format=COPY_FORMATS[path.suffix.lower()], options=MP4_OPTIONS) as output:
+            _copy_packets(output, source, is_copied, timeline.clock_start + copied_start, copied_end - copied_start)
+    except av.error.FFmpegError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return copied_start, copied_end
+
+
+def _nearest_keys(timeline: Timeline, start: Fraction, end: Fraction) -> tuple[int, int]:
+    """Positions of the packets at which a copy starts and before which it ends; times are in the timeline's unit."""
+    keys = np.flatnonzero(timeline.is_entry & timeline.is_shown)
+    first = min(keys.tolist(), key=lambda key: abs(int(timeline.pts[key]) - start))
+    last, miss = len(timeline.pts), abs(timeline.duration / timeline.time_base - end)
+    for key in keys[keys > first].tolist():
+        distance = abs(int(timeline.pts[key]) - end)
+        if distance < miss:
+            last, miss = key, distance
+    return first, last
+
+
+def _plan_copy(timeline: Timeline, first: int, last: int) -> np.ndarray:
+    """Which packets are copied `(num_packets,)`.
+
+    A picture that is stored after the first key picture but shown before it refers to pictures that are not copied.
+    """
+    position = np.arange(len(timeline.pts))
+    is_between = (position >= first) & (position < last)
+    return is_between & (timeline.pts >= timeline.pts[first])
+
+
+def _copy_packets(output: Any, source: VideoSource, is_copied: np.ndarray, start: Fraction, length: Fraction) -> None:
+    """Copy packets of the pictures and those of the sound that begin at the same time; `start` is on the file's clock."""
+    with open_stream(source) as (_, container, pictures):
+        sound = choose_sound(container)
+        streams = [pictures] if sound is None else [pictures, sound]
+        outputs = {stream.index: output.add_stream_from_template(stream) for stream in streams}
+        position, num_left = -1, int(is_copied.sum())
+        for packet in container.demux(streams):
+            if not packet.size:
+                continue
+            if packet.stream == pictures:
+                position += 1
+                is_wanted = bool(is_copied[position])
+                num_left -= is_wanted
+            else:
+                time = packet.pts * packet.time_base - start
+                is_wanted = 0 <= time < length
+                if num_left == 0 and time >= length:
+                    break
+            if is_wanted:
+                _shift(packet, start)
+                packet.stream = outputs[packet.stream.index]
+                output.mux(packet)
+            if num_left == 0 and sound is None:
+                break
+
+
+def _shift(packet: Any, start: Fraction) -> None:
+    ticks = round(start / packet.time_base)
+    packet.pts -= ticks
+    if packet.dts is not None:
+        packet.dts -= ticks

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 
 from .containers_r2tuning import MAX_PIXELS
 from .files_r2tuning import check_replaceable, writing
-from .video_cutting_r2tuning import encode_part
+from .video_cutting_r2tuning import COPY_FORMATS, choose_copy_ending, copy_part, encode_part
 from .video_rendering_r2tuning import INTERPOLATIONS
 from .video_selection_r2tuning import repeat_pictures, select_pictures
 from .video_source_r2tuning import VideoInput, make_source
@@ -29,8 +30,11 @@ from .video_timeline_r2tuning import scan
 __all__ = [
     "MAX_DENOMINATOR",
     "MAX_FRAMES",
+    "CopiedPart",
     "VideoFrameIterator",
     "VideoFrames",
+    "copy_clip",
+    "copy_ending",
     "cut_clip",
     "iter_video_frames",
     "load_video_frames",
@@ -256,6 +260,72 @@ def cut_clip(
     start, end = _check_range(start_sec, end_sec, timeline.duration)
     with writing(output_path) as partial:
         encode_part(partial, source, timeline, start, end)
+
+
+@dataclass(frozen=True)
+class CopiedPart:
+    """What `copy_clip` wrote.
+
+    Args:
+        start_sec: Its start, in seconds since the first picture of the video.
+        end_sec: Its end.
+    """
+
+    start_sec: float
+    end_sec: float
+
+
+def copy_clip(
+    video: VideoInput,
+    output_path: str | os.PathLike,
+    start_sec: float,
+    end_sec: float,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> CopiedPart:
+    """Cut a part of a video out without encoding it: from the key picture nearest to its start to that nearest to its end.
+
+    This takes as long as reading the file and loses no quality. Key pictures may be many seconds apart; the result says
+    which part was written. The sound is that of `cut_clip`, copied too.
+
+    Args:
+        video: Path, bytes of a file, binary file object or http(s) address.
+        output_path: File to write, ending in .mp4, .mov or .mkv; an existing one is replaced. `copy_ending` names an
+            ending that can hold the video.
+        start_sec: Start of the part, in seconds since the first picture.
+        end_sec: End of the part, in seconds.
+        max_pixels: Largest number of pixels of a picture.
+
+    Returns:
+        The part that was written.
+
+    Raises:
+        FileExistsError: `output_path` is `video` itself, or not a regular file.
+        ImportError: PyAV is not installed.
+        OSError: `output_path` cannot be written, or its format cannot hold the video.
+        ValueError: The video cannot be read, the part does not lie within it, `output_path` has another ending, or the
+            file of the video does not state when its pictures are shown.
+    """
+    if Path(output_path).suffix.lower() not in COPY_FORMATS:
+        raise ValueError(f"`output_path` must end in {', '.join(COPY_FORMATS)}, got '{output_path}'.")
+    inputs = [video] if isinstance(video, str | os.PathLike) else []
+    check_replaceable(output_path, *inputs)
+    source = make_source(video, _as_count("max_pixels", max_pixels))
+    timeline = scan(source)
+    start, end = _check_range(start_sec, end_sec, timeline.duration)
+    with writing(output_path) as partial:
+        copied_start, copied_end = copy_part(partial, source, timeline, start, end)
+    return CopiedPart(float(copied_start), float(copied_end))
+
+
+def copy_ending(video: VideoInput) -> str:
+    """Ending of a file that `copy_clip` can copy a video to: ".mp4" if players open it so, else ".mkv".
+
+    Raises:
+        FileNotFoundError: The path does not exist.
+        ValueError: The video cannot be read.
+    """
+    return choose_copy_ending(make_source(video))
 
 
 # ---- arguments and times ----

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import video_samples as samples
 
-from modeling_r2tuning.video_io_r2tuning import cut_clip
+from modeling_r2tuning.video_io_r2tuning import copy_clip, copy_ending, cut_clip, load_video_frames
 
 
 RATE = 25
@@ -40,11 +40,13 @@ def write_beeping_video(
     delay=0.0,
     rotation=0,
     pix_fmt="yuv420p",
+    gop=25,
 ):
     """A video whose white pictures coincide with beeps; the last of several languages is the default one."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(video, rate=RATE)
+        stream = container.add_stream(video, rate=RATE, options={"sc_threshold": "0"} if video == "libx264" else {})
         stream.width, stream.height, stream.pix_fmt = 80, 48, pix_fmt
+        stream.codec_context.gop_size = gop
         if rotation:
             stream.set_display_rotation(rotation)
         sounds = []
@@ -199,3 +201,97 @@ def test_damaged_sound_costs_no_more_than_itself(tmp_path, caplog):
     cut_clip(path, tmp_path / "clip.mp4", 0.3, 3.7)
     assert "1 packets of the sound" in caplog.text
     assert_beeps_with_flashes(tmp_path / "clip.mp4", 0.3)
+
+
+# ---- copies --------------------------------------------------------------------------------------------------------
+
+
+def packets_of(path, kind):
+    with av.open(str(path)) as container:
+        stream = getattr(container.streams, kind)[0]
+        return [bytes(packet) for packet in container.demux(stream) if packet.size]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "first", "last"),
+    [
+        (1.1, 2.9, 25, 75),  # key pictures are one second apart
+        (0.9, 3.1, 25, 75),
+        (0.2, 0.4, 0, 25),  # at least one group of pictures
+        (3.2, 4.0, 75, 100),
+        (0.0, 4.0, 0, 100),
+    ],
+)
+def test_copy_lasts_from_key_picture_to_key_picture(start, end, first, last, tmp_path):
+    path = samples.write_video(
+        tmp_path / "video.mp4", count=100, gop=25, max_b_frames=2, options={"sc_threshold": "0"}
+    )
+    part = copy_clip(path, tmp_path / "copy.mp4", start, end)
+    assert (part.start_sec, part.end_sec) == pytest.approx((first / 25, last / 25))
+    clip = load_video_frames(tmp_path / "copy.mp4", 25)
+    assert samples.read_numbers(clip.frames) == list(range(first, last))
+    assert clip.duration_sec == pytest.approx((last - first) / 25, abs=1e-3)
+    packets = packets_of(path, "video")
+    assert packets_of(tmp_path / "copy.mp4", "video")[1:] == packets[first + 1 : last]
+
+
+@pytest.mark.parametrize("name", ["video.mp4", "video.mov", "video.mkv", "video.ts"])
+def test_copied_sound_is_in_time_with_the_pictures(name, tmp_path):
+    path = write_beeping_video(tmp_path / name, gop=10, rotation=0 if name.endswith("ts") else 90)
+    part = copy_clip(path, tmp_path / "copy.mp4", 0.4, 3.7)
+    assert (part.start_sec, part.end_sec) == pytest.approx((0.4, 3.6), abs=1e-3)
+    assert_beeps_with_flashes(tmp_path / "copy.mp4", 0.4)
+    with av.open(str(tmp_path / "copy.mp4")) as container:
+        frame = next(container.decode(video=0))
+        assert frame.rotation == (0 if name.endswith("ts") else 90)
+        assert len(container.streams) == 2
+
+
+def test_copied_sound_is_in_the_default_language(tmp_path):
+    path = write_beeping_video(tmp_path / "video.mkv", languages=("eng", "deu"))
+    copy_clip(path, tmp_path / "copy.mkv", 0, 4)
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(audio=1) if packet.size]
+    # The first packet holds what the encoder puts before time 0.
+    assert packets_of(tmp_path / "copy.mkv", "audio") == packets[1:]
+
+
+def test_copy_of_an_open_group_starts_with_its_key_picture(tmp_path):
+    """Pictures stored after it but shown before it refer to the group before; they are left out at both ends."""
+    options = {"x264-params": samples.OPEN_GOP}
+    path = samples.write_video(tmp_path / "video.mkv", count=100, options=options)
+    part = copy_clip(path, tmp_path / "copy.mkv", 1.0, 2.1)
+    numbers = samples.read_numbers(load_video_frames(tmp_path / "copy.mkv", 25).frames)
+    assert numbers[0] == round(part.start_sec * 25)
+    assert numbers == list(range(numbers[0], round(part.end_sec * 25)))
+    assert 20 < len(numbers) < 30
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "ending"),
+    [
+        ("a.mp4", {}, ".mp4"),
+        ("b.mkv", {"audio": "libopus"}, ".mkv"),
+        ("c.webm", {"video": "libvpx-vp9", "audio": "libopus"}, ".mkv"),
+        ("d.ts", {"audio": "mp2"}, ".mkv"),
+    ],
+)
+def test_ending_of_a_copy(name, options, ending, tmp_path):
+    path = write_beeping_video(tmp_path / name, **options)
+    assert copy_ending(path) == ending
+    copy_clip(path, tmp_path / f"copy{ending}", 0, 4)
+    assert_beeps_with_flashes(tmp_path / f"copy{ending}", 0)
+
+
+def test_what_cannot_be_copied(tmp_path):
+    avi = samples.write_video(tmp_path / "video.avi", count=50, max_b_frames=2)
+    with pytest.raises(ValueError, match="does not state when each picture is shown.*without `copy`"):
+        copy_clip(avi, tmp_path / "copy.mp4", 0, 1)
+    with pytest.raises(ValueError, match=r"`output_path` must end in \.mp4, \.mov, \.mkv, got"):
+        copy_clip(avi, tmp_path / "copy.gif", 0, 1)
+    video = samples.write_video(tmp_path / "video.mp4", count=50)
+    with pytest.raises(ValueError, match="both inside the video's 2 seconds"):
+        copy_clip(video, tmp_path / "copy.mp4", 3, 4)
+    with pytest.raises(FileExistsError, match="it is an input"):
+        copy_clip(video, video, 0, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["video.avi", "video.mp4"]
