@@ -244,6 +244,12 @@ def add_export_arguments(group: argparse._ActionsContainer, moments: str) -> Non
     """Arguments for clips and edit lists of `moments`."""
     group.add_argument("--clips", type=Path, metavar="DIR", help=f"cut out {moments} as mp4 files, with their sound")
     group.add_argument(
+        "--copy",
+        action="store_true",
+        help="cut the clips without encoding, from the key picture nearest to each start to that nearest to the end: quick and "
+        "without loss, but off by up to some seconds, which are reported",
+    )
+    group.add_argument(
         "--export",
         type=Path,
         action="append",
@@ -255,9 +261,11 @@ def add_export_arguments(group: argparse._ActionsContainer, moments: str) -> Non
     )
 
 
-def check_exports(paths: list[Path], *, is_one_video: bool) -> None:
-    """Refuse files that `--export` cannot write."""
-    for path in paths:
+def check_exports(args: argparse.Namespace, *, is_one_video: bool) -> None:
+    """Refuse files that `--export` cannot write, and `--copy` without clips."""
+    if args.copy and args.clips is None:
+        raise ValueError("`copy` needs `clips`, the folder for the copies")
+    for path in args.export:
         name = path.name.lower()
         ending = next((ending for ending in EXPORT_ENDINGS if name.endswith(ending) and name != ending), None)
         if ending is None:
@@ -290,7 +298,7 @@ def check_ground(args: argparse.Namespace) -> None:
     for name in ("json", "plot"):
         if getattr(args, name) is not None and not is_one_video:
             raise ValueError(f"`{name}` takes the answers about one video; for several there is `jsonl`")
-    check_exports(args.export, is_one_video=is_one_video)
+    check_exports(args, is_one_video=is_one_video)
     if args.json == args.jsonl == Path("-"):
         raise ValueError("`json` and `jsonl` cannot both go to standard output")
     if args.plot is not None and args.plot.suffix.lower() not in PLOT_ENDINGS:

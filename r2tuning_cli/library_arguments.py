@@ -137,7 +137,7 @@ def check_index(args: argparse.Namespace) -> None:
 
 def check_search(args: argparse.Namespace) -> None:
     """Refuse arguments of `r2tuning search` that cannot be meant."""
-    check_exports(args.export, is_one_video=False)
+    check_exports(args, is_one_video=False)
     if args.plot is not None and args.plot.suffix.lower() not in PLOT_ENDINGS:
         raise ValueError(f"`plot` must end in {', '.join(PLOT_ENDINGS)}, got '{args.plot}'")
 

@@ -202,7 +202,7 @@ class _Run:
             plot_grounding(answers, video, args.plot, top=args.top)
             logger.info("wrote %s", args.plot)
         if args.clips is not None:
-            cut_moments(answers, video, duration_sec, args.clips, args.top, self.stems[path])
+            cut_moments(answers, video, duration_sec, args.clips, args.top, self.stems[path], copy=args.copy)
         if args.export:
             edited = read_edited_video(video)
             self.exported_videos.append(edited)

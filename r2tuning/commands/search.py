@@ -65,7 +65,7 @@ def _search(args: argparse.Namespace) -> int:
         plot_search(answers, args.plot)
         logger.info("wrote %s", args.plot)
     if args.clips is not None:
-        write_clips(_list_cuts(answers), args.clips)
+        write_clips(_list_cuts(answers), args.clips, copy=args.copy)
     if args.export:
         _write_exports(answers, args.export)
     return 0

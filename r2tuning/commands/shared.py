@@ -18,7 +18,7 @@ from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
-from modeling_r2tuning.video_io_r2tuning import cut_clip
+from modeling_r2tuning.video_io_r2tuning import copy_clip, copy_ending, cut_clip
 from modeling_r2tuning.video_source_r2tuning import LocalCopy, file_stem, local_copy
 from r2tuning.checks import check_model_type, choose_device, locate_model
 from r2tuning.released.resolve import check_original, resolve_checkpoint
@@ -104,6 +104,8 @@ def cut_moments(
     folder: Path,
     top: int,
     stem: str | None = None,
+    *,
+    copy: bool = False,
 ) -> None:
     """Write the best moments of each query as files, named so that they sort by query and rank.
 
@@ -114,6 +116,7 @@ def cut_moments(
         folder: Folder for the files.
         top: Largest number of moments of each query.
         stem: What the names say of the video; by default its own name.
+        copy: As for `write_clips`.
     """
     stem = safe_stem(video) if stem is None else stem
     cuts = []
@@ -123,24 +126,41 @@ def cut_moments(
             logger.info("nothing is cut for query %d: %s", query, absence)
         for rank, moment in enumerate(answer["moments"][:top], 1):
             cuts.append(Cut(video, query, rank, moment["start"], min(moment["end"], duration_sec), stem))
-    write_clips(cuts, folder)
+    write_clips(cuts, folder, copy=copy)
 
 
-def write_clips(cuts: list[Cut], folder: Path) -> None:
-    """Write parts of videos as files, named so that they sort by query and rank."""
+def write_clips(cuts: list[Cut], folder: Path, *, copy: bool = False) -> None:
+    """Write parts of videos as files, named so that they sort by query and rank.
+
+    Args:
+        cuts: The parts.
+        folder: Folder for the files.
+        copy: Whether they are copied between key pictures instead of encoded; each miss is logged.
+    """
     largest = max((max(cut.query, cut.rank) for cut in cuts), default=1)
     digits = max(2, len(str(largest)))
     num_clips = 0
     with progress_bar("cutting clips", " clips") as progress:
-        for count, (video, query, rank, start, end, stem) in enumerate(cuts, 1):
-            if start < end:
-                place = f"query{query:0{digits}}_moment{rank:0{digits}}_"
-                cut_clip(video, folder / _clip_name(place, stem, f"_{start:.1f}-{end:.1f}s.mp4"), start, end)
+        for count, cut in enumerate(cuts, 1):
+            if cut.start < cut.end:
+                _write_clip(cut, folder, f"query{cut.query:0{digits}}_moment{cut.rank:0{digits}}_", copy=copy)
                 num_clips += 1
             else:
-                logger.warning("moment %d of query %d is empty and was not cut", rank, query)
+                logger.warning("moment %d of query %d is empty and was not cut", cut.rank, cut.query)
             progress(count, len(cuts))
     logger.info("wrote %d clips to %s", num_clips, folder)
+
+
+def _write_clip(cut: Cut, folder: Path, beginning: str, *, copy: bool) -> None:
+    ending = f"_{cut.start:.1f}-{cut.end:.1f}s"
+    if not copy:
+        cut_clip(cut.video, folder / _clip_name(beginning, cut.stem, f"{ending}.mp4"), cut.start, cut.end)
+        return
+    name = _clip_name(beginning, cut.stem, ending + copy_ending(cut.video))
+    part = copy_clip(cut.video, folder / name, cut.start, cut.end)
+    logger.info(
+        "%s starts %+.2f s and ends %+.2f s from the moment", name, part.start_sec - cut.start, part.end_sec - cut.end
+    )
 
 
 def write_document(document: dict[str, Any], path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from cli_output import DURATION_SEC, QUERIES, only_line, read_json
-from video_samples import write_video
+from video_samples import read_numbers, write_video
 
+from modeling_r2tuning.video_io_r2tuning import load_video_frames
 from r2tuning.commands import ground as ground_module
 from r2tuning.commands.shared import distinct_stems
 from r2tuning_cli.main import main
@@ -145,6 +146,7 @@ def test_names_that_no_file_system_refuses(tmp_path):
         (["VIDEO", "a", "--export", "out.mp4"], "`--export` must end in .csv, "),
         (["VIDEO", "a", "--json", "-", "--jsonl", "-"], "`--json` and `--jsonl` cannot both go to standard output"),
         (["VIDEO", "-q", " "], "QUERY"),
+        (["VIDEO", "a", "--copy"], "`--copy` needs `--clips`"),
         (["VIDEO", "--queries", "VIDEO"], "`--queries` 'VIDEO' must be a text file in UTF-8"),
         (["VIDEO", "--queries", "empty.txt"], "must hold a query on each line"),
         (["VIDEO", "--queries", "gone.txt"], "No such file"),
@@ -162,6 +164,25 @@ def test_wrong_arguments(arguments, message, run, video, videos, tmp_path, monke
     status, out, err = run(*(places.get(argument, argument) for argument in arguments))
     assert (status, out) == (2, "")
     assert message.replace("'VIDEO'", f"'{places['VIDEO']}'") in only_line(err)
+
+
+# ---- copies --------------------------------------------------------------------------------------------------------
+
+
+def test_copied_clips_say_by_how_much_they_missed(run, tmp_path):
+    """Key pictures are five seconds apart: the moments 4 to 9.96 and 12.25 to 20 become 5 to 10 and 10 to 20."""
+    video = write_video(tmp_path / "talk.mkv", count=5 * DURATION_SEC, rate=5, options={"sc_threshold": "0"})
+    status, _, err = run(video, "a man", "--clips", tmp_path / "clips", "--copy")
+    assert status == 0
+    first, second = "query01_moment01_talk_4.0-10.0s.mp4", "query01_moment02_talk_12.2-20.0s.mp4"
+    assert err.splitlines() == [
+        f"r2tuning: {first} starts +1.00 s and ends +0.04 s from the moment",
+        f"r2tuning: {second} starts -2.25 s and ends +0.00 s from the moment",
+        "r2tuning: warning: moment 3 of query 1 is empty and was not cut",
+        f"r2tuning: wrote 2 clips to {tmp_path / 'clips'}",
+    ]
+    frames = load_video_frames(tmp_path / "clips" / first, 5).frames
+    assert read_numbers(frames) == list(range(25, 50))
 
 
 # ---- exports -------------------------------------------------------------------------------------------------------
