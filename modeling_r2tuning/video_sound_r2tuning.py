@@ -117,7 +117,8 @@ def _place_samples(
 
 def _resample(source: VideoSource, sound: SoundFormat, start: Fraction, end: Fraction) -> Iterator[Any]:
     """PyAV's audio frames between two times, converted to one format."""
-    resampler, converted = None, None
+    resampler: Any = None
+    converted: tuple[str, str, int] | None = None
     for frame in _decode(source, start, end):
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
         if form != converted:
@@ -134,7 +135,7 @@ def _decode(source: VideoSource, start: Fraction, end: Fraction) -> Iterator[Any
     """Decode the packets of the sound between two times; a damaged one is left out and counted."""
     num_damaged = 0
     with open_stream(source) as (av, container, _):
-        stream = choose_sound(container)
+        stream: Any = choose_sound(container)  # there is one, or `sound` would not have been found
         for packet in _packets(av, container, stream, start, end):
             try:
                 frames = stream.codec_context.decode(packet)

@@ -155,10 +155,13 @@ class _Run:
                     self.failed[path] = str(error)
                     self.write_json_line({"video": display_name(path), "error": str(error)})
                     continue
-                self._write(path, video, duration_sec, answers)
+                try:
+                    self._write(path, video, duration_sec, answers)
+                except ValueError as error:  # such as a file from which nothing can be copied
+                    self.failed[path] = str(error)
                 write_line(self.table, "")
         if self.failed:
-            logger.warning("%d of %d videos could not be read:", len(self.failed), len(videos))
+            logger.warning("%d of %d videos failed:", len(self.failed), len(videos))
         for path, reason in self.failed.items():
             logger.warning("'%s': %s", display_name(path), reason)
 

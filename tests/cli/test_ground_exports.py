@@ -59,7 +59,7 @@ def test_a_bad_video_is_skipped_and_named_at_the_end(run, videos, tmp_path):
         f"{names[2]} (0:20.0)",
     ]
     messages = err.splitlines()
-    assert messages[:1] == ["r2tuning: warning: 1 of 3 videos could not be read:"]
+    assert messages[:1] == ["r2tuning: warning: 1 of 3 videos failed:"]
     assert messages[1].startswith(f"r2tuning: warning: '{names[1]}': `video` '{names[1]}' cannot be read as a video")
     assert messages[2:] == [f"r2tuning: wrote {tmp_path / 'out.jsonl'}"]
 
@@ -110,14 +110,14 @@ def test_all_videos_bad(run, tmp_path):
     (tmp_path / "bad.mp4").write_text("")
     status, out, err = run(tmp_path / "bad.mp4", tmp_path / "gone.mp4", "-q", "a", "--export", tmp_path / "out.csv")
     assert (status, out) == (1, "")
-    assert "2 of 2 videos could not be read" in err
+    assert "2 of 2 videos failed" in err
     assert "because no video could be read" in err
     assert not (tmp_path / "out.csv").exists()
 
 
 def test_a_bad_model_is_no_fault_of_the_videos(videos, capsys):
     assert main(["ground", str(videos), "-q", "a", "--model", "/no/such/model"]) == 2
-    assert "videos could not be read" not in capsys.readouterr().err
+    assert "videos failed" not in capsys.readouterr().err
 
 
 def test_clips_of_videos_with_equal_names(run, videos, tmp_path):
@@ -183,6 +183,16 @@ def test_copied_clips_say_by_how_much_they_missed(run, tmp_path):
     ]
     frames = load_video_frames(tmp_path / "clips" / first, 5).frames
     assert read_numbers(frames) == list(range(25, 50))
+
+
+def test_a_video_that_cannot_be_copied_does_not_stop_the_others(run, video, tmp_path):
+    avi = write_video(tmp_path / "old.avi", count=100, rate=5, max_b_frames=2)
+    status, _, err = run(avi, video, "-q", "a", "--clips", tmp_path / "c", "--copy", "--jsonl", tmp_path / "out.jsonl")
+    assert status == 1
+    assert "does not state when each picture is shown" in err
+    assert "cut it without `--copy`" in err
+    assert [len(line["answers"]) for line in read_lines(tmp_path / "out.jsonl")] == [1, 1]
+    assert len(list((tmp_path / "c").iterdir())) == 2
 
 
 # ---- exports -------------------------------------------------------------------------------------------------------
