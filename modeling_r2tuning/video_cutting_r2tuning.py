@@ -97,8 +97,15 @@ def _encode_pictures(
             stream.height, stream.width = picture.shape[:2]
         frame = av.VideoFrame.from_ndarray(picture, "rgb24")
         frame.pts, frame.time_base = time, timeline.time_base
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
+        yield from _set_duration(stream.encode(frame), timeline)
+    yield from _set_duration(stream.encode(None), timeline)
+
+
+def _set_duration(packets: list[Any], timeline: Timeline) -> Iterator[Any]:
+    """Give packets the usual duration of a picture, which only counts for the last one; without it, that lasts no time."""
+    for packet in packets:
+        packet.duration = timeline.gap
+        yield packet
 
 
 def _encode_sound(container: Any, samples: Iterator[np.ndarray], sound: SoundFormat) -> list[Any]:

@@ -78,7 +78,8 @@ def read_edited_video(video: str | os.PathLike | LocalCopy) -> EditedVideo:
     _, height, width, _ = next(first).shape
     source = make_source(video)
     with open_stream(source) as (_, container, stream):
-        own_rate = Fraction(stream.average_rate or 0)
+        # FFmpeg's guess is right where the average is not: in a file whose last picture lasts longer or shorter.
+        own_rate = Fraction(stream.guessed_rate or stream.average_rate or 0)
         label = _find_timecode(container, stream)
         sound = choose_sound(container)
         num_channels, sample_rate = (0, 0) if sound is None else (sound.channels, sound.sample_rate)

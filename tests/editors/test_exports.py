@@ -436,6 +436,12 @@ def test_timecode_of_a_file(rate, label, expected, tmp_path):
     assert (video.start_frame, video.drop_frame) == expected
 
 
+def test_the_rate_is_that_of_most_pictures(tmp_path):
+    """One picture that lasts longer changes the average."""
+    path = write_video(tmp_path / "video.mp4", count=20, times=[*range(19), 40])
+    assert read_edited_video(path).rate == 25
+
+
 def test_a_rate_without_timecode_is_reported(tmp_path, caplog):
     path = write_video(tmp_path / "video.mp4", count=10, rate=7)
     with caplog.at_level(logging.INFO):

@@ -203,6 +203,16 @@ def test_damaged_sound_costs_no_more_than_itself(tmp_path, caplog):
     assert_beeps_with_flashes(tmp_path / "clip.mp4", 0.3)
 
 
+def test_the_last_picture_lasts_as_long_as_the_others(tmp_path):
+    path = samples.write_video(tmp_path / "video.mp4", count=100, rate=Fraction(30000, 1001))
+    cut_clip(path, tmp_path / "clip.mp4", 0.5005, 2.002)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.frames == 45
+        assert float(stream.duration * stream.time_base) == pytest.approx(45 * 1001 / 30000, abs=1e-4)
+        assert stream.average_rate == Fraction(30000, 1001)
+
+
 # ---- copies --------------------------------------------------------------------------------------------------------
 
 
