@@ -6,6 +6,7 @@ A key picture is one at which decoding can start.
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -168,26 +169,50 @@ def copy_part(
         Start and end of what was copied, in seconds since the first picture.
 
     Raises:
-        OSError: The file cannot be written, or its format cannot hold the video.
-        ValueError: The file of the video states no times of its pictures, or its clock jumps.
+        OSError: The file cannot be written.
+        ValueError: Its format cannot hold the video; or the file of the video states no times of its pictures or no key
+            pictures, or its clock jumps.
     """
     if not timeline.has_picture_times or timeline.clock_start is None:
         raise ValueError(
             f"{source.name} does not state when each picture is shown, so that nothing can be copied from it; cut it "
             "without `copy`."
         )
-    av = import_av()
+    if not (timeline.is_entry & timeline.is_shown).any():
+        raise ValueError(
+            f"{source.name} does not state which pictures are key pictures, so that nothing can be copied from it; cut it "
+            "without `copy`."
+        )
     first, last = _nearest_keys(timeline, start / timeline.time_base, end / timeline.time_base)
     is_copied = _plan_copy(timeline, first, last)
     copied = timeline.pts[is_copied]
     copied_start = int(copied.min()) * timeline.time_base
     copied_end = min((int(copied.max()) + timeline.gap) * timeline.time_base, timeline.duration)
-    try:
-        with av.open(f"file:{path}", "w", format=COPY_FORMATS[path.suffix.lower()], options=MP4_OPTIONS) as output:
-            _copy_packets(output, source, is_copied, timeline.clock_start + copied_start, copied_end - copied_start)
-    except av.error.FFmpegError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with open_stream(source) as (av, container, pictures):
+        sound = choose_sound(container)
+        streams = [pictures] if sound is None else [pictures, sound]
+        zero = timeline.clock_start + copied_start  # time 0 of the copy on the clock of the file
+        packets = _packets_to_copy(av, container, streams, is_copied, zero, copied_end - copied_start)
+        try:
+            with av.open(f"file:{path}", "w", format=COPY_FORMATS[path.suffix.lower()], options=MP4_OPTIONS) as output:
+                outputs = {stream.index: _add_copy(output, stream, source, path) for stream in streams}
+                for packet in packets:
+                    packet.stream = outputs[packet.stream.index]
+                    output.mux(packet)
+        except av.error.FFmpegError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
     return copied_start, copied_end
+
+
+def _add_copy(output: Any, stream: Any, source: VideoSource, path: Path) -> Any:
+    """Add a stream that takes packets of another one."""
+    try:
+        return output.add_stream_from_template(stream)
+    except ValueError as error:
+        codec = stream.codec_context.codec.canonical_name
+        raise ValueError(
+            f"`output_path` {path.name!r} cannot hold {codec}, the codec of {source.name}; pass one that ends in .mkv."
+        ) from error
 
 
 def _nearest_keys(timeline: Timeline, start: Fraction, end: Fraction) -> tuple[int, int]:
@@ -205,24 +230,33 @@ def _nearest_keys(timeline: Timeline, start: Fraction, end: Fraction) -> tuple[i
 def _plan_copy(timeline: Timeline, first: int, last: int) -> np.ndarray:
     """Which packets are copied `(num_packets,)`.
 
-    A picture that is stored after the first key picture but shown before it refers to pictures that are not copied.
+    A picture that is stored after the first key picture but shown before it refers to pictures that are not copied. What
+    an edit list hides at the end stays out, too.
     """
     position = np.arange(len(timeline.pts))
     is_between = (position >= first) & (position < last)
-    return is_between & (timeline.pts >= timeline.pts[first])
+    return is_between & (timeline.pts >= timeline.pts[first]) & (timeline.pts <= timeline.times[-1])
 
 
-def _copy_packets(output: Any, source: VideoSource, is_copied: np.ndarray, start: Fraction, length: Fraction) -> None:
-    """Copy packets of the pictures and those of the sound that begin at the same time; `start` is on the file's clock."""
-    with open_stream(source) as (_, container, pictures):
-        sound = choose_sound(container)
-        streams = [pictures] if sound is None else [pictures, sound]
-        outputs = {stream.index: output.add_stream_from_template(stream) for stream in streams}
-        position, num_left = -1, int(is_copied.sum())
+def _packets_to_copy(
+    av: Any, container: Any, streams: list[Any], is_copied: np.ndarray, start: Fraction, length: Fraction
+) -> Iterator[Any]:
+    """The packets of a copy, with times from its start, up to one that cannot be read.
+
+    Args:
+        av: PyAV.
+        container: The video.
+        streams: Its pictures and, if there is any, its sound.
+        is_copied: `(num_packets,)` of the pictures.
+        start: Start of the copy in seconds on the clock of the file.
+        length: Length of the copy in seconds.
+    """
+    position, num_left = -1, int(is_copied.sum())
+    with suppress(av.error.FFmpegError):
         for packet in container.demux(streams):
-            if not packet.size:
+            if not packet.size or packet.pts is None:
                 continue
-            if packet.stream == pictures:
+            if packet.stream == streams[0]:
                 position += 1
                 is_wanted = bool(is_copied[position])
                 num_left -= is_wanted
@@ -232,15 +266,14 @@ def _copy_packets(output: Any, source: VideoSource, is_copied: np.ndarray, start
                 if num_left == 0 and time >= length:
                     break
             if is_wanted:
-                _shift(packet, start)
-                packet.stream = outputs[packet.stream.index]
-                output.mux(packet)
-            if num_left == 0 and sound is None:
+                yield _shift(packet, start)
+            if num_left == 0 and len(streams) == 1:
                 break
 
 
-def _shift(packet: Any, start: Fraction) -> None:
+def _shift(packet: Any, start: Fraction) -> Any:
     ticks = round(start / packet.time_base)
     packet.pts -= ticks
     if packet.dts is not None:
         packet.dts -= ticks
+    return packet

@@ -302,9 +302,10 @@ def copy_clip(
     Raises:
         FileExistsError: `output_path` is `video` itself, or not a regular file.
         ImportError: PyAV is not installed.
-        OSError: `output_path` cannot be written, or its format cannot hold the video.
-        ValueError: The video cannot be read, the part does not lie within it, `output_path` has another ending, or the
-            file of the video does not state when its pictures are shown.
+        OSError: `output_path` cannot be written.
+        ValueError: The video cannot be read, the part does not lie within it, `output_path` has another ending or one
+            that cannot hold the video, or the file of the video does not state when its pictures are shown or which are
+            key pictures.
     """
     if Path(output_path).suffix.lower() not in COPY_FORMATS:
         raise ValueError(f"`output_path` must end in {', '.join(COPY_FORMATS)}, got '{output_path}'.")

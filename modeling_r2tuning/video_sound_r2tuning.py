@@ -47,9 +47,10 @@ def choose_sound(container: Any) -> Any | None:
 
     Streams without a decoder do not count.
     """
+    default = import_av().stream.Disposition.default
     streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
     for stream in streams:
-        if stream.disposition.name and "default" in stream.disposition.name:
+        if stream.disposition & default:
             return stream
     return streams[0] if streams else None
 

@@ -299,9 +299,15 @@ def test_what_cannot_be_copied(tmp_path):
         copy_clip(avi, tmp_path / "copy.mp4", 0, 1)
     with pytest.raises(ValueError, match=r"`output_path` must end in \.mp4, \.mov, \.mkv, got"):
         copy_clip(avi, tmp_path / "copy.gif", 0, 1)
+    flash = samples.write_video(tmp_path / "video.flv", count=50, codec="flv")
+    with pytest.raises(ValueError, match="does not state which pictures are key pictures.*without `copy`"):
+        copy_clip(flash, tmp_path / "copy.mp4", 0, 1)
+    vp8 = samples.write_video(tmp_path / "video.webm", count=50, codec="libvpx")
+    with pytest.raises(ValueError, match="`output_path` 'copy.mp4' cannot hold vp8.* ends in .mkv"):
+        copy_clip(vp8, tmp_path / "copy.mp4", 0, 1)
     video = samples.write_video(tmp_path / "video.mp4", count=50)
     with pytest.raises(ValueError, match="both inside the video's 2 seconds"):
         copy_clip(video, tmp_path / "copy.mp4", 3, 4)
     with pytest.raises(FileExistsError, match="it is an input"):
         copy_clip(video, video, 0, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["video.avi", "video.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["video.avi", "video.flv", "video.mp4", "video.webm"]
