@@ -207,7 +207,8 @@ def copy_part(
 def _add_copy(output: Any, stream: Any, source: VideoSource, path: Path) -> Any:
     """Add a stream that takes packets of another one."""
     try:
-        return output.add_stream_from_template(stream)
+        # "opaque": without looking for an encoder of that name.
+        return output.add_stream_from_template(stream, opaque=True)
     except ValueError as error:
         codec = stream.codec_context.codec.canonical_name
         raise ValueError(

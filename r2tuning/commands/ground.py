@@ -26,8 +26,9 @@ from r2tuning.commands.shared import (
     model_name,
     open_video,
     write_document,
+    write_exports,
 )
-from r2tuning.editors.export import check_export, write_moments
+from r2tuning.editors.export import check_export
 from r2tuning.editors.media import EditedVideo, read_edited_video
 from r2tuning.editors.moments import ExportedMoment, list_moments
 from r2tuning.terminal import progress_bar, report, write_line
@@ -68,7 +69,7 @@ def _ground(args: argparse.Namespace) -> int:
             run.ground(args.video)
         else:
             run.ground_all(videos)
-    run.write_exports()
+    write_exports(args.export, run.exported_moments, run.exported_videos)
     return SOME_FAILED if run.failed else DONE
 
 
@@ -165,15 +166,6 @@ class _Run:
         for path, reason in self.failed.items():
             logger.warning("'%s': %s", display_name(path), reason)
 
-    def write_exports(self) -> None:
-        """Write the edit lists of all videos."""
-        for path in self.args.export:
-            if not self.exported_videos:
-                logger.warning("'%s' was not written, because no video could be read", path)
-                continue
-            write_moments(path, self.exported_moments, self.exported_videos)
-            logger.info("wrote %s", path)
-
     def _answer(self, video: str | LocalCopy) -> tuple[float, list[dict[str, Any]]]:
         """Length of a video in seconds, and the answers to all queries."""
         duration_sec = iter_video_frames(video, 1.0).duration_sec  # refuses a bad video before the model is fetched
@@ -201,15 +193,15 @@ class _Run:
         if args.json is not None:
             write_document(document, args.json)
         self.write_json_line(document)
+        if args.export:
+            edited = read_edited_video(video)
+            self.exported_videos.append(edited)
+            self.exported_moments += list_moments(answers, edited, args.top)
         if args.plot is not None:
             plot_grounding(answers, video, args.plot, top=args.top)
             logger.info("wrote %s", args.plot)
         if args.clips is not None:
             cut_moments(answers, video, duration_sec, args.clips, args.top, self.stems[path], copy=args.copy)
-        if args.export:
-            edited = read_edited_video(video)
-            self.exported_videos.append(edited)
-            self.exported_moments += list_moments(answers, edited, args.top)
 
     def _document(self, path: str, duration_sec: float, answers: list[dict[str, Any]]) -> dict[str, Any]:
         return {

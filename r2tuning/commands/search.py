@@ -12,8 +12,8 @@ from modeling_r2tuning.files_r2tuning import check_replaceable
 from modeling_r2tuning.user_inputs_r2tuning import as_text_list
 from modeling_r2tuning.video_source_r2tuning import display_name
 from r2tuning.checks import choose_device
-from r2tuning.commands.shared import STANDARD_OUTPUT, Cut, safe_stem, write_clips, write_document
-from r2tuning.editors.export import check_export, write_moments
+from r2tuning.commands.shared import STANDARD_OUTPUT, Cut, safe_stem, write_clips, write_document, write_exports
+from r2tuning.editors.export import check_export
 from r2tuning.editors.media import EditedVideo, read_edited_video
 from r2tuning.editors.moments import ExportedMoment, drop_empty
 from r2tuning.library.contact_sheet import plot_search
@@ -67,7 +67,7 @@ def _search(args: argparse.Namespace) -> int:
     if args.clips is not None:
         write_clips(_list_cuts(answers), args.clips, copy=args.copy)
     if args.export:
-        _write_exports(answers, args.export)
+        _export(answers, args.export)
     return 0
 
 
@@ -120,7 +120,7 @@ def _list_cuts(answers: list[SearchAnswer]) -> list[Cut]:
     return cuts
 
 
-def _write_exports(answers: list[SearchAnswer], paths: list[Path]) -> None:
+def _export(answers: list[SearchAnswer], paths: list[Path]) -> None:
     """Write the moments of all videos that are there as edit lists."""
     videos: dict[str, EditedVideo] = {}
     moments = []
@@ -143,12 +143,7 @@ def _write_exports(answers: list[SearchAnswer], paths: list[Path]) -> None:
                 probability=moment.probability,
             )
             moments.append(exported)
-    for path in paths:
-        if not videos:
-            logger.warning("'%s' was not written, because no moments were found", path)
-            continue
-        write_moments(path, drop_empty(moments), list(videos.values()))
-        logger.info("wrote %s", path)
+    write_exports(paths, drop_empty(moments), list(videos.values()))
 
 
 __all__ = ["format_answer", "run"]

@@ -21,6 +21,9 @@ from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_io_r2tuning import copy_clip, copy_ending, cut_clip
 from modeling_r2tuning.video_source_r2tuning import LocalCopy, file_stem, local_copy
 from r2tuning.checks import check_model_type, choose_device, locate_model
+from r2tuning.editors.export import write_moments
+from r2tuning.editors.media import EditedVideo
+from r2tuning.editors.moments import ExportedMoment
 from r2tuning.released.resolve import check_original, resolve_checkpoint
 from r2tuning.terminal import progress_bar, write_line
 from r2tuning.visualization.timeline import format_absence
@@ -174,6 +177,28 @@ def write_document(document: dict[str, Any], path: Path) -> None:
     logger.info("wrote %s", path)
 
 
+def write_exports(paths: list[Path], moments: list[ExportedMoment], videos: list[EditedVideo]) -> None:
+    """Write moments in every format that can hold them.
+
+    Raises:
+        OSError: A file cannot be written.
+        ValueError: A format cannot hold these videos; the others have been written.
+    """
+    errors = []
+    for path in paths:
+        if not videos:
+            logger.warning("'%s' was not written, because there are no moments", path)
+            continue
+        try:
+            write_moments(path, moments, videos)
+        except ValueError as error:
+            errors.append(error)
+            continue
+        logger.info("wrote %s", path)
+    if errors:
+        raise errors[0]
+
+
 def encode_document(document: dict[str, Any], indent: int | None = None) -> str:
     """JSON, by default on one line."""
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=indent)
@@ -231,4 +256,5 @@ __all__ = [
     "safe_stem",
     "write_clips",
     "write_document",
+    "write_exports",
 ]

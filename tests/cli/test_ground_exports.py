@@ -111,7 +111,7 @@ def test_all_videos_bad(run, tmp_path):
     status, out, err = run(tmp_path / "bad.mp4", tmp_path / "gone.mp4", "-q", "a", "--export", tmp_path / "out.csv")
     assert (status, out) == (1, "")
     assert "2 of 2 videos failed" in err
-    assert "because no video could be read" in err
+    assert "because there are no moments" in err
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -187,12 +187,14 @@ def test_copied_clips_say_by_how_much_they_missed(run, tmp_path):
 
 def test_a_video_that_cannot_be_copied_does_not_stop_the_others(run, video, tmp_path):
     avi = write_video(tmp_path / "old.avi", count=100, rate=5, max_b_frames=2)
-    status, _, err = run(avi, video, "-q", "a", "--clips", tmp_path / "c", "--copy", "--jsonl", tmp_path / "out.jsonl")
+    outputs = ("--jsonl", tmp_path / "out.jsonl", "--export", tmp_path / "out.csv")
+    status, _, err = run(avi, video, "-q", "a", "--clips", tmp_path / "c", "--copy", *outputs)
     assert status == 1
     assert "does not state when each picture is shown" in err
     assert "cut it without `--copy`" in err
     assert [len(line["answers"]) for line in read_lines(tmp_path / "out.jsonl")] == [1, 1]
     assert len(list((tmp_path / "c").iterdir())) == 2
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 5
 
 
 # ---- exports -------------------------------------------------------------------------------------------------------
@@ -230,6 +232,17 @@ def test_one_export_of_several_videos(run, videos, tmp_path):
         ]
     events = [line.split()[1] for line in (tmp_path / "o.edl").read_text().splitlines() if line[:3].isdigit()]
     assert events == ["A", "A2"]
+
+
+def test_a_format_that_cannot_hold_the_videos_does_not_stop_the_others(run, video, tmp_path):
+    other = write_video(tmp_path / "other.mp4", count=8 * DURATION_SEC, rate=8)  # 24 frames of timecode per second
+    exports = ("--export", tmp_path / "out.edl", "--export", tmp_path / "out.fcpxml")
+    status, _, err = run(video, other, "-q", "a", *exports)
+    assert status == 2
+    assert (
+        "`--export` cannot write .edl, which has one frame rate, for videos of 24.000, 25.000" in err.splitlines()[-1]
+    )
+    assert [path.name for path in sorted(tmp_path.glob("out*"))] == ["out.fcpxml"]
 
 
 def test_a_missing_package_is_named_at_the_start(run, video, tmp_path, monkeypatch):

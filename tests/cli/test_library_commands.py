@@ -117,7 +117,7 @@ def test_search_exports_the_moments_of_all_videos(library, videos, run, tmp_path
     options = ("--json", tmp_path / "found.json", "--export", csv_path, "--export", xml_path)
     status, _, err = run("search", library, "a", "--top", 4, *options)
     assert status == 0
-    assert err[1:] == [f"r2tuning: wrote {csv_path}", f"r2tuning: wrote {xml_path}"]
+    assert err[-2:] == [f"r2tuning: wrote {csv_path}", f"r2tuning: wrote {xml_path}"]
     found = read_json(tmp_path / "found.json")["answers"][0]["moments"]
     with open(csv_path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -293,6 +293,14 @@ def test_ending_of_a_copy(name, options, ending, tmp_path):
     assert_beeps_with_flashes(tmp_path / f"copy{ending}", 0)
 
 
+def test_copy_needs_no_encoder(shared_data, tmp_path):
+    """The decoder of AV1 has another name than its encoders."""
+    path = shared_data / "videos/av1_video.mkv"
+    assert copy_ending(path) == ".mp4"
+    copy_clip(path, tmp_path / "copy.mp4", 0, 5)
+    assert load_video_frames(tmp_path / "copy.mp4", 1).duration_sec == pytest.approx(5, abs=0.05)
+
+
 def test_what_cannot_be_copied(tmp_path):
     avi = samples.write_video(tmp_path / "video.avi", count=50, max_b_frames=2)
     with pytest.raises(ValueError, match="does not state when each picture is shown.*without `copy`"):
