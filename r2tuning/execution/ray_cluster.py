@@ -10,6 +10,7 @@ import io
 import logging
 import math
 import os
+import pickle
 import socket
 import time
 from collections import Counter, deque
@@ -50,8 +51,9 @@ def run_on_ray(
         device: Device that `make_store` puts the model on; GPUs are reserved unless it is `"cpu"`.
 
     Raises:
-        ImportError: Ray is not installed.
+        ImportError: Ray is not installed, or a machine of the cluster lacks a module.
         OSError: No cluster answers at the address, a file cannot be written, or it does not appear on this machine.
+        RuntimeError: All actors die.
         ValueError: A store cannot be made, or the cluster has too few CPUs or no GPU.
     """
     num_processes = min(num_processes, len(jobs))
@@ -128,6 +130,13 @@ def _check_appears(store: Store, job: Job) -> None:
         time.sleep(1.0)
 
 
+_DIED = f"{ATTEMPTS} processes that worked on it were killed or crashed, usually because memory ran out"
+_ALL_DIE = (
+    "All processes of the Ray cluster die: {} videos or queries in a row were given up. Usually memory runs out; lower "
+    "`num_processes`. Finished files are kept; run the command again to continue."
+)
+
+
 # ---- actors --------------------------------------------------------------------------------------------------------
 
 
@@ -152,13 +161,15 @@ class _Actors:
         # An actor that dies is replaced here, since Ray would repeat a job that always kills its actor for ever.
         options = {"num_cpus": 1, "num_gpus": num_gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
         self._class = ray.remote(**options)(_Actor)
-        self._arguments = (make_store, count, num_cpus // count, os.getcwd())
+        # As bytes, so that a module that a machine lacks is an error of the first job and not a crash of the actor.
+        self._arguments = (ray.cloudpickle.dumps(make_store), count, num_cpus // count, os.getcwd())
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[str, JobUpdate]]:
         """Process jobs; yields the machine that worked on each, and the update."""
         ray = self._ray
         waiting = deque(jobs)
         deaths: Counter[Job] = Counter()
+        given_up = 0  # jobs since one was finished
         idle = [self._class.remote(*self._arguments) for _ in range(self._count)]
         running: dict[Any, tuple[Any, Job]] = {}
         while waiting or running:
@@ -173,16 +184,20 @@ class _Actors:
             idle = [actor]
             try:
                 yield ray.get(result)
+                given_up = 0
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error
-            except ray.exceptions.RayError:
+            except ray.exceptions.RayError as error:
                 ray.kill(actor)  # it may be alive on a machine that does not answer
                 idle = [self._class.remote(*self._arguments)]
                 deaths[job] += 1
                 if deaths[job] < ATTEMPTS:
                     waiting.append(job)
-                else:
-                    yield "", JobUpdate(job, is_last=True, error=_died())
+                    continue
+                given_up += 1
+                if given_up == max(self._count, ATTEMPTS):
+                    raise RuntimeError(_ALL_DIE.format(given_up)) from error
+                yield "", JobUpdate(job, is_last=True, error=_DIED)
 
 
 def _share_of_gpu(num_gpus: float, num_actors: int, device: str | None) -> float:
@@ -194,21 +209,17 @@ def _share_of_gpu(num_gpus: float, num_actors: int, device: str | None) -> float
     return 1.0 / math.ceil(num_actors / num_gpus)
 
 
-def _died() -> str:
-    return f"{ATTEMPTS} processes that worked on it were killed or crashed, usually because memory ran out"
-
-
 class _Actor:
     """Body of an actor.
 
     Args:
-        make_store: Makes its store.
+        make_store: The pickled function that makes its store.
         num_actors: Number of all actors.
         num_threads: Threads of PyTorch.
         folder: Working directory.
     """
 
-    def __init__(self, make_store: StoreFactory, num_actors: int, num_threads: int, folder: str):
+    def __init__(self, make_store: bytes, num_actors: int, num_threads: int, folder: str):
         self._make_store, self._num_actors = make_store, num_actors
         self._num_threads, self._folder = num_threads, folder
         self._store: Store | None = None
@@ -231,7 +242,7 @@ class _Actor:
                 f"A machine of the cluster has no folder '{self._folder}', in which this command was started. Start it "
                 "in a folder that all machines see under the same path."
             ) from error
-        return self._make_store(0, self._num_actors)
+        return pickle.loads(self._make_store)(0, self._num_actors)
 
 
 __all__ = ["check_cluster", "run_on_ray"]

@@ -77,6 +77,8 @@ def extract(
         RuntimeError: A local process crashed.
         ValueError: A store cannot be made, or the cluster is too small.
     """
+    if executor not in ("local", "ray"):
+        raise ValueError(f"`executor` must be 'local' or 'ray', got '{executor}'.")
     summary = Summary()
     unfinished = _select_unfinished(jobs, store, summary)
     if not unfinished:
