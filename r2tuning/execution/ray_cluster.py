@@ -111,7 +111,13 @@ def _connected(address: str | None, num_processes: int) -> Iterator[Any]:
         options["include_dashboard"] = False
     # When a machine or process dies, Ray prints its address and a dump of its state to stdout.
     with contextlib.redirect_stdout(io.StringIO()):
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"The Ray cluster at `ray_address` '{address}' refuses the connection ({error}). If it asks for a token, "
+                "set RAY_AUTH_MODE=token here and on all machines."
+            ) from error
         try:
             yield ray
         finally:
