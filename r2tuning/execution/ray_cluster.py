@@ -27,6 +27,11 @@ OBJECT_STORE_BYTES = 100 * 2**20  # the local cluster's; it holds nothing but jo
 CONNECT_SEC = 10.0
 # How long a file that another machine wrote may take to appear: NFS remembers for up to a minute that there was none.
 APPEAR_SEC = 90.0
+DIED = f"{ATTEMPTS} processes that worked on it were killed or crashed, usually because memory ran out"
+ALL_DIE = (
+    "All processes of the Ray cluster die: {} videos or queries in a row were given up. Usually memory runs out; lower "
+    "`num_processes`. Finished files are kept; run the command again to continue."
+)
 
 
 def run_on_ray(
@@ -136,13 +141,6 @@ def _check_appears(store: Store, job: Job) -> None:
         time.sleep(1.0)
 
 
-_DIED = f"{ATTEMPTS} processes that worked on it were killed or crashed, usually because memory ran out"
-_ALL_DIE = (
-    "All processes of the Ray cluster die: {} videos or queries in a row were given up. Usually memory runs out; lower "
-    "`num_processes`. Finished files are kept; run the command again to continue."
-)
-
-
 # ---- actors --------------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +157,10 @@ class _Actors:
     def __init__(self, ray: Any, make_store: StoreFactory, count: int, device: str | None):
         self._ray = ray
         self._count = count
+        self._waiting: deque[Job] = deque()
+        self._running: dict[Any, tuple[Any, Job]] = {}  # actors and their jobs, by the reference to the result
+        self._deaths: Counter[Job] = Counter()
+        self._given_up = 0  # jobs since one was finished
         resources = ray.cluster_resources()
         num_cpus = int(resources.get("CPU", 0))
         if count > num_cpus:
@@ -172,38 +174,52 @@ class _Actors:
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[str, JobUpdate]]:
         """Process jobs; yields the machine that worked on each, and the update."""
-        ray = self._ray
-        waiting = deque(jobs)
-        deaths: Counter[Job] = Counter()
-        given_up = 0  # jobs since one was finished
-        idle = [self._class.remote(*self._arguments) for _ in range(self._count)]
-        running: dict[Any, tuple[Any, Job]] = {}
-        while waiting or running:
-            for actor in idle:
-                if waiting:
-                    job = waiting.popleft()
-                    running[actor.run.remote(job)] = actor, job
-                else:
-                    ray.kill(actor)  # its place may be needed for another's replacement
-            [result], _ = ray.wait(list(running))
-            actor, job = running.pop(result)
-            idle = [actor]
-            try:
-                yield ray.get(result)
-                given_up = 0
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from error
-            except ray.exceptions.RayError as error:
-                ray.kill(actor)  # it may be alive on a machine that does not answer
-                idle = [self._class.remote(*self._arguments)]
-                deaths[job] += 1
-                if deaths[job] < ATTEMPTS:
-                    waiting.append(job)
-                    continue
-                given_up += 1
-                if given_up == max(self._count, ATTEMPTS):
-                    raise RuntimeError(_ALL_DIE.format(given_up)) from error
-                yield "", JobUpdate(job, is_last=True, error=_DIED)
+        self._waiting.extend(jobs)
+        try:
+            for _ in range(self._count):
+                self._give_job(self._class.remote(*self._arguments))
+            while self._running:
+                [result], _ = self._ray.wait(list(self._running))
+                finished = self._finish(result)
+                if finished is not None:
+                    yield finished
+        finally:
+            for actor, _ in self._running.values():
+                self._ray.kill(actor)
+
+    def _give_job(self, actor: Any) -> None:
+        """Start an actor's next job; without one the actor ends, since another may wait for its place."""
+        if not self._waiting:
+            self._ray.kill(actor)
+            return
+        job = self._waiting.popleft()
+        self._running[actor.run.remote(job)] = actor, job
+
+    def _finish(self, result: Any) -> tuple[str, JobUpdate] | None:
+        """The result of a job, or `None` if its actor died and another is to repeat it."""
+        actor, job = self._running.pop(result)
+        try:
+            finished = self._ray.get(result)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except self._ray.exceptions.RayError as error:
+            self._ray.kill(actor)  # it may be alive on a machine that does not answer
+            self._count_death(job, error)
+            self._give_job(self._class.remote(*self._arguments))
+            return None if self._deaths[job] < ATTEMPTS else ("", JobUpdate(job, is_last=True, error=DIED))
+        self._given_up = 0
+        self._give_job(actor)
+        return finished
+
+    def _count_death(self, job: Job, error: Exception) -> None:
+        """Put a job back whose actor died, or give it up; raises an error if no job is ever finished."""
+        self._deaths[job] += 1
+        if self._deaths[job] < ATTEMPTS:
+            self._waiting.append(job)
+            return
+        self._given_up += 1
+        if self._given_up == max(self._count, ATTEMPTS):
+            raise RuntimeError(ALL_DIE.format(self._given_up)) from error
 
 
 def _share_of_gpu(num_gpus: float, num_actors: int, device: str | None) -> float:

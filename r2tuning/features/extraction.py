@@ -70,6 +70,7 @@ def extract(
         executor: `"local"` for processes of this machine, `"ray"` for actors of a Ray cluster.
         num_processes: Processes or actors that share the work.
         ray_address: `"HOST:PORT"` of a running cluster; `None` starts one on this machine, which ends with the work.
+            Ignored if this process is connected to a cluster already.
         device: Device that `make_store` puts the model on. `"ray"` reserves GPUs unless it is `"cpu"`.
 
     Raises:
