@@ -197,29 +197,31 @@ class _Actors:
 
     def _finish(self, result: Any) -> tuple[str, JobUpdate] | None:
         """The result of a job, or `None` if its actor died and another is to repeat it."""
-        actor, job = self._running.pop(result)
+        actor, job = self._running[result]
+        finished: tuple[str, JobUpdate] | None
         try:
             finished = self._ray.get(result)
+            self._given_up = 0
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except self._ray.exceptions.RayError as error:
+            finished = self._count_death(job, error)
             self._ray.kill(actor)  # it may be alive on a machine that does not answer
-            self._count_death(job, error)
-            self._give_job(self._class.remote(*self._arguments))
-            return None if self._deaths[job] < ATTEMPTS else ("", JobUpdate(job, is_last=True, error=DIED))
-        self._given_up = 0
+            actor = self._class.remote(*self._arguments)
+        del self._running[result]
         self._give_job(actor)
         return finished
 
-    def _count_death(self, job: Job, error: Exception) -> None:
-        """Put a job back whose actor died, or give it up; raises an error if no job is ever finished."""
+    def _count_death(self, job: Job, error: Exception) -> tuple[str, JobUpdate] | None:
+        """Put a job back whose actor died, or report that it is given up; an error if no job is ever finished."""
         self._deaths[job] += 1
         if self._deaths[job] < ATTEMPTS:
             self._waiting.append(job)
-            return
+            return None
         self._given_up += 1
         if self._given_up == max(self._count, ATTEMPTS):
             raise RuntimeError(ALL_DIE.format(self._given_up)) from error
+        return "", JobUpdate(job, is_last=True, error=DIED)
 
 
 def _share_of_gpu(num_gpus: float, num_actors: int, device: str | None) -> float:

@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import sys
+import time
 import types
 
 import job_stores
@@ -52,7 +53,7 @@ def connected():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", os.path.dirname(job_stores.__file__))
         ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
-        yield
+        yield ray
         ray.shutdown()
 
 
@@ -113,6 +114,16 @@ def test_an_error_stops_all(run, name, make_store, kind, message, monkeypatch):
     with pytest.raises(kind, match=message) as raised:
         run(name, "another", make_store=make_store, num_processes=1)
     assert str(raised.value).count("\n") == 0, "not Ray's error, which quotes the traceback and the machine's address"
+
+
+@pytest.mark.integration
+def test_an_error_ends_the_other_actors_in_the_middle_of_a_job(run, connected):
+    with pytest.raises(OSError, match="the disk is full"):
+        run("endless", "full")
+    deadline = time.monotonic() + 60
+    while connected.available_resources()["CPU"] < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.integration
