@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 
-from r2tuning.library.errors import DamagedLibraryError, LibraryBusyError
+from r2tuning.library.errors import DamagedLibraryError, LibraryBusyError, damaged
 
 
 os.environ.setdefault("LANCEDB_LOG", "error")  # by default it prints warnings that users can do nothing about
@@ -120,7 +120,7 @@ def _translate(folder: Path, text: str) -> Exception:
         return OSError(int(found[1]), os.strerror(int(found[1])), str(folder))
     if CONFLICT.search(text):
         return LibraryBusyError(f"Another process changed the library at '{folder}' at the same time; try again.")
-    return DamagedLibraryError(folder, text.split(", /")[0])  # without the line of Rust's sources
+    return damaged(folder, text.split(", /")[0])  # without the line of Rust's sources
 
 
 __all__ = ["IvfRq", "Table", "check_path", "connect", "one_of", "read", "translating", "vector_search"]

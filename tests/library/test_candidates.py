@@ -75,7 +75,9 @@ def test_a_library_uses_the_projections_of_the_backbone(saved, tmp_path, kind):
     opened = Library.open(tmp_path / "lib")
     assert opened.search("a man")[0].moments == library.search("a man")[0].moments
     with torch.no_grad():
-        opened.projection.backbone.get_submodule("text_model").get_parameter("embeddings.token_embedding.weight")[0] += 1
+        opened.projection.backbone.get_submodule("text_model").get_parameter("embeddings.token_embedding.weight")[
+            0
+        ] += 1
     assert opened.projection.digest() != library.settings.projection
 
 
@@ -102,7 +104,9 @@ def test_a_backbone_that_has_changed_is_refused(make_model, tiny_clip, tmp_path,
     assert library.settings.backbone == str(tmp_path / "clip")
     changed = {**tiny_clip.state_dict(), "visual_projection.weight": tiny_clip.visual_projection.weight + 0.1}
     tiny_clip.save_pretrained(tmp_path / "clip", state_dict=changed)
-    with pytest.raises(ValueError, match="made with another checkpoint or backbone than this one: .*model' on '.*clip'"):
+    with pytest.raises(
+        ValueError, match="made with another checkpoint or backbone than this one: .*model' on '.*clip'"
+    ):
         Library.open(tmp_path / "lib")
 
 

@@ -231,6 +231,11 @@ def test_adding_drops_old_versions_now_and_then(tables, monkeypatch):
     assert len(os.listdir(tables.folder / "frames.lance/data")) <= 12
     frames, _ = expected_hits(dict.fromkeys(range(1, 41), 20), QUERY[0], limit=30)
     assert frames_of(search_one(tables, limit=30)) == frames
+    record = tables.videos()[0]
+    for modified_ns in range(30):
+        tables.update(replace(record, modified_ns=modified_ns))
+        assert len(os.listdir(tables.folder / "videos.lance/_versions")) <= 12
+    assert tables.videos()[0].modified_ns == 29
 
 
 def test_index_gives_exact_similarities(indexed):
