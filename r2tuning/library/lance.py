@@ -84,14 +84,15 @@ def read(folder: Path, function: Callable[[], Result]) -> Result:
         DamagedLibraryError: The tables cannot be read.
         OSError: The operating system refused.
     """
-    for _ in range(READ_ATTEMPTS - 1):
+    attempts_left = READ_ATTEMPTS
+    while True:
+        attempts_left -= 1
         try:
-            return function()
-        except (RuntimeError, ValueError) as error:
-            if "not found" not in str(error).lower():
-                break
-    with translating(folder):
-        return function()
+            with translating(folder):
+                return function()
+        except DamagedLibraryError as error:
+            if not attempts_left or "not found" not in str(error).lower():
+                raise
 
 
 @contextmanager
@@ -110,8 +111,15 @@ def translating(folder: Path) -> Iterator[None]:
         yield
     except (DamagedLibraryError, LibraryBusyError):
         raise
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
+        if not _is_of_lancedb(error):
+            raise
         raise _translate(folder, str(error)) from error
+
+
+def _is_of_lancedb(error: Exception) -> bool:
+    # A panic, which some damaged files cause, has a type that cannot be imported.
+    return isinstance(error, RuntimeError | ValueError) or type(error).__name__ == "RustPanic"
 
 
 def _translate(folder: Path, text: str) -> Exception:

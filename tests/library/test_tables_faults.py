@@ -73,6 +73,17 @@ def test_damaged_files_are_reported(tables, pattern, damage):
         LibraryTables.open(tables.folder).search(QUERY, limit=5)
 
 
+def test_panics_of_lancedb_are_reported(tables):
+    """A wrong length in the newest list of files; the last bytes tell where the length is."""
+    path = min((tables.folder / "videos.lance/_versions").glob("*.manifest"))
+    data = bytearray(path.read_bytes())
+    start = int.from_bytes(data[-16:-8], "little")
+    data[start : start + 4] = b"\xff\xff\xff\x7f"
+    path.write_bytes(data)
+    with pytest.raises(DamagedLibraryError, match="panicked"):
+        LibraryTables.open(tables.folder)
+
+
 @pytest.mark.parametrize("part", ["videos.lance", "frames.lance", "frames.lance/data", "videos.lance/_versions"])
 def test_missing_files_are_reported(tables, part):
     shutil.rmtree(tables.folder / part)
