@@ -158,7 +158,8 @@ class LibraryTables:
         database = connect(folder)
         frames = read(folder, lambda: database.open_table("frames"))
         videos = read(folder, lambda: database.open_table("videos"))
-        return cls(folder, frames, videos, _check_schemas(folder, frames.schema, videos.schema))
+        schemas = read(folder, lambda: (frames.schema, videos.schema))
+        return cls(folder, frames, videos, _check_schemas(folder, *schemas))
 
     def add(self, record: VideoRecord, windows: np.ndarray, vectors: np.ndarray) -> None:
         """Add a video, or replace the one with the same id.

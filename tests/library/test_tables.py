@@ -259,6 +259,13 @@ def test_index_finds_new_rows_and_leaves_out_stale_ones(indexed):
     assert len(search_one(indexed, limit=40, entries=[36, 101]).entry) == 40
 
 
+def test_index_stays_as_it_is_while_nothing_is_added(indexed):
+    (first,) = indexed._frames.list_indices()
+    indexed.optimize()
+    (index,) = indexed._frames.list_indices()
+    assert index.index_uuid == first.index_uuid
+
+
 def test_index_is_trained_again_when_the_library_has_grown(indexed):
     (first,) = indexed._frames.list_indices()
     for entry in range(101, 111):
