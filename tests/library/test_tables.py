@@ -259,11 +259,14 @@ def test_index_finds_new_rows_and_leaves_out_stale_ones(indexed):
     assert len(search_one(indexed, limit=40, entries=[36, 101]).entry) == 40
 
 
-def test_index_stays_as_it_is_while_nothing_is_added(indexed):
-    (first,) = indexed._frames.list_indices()
-    indexed.optimize()
-    (index,) = indexed._frames.list_indices()
-    assert index.index_uuid == first.index_uuid
+def test_index_is_written_once(tables, monkeypatch):
+    """LanceDB divides partitions that it thinks too large, which would write the whole index again."""
+    monkeypatch.setattr(upkeep, "INDEX_FROM_ROWS", 700)
+    add_video(tables, "/long", 1, num_frames=40_000)
+    tables.optimize()
+    (written,) = (tables.folder / "frames.lance/_indices").iterdir()
+    tables.optimize()
+    assert list((tables.folder / "frames.lance/_indices").iterdir()) == [written]
 
 
 def test_index_is_trained_again_when_the_library_has_grown(indexed):
