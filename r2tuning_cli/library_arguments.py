@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from .argument_types import local_date, positive_integer, score_or_none
+from .execution_arguments import add_execution_arguments, check_execution
 from .grounding_arguments import PLOT_ENDINGS, add_model_arguments, benchmark_table
 
 
@@ -54,14 +55,8 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep an encoded copy of each video, so that a search decodes none: with CLIP ViT-B/32 102 kB a frame (184 MB "
         "an hour at 0.5 frames per second), twice that in videos longer than a window. For a new library",
     )
-    parser.add_argument(
-        "--num-processes",
-        type=positive_integer,
-        default=1,
-        metavar="N",
-        help="processes that share the work (default: 1)",
-    )
     add_model_arguments(parser)
+    add_execution_arguments(parser.add_argument_group("execution"))
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +122,13 @@ def _add_library(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("library", metavar="LIB", type=Path, help="folder of the library, made by `r2tuning index`")
 
 
+def check_index(args: argparse.Namespace) -> None:
+    """Refuse arguments of `r2tuning index` that do not go together."""
+    check_execution(args)
+    if args.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"`dtype` must be float32 or bfloat16 for a library, got {args.dtype}.")
+
+
 def check_search(args: argparse.Namespace) -> None:
     """Refuse arguments of `r2tuning search` that cannot be meant."""
     if args.plot is not None and args.plot.suffix.lower() not in PLOT_ENDINGS:
@@ -151,6 +153,7 @@ __all__ = [
     "add_index_arguments",
     "add_library_arguments",
     "add_search_arguments",
+    "check_index",
     "check_library",
     "check_search",
 ]

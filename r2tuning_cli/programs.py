@@ -76,6 +76,7 @@ PROGRAMS = {
         library.add_index_arguments,
         library.INDEX_DESCRIPTION,
         library.INDEX_EPILOG,
+        check=library.check_index,
         other_names=BACKBONE_NAMES,
         extra="library",
     ),
@@ -119,7 +120,7 @@ PROGRAMS = {
     ),
     "evaluate": Program(
         "r2tuning.evaluation.run",
-        "score predictions or a checkpoint on a benchmark",
+        "score predictions, a checkpoint or a library on a benchmark",
         data.add_evaluate_arguments,
         data.EVALUATE_DESCRIPTION,
         data.EVALUATE_EPILOG,

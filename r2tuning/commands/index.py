@@ -8,9 +8,10 @@ from pathlib import Path
 
 from r2tuning.commands.shared import check_model_options, load_pipeline
 from r2tuning.execution.jobs import Job
+from r2tuning.execution.ray_cluster import check_cluster
 from r2tuning.features.extraction import Summary
 from r2tuning.library.library import Library
-from r2tuning.library.settings import SETTINGS_FILE
+from r2tuning.library.settings import SETTINGS_FILE, LibrarySettings
 from r2tuning.terminal import report, write_line
 from r2tuning_cli.programs import option_names
 
@@ -27,9 +28,13 @@ def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
 
 def _index(args: argparse.Namespace) -> int:
     check_model_options(args)
+    if args.executor == "ray":
+        check_cluster(args.ray_address)
     library = open_or_create(args)
     try:
-        summary = library.add(args.videos, num_processes=args.num_processes)
+        summary = library.add(
+            args.videos, num_processes=args.num_processes, executor=args.executor, ray_address=args.ray_address
+        )
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt("run the same command again to continue") from interrupt
     for line in format_summary(summary, library):
@@ -39,19 +44,18 @@ def _index(args: argparse.Namespace) -> int:
 
 def open_or_create(args: argparse.Namespace) -> Library:
     """The library that the arguments name; a new one for the model that they name."""
-    is_new = not (args.library / SETTINGS_FILE).is_file()
-    if not is_new and args.model is None:
-        library = Library.open(args.library, device=args.device)
-    else:
+    if (args.library / SETTINGS_FILE).is_file():
+        settings = LibrarySettings.load(args.library)
+        if args.keep_features and not settings.keep_features:
+            raise ValueError(
+                f"`keep_features` cannot be set for '{args.library}', which was made without encoded copies; make a new library."
+            )
+        args.model = args.model or settings.model
+        args.backbone = args.backbone or settings.backbone
         pipe = load_pipeline(args)
-        if is_new:
-            return Library.create(args.library, pipe.model, pipe.processor, keep_features=args.keep_features)
-        library = Library.open(args.library, pipe.model, pipe.processor)
-    if args.keep_features and not library.settings.keep_features:
-        raise ValueError(
-            f"`keep_features` cannot be set for '{args.library}', which was made without encoded copies; make a new library."
-        )
-    return library
+        return Library.open(args.library, pipe.model, pipe.processor)
+    pipe = load_pipeline(args)
+    return Library.create(args.library, pipe.model, pipe.processor, keep_features=args.keep_features)
 
 
 def format_summary(summary: Summary, library: Library) -> list[str]:

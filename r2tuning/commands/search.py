@@ -12,9 +12,9 @@ from modeling_r2tuning.user_inputs_r2tuning import as_text_list
 from modeling_r2tuning.video_source_r2tuning import display_name
 from r2tuning.checks import choose_device
 from r2tuning.commands.shared import STANDARD_OUTPUT, Cut, write_clips, write_document
+from r2tuning.library.contact_sheet import plot_search
 from r2tuning.library.library import Library, SearchAnswer
 from r2tuning.terminal import progress_bar, report, write_line
-from r2tuning.visualization.contact_sheet import plot_search
 from r2tuning.visualization.timeline import format_probability, format_time, import_figure
 from r2tuning_cli.programs import option_names
 

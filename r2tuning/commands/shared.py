@@ -107,15 +107,15 @@ def cut_moments(
 
 
 def write_clips(cuts: list[Cut], folder: Path) -> None:
-    """Write parts of videos as files, named so that those of a video sort by query and rank."""
+    """Write parts of videos as files, named so that they sort by query and rank."""
     largest = max((max(cut.query, cut.rank) for cut in cuts), default=1)
     digits = max(2, len(str(largest)))
     num_clips = 0
     with progress_bar("cutting clips", " clips") as progress:
         for count, (video, query, rank, start, end) in enumerate(cuts, 1):
             if start < end:
-                place = f"query{query:0{digits}}_moment{rank:0{digits}}"
-                cut_clip(video, folder / _clip_name(video, f"_{place}_{start:.1f}-{end:.1f}s.mp4"), start, end)
+                place = f"query{query:0{digits}}_moment{rank:0{digits}}_"
+                cut_clip(video, folder / _clip_name(place, video, f"_{start:.1f}-{end:.1f}s.mp4"), start, end)
                 num_clips += 1
             else:
                 logger.warning("moment %d of query %d is empty and was not cut", rank, query)
@@ -141,10 +141,10 @@ def is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _clip_name(video: str | LocalCopy, ending: str) -> str:
-    """The video's name, cut to what file systems allow, and the ending."""
-    stem = file_stem(video).encode()[: MAX_NAME_BYTES - len(ending)]
-    return stem.decode(errors="ignore") + ending
+def _clip_name(beginning: str, video: str | LocalCopy, ending: str) -> str:
+    """A name that holds the video's, cut to what file systems allow."""
+    stem = file_stem(video).encode()[: MAX_NAME_BYTES - len(beginning) - len(ending)]
+    return beginning + stem.decode(errors="ignore") + ending
 
 
 __all__ = [

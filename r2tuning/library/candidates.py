@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from r2tuning.library.schemas import VideoRecord
 from r2tuning.library.tables import FrameHits
 
 
 FRAMES_OF_A_SCORE = 4
-HITS_PER_WINDOW = 40  # frames looked up for each window wanted: a scene that matches fills many places
 
 
 class Candidate(NamedTuple):
@@ -26,7 +26,7 @@ class Candidate(NamedTuple):
     similarity: float
 
 
-def rank_windows(hits: FrameHits, num_frames: Mapping[int, int], count: int) -> list[Candidate]:
+def rank_windows(hits: FrameHits, records: Mapping[int, VideoRecord], count: int) -> list[Candidate]:
     """The best windows among the frames found.
 
     A window's score is the mean of its four best frames, or of all if the video has fewer. Frames that are not among the
@@ -34,7 +34,7 @@ def rank_windows(hits: FrameHits, num_frames: Mapping[int, int], count: int) -> 
 
     Args:
         hits: Frames most similar to a query, best first.
-        num_frames: Number of frames of each video, by entry.
+        records: The videos, by entry.
         count: Number of windows.
     """
     similarities: dict[tuple[int, int], list[float]] = {}
@@ -44,10 +44,12 @@ def rank_windows(hits: FrameHits, num_frames: Mapping[int, int], count: int) -> 
         similarities.setdefault((entry, window), []).append(similarity)
     candidates = []
     for (entry, window), found in similarities.items():
-        wanted = min(FRAMES_OF_A_SCORE, num_frames[entry])
+        wanted = min(FRAMES_OF_A_SCORE, records[entry].num_frames)
         best = (found + [hits.similarity[-1].item()] * wanted)[:wanted]
         candidates.append(Candidate(entry, window, sum(best) / wanted))
-    return sorted(candidates, key=lambda candidate: -candidate.similarity)[:count]
+    # Windows of equal score, such as those of copies of a file, come in the order of their paths.
+    order = sorted(candidates, key=lambda found: (-found.similarity, records[found.entry].path, found.window))
+    return order[:count]
 
 
-__all__ = ["HITS_PER_WINDOW", "Candidate", "rank_windows"]
+__all__ = ["Candidate", "rank_windows"]

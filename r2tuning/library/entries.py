@@ -97,7 +97,6 @@ class IndexStore:
         self.model = model
         self.processor = processor
         self.projection = projection
-        self._records = {record.id: record for record in tables.videos()}
 
     def check(self, job: IndexJob) -> str | None:
         """`None` if the video is in the library as it is on the disk; otherwise `"missing"`, or what has changed.
@@ -105,7 +104,7 @@ class IndexStore:
         A file of the recorded size and time is taken for unchanged; otherwise its digest decides, and the new time of a
         file that was only touched is recorded.
         """
-        record = self._records.get(job.id)
+        record = self.tables.find(job.id)
         if record is None:
             return "missing"
         if self.settings.keep_features and not copy_path(self.folder, record.entry).is_file():
@@ -176,15 +175,16 @@ class IndexStore:
             numbers, owned = select_owned(vectors, starts, mask)
         else:
             numbers, owned = owning_windows(starts, mask), torch.cat(vectors)
+        replaced = self.tables.find(job.id)
         self.tables.add(record, numbers, owned.to(torch.float16).numpy())
-        if job.id in self._records:  # the version that this one replaces
-            copy_path(self.folder, self._records[job.id].entry).unlink(missing_ok=True)
+        if replaced is not None:
+            copy_path(self.folder, replaced.entry).unlink(missing_ok=True)
 
     def _encode(
         self, pieces: Iterator[torch.Tensor], vectors: list[torch.Tensor]
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Encoded windows of a video; the backbone's vectors of its frames, if they are used, are appended to `vectors`."""
-        options = {"fps": self.settings.fps, "window_sec": self.settings.window_sec, "chunk_size": CHUNK_SIZE}
+        options: dict[str, Any] = {"fps": self.settings.fps, "window_sec": self.settings.window_sec, "chunk_size": CHUNK_SIZE}
         projection = self.projection
         if projection is None:
             return self.model.stream_encoded_windows(pieces, **options)

@@ -13,11 +13,12 @@ from typing import Any, Self
 import torch
 
 from modeling_r2tuning import DEFAULT_MODEL, EncodedVideo, R2TuningForVideoGrounding, R2TuningProcessor
-from modeling_r2tuning.files_r2tuning import check_new_folder, remove_leftovers
+from modeling_r2tuning.files_r2tuning import check_new_folder, remove_leftovers, writing_folder
 from modeling_r2tuning.user_inputs_r2tuning import as_text_list
+from modeling_r2tuning.windows_r2tuning import window_size
 from r2tuning.features.extraction import Summary, extract
 from r2tuning.features.files import PARTIAL
-from r2tuning.library.candidates import HITS_PER_WINDOW, rank_windows
+from r2tuning.library.candidates import rank_windows
 from r2tuning.library.contents import TABLES, LibraryContents
 from r2tuning.library.entries import FEATURES, IndexStore, find_videos, plan_job
 from r2tuning.library.moments import Moment, WindowReader, ground_windows
@@ -29,6 +30,7 @@ from r2tuning_cli.defaults import MAX_MOMENTS, PACKAGED
 
 
 NUM_WINDOWS = 30  # grounded for each query
+LEAST_HITS = 40  # frames looked up for each of them
 
 
 @dataclass(frozen=True)
@@ -125,20 +127,23 @@ class Library(LibraryContents):
             dim=model.config.hidden_size if projection is None else projection.dim,
             keep_features=keep_features,
         )
-        for name in ("", FEATURES, PARTIAL):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        tables = LibraryTables.create(folder / TABLES, settings.dim)
-        settings.save(folder)  # last: a folder without it is no library
+        with writing_folder(folder) as partial:
+            for name in (FEATURES, PARTIAL):
+                (partial / name).mkdir()
+            LibraryTables.create(partial / TABLES, settings.dim)
+            settings.save(partial)
+        tables = LibraryTables.open(folder / TABLES)
         return cls(folder, settings, tables, model.eval(), processor, projection)
 
     @classmethod
-    def open(  # type: ignore[override]  # it loads the model, too
+    def open(
         cls,
         folder: str | os.PathLike,
         model: R2TuningForVideoGrounding | None = None,
         processor: R2TuningProcessor | None = None,
         *,
         device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> Self:
         """Open a library.
 
@@ -147,6 +152,7 @@ class Library(LibraryContents):
             model: The model that it was made with, on any device; default: loaded by the name that the library records.
             processor: Its processor, likewise.
             device: Where to put a model that is loaded.
+            dtype: Precision of its frozen encoders, float32 or bfloat16.
 
         Raises:
             FileNotFoundError: There is no library.
@@ -156,7 +162,7 @@ class Library(LibraryContents):
         settings = LibrarySettings.load(folder)
         tables = LibraryTables.open(folder / TABLES)
         if model is None:
-            model = _load_model(settings).to(device)  # type: ignore[arg-type]  # decorated in transformers without types
+            model = _load_model(settings, dtype).to(device)  # type: ignore[arg-type]  # decorated in transformers without types
         if processor is None:
             processor = R2TuningProcessor.from_pretrained(_located(settings.model))
         projection = None
@@ -183,8 +189,10 @@ class Library(LibraryContents):
         jobs = [plan_job(path, self.settings.fps) for path in find_videos(videos)]
         remove_leftovers(self.folder / PARTIAL)
         store = IndexStore(self.folder, self.settings, self.tables, self.model, self.processor, self.projection)
-        make_store = functools.partial(open_store, self.folder, str(self.model.device))
-        return extract(jobs, store, make_store, num_processes=num_processes, **execution)
+        encoders = next(self.model.vision_model.parameters()).dtype
+        make_store = functools.partial(open_store, self.folder, str(self.model.device), encoders)
+        device = self.model.device.type
+        return extract(jobs, store, make_store, num_processes=num_processes, device=device, **execution)
 
     def search(
         self,
@@ -222,6 +230,10 @@ class Library(LibraryContents):
         for name, number in (("top", top), ("num_windows", num_windows)):
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}.")
+        if min_probability is not None and not self.model.config.use_existence_head:
+            raise ValueError(
+                "`min_probability` needs a model with an existence head, which this library's model has not."
+            )
         records = {record.entry: record for record in _select(self.videos(), path, after, before)}
         answers = []
         for index, query in enumerate(texts):
@@ -240,9 +252,11 @@ class Library(LibraryContents):
         text = self.model.encode_text(**tokens)
         vector = query_vectors(self.model, text) if self.projection is None else self.projection.queries(**tokens)
         entries = None if len(records) == len(self.tables.videos()) else records.keys()
-        (hits,) = self.tables.search(vector.numpy(), num_windows * HITS_PER_WINDOW, entries)
-        num_frames = {entry: record.num_frames for entry, record in records.items()}
-        candidates = rank_windows(hits, num_frames, num_windows)
+        # A scene that matches fills many places; enough are looked up for this number of windows.
+        size = window_size(self.settings.window_sec, self.settings.fps)
+        frames_of_a_window = max(LEAST_HITS, 0 if size is None else size // 2)
+        (hits,) = self.tables.search(vector.numpy(), num_windows * frames_of_a_window, entries)
+        candidates = rank_windows(hits, records, num_windows)
         wanted: dict[int, list[int]] = {}
         for candidate in candidates:
             wanted.setdefault(candidate.entry, []).append(candidate.window)
@@ -271,11 +285,11 @@ class Library(LibraryContents):
         )
 
 
-def open_store(folder: Path, device: str, rank: int, num_processes: int) -> IndexStore:
+def open_store(folder: Path, device: str, dtype: torch.dtype, rank: int, num_processes: int) -> IndexStore:
     """The store of one of several processes that index; they are distributed over the GPUs."""
     if device.startswith("cuda"):
         device = f"cuda:{rank % torch.cuda.device_count()}"
-    library = Library.open(folder, device=device)
+    library = Library.open(folder, device=device, dtype=dtype)
     return IndexStore(folder, library.settings, library.tables, library.model, library.processor, library.projection)
 
 
@@ -315,11 +329,11 @@ def _located(name: str) -> str:
     return str(DEFAULT_MODEL) if name == PACKAGED else name
 
 
-def _load_model(settings: LibrarySettings) -> R2TuningForVideoGrounding:
-    backbone = {}
+def _load_model(settings: LibrarySettings, dtype: torch.dtype) -> R2TuningForVideoGrounding:
+    backbone: dict[str, Any] = {}
     if settings.backbone is not None:
         backbone = {"backbone_name_or_path": settings.backbone, "backbone_revision": None}
-    return R2TuningForVideoGrounding.from_pretrained(_located(settings.model), **backbone)
+    return R2TuningForVideoGrounding.from_pretrained(_located(settings.model), dtype=dtype, **backbone)
 
 
 __all__ = ["Library", "SearchAnswer", "open_store"]

@@ -139,7 +139,7 @@ def ground_windows(
     for path, output in zip(videos, outputs, strict=True):
         (answer,) = processor.post_process_video_grounding(output, score_threshold=0.0, max_moments=max_moments)
         moments += list_moments(path, answer)
-    return sorted(moments, key=lambda moment: -moment.score)
+    return sorted(moments, key=lambda moment: (-moment.score, moment.path, moment.start))
 
 
 def list_moments(path: str, answer: dict[str, Any]) -> Iterator[Moment]:

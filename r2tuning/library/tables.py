@@ -98,6 +98,7 @@ class _Videos:
 
     version: int
     records: list[VideoRecord]
+    by_id: dict[str, VideoRecord]
     entries: np.ndarray
 
 
@@ -231,6 +232,14 @@ class LibraryTables:
         """
         return list(self._load_videos().records)
 
+    def find(self, video_id: str) -> VideoRecord | None:
+        """The video of an id; `None` if it is not in the library.
+
+        Raises:
+            ValueError: The table is damaged.
+        """
+        return self._load_videos().by_id.get(video_id)
+
     def search(
         self,
         vectors: np.ndarray,
@@ -347,7 +356,7 @@ class LibraryTables:
             rows = read(self.folder, self._videos.to_arrow).to_pylist()
             records = sorted(map(from_row, rows), key=lambda record: record.path)
             entries = np.array(sorted(record.entry for record in records), np.int64)
-            loaded = self._loaded = _Videos(version, records, entries)
+            loaded = self._loaded = _Videos(version, records, {record.id: record for record in records}, entries)
         return loaded
 
     def _search_one(

@@ -1,5 +1,7 @@
 """The first stage: vectors of frames and queries, and the windows they lead to."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tiny_towers
@@ -113,6 +115,11 @@ def test_a_backbone_that_has_changed_is_refused(make_model, tiny_clip, tmp_path,
 # ---- windows -----------------------------------------------------------------------------------------------------
 
 
+def videos(**num_frames):
+    """Videos by entry, with so many frames; only these and the path matter here."""
+    return {int(entry[1:]): SimpleNamespace(num_frames=count, path=entry) for entry, count in num_frames.items()}
+
+
 def hits(*rows):
     entry, window, similarity = zip(*rows, strict=True)
     frames = np.arange(len(rows), dtype=np.int32)
@@ -122,15 +129,22 @@ def hits(*rows):
 def test_a_window_scores_the_mean_of_its_four_best_frames():
     """One frame alone does not make a window: the frames that were not found count as the worst that was."""
     found = hits((1, 0, 0.9), (2, 3, 0.8), (2, 3, 0.8), (2, 3, 0.7), (2, 3, 0.7), (2, 3, 0.6), (1, 1, 0.2))
-    best = rank_windows(found, {1: 100, 2: 100}, 10)
+    best = rank_windows(found, videos(v1=100, v2=100), 10)
     assert [(candidate.entry, candidate.window) for candidate in best] == [(2, 3), (1, 0), (1, 1)]
     assert [candidate.similarity for candidate in best] == pytest.approx([0.75, (0.9 + 0.6) / 4, 0.2])
-    assert rank_windows(found, {1: 100, 2: 100}, 2) == best[:2]
+    assert rank_windows(found, videos(v1=100, v2=100), 2) == best[:2]
 
 
 def test_a_short_video_scores_the_mean_of_all_its_frames():
     found = hits((1, 0, 0.9), (1, 0, 0.7), (2, 0, 0.1))
-    assert rank_windows(found, {1: 2, 2: 50}, 1)[0].similarity == pytest.approx(0.8)
+    assert rank_windows(found, videos(v1=2, v2=50), 1)[0].similarity == pytest.approx(0.8)
+
+
+def test_equal_windows_come_in_the_order_of_their_paths():
+    """Entries are random numbers, so that they must not decide."""
+    found = hits((5, 1, 0.5), (5, 0, 0.5), (3, 0, 0.5))
+    records = {5: SimpleNamespace(num_frames=1, path="a"), 3: SimpleNamespace(num_frames=1, path="b")}
+    assert [candidate[:2] for candidate in rank_windows(found, records, 3)] == [(5, 0), (5, 1), (3, 0)]
 
 
 def test_no_hits_are_no_windows():

@@ -57,19 +57,33 @@ def videos(folder):
     return folder / "videos"
 
 
-@pytest.fixture(params=[False, True], ids=["decoded again", "kept"])
-def library(request, tmp_path, model, own_processor, videos):
-    library = Library.create(tmp_path / "lib", model, own_processor, keep_features=request.param)
+@pytest.fixture
+def library(tmp_path, model, own_processor, videos):
+    """With encoded copies."""
+    library = Library.create(tmp_path / "lib", model, own_processor, keep_features=True)
     library.add([videos])
     return library
+
+
+@pytest.fixture
+def small_library(tmp_path, model, own_processor, videos):
+    """Without encoded copies, so that a search decodes the windows again."""
+    library = Library.create(tmp_path / "lib", model, own_processor)
+    library.add([videos])
+    return library
+
+
+@pytest.fixture(params=["library", "small_library"], ids=["kept", "decoded again"])
+def any_library(request):
+    return request.getfixturevalue(request.param)
 
 
 # ---- answers -----------------------------------------------------------------------------------------------------
 
 
-def test_a_search_of_all_windows_answers_as_the_pipeline(library, model, own_processor, videos):
+def test_a_search_of_all_windows_answers_as_the_pipeline(any_library, model, own_processor, videos):
     """Every video's moments are those of the pipeline; a score is the probability, times the share of the best one's."""
-    answers = library.search(QUERIES, top=1000, num_windows=1000)
+    answers = any_library.search(QUERIES, top=1000, num_windows=1000)
     pipe = VideoGroundingPipeline(model=model, processor=own_processor)
     for query, answer in zip(QUERIES, answers, strict=True):
         assert (answer.query, answer.skipped, answer.missing) == (query, {}, [])
@@ -83,7 +97,7 @@ def test_a_search_of_all_windows_answers_as_the_pipeline(library, model, own_pro
             assert len(found) == len(want["moments"]) > 0
             best = want["moments"][0]["score"]
             # Encoded copies are in half precision.
-            closeness = {"atol": 5e-3, "rtol": 5e-3} if library.settings.keep_features else CLOSE
+            closeness = {"atol": 5e-3, "rtol": 5e-3} if any_library.settings.keep_features else CLOSE
             for moment, wanted in zip(found, want["moments"], strict=True):
                 got = torch.tensor([moment.start, moment.end, moment.score, moment.probability])
                 score = want["probability"] * wanted["score"] / best
@@ -104,9 +118,7 @@ def test_both_ways_to_read_windows_agree(tmp_path, model, own_processor, videos)
             assert (one.start, one.end, one.score) == pytest.approx((other.start, other.end, other.score), abs=5e-3)
 
 
-def test_only_the_windows_found_are_read(tmp_path, model, own_processor, videos, monkeypatch):
-    library = Library.create(tmp_path / "lib", model, own_processor, keep_features=True)
-    library.add([videos])
+def test_only_the_windows_found_are_read(library, monkeypatch):
     read = []
     load = EncodedVideo.load
 
@@ -123,7 +135,7 @@ def test_several_queries_and_threads_get_the_answers_of_one(library):
     want = [library.search(query)[0].moments for query in QUERIES]
     assert [answer.moments for answer in library.search(QUERIES)] == want
     with ThreadPoolExecutor(8) as pool:
-        for answers in pool.map(lambda _: library.search(QUERIES), range(16)):
+        for answers in pool.map(lambda _: library.search(QUERIES), range(12)):
             assert [answer.moments for answer in answers] == want
 
 
@@ -186,9 +198,8 @@ def test_a_replaced_video_is_indexed_again(library, tmp_path):
     (new,) = [record for record in library.videos() if record.path == str(path)]
     assert (old.id, old.num_frames, new.num_frames) == (new.id, 4, 8)
     assert old.entry != new.entry
-    if library.settings.keep_features:
-        copies = {file.name for file in (library.folder / "features").iterdir()}
-        assert copies == {entries.copy_path(library.folder, record.entry).name for record in library.videos()}
+    copies = {file.name for file in (library.folder / "features").iterdir()}
+    assert copies == {entries.copy_path(library.folder, record.entry).name for record in library.videos()}
     (answer,) = library.search("a", top=1000, num_windows=1000, path=f"*{path.name}")
     assert max(moment.end for moment in answer.moments) > 4
 
@@ -241,13 +252,11 @@ def test_an_interrupted_add_continues(library, tmp_path, monkeypatch):
     assert len(list((library.folder / "features").iterdir())) == copies
     monkeypatch.setattr(entries, "ABANDONED_SEC", -1.0)
     library.optimize()
-    assert len(list((library.folder / "features").iterdir())) == (6 if library.settings.keep_features else 0)
+    assert len(list((library.folder / "features").iterdir())) == 6
     assert library.verify().without_copy == []
 
 
-def test_a_lost_copy_is_made_again(tmp_path, model, own_processor, videos):
-    library = Library.create(tmp_path / "lib", model, own_processor, keep_features=True)
-    library.add([videos])
+def test_a_lost_copy_is_made_again(library, videos):
     (record, *_) = library.videos()
     entries.copy_path(library.folder, record.entry).unlink()
     (answer,) = library.search("a", num_windows=1000)
@@ -270,16 +279,16 @@ def test_verify_names_missing_and_changed_files(library, tmp_path):
     assert (found.missing, found.changed, found.without_copy) == ([str(paths[0])], [str(paths[1])], [])
 
 
-def test_a_missing_video_is_reported_in_the_answer(library, tmp_path):
+def test_a_missing_video_is_reported_in_the_answer(any_library, tmp_path):
     path = write_video(tmp_path / "gone.mp4", count=20, rate=5)
-    library.add([path])
+    any_library.add([path])
     path.unlink()
-    (answer,) = library.search("a", top=1000, num_windows=1000)
-    if library.settings.keep_features:  # its moments are known
+    (answer,) = any_library.search("a", top=1000, num_windows=1000)
+    if any_library.settings.keep_features:  # its moments are known
         assert (answer.missing, answer.skipped) == ([str(path)], {})
     else:
         assert (answer.missing, answer.skipped) == ([], {str(path): "the file is missing"})
-    assert len({moment.path for moment in answer.moments}) == (4 if library.settings.keep_features else 3)
+    assert len({moment.path for moment in answer.moments}) == (4 if any_library.settings.keep_features else 3)
 
 
 def test_removed_videos_are_gone(library, videos):
@@ -308,13 +317,13 @@ def test_any_file_name_is_found_again(tmp_path, model, own_processor, name):
     assert library.verify().missing == []
 
 
-def test_searching_writes_nothing(library):
+def test_searching_writes_nothing(any_library):
     def state():
-        return {path: path.lstat().st_mtime_ns for path in library.folder.rglob("*")}
+        return {path: path.lstat().st_mtime_ns for path in any_library.folder.rglob("*")}
 
     before = state()
-    Library.open(library.folder, library.model, library.processor).search("a")
-    LibraryContents.open(library.folder).verify()
+    Library.open(any_library.folder, any_library.model, any_library.processor).search("a")
+    LibraryContents.open(any_library.folder).verify()
     assert state() == before
 
 
@@ -381,4 +390,6 @@ def test_a_model_without_existence_head_keeps_its_scores(tmp_path, make_model, v
     pipe = VideoGroundingPipeline(model=model, processor=processor)
     want = pipe(str(videos / "middle.mp4"), query="a")["moments"][:3]
     assert [moment.probability for moment in answer.moments] == [None] * 3
+    with pytest.raises(ValueError, match="`min_probability` needs a model with an existence head"):
+        library.search("a", min_probability=0.5)
     assert [moment.score for moment in answer.moments] == pytest.approx([moment["score"] for moment in want], abs=1e-5)
