@@ -14,7 +14,9 @@ import numpy as np
 from r2tuning.library.errors import DamagedLibraryError, LibraryBusyError, damaged
 
 
-os.environ.setdefault("LANCEDB_LOG", "error")  # by default it prints warnings that users can do nothing about
+# By default it prints warnings that users can do nothing about, and reads 2 GB ahead.
+os.environ.setdefault("LANCEDB_LOG", "error")
+os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(128 * 2**20))
 try:
     import lancedb
     from lancedb.index import IvfRq

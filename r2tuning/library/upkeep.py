@@ -67,6 +67,7 @@ def train_index(frames: Table, dim: int) -> None:
     # With a number of partitions in place of their size, LanceDB divides them and writes the index again each time.
     config = IvfRq(distance_type="dot", num_bits=NUM_BITS, target_partition_size=PARTITION_SIZE)
     frames.create_index("vector", config=config, name=name)
+    merge_files(frames)  # divides partitions that became too large, now rather than while adds have to wait
     for index in indices:
         if index.name != name:
             frames.drop_index(index.name)
