@@ -184,7 +184,11 @@ class IndexStore:
         self, pieces: Iterator[torch.Tensor], vectors: list[torch.Tensor]
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Encoded windows of a video; the backbone's vectors of its frames, if they are used, are appended to `vectors`."""
-        options: dict[str, Any] = {"fps": self.settings.fps, "window_sec": self.settings.window_sec, "chunk_size": CHUNK_SIZE}
+        options: dict[str, Any] = {
+            "fps": self.settings.fps,
+            "window_sec": self.settings.window_sec,
+            "chunk_size": CHUNK_SIZE,
+        }
         projection = self.projection
         if projection is None:
             return self.model.stream_encoded_windows(pieces, **options)

@@ -308,13 +308,17 @@ def _check_weights(
 
 def _select(
     records: list[VideoRecord], path: str | None, after: datetime | None, before: datetime | None
-) -> Iterable[VideoRecord]:
-    for record in records:
-        modified = datetime.fromtimestamp(record.modified_ns / 1e9).astimezone()
-        if path is not None and not fnmatch(record.path, path):
-            continue
-        if (after is None or modified >= after.astimezone()) and (before is None or modified < before.astimezone()):
-            yield record
+) -> list[VideoRecord]:
+    """The videos whose paths and times of modification are asked for."""
+    if path is not None:
+        records = [record for record in records if fnmatch(record.path, path)]
+    if after is not None:
+        first = after.timestamp() * 1e9
+        records = [record for record in records if record.modified_ns >= first]
+    if before is not None:
+        end = before.timestamp() * 1e9
+        records = [record for record in records if record.modified_ns < end]
+    return records
 
 
 def _portable_name(name: str) -> str:
