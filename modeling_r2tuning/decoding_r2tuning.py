@@ -146,6 +146,8 @@ def decode_saliency(
 def owned_frames(frame_mask: torch.Tensor, window_starts: torch.Tensor) -> torch.Tensor:
     """Assign each frame of a video to one window: two overlapping windows meet in the middle of their overlap.
 
+    Between windows that do not overlap, since others are left out, there are frames that no window owns.
+
     Args:
         frame_mask: `(num_windows, window_frames)`, `True` = real.
         window_starts: `(num_windows,)`, first frame of each window, rising.
@@ -155,8 +157,8 @@ def owned_frames(frame_mask: torch.Tensor, window_starts: torch.Tensor) -> torch
     """
     ends = window_starts + frame_mask.sum(dim=1)  # (num_windows,)
     borders = (window_starts[1:] + ends[:-1]) // 2  # (num_windows - 1,)
-    first = torch.cat([window_starts[:1], borders])
-    last = torch.cat([borders, ends[-1:]])
+    first = torch.cat([window_starts[:1], torch.maximum(borders, window_starts[1:])])
+    last = torch.cat([torch.minimum(borders, ends[:-1]), ends[-1:]])
     return torch.stack([first, last], dim=1) - window_starts[:, None]
 
 

@@ -1,9 +1,11 @@
 """A video encoded once, in which any number of queries can be grounded, and its file format."""
 
+import itertools
 import json
 import math
 import os
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
@@ -15,7 +17,7 @@ from safetensors.torch import save_file
 from .files_r2tuning import writing
 
 
-FORMAT = "r2tuning-encoded-video-3"  # format 2 had no compact videos, format 1 no checksum
+FORMAT = "r2tuning-encoded-video-3"  # format 2 had no compact videos and one checksum, format 1 had none
 PARTS = ("video_embeds", "token_statistics")  # one tensor a window or piece
 
 
@@ -28,12 +30,14 @@ class EncodedVideo:
     A compact video holds each frame once, although windows overlap. The position of a frame in its window takes part in the
     projection, so the features are those before the position is known, and `ground` completes the projection.
 
+    A video may lack some of its windows, see `load`; then only the others are grounded.
+
     Attributes:
         video_embeds: For each window `(num_steps, window_frames, num_tokens, hidden)`, in the order of the recurrent
             steps; 51 kB for each frame and step with CLIP ViT-B/32 in float32. The last window is padded. If the video
             is compact, consecutive pieces of it, `(num_steps, piece_frames, num_tokens, hidden)`.
         frame_mask: `(num_windows, window_frames)`, boolean, `True` = real.
-        window_starts: `(num_windows,)`, first frame of each window.
+        window_starts: `(num_windows,)`, first frame of each window, rising.
         fps: Frames per second.
         duration_sec: Length of the video in seconds.
         fingerprint: Identifies the projection weights.
@@ -78,7 +82,7 @@ class EncodedVideo:
 
     @property
     def num_frames(self) -> int:
-        """Length of the whole video in frames."""
+        """Length of the whole video in frames, or the end of its last window if that is missing."""
         return int(self.window_starts[-1] + self.frame_mask[-1].sum())
 
     def window_features(self, window: int, recurrent_step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -118,7 +122,7 @@ class EncodedVideo:
         )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a safetensors file with a checksum, atomically.
+        """Write a safetensors file with checksums, atomically.
 
         Raises:
             OSError: The file cannot be written.
@@ -132,25 +136,36 @@ class EncodedVideo:
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         numbers = {name: str(float(getattr(self, name))) for name in ("fps", "duration_sec")}
         metadata = {"format": FORMAT, **numbers, "fingerprint": self.fingerprint}
-        metadata["checksum"] = _checksum(tensors, metadata)
+        checksums = {name: _checksum(name, value, metadata) for name, value in tensors.items()}
+        metadata["checksums"] = json.dumps(checksums, sort_keys=True)
         with writing(path) as partial:
             save_file(tensors, partial, metadata=metadata)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, device: torch.device | str = "cpu") -> "EncodedVideo":
-        """Read a file written by `save`. The whole file is read, as its checksum is verified.
+    def load(
+        cls, path: str | os.PathLike, device: torch.device | str = "cpu", *, windows: Iterable[int] | None = None
+    ) -> "EncodedVideo":
+        """Read a file written by `save`. The checksum of everything that is read is verified.
+
+        Args:
+            path: The file.
+            device: Where to put the features.
+            windows: Indices of the windows to read, the others are left out; not of a compact video. Default: all.
 
         Raises:
             FileNotFoundError: The file does not exist.
-            ValueError: The file is damaged, in an earlier format or not an encoded video.
+            IndexError: The video has no such window.
+            ValueError: The file is damaged, in an earlier format or not an encoded video; or it is compact, and `windows`
+                are selected.
         """
         if not os.path.isfile(path):
             raise FileNotFoundError(f"No encoded video at '{os.fspath(path)}'.")
+        chosen = None if windows is None else sorted(set(windows))
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            video = cls._from_file(tensors, metadata)
+                video = cls._from_file(_CheckedTensors(file), chosen)
+        except IndexError:
+            raise
         except Exception as error:  # noqa: BLE001 (safetensors raises several types, all meaning an unusable file)
             reason = str(error).rstrip(".")
             raise ValueError(
@@ -159,25 +174,54 @@ class EncodedVideo:
         return video.to(device)
 
     @classmethod
-    def _from_file(cls, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> "EncodedVideo":
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"its format is {metadata.get('format')!r}, and this version reads {FORMAT!r}")
-        checksum = metadata.pop("checksum", None)
-        if checksum != _checksum(tensors, metadata):
-            raise ValueError("its contents do not match its checksum")
-        parts: dict[str, list[torch.Tensor]] = {name: [] for name in PARTS}
-        for name in PARTS:
-            while (key := f"{name}.{len(parts[name])}") in tensors:
-                parts[name].append(tensors.pop(key))
-            _check_finite(name, parts[name])
+    def _from_file(cls, tensors: "_CheckedTensors", chosen: list[int] | None) -> "EncodedVideo":
+        starts, mask = tensors.read("window_starts"), tensors.read("frame_mask")
+        parts = {name: tensors.names(name) for name in PARTS}
+        if chosen is not None:
+            if parts["token_statistics"]:
+                raise ValueError("it is compact, so no `windows` can be selected")
+            if not chosen or not 0 <= chosen[0] <= chosen[-1] < len(starts):
+                raise IndexError(f"`windows` must be from 0 to {len(starts) - 1}, at least one, got {chosen}.")
+            starts, mask = starts[chosen], mask[chosen]
+            parts["video_embeds"] = [f"video_embeds.{index}" for index in chosen]
+        read: dict[str, list[torch.Tensor]] = {}
+        for name, keys in parts.items():
+            read[name] = [tensors.read(key) for key in keys]
+            _check_finite(name, read[name])
         return cls(
-            video_embeds=parts["video_embeds"],
-            token_statistics=parts["token_statistics"] or None,
-            **tensors,  # frame_mask and window_starts
-            fps=float(metadata["fps"]),
-            duration_sec=float(metadata["duration_sec"]),
-            fingerprint=metadata["fingerprint"],
+            video_embeds=read["video_embeds"],
+            frame_mask=mask,
+            window_starts=starts,
+            fps=float(tensors.metadata["fps"]),
+            duration_sec=float(tensors.metadata["duration_sec"]),
+            fingerprint=tensors.metadata["fingerprint"],
+            token_statistics=read["token_statistics"] or None,
         )
+
+
+class _CheckedTensors:
+    """The tensors of a file, whose checksums are compared when they are read."""
+
+    def __init__(self, file: Any):
+        self.metadata: dict[str, str] = file.metadata() or {}
+        if self.metadata.get("format") != FORMAT:
+            raise ValueError(f"its format is {self.metadata.get('format')!r}, and this version reads {FORMAT!r}")
+        self._file = file
+        self._checksums = json.loads(self.metadata.pop("checksums"))
+
+    def names(self, prefix: str) -> list[str]:
+        """Names of the parts `prefix.0`, `prefix.1` ..., in order."""
+        names: list[str] = []
+        while (name := f"{prefix}.{len(names)}") in self._checksums:
+            names.append(name)
+        return names
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor; raises an error if it differs from what was written."""
+        tensor = self._file.get_tensor(name)
+        if self._checksums.get(name) != _checksum(name, tensor, self.metadata):
+            raise ValueError(f"its contents do not match its checksum ({name})")
+        return tensor
 
 
 @dataclass
@@ -205,13 +249,11 @@ class EncodedText:
         return replace(self, text_embeds=self.text_embeds.to(device), text_mask=self.text_mask.to(device))
 
 
-def _checksum(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
-    """CRC-32 of everything in a file but the checksum itself."""
-    shapes = {name: [str(value.dtype), list(value.shape)] for name, value in tensors.items()}
-    checksum = zlib.crc32(json.dumps([metadata, shapes], sort_keys=True).encode())
-    for _, value in sorted(tensors.items()):
-        contents = value.flatten().view(torch.uint8).numpy()
-        checksum = zlib.crc32(contents, checksum)  # type: ignore[arg-type]  # Python before 3.12 has no type of buffers
+def _checksum(name: str, tensor: torch.Tensor, metadata: dict[str, str]) -> str:
+    """CRC-32 of a tensor, with its name and shape and the metadata of its file."""
+    header = json.dumps([metadata, name, str(tensor.dtype), list(tensor.shape)], sort_keys=True)
+    contents = tensor.flatten().view(torch.uint8).numpy()
+    checksum = zlib.crc32(contents, zlib.crc32(header.encode()))  # type: ignore[arg-type]  # before Python 3.12 no type of buffers
     return f"{checksum:08x}"
 
 
@@ -255,18 +297,20 @@ def _check_windows(frame_mask: torch.Tensor, window_starts: torch.Tensor, num_wi
             f"{tuple(window_starts.shape)}."
         )
     lengths = frame_mask.sum(dim=1).tolist()
+    starts = window_starts.tolist()
     stride = size // 2
-    least = 1 if num_windows == 1 else size - stride + 1
+    least = 1 if starts[-1] == 0 else size - stride + 1
     padded_right = torch.arange(size, device=frame_mask.device) < frame_mask.sum(dim=1, keepdim=True)
     if not torch.equal(frame_mask, padded_right) or set(lengths[:-1]) - {size} or lengths[-1] < least:
         raise ValueError(
             "`frame_mask` must be `True` except at the end of the last window, which must have at least "
             f"{least} of {size} frames; got windows of {lengths} frames."
         )
-    if window_starts.tolist() != [index * stride for index in range(num_windows)]:
+    rising = all(start < later for start, later in itertools.pairwise(starts))
+    if not rising or starts[0] < 0 or any(start % max(stride, 1) for start in starts):
         raise ValueError(
-            f"`window_starts` must be multiples of {stride} from 0 on, as windows of {size} frames overlap by half; got "
-            f"{window_starts.tolist()}."
+            f"`window_starts` must be multiples of {stride} from 0 on, rising, as windows of {size} frames overlap by half; "
+            f"got {starts}."
         )
 
 

@@ -96,8 +96,33 @@ class GroundingMixin:
         if duration_sec is None:
             duration_sec = int(parts["window_starts"][-1] + parts["frame_mask"][-1].sum()) / fps
         return EncodedVideo(
-            **parts, fps=float(fps), duration_sec=float(duration_sec), fingerprint=self._get_fingerprint()
+            **parts, fps=float(fps), duration_sec=float(duration_sec), fingerprint=self.get_fingerprint()
         )
+
+    @torch.no_grad()
+    def stream_encoded_windows(
+        self,
+        pixel_values_videos: torch.Tensor | Iterable[torch.Tensor] | None = None,
+        *,
+        video_hidden_states: torch.Tensor | Iterable[torch.Tensor] | None = None,
+        fps: float | None = None,
+        window_sec: float | str | None = "config",
+        chunk_size: int = 32,
+        dtype: torch.dtype | None = None,
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Encode one video of any length window by window, so that only one window is in memory.
+
+        Arguments and errors are those of `encode_video`; hidden states may also come in pieces.
+
+        Yields:
+            Index of the window's first frame, and its projected hidden states `(num_steps, window_frames, num_tokens,
+            hidden)`. The last window may be shorter than the others.
+        """
+        _, window = self._check_times(fps, window_sec)
+        dtype = self.r2_block.scale.dtype if dtype is None else dtype
+        with reading_ahead(pixel_values_videos) as pixels:
+            for start, begun in self._stream_windows(pixels, video_hidden_states, chunk_size, window):
+                yield start, self._project_window(begun, dtype)
 
     def _check_times(self, fps: float | None, window_sec: float | str | None) -> tuple[float, int | None]:
         """Frame rate and number of frames of a window, with the defaults of the configuration."""
@@ -117,18 +142,25 @@ class GroundingMixin:
             )
 
     def _stream_states(
-        self, pixels: torch.Tensor | Iterable[torch.Tensor] | None, states: torch.Tensor | None, chunk_size: int
+        self,
+        pixels: torch.Tensor | Iterable[torch.Tensor] | None,
+        states: torch.Tensor | Iterable[torch.Tensor] | None,
+        chunk_size: int,
     ) -> Iterator[torch.Tensor]:
         """Hidden states of one video in pieces `(n, num_layers, num_tokens, vision_hidden)`."""
         if states is not None:
-            check_shape("video_hidden_states", states, video_state_shape(self.config))
-            yield states.to(self.device)
+            for piece in [states] if isinstance(states, torch.Tensor) else states:
+                check_shape("video_hidden_states", piece, video_state_shape(self.config))
+                yield piece.to(self.device)
         elif pixels is not None:
             for piece in stream_pixels(pixels, chunk_size, self.device):
                 yield self.get_video_hidden_states(piece[None], chunk_size)[0]
 
     def _stream_begun(
-        self, pixels: torch.Tensor | Iterable[torch.Tensor] | None, states: torch.Tensor | None, chunk_size: int
+        self,
+        pixels: torch.Tensor | Iterable[torch.Tensor] | None,
+        states: torch.Tensor | Iterable[torch.Tensor] | None,
+        chunk_size: int,
     ) -> Iterator[torch.Tensor]:
         """The part of the projection that is the same in all windows, in pieces, see `_begin_projection`."""
         for piece in self._stream_states(pixels, states, chunk_size):
@@ -138,7 +170,7 @@ class GroundingMixin:
     def _stream_windows(
         self,
         pixels: torch.Tensor | Iterable[torch.Tensor] | None,
-        states: torch.Tensor | None,
+        states: torch.Tensor | Iterable[torch.Tensor] | None,
         chunk_size: int,
         window: int | None,
     ) -> Iterator[tuple[int, torch.Tensor]]:
@@ -168,8 +200,8 @@ class GroundingMixin:
             steps.append(_convert(self.r2_block.complete_projection(step, embeds, statistics), dtype))
         return torch.stack(steps)
 
-    def _get_fingerprint(self) -> str:
-        """Hash of the weights that encoded videos and texts depend on, except those of frozen encoders."""
+    def get_fingerprint(self) -> str:
+        """Hash of the weights that encoded videos and texts depend on, except those of frozen encoders: their `fingerprint`."""
         weights = self.r2_block.projection_weights()
         learned = self.config.method_spec.place == "inside"
         for prefix in (*ENCODERS, "method.") if learned else ("method.",):
@@ -198,7 +230,7 @@ class GroundingMixin:
         """
         text_mask = check_text(self.config, input_ids, text_hidden_states, attention_mask)
         words = self.project_text(self._text_states(input_ids, text_hidden_states, text_mask))
-        return EncodedText(torch.stack(words), text_mask, self._get_fingerprint())
+        return EncodedText(torch.stack(words), text_mask, self.get_fingerprint())
 
     @overload
     def ground(self, encoded_video: EncodedVideo, *args: Any, **kwargs: Any) -> VideoGroundingOutput: ...
@@ -306,7 +338,7 @@ class GroundingMixin:
         return encoded.to(self.device)
 
     def _check_fingerprint(self, name: str, encoded: EncodedVideo | EncodedText) -> None:
-        if encoded.fingerprint != self._get_fingerprint():
+        if encoded.fingerprint != self.get_fingerprint():
             raise ValueError(f"`{name}` was made with weights other than this model's. Encode it again.")
 
     def _windows_of(self, video: EncodedVideo, answers: list[VideoGroundingOutput]) -> list[Window]:

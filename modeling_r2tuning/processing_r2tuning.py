@@ -271,6 +271,8 @@ class R2TuningProcessor(ProcessorMixin):
         video: Any,
         *,
         fps: float | None = None,
+        start_sec: float = 0.0,
+        end_sec: float | None = None,
         max_frames: int = MAX_FRAMES,
         max_pixels: int = MAX_PIXELS,
         chunk_size: int = 32,
@@ -281,10 +283,15 @@ class R2TuningProcessor(ProcessorMixin):
         Args:
             video: As for `__call__`.
             fps: As for `__call__`.
+            start_sec: Start of the part to read, in seconds; only of a file, in which it is looked up.
+            end_sec: End of that part; `None` = the end of the video.
             max_frames: As for `__call__`.
             max_pixels: As for `__call__`.
             chunk_size: Largest number of frames of a piece.
             progress: As for `__call__`.
+
+        Returns:
+            The frames; `duration_sec` is that of the whole video.
         """
         check_options(fps=fps, max_frames=max_frames, max_pixels=max_pixels, chunk_size=chunk_size, progress=progress)
         fps = self.fps if fps is None else fps
@@ -296,6 +303,8 @@ class R2TuningProcessor(ProcessorMixin):
                 fps,
                 size=frame_size(self.image_processor),
                 interpolation=frame_interpolation(self.image_processor),
+                start_sec=start_sec,
+                end_sec=end_sec,
                 max_frames=max_frames,
                 max_pixels=max_pixels,
                 chunk_size=chunk_size,
@@ -303,6 +312,10 @@ class R2TuningProcessor(ProcessorMixin):
             )
             pixels = (self._pixels(chunk) for chunk in source)
             return FrameStream(pixels, source.num_frames, float(fps), source.duration_sec)
+        if (start_sec, end_sec) != (0.0, None):
+            raise ValueError(
+                "`start_sec` and `end_sec` select a part of a file; pass a slice of these frames instead."
+            )
         frames = as_frames(video)
         starts = range(0, len(frames), chunk_size)
         pixels = (self._pixels(frames[start : start + chunk_size]) for start in starts)

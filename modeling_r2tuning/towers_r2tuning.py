@@ -134,18 +134,27 @@ def load_encoders(name: str, config: R2TuningConfig, **hub: Any) -> tuple[nn.Mod
         OSError: It cannot be found or fetched.
         ValueError: It is damaged, incomplete, of another kind or of other sizes.
     """
+    backbone, missing = load_whole_backbone(name, config, **hub)
+    missing = [key for key in missing if key.startswith(ENCODERS)]
+    if missing:
+        raise ValueError(
+            f"The backbone '{name}' is incomplete: it lacks {len(missing)} weights, such as {missing[:3]}."
+        )
+    return backbone.vision_model, backbone.text_model
+
+
+def load_whole_backbone(name: str, config: R2TuningConfig, **hub: Any) -> tuple[Any, list[str]]:
+    """Load a backbone with its heads. Returns the model and the names of weights that the checkpoint lacks, sorted.
+
+    Arguments and errors are those of `load_encoders`.
+    """
     found = read_backbone_config(name, **hub)
     _check_sizes(name, config, found)
     model_class = getattr(transformers, backbone_spec(name, found.model_type).model_class)
     with loading_backbone(name, **hub):
         loaded = model_class.from_pretrained(name, config=found, output_loading_info=True, **safe_weights(name, hub))
         backbone, info = cast("tuple[Any, dict[str, Any]]", loaded)
-    missing = sorted(key for key in info["missing_keys"] if key.startswith(ENCODERS))
-    if missing:
-        raise ValueError(
-            f"The backbone '{name}' is incomplete: it lacks {len(missing)} weights, such as {missing[:3]}."
-        )
-    return backbone.vision_model, backbone.text_model
+    return backbone, sorted(info["missing_keys"])
 
 
 def _check_sizes(name: str, config: R2TuningConfig, found: PreTrainedConfig) -> None:

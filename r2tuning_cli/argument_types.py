@@ -4,6 +4,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 
@@ -41,6 +42,16 @@ def positive_integer(text: str) -> int:
 def non_negative_integer(text: str) -> int:
     """A seed or a count that may be zero."""
     return _number(text, int, "a whole number of at least 0", lambda value: value >= 0)
+
+
+def local_date(text: str) -> datetime:
+    """A date, or a date and a time, of the local time zone unless it names another."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(
+            f"must be a date such as 2026-11-29 or 2026-11-29T18:30, got '{text}'"
+        ) from error
 
 
 def nms_method(text: str) -> str | None:
@@ -106,6 +117,7 @@ __all__ = [
     "RenamedOption",
     "add_renamed_clip_option",
     "byte_size",
+    "local_date",
     "nms_method",
     "non_negative_integer",
     "positive_integer",

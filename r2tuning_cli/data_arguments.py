@@ -12,7 +12,7 @@ from .execution_arguments import add_execution_arguments, check_execution
 
 
 EVALUATE_DESCRIPTION = """\
-Score predictions, or a checkpoint, on a benchmark; print tables and, with --output, write JSON.
+Score predictions, a checkpoint or a library on a benchmark; print tables and, with --output, write JSON.
 """
 EVALUATE_EPILOG = """\
 examples:
@@ -133,6 +133,12 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="predictions, one JSON object per line, or the submission file of TVR or VUE-TR; may be a .gz file",
     )
     source.add_argument("--model", metavar="DIR_OR_REPO", help="checkpoint that makes the predictions, or 'packaged'")
+    source.add_argument(
+        "--library",
+        type=Path,
+        metavar="LIB",
+        help="library that is searched for each query, made by `r2tuning index` from the videos of --video-dir (TVR)",
+    )
     parser.add_argument("--benchmark", required=True, choices=tuple(BENCHMARKS), help="the benchmark")
     parser.add_argument("--split", default="val", metavar="NAME", help="the split (default: val)")
     parser.add_argument("--domain", metavar="NAME", help=DOMAIN_HELP)
@@ -153,7 +159,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluated_model_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("with --model")
+    group = parser.add_argument_group("with --model or --library")
     group.add_argument("--video-dir", type=Path, metavar="DIR", help="folder of the videos")
     group.add_argument("--features", type=Path, metavar="DIR", help="feature cache, used instead of videos")
     group.add_argument(
@@ -188,9 +194,14 @@ def check_evaluate(args: argparse.Namespace) -> None:
         if args.video_dir is None and args.features is None:
             raise ValueError("`model` needs `video_dir` or `features`.")
         return
-    for name in ("record", "save_predictions", "backbone", "device"):
+    source, refused = "predictions", ["record", "save_predictions", "backbone", "device"]
+    if args.library is not None:
+        source, refused = "library", ["record", "backbone", "features"]
+        if args.video_dir is None:
+            raise ValueError("`library` needs `video_dir`, by which its videos get their ids.")
+    for name in refused:
         if getattr(args, name):
-            raise ValueError(f"`{name}` goes with `model`; leave it out with `predictions`.")
+            raise ValueError(f"`{name}` goes with `model`; leave it out with `{source}`.")
 
 
 def add_extract_arguments(parser: argparse.ArgumentParser) -> None:

@@ -70,7 +70,7 @@ def add_ground_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "queries", metavar="QUERY", nargs="+", help="what to find: one sentence in quotes, or several, each in quotes"
     )
-    _add_model_arguments(parser)
+    add_model_arguments(parser)
     _add_search_arguments(parser)
     _add_output_arguments(parser)
 
@@ -80,7 +80,7 @@ def add_explain_arguments(parser: argparse.ArgumentParser) -> None:
     _add_video_arguments(parser)
     parser.add_argument("query", metavar="QUERY", help="what to find, a sentence in quotes")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the figures")
-    _add_model_arguments(parser)
+    add_model_arguments(parser)
 
 
 def _add_video_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +95,8 @@ def _add_video_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that name the model, its backbone, device and precision."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
@@ -273,6 +274,7 @@ __all__ = [
     "add_demo_arguments",
     "add_explain_arguments",
     "add_ground_arguments",
+    "add_model_arguments",
     "benchmark_table",
     "check_explain",
     "check_ground",

@@ -19,6 +19,7 @@ examples:
   r2tuning demo
   r2tuning ground talk.mp4 "people laugh" --model {ORIGINAL_REPOSITORY} --benchmark qvhighlights
   r2tuning ground talk.mp4 "a man opens the door" "people laugh" --model my_model --plot talk.png --clips found/
+  r2tuning index videos/ --library lib && r2tuning search lib "people laugh"
   r2tuning train --preset qvhighlights --data-dir ANNOTATIONS --features CACHE --output-dir RUN
   r2tuning convert r2_tuning_tacos.pth my_model --benchmark tacos
   r2tuning push my_model org/my_model

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from . import checkpoint_arguments as checkpoints
 from . import data_arguments as data
 from . import grounding_arguments as grounding
+from . import library_arguments as library
 from . import training_options as training
 
 
@@ -69,6 +70,35 @@ PROGRAMS = {
         check=grounding.check_explain,
         other_names=BACKBONE_NAMES,
     ),
+    "index": Program(
+        "r2tuning.commands.index",
+        "add videos to a library that is searched by sentences",
+        library.add_index_arguments,
+        library.INDEX_DESCRIPTION,
+        library.INDEX_EPILOG,
+        check=library.check_index,
+        other_names=BACKBONE_NAMES,
+        extra="library",
+    ),
+    "search": Program(
+        "r2tuning.commands.search",
+        "find moments in all videos of a library",
+        library.add_search_arguments,
+        library.SEARCH_DESCRIPTION,
+        library.SEARCH_EPILOG,
+        check=library.check_search,
+        other_names={"num_windows": "--windows"},
+        extra="library",
+    ),
+    "library": Program(
+        "r2tuning.commands.library",
+        "list, verify, optimize or remove the videos of a library",
+        library.add_library_arguments,
+        library.LIBRARY_DESCRIPTION,
+        library.LIBRARY_EPILOG,
+        check=library.check_library,
+        extra="library",
+    ),
     "check-data": Program(
         "r2tuning.commands.check_data",
         "check your own table and videos before training",
@@ -90,7 +120,7 @@ PROGRAMS = {
     ),
     "evaluate": Program(
         "r2tuning.evaluation.run",
-        "score predictions or a checkpoint on a benchmark",
+        "score predictions, a checkpoint or a library on a benchmark",
         data.add_evaluate_arguments,
         data.EVALUATE_DESCRIPTION,
         data.EVALUATE_EPILOG,

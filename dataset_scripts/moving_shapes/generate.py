@@ -117,7 +117,7 @@ def annotate_video(seed: int, split: str, index: int) -> tuple[list[dict[str, An
     Returns:
         A record for each query in the format of QVHighlights, and the record of the video's summary.
     """
-    video, facts, queries = _observe(seed, split, index)
+    video, facts, queries = observe_video(seed, split, index)
     ratings = random_stream(seed, split, index, RATINGS)
     rows = []
     for number, query in enumerate(queries):
@@ -146,7 +146,7 @@ def annotate_absent(seed: int, split: str, index: int) -> list[dict[str, Any]]:
         split: One of `SPLITS`.
         index: Number of the video in its split.
     """
-    video, facts, queries = _observe(seed, split, index)
+    video, facts, queries = observe_video(seed, split, index)
     random = random_stream(seed, split, index, ABSENT)
     rows = []
     for number, query in enumerate(make_absent_queries(facts, queries, split, random)):
@@ -163,7 +163,7 @@ def annotate_absent(seed: int, split: str, index: int) -> list[dict[str, Any]]:
 
 
 @lru_cache(maxsize=1)  # a video's present and absent queries follow from the same facts
-def _observe(seed: int, split: str, index: int) -> tuple[dict[str, Any], list[ObjectFacts], list[Query]]:
+def observe_video(seed: int, split: str, index: int) -> tuple[dict[str, Any], list[ObjectFacts], list[Query]]:
     """Id and duration of a video, the facts about its objects, and its present queries."""
     scene = make_scene(seed, split, index)
     facts = observe(scene)
@@ -289,4 +289,11 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-__all__ = ["NUM_VIDEOS", "SETTINGS_FILE", "annotate_absent", "annotate_video", "generate_moving_shapes"]
+__all__ = [
+    "NUM_VIDEOS",
+    "SETTINGS_FILE",
+    "annotate_absent",
+    "annotate_video",
+    "generate_moving_shapes",
+    "observe_video",
+]

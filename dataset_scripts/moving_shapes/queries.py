@@ -271,7 +271,7 @@ def _state_queries(facts: list[ObjectFacts], random: np.random.Generator) -> Ite
     """All queries of every family but "order", each in one wording."""
     for number, item in enumerate(facts):
         a = _with_article(item.name, random)
-        for family, detail, fact in _single_facts(item):
+        for family, detail, fact in single_facts(item):
             yield Query(family, word_single(family, item.name, detail, random, a), fact, (number,), detail)
         for other in range(number):
             first, second = random.permutation([number, other]).tolist()
@@ -279,7 +279,7 @@ def _state_queries(facts: list[ObjectFacts], random: np.random.Generator) -> Ite
             yield Query("co-presence", text, item.visible & facts[other].visible, (first, second))
 
 
-def _single_facts(item: ObjectFacts) -> Iterator[tuple[str, str, Fact]]:
+def single_facts(item: ObjectFacts) -> Iterator[tuple[str, str, Fact]]:
     """Family, detail and truth of every query about one object."""
     yield "presence", "", item.visible
     for family, details in (("place", item.sides), ("size", item.sizes), ("motion", item.actions)):
@@ -451,6 +451,7 @@ __all__ = [
     "observe",
     "rate_importance",
     "rate_saliency",
+    "single_facts",
     "vocabulary",
     "word_order",
     "word_pair",

@@ -2,18 +2,24 @@
 
 import argparse
 import functools
-import json
 import logging
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from modeling_r2tuning.files_r2tuning import check_replaceable, writing
+from modeling_r2tuning.files_r2tuning import check_replaceable
 from modeling_r2tuning.processing_r2tuning import as_text_list
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames
 from modeling_r2tuning.video_source_r2tuning import display_name
-from r2tuning.commands.shared import check_model_options, cut_moments, load_pipeline, model_name, open_video
+from r2tuning.commands.shared import (
+    STANDARD_OUTPUT,
+    check_model_options,
+    cut_moments,
+    load_pipeline,
+    model_name,
+    open_video,
+    write_document,
+)
 from r2tuning.terminal import progress_bar, report, write_line
 from r2tuning.visualization.timeline import (
     format_absence,
@@ -29,7 +35,6 @@ from r2tuning_cli.programs import option_names
 logger = logging.getLogger(__name__)
 
 PIPELINE_OPTIONS = ("fps", "min_probability", "nms", "round_to", "score_threshold", "window_sec")
-STANDARD_OUTPUT = Path("-")
 
 
 def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
@@ -61,7 +66,7 @@ def _ground(args: argparse.Namespace) -> int:
                 "model": display_name(model_name(args)),
                 "answers": answers,
             }
-            _write_json(document, args.json)
+            write_document(document, args.json)
         if args.plot is not None:
             plot_grounding(answers, video, args.plot, top=args.top)
             logger.info("wrote %s", args.plot)
@@ -103,16 +108,6 @@ def format_answer(answer: dict[str, Any], top: int) -> str:
 
 def _join(texts: Iterable[str]) -> str:
     return ", ".join(texts) or "none"
-
-
-def _write_json(document: dict[str, Any], path: Path) -> None:
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2)
-    if path == STANDARD_OUTPUT:
-        write_line(sys.stdout, text)
-        return
-    with writing(path) as partial:
-        partial.write_text(f"{text}\n", encoding="utf-8")
-    logger.info("wrote %s", path)
 
 
 __all__ = ["format_answer", "run"]

@@ -2,13 +2,16 @@
 
 import argparse
 import contextlib
+import json
 import logging
+import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from modeling_r2tuning import DEFAULT_MODEL
+from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.int8_r2tuning import check_int8
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
@@ -18,13 +21,14 @@ from modeling_r2tuning.video_io_r2tuning import cut_clip
 from modeling_r2tuning.video_source_r2tuning import LocalCopy, file_stem, local_copy
 from r2tuning.checks import check_model_type, choose_device, locate_model
 from r2tuning.released.resolve import check_original, resolve_checkpoint
-from r2tuning.terminal import progress_bar
+from r2tuning.terminal import progress_bar, write_line
 from r2tuning.visualization.timeline import format_absence
 
 
 logger = logging.getLogger(__name__)
 
 MAX_NAME_BYTES = 255
+STANDARD_OUTPUT = Path("-")
 
 
 def check_model_options(args: argparse.Namespace) -> None:
@@ -70,35 +74,87 @@ def open_video(args: argparse.Namespace) -> contextlib.AbstractContextManager[st
     return cast("contextlib.AbstractContextManager[str | LocalCopy]", copied)  # a path stays a path
 
 
+class Cut(NamedTuple):
+    """A part of a video to be written as a file.
+
+    Attributes:
+        video: The video.
+        query: Number of the query, from 1.
+        rank: Rank of the moment, from 1.
+        start: In seconds.
+        end: In seconds.
+    """
+
+    video: str | LocalCopy
+    query: int
+    rank: int
+    start: float
+    end: float
+
+
 def cut_moments(
     answers: list[dict[str, Any]], video: str | LocalCopy, duration_sec: float, folder: Path, top: int
 ) -> None:
     """Write the best moments of each query as files, named so that they sort by query and rank."""
-    moments = []
+    cuts = []
     for query, answer in enumerate(answers, 1):
         absence = format_absence(answer)
         if absence is not None:
             logger.info("nothing is cut for query %d: %s", query, absence)
         for rank, moment in enumerate(answer["moments"][:top], 1):
-            moments.append((query, rank, moment["start"], min(moment["end"], duration_sec)))
-    digits = max(2, len(str(max(top, len(answers)))))
+            cuts.append(Cut(video, query, rank, moment["start"], min(moment["end"], duration_sec)))
+    write_clips(cuts, folder)
+
+
+def write_clips(cuts: list[Cut], folder: Path) -> None:
+    """Write parts of videos as files, named so that they sort by query and rank."""
+    largest = max((max(cut.query, cut.rank) for cut in cuts), default=1)
+    digits = max(2, len(str(largest)))
     num_clips = 0
     with progress_bar("cutting clips", " clips") as progress:
-        for count, (query, rank, start, end) in enumerate(moments, 1):
+        for count, (video, query, rank, start, end) in enumerate(cuts, 1):
             if start < end:
-                place = f"query{query:0{digits}}_moment{rank:0{digits}}"
-                cut_clip(video, folder / _clip_name(video, f"_{place}_{start:.1f}-{end:.1f}s.mp4"), start, end)
+                place = f"query{query:0{digits}}_moment{rank:0{digits}}_"
+                cut_clip(video, folder / _clip_name(place, video, f"_{start:.1f}-{end:.1f}s.mp4"), start, end)
                 num_clips += 1
             else:
                 logger.warning("moment %d of query %d is empty and was not cut", rank, query)
-            progress(count, len(moments))
+            progress(count, len(cuts))
     logger.info("wrote %d clips to %s", num_clips, folder)
 
 
-def _clip_name(video: str | LocalCopy, ending: str) -> str:
-    """The video's name, cut to what file systems allow, and the ending."""
-    stem = file_stem(video).encode()[: MAX_NAME_BYTES - len(ending)]
-    return stem.decode(errors="ignore") + ending
+def write_document(document: dict[str, Any], path: Path) -> None:
+    """Write JSON to a file, or to standard output if that is "-"."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2)
+    if not is_unicode(text):  # a path that is not UTF-8
+        text = json.dumps(document, allow_nan=False, indent=2)
+    if path == STANDARD_OUTPUT:
+        write_line(sys.stdout, text)
+        return
+    with writing(path) as partial:
+        partial.write_text(f"{text}\n", encoding="utf-8")
+    logger.info("wrote %s", path)
 
 
-__all__ = ["check_model_options", "cut_moments", "load_pipeline", "model_name", "open_video"]
+def is_unicode(text: str) -> bool:
+    """Whether a text has no surrogates, which stand for bytes of a path that is not UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _clip_name(beginning: str, video: str | LocalCopy, ending: str) -> str:
+    """A name that holds the video's, cut to what file systems allow."""
+    stem = file_stem(video).encode()[: MAX_NAME_BYTES - len(beginning) - len(ending)]
+    return beginning + stem.decode(errors="ignore") + ending
+
+
+__all__ = [
+    "STANDARD_OUTPUT",
+    "Cut",
+    "check_model_options",
+    "cut_moments",
+    "load_pipeline",
+    "model_name",
+    "open_video",
+    "write_clips",
+    "write_document",
+]

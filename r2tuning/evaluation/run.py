@@ -1,4 +1,4 @@
-"""`r2tuning evaluate` and `train/run_evaluation.py`: scores a prediction file, or a checkpoint, on a benchmark."""
+"""`r2tuning evaluate` and `train/run_evaluation.py`: scores a prediction file, a checkpoint or a library on a benchmark."""
 
 import argparse
 import functools
@@ -124,13 +124,20 @@ def has_truth(rows: list[dict[str, Any]]) -> bool:
 def get_predictions(
     args: argparse.Namespace, rows: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Predictions from the file or the checkpoint, and the rows to score them on.
+    """Predictions from the file, the library or the checkpoint, and the rows to score them on.
 
-    Predictions of a checkpoint are written to `--save-predictions`. Queries whose videos cannot be read are removed from
+    Predictions that are made here are written to `--save-predictions`. Queries whose videos cannot be read are removed from
     the rows if `--missing-videos` allows it.
     """
     if args.predictions is not None:
         return read_prediction_file(args.predictions, args.benchmark), rows
+    if args.library is not None:
+        from r2tuning.evaluation.retrieval import search_library  # needs LanceDB, which is optional
+
+        predictions = search_library(args.library, rows, args.benchmark, choose_device(args.device))
+        if args.save_predictions is not None:
+            write_predictions(predictions, args.save_predictions)
+        return predictions, rows
     name = args.model
     if is_original(name):
         name = resolve_checkpoint(name, benchmark=args.benchmark, domain=args.domain, backbone=args.backbone)
@@ -166,6 +173,7 @@ def evaluate(
         "domain": args.domain,
         "predictions": str(args.predictions or args.save_predictions or ""),
         "model": args.model,
+        "library": None if args.library is None else str(args.library),
         "match_reference_code": args.match_reference_code,
         "num_queries": len(rows),
         "num_left_out": num_left_out,

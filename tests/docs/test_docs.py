@@ -30,6 +30,8 @@ SMALL = {
     "r2tuning evaluate": "",
     "r2tuning export-dataset": "",
     "r2tuning ground": "",
+    "r2tuning index": "",
+    "r2tuning search": "",
 }
 OWN_TESTS = ("train_your_own.md", "export.md")  # pages that tests of their own run
 # Commands that install, change the package or publish.

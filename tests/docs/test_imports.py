@@ -238,6 +238,7 @@ LAYERS = [
     {"released"},
     {"execution"},
     {"export", "features"},
+    {"library"},
     {"evaluation"},
     {"training", "pretraining"},
     {"commands"},

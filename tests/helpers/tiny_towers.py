@@ -98,6 +98,8 @@ def make_backbone(kind, seed=0):
     text = {**TEXT, **known}
     if kind == "altclip":
         text["project_dim"] = 16
+    if kind == "siglip":
+        text["projection_size"] = VISION["hidden_size"]  # images are not projected
     config = spec.config_class(vision_config=dict(VISION), text_config=text, **widths)
     torch.manual_seed(seed)
     model = getattr(transformers, spec.model_class)(config).eval()

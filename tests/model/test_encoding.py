@@ -313,6 +313,47 @@ def test_a_failed_save_leaves_nothing_behind(windowed, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+@pytest.mark.parametrize("chosen", [[0], [4], [1, 2], [3, 0, 3]])
+def test_some_windows_of_a_file_are_grounded_like_those_of_the_whole(tiny_model, windowed, tmp_path, chosen):
+    path = tmp_path / "video"
+    windowed.save(path)
+    found = EncodedVideo.load(path, windows=chosen)
+    assert found.window_starts.tolist() == [5 * index for index in sorted(set(chosen))]
+    ids = {"input_ids": torch.tensor([[62, 5, 63], [62, 7, 63]])}
+    got, whole = tiny_model.ground(found, **ids), tiny_model.ground(windowed, **ids)
+    rows = torch.isin(whole.window_starts, found.window_starts)
+    for name in ("logits", "boundary_offsets", "saliency_scores", "frame_mask", "duration_sec"):
+        torch.testing.assert_close(got[name], whole[name][rows], **CLOSE)
+
+
+def test_only_the_chosen_windows_are_read(windowed, tmp_path):
+    """Damage elsewhere in the file goes unnoticed, damage in a chosen window does not."""
+    path = tmp_path / "video"
+    windowed.save(path)
+    content = bytearray(path.read_bytes())
+    place = content.find(windowed.video_embeds[3].numpy().tobytes()[:64])
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert EncodedVideo.load(path, windows=[1, 2]).num_windows == 2
+    for windows in ([2, 3], None):
+        with pytest.raises(ValueError, match=r"do not match its checksum \(video_embeds.3\)"):
+            EncodedVideo.load(path, windows=windows)
+
+
+@pytest.mark.parametrize("chosen", [[], [5], [-1, 2]])
+def test_windows_that_a_file_lacks_are_refused(windowed, tmp_path, chosen):
+    windowed.save(tmp_path / "video")
+    with pytest.raises(IndexError, match="`windows` must be from 0 to 4"):
+        EncodedVideo.load(tmp_path / "video", windows=chosen)
+
+
+def test_windows_of_a_compact_file_cannot_be_chosen(tiny_model, tmp_path):
+    states = video_states(tiny_model.config, 30)
+    tiny_model.encode_video(video_hidden_states=states, window_sec=20, compact=True).save(tmp_path / "video")
+    with pytest.raises(ValueError, match="it is compact"):
+        EncodedVideo.load(tmp_path / "video", windows=[0])
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="No encoded video at '.*nothing'"):
         EncodedVideo.load(tmp_path / "nothing")
@@ -336,7 +377,7 @@ DAMAGES = {
     "lost mask": lambda path: rewrite(path, lost="frame_mask"),
     "first format": lambda path: rewrite(path, format="r2tuning-encoded-video-1"),
     "other frame rate": lambda path: rewrite(path, fps="1.0"),
-    "no checksum": lambda path: rewrite(path, checksum=""),
+    "no checksum": lambda path: rewrite(path, checksums="{}"),
     "other file": lambda path: save_file({"frame_mask": torch.ones(1, 1)}, path),
 }
 
@@ -390,7 +431,7 @@ WRONG_PARTS = {
     "nothing new": ({"frame_mask": torch.arange(4) < torch.tensor([[4], [4], [2]])}, "at least 3 of 4 frames"),
     "negative start": ({"window_starts": torch.tensor([-2, 0, 2])}, "multiples of 2 from 0 on"),
     "unsorted starts": ({"window_starts": torch.tensor([0, 4, 2])}, "multiples of 2 from 0 on"),
-    "gap": ({"window_starts": torch.tensor([0, 2, 40])}, "multiples of 2 from 0 on"),
+    "gap within a window": ({"window_starts": torch.tensor([0, 2, 41])}, "multiples of 2 from 0 on"),
     "fractional starts": ({"window_starts": torch.tensor([0.0, 2.0, 4.0])}, "`window_starts` must be int64"),
     "start missing": ({"window_starts": torch.tensor([0, 2])}, "`window_starts` must be int64"),
     "frame rate": ({"fps": -0.5}, "`fps` must be a positive"),

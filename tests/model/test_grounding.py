@@ -163,7 +163,7 @@ def test_the_fingerprint_is_computed_once(make_model, text, monkeypatch):
 def test_every_change_of_the_weights_is_noticed(make_model, change):
     model = make_model()
     weight = model.r2_block.steps[0].video_projection.output_linear.weight
-    before = model._get_fingerprint()
+    before = model.get_fingerprint()
     if change == "in place":
         with torch.no_grad():
             weight[-1, -1] += 1
@@ -171,7 +171,7 @@ def test_every_change_of_the_weights_is_noticed(make_model, change):
         weight.data += 1
     else:
         weight.data = weight.data.clone() + 1
-    assert model._get_fingerprint() != before
+    assert model.get_fingerprint() != before
 
 
 # ---- compact videos and half precision ---------------------------------------------------------------------------

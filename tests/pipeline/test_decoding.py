@@ -184,6 +184,11 @@ def test_windows_own_every_frame_once():
     assert frames == list(range(14))
 
 
+def test_frames_between_windows_are_owned_by_none():
+    owned = owned_frames(torch.ones(3, 8, dtype=torch.bool), torch.tensor([4, 8, 40]))
+    assert owned.tolist() == [[0, 6], [2, 8], [0, 8]]
+
+
 def test_windows_are_merged_without_duplicates():
     """Two windows of 6 frames overlap in 2..5: the first owns the frames and points 0-3, the second the rest."""
     points = make_points(6, [1])
