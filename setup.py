@@ -63,6 +63,7 @@ setup(
         "lora": ["peft>=0.21"],  # checkpoints of the method "lora"
         "onnx": ["onnx>=1.19", "onnxscript>=0.6", "onnxruntime>=1.23"],  # `r2tuning export-onnx`; tested down to these
         "int8": ["torchao>=0.18"],  # encoders in int8; the tests ran with 0.18 and torch 2.13
+        "ray": ["ray>=2.44"],  # `--executor ray`; the tests ran with 2.60, jobs and their repetition with 2.44 too
         "siglip": ["sentencepiece>=0.2", "protobuf>=4.25"],  # the tokenizer of SigLIP's first checkpoints
         "library": ["lancedb>=0.40"],  # search of many videos by sentence
         "editors": ["opentimelineio>=0.17"],  # --export FILE.otio; the other formats need nothing

@@ -149,6 +149,7 @@ def search(folder: Path, hours: int, count: int, exact: bool) -> tuple[dict[str,
     times = {
         f"{kind}, seconds of the first query": walls[0],
         f"{kind}, seconds of a query": statistics.median(walls),
+        f"{kind}, seconds of the fastest": min(walls),
         f"{kind}, seconds of the slowest": max(walls[1:]),
         f"{kind}, seconds of the processor": statistics.median(processors),
         f"{kind}, MB of a searching process above start": (read_peak(CPU) - before) / 1e6,

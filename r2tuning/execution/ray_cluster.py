@@ -10,6 +10,7 @@ import io
 import logging
 import math
 import os
+import pickle
 import socket
 import time
 from collections import Counter, deque
@@ -26,6 +27,11 @@ OBJECT_STORE_BYTES = 100 * 2**20  # the local cluster's; it holds nothing but jo
 CONNECT_SEC = 10.0
 # How long a file that another machine wrote may take to appear: NFS remembers for up to a minute that there was none.
 APPEAR_SEC = 90.0
+DIED = f"{ATTEMPTS} processes that worked on it were killed or crashed, usually because memory ran out"
+ALL_DIE = (
+    "All processes of the Ray cluster die: {} videos or queries in a row were given up. Usually memory runs out; lower "
+    "`num_processes`. Finished files are kept; run the command again to continue."
+)
 
 
 def run_on_ray(
@@ -50,8 +56,9 @@ def run_on_ray(
         device: Device that `make_store` puts the model on; GPUs are reserved unless it is `"cpu"`.
 
     Raises:
-        ImportError: Ray is not installed.
+        ImportError: Ray is not installed, or a machine of the cluster lacks a module.
         OSError: No cluster answers at the address, a file cannot be written, or it does not appear on this machine.
+        RuntimeError: All actors die.
         ValueError: A store cannot be made, or the cluster has too few CPUs or no GPU.
     """
     num_processes = min(num_processes, len(jobs))
@@ -109,7 +116,13 @@ def _connected(address: str | None, num_processes: int) -> Iterator[Any]:
         options["include_dashboard"] = False
     # When a machine or process dies, Ray prints its address and a dump of its state to stdout.
     with contextlib.redirect_stdout(io.StringIO()):
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"The Ray cluster at `ray_address` '{address}' refuses the connection ({error}). If it asks for a token, "
+                "set RAY_AUTH_MODE=token here and on all machines."
+            ) from error
         try:
             yield ray
         finally:
@@ -144,6 +157,10 @@ class _Actors:
     def __init__(self, ray: Any, make_store: StoreFactory, count: int, device: str | None):
         self._ray = ray
         self._count = count
+        self._waiting: deque[Job] = deque()
+        self._running: dict[Any, tuple[Any, Job]] = {}  # actors and their jobs, by the reference to the result
+        self._deaths: Counter[Job] = Counter()
+        self._given_up = 0  # jobs since one was finished
         resources = ray.cluster_resources()
         num_cpus = int(resources.get("CPU", 0))
         if count > num_cpus:
@@ -152,37 +169,59 @@ class _Actors:
         # An actor that dies is replaced here, since Ray would repeat a job that always kills its actor for ever.
         options = {"num_cpus": 1, "num_gpus": num_gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
         self._class = ray.remote(**options)(_Actor)
-        self._arguments = (make_store, count, num_cpus // count, os.getcwd())
+        # As bytes, so that a module that a machine lacks is an error of the first job and not a crash of the actor.
+        self._arguments = (ray.cloudpickle.dumps(make_store), count, num_cpus // count, os.getcwd())
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[str, JobUpdate]]:
         """Process jobs; yields the machine that worked on each, and the update."""
-        ray = self._ray
-        waiting = deque(jobs)
-        deaths: Counter[Job] = Counter()
-        idle = [self._class.remote(*self._arguments) for _ in range(self._count)]
-        running: dict[Any, tuple[Any, Job]] = {}
-        while waiting or running:
-            for actor in idle:
-                if waiting:
-                    job = waiting.popleft()
-                    running[actor.run.remote(job)] = actor, job
-                else:
-                    ray.kill(actor)  # its place may be needed for another's replacement
-            [result], _ = ray.wait(list(running))
-            actor, job = running.pop(result)
-            idle = [actor]
-            try:
-                yield ray.get(result)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from error
-            except ray.exceptions.RayError:
-                ray.kill(actor)  # it may be alive on a machine that does not answer
-                idle = [self._class.remote(*self._arguments)]
-                deaths[job] += 1
-                if deaths[job] < ATTEMPTS:
-                    waiting.append(job)
-                else:
-                    yield "", JobUpdate(job, is_last=True, error=_died())
+        self._waiting.extend(jobs)
+        try:
+            for _ in range(self._count):
+                self._give_job(self._class.remote(*self._arguments))
+            while self._running:
+                [result], _ = self._ray.wait(list(self._running))
+                finished = self._finish(result)
+                if finished is not None:
+                    yield finished
+        finally:
+            for actor, _ in self._running.values():
+                self._ray.kill(actor)
+
+    def _give_job(self, actor: Any) -> None:
+        """Start an actor's next job; without one the actor ends, since another may wait for its place."""
+        if not self._waiting:
+            self._ray.kill(actor)
+            return
+        job = self._waiting.popleft()
+        self._running[actor.run.remote(job)] = actor, job
+
+    def _finish(self, result: Any) -> tuple[str, JobUpdate] | None:
+        """The result of a job, or `None` if its actor died and another is to repeat it."""
+        actor, job = self._running[result]
+        finished: tuple[str, JobUpdate] | None
+        try:
+            finished = self._ray.get(result)
+            self._given_up = 0
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except self._ray.exceptions.RayError as error:
+            finished = self._count_death(job, error)
+            self._ray.kill(actor)  # it may be alive on a machine that does not answer
+            actor = self._class.remote(*self._arguments)
+        del self._running[result]
+        self._give_job(actor)
+        return finished
+
+    def _count_death(self, job: Job, error: Exception) -> tuple[str, JobUpdate] | None:
+        """Put a job back whose actor died, or report that it is given up; an error if no job is ever finished."""
+        self._deaths[job] += 1
+        if self._deaths[job] < ATTEMPTS:
+            self._waiting.append(job)
+            return None
+        self._given_up += 1
+        if self._given_up == max(self._count, ATTEMPTS):
+            raise RuntimeError(ALL_DIE.format(self._given_up)) from error
+        return "", JobUpdate(job, is_last=True, error=DIED)
 
 
 def _share_of_gpu(num_gpus: float, num_actors: int, device: str | None) -> float:
@@ -194,21 +233,17 @@ def _share_of_gpu(num_gpus: float, num_actors: int, device: str | None) -> float
     return 1.0 / math.ceil(num_actors / num_gpus)
 
 
-def _died() -> str:
-    return f"{ATTEMPTS} processes that worked on it were killed or crashed, usually because memory ran out"
-
-
 class _Actor:
     """Body of an actor.
 
     Args:
-        make_store: Makes its store.
+        make_store: The pickled function that makes its store.
         num_actors: Number of all actors.
         num_threads: Threads of PyTorch.
         folder: Working directory.
     """
 
-    def __init__(self, make_store: StoreFactory, num_actors: int, num_threads: int, folder: str):
+    def __init__(self, make_store: bytes, num_actors: int, num_threads: int, folder: str):
         self._make_store, self._num_actors = make_store, num_actors
         self._num_threads, self._folder = num_threads, folder
         self._store: Store | None = None
@@ -231,7 +266,7 @@ class _Actor:
                 f"A machine of the cluster has no folder '{self._folder}', in which this command was started. Start it "
                 "in a folder that all machines see under the same path."
             ) from error
-        return self._make_store(0, self._num_actors)
+        return pickle.loads(self._make_store)(0, self._num_actors)
 
 
 __all__ = ["check_cluster", "run_on_ray"]

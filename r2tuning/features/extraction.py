@@ -70,6 +70,7 @@ def extract(
         executor: `"local"` for processes of this machine, `"ray"` for actors of a Ray cluster.
         num_processes: Processes or actors that share the work.
         ray_address: `"HOST:PORT"` of a running cluster; `None` starts one on this machine, which ends with the work.
+            Ignored if this process is connected to a cluster already.
         device: Device that `make_store` puts the model on. `"ray"` reserves GPUs unless it is `"cpu"`.
 
     Raises:
@@ -77,6 +78,8 @@ def extract(
         RuntimeError: A local process crashed.
         ValueError: A store cannot be made, or the cluster is too small.
     """
+    if executor not in ("local", "ray"):
+        raise ValueError(f"`executor` must be 'local' or 'ray', got '{executor}'.")
     summary = Summary()
     unfinished = _select_unfinished(jobs, store, summary)
     if not unfinished:

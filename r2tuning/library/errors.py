@@ -8,18 +8,20 @@ class LibraryBusyError(RuntimeError):
 
 
 class DamagedLibraryError(ValueError):
-    """Tables of a library cannot be read.
+    """Tables of a library cannot be read."""
+
+
+def damaged(folder: Path, detail: str) -> DamagedLibraryError:
+    """The error for tables that cannot be read.
 
     Args:
         folder: Folder of the tables.
         detail: What is wrong with them.
     """
-
-    def __init__(self, folder: Path, detail: str):
-        super().__init__(
-            f"The library's tables at '{folder}' are damaged: {detail}. "
-            "Delete the library and run `r2tuning index` again, or restore its folder from a copy."
-        )
+    return DamagedLibraryError(
+        f"The library's tables at '{folder}' are damaged: {detail}. "
+        "Delete the library and run `r2tuning index` again, or restore its folder from a copy."
+    )
 
 
-__all__ = ["DamagedLibraryError", "LibraryBusyError"]
+__all__ = ["DamagedLibraryError", "LibraryBusyError", "damaged"]

@@ -11,10 +11,12 @@ from typing import TypeVar, cast
 
 import numpy as np
 
-from r2tuning.library.errors import DamagedLibraryError, LibraryBusyError
+from r2tuning.library.errors import DamagedLibraryError, LibraryBusyError, damaged
 
 
-os.environ.setdefault("LANCEDB_LOG", "error")  # by default it prints warnings that users can do nothing about
+# By default it prints warnings that users can do nothing about, and reads 2 GB ahead.
+os.environ.setdefault("LANCEDB_LOG", "error")
+os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(128 * 2**20))
 try:
     import lancedb
     from lancedb.index import IvfRq
@@ -84,14 +86,15 @@ def read(folder: Path, function: Callable[[], Result]) -> Result:
         DamagedLibraryError: The tables cannot be read.
         OSError: The operating system refused.
     """
-    for _ in range(READ_ATTEMPTS - 1):
+    attempts_left = READ_ATTEMPTS
+    while True:
+        attempts_left -= 1
         try:
-            return function()
-        except (RuntimeError, ValueError) as error:
-            if "not found" not in str(error).lower():
-                break
-    with translating(folder):
-        return function()
+            with translating(folder):
+                return function()
+        except DamagedLibraryError as error:
+            if not attempts_left or "not found" not in str(error).lower():
+                raise
 
 
 @contextmanager
@@ -110,8 +113,15 @@ def translating(folder: Path) -> Iterator[None]:
         yield
     except (DamagedLibraryError, LibraryBusyError):
         raise
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
+        if not _is_of_lancedb(error):
+            raise
         raise _translate(folder, str(error)) from error
+
+
+def _is_of_lancedb(error: Exception) -> bool:
+    # A panic, which some damaged files cause, has a type that cannot be imported.
+    return isinstance(error, RuntimeError | ValueError) or type(error).__name__ == "RustPanic"
 
 
 def _translate(folder: Path, text: str) -> Exception:
@@ -120,7 +130,7 @@ def _translate(folder: Path, text: str) -> Exception:
         return OSError(int(found[1]), os.strerror(int(found[1])), str(folder))
     if CONFLICT.search(text):
         return LibraryBusyError(f"Another process changed the library at '{folder}' at the same time; try again.")
-    return DamagedLibraryError(folder, text.split(", /")[0])  # without the line of Rust's sources
+    return damaged(folder, text.split(", /")[0])  # without the line of Rust's sources
 
 
 __all__ = ["IvfRq", "Table", "check_path", "connect", "one_of", "read", "translating", "vector_search"]

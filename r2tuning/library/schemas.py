@@ -27,7 +27,7 @@ class VideoRecord:
         duration_sec: Length of the video.
         fps: Sampled frames per second.
         num_frames: Number of sampled frames.
-        entry: Number of this version in the table of frames, random and positive.
+        entry: Number of this version in the table of frames: random, positive, and another for every attempt to add it.
         added: When this version was added, with a time zone.
     """
 

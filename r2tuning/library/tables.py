@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from modeling_r2tuning.files_r2tuning import writing_folder
-from r2tuning.library.errors import DamagedLibraryError, LibraryBusyError
+from r2tuning.library.errors import DamagedLibraryError, LibraryBusyError, damaged
 from r2tuning.library.lance import Table, check_path, connect, one_of, read, translating, vector_search
 from r2tuning.library.locks import adding, maintenance
 from r2tuning.library.schemas import (
@@ -35,7 +35,7 @@ from r2tuning.library.upkeep import count_entries, drop_old_versions, merge_file
 
 
 REFINE_FACTOR = 3  # candidates of the index for each wanted frame; their stored vectors decide
-MAX_VERSIONS = 500  # of the table of frames; each has a list of all files, so adding has to drop them now and then
+MAX_VERSIONS = 500  # of a table; each has a list of all its files, so adding has to drop them now and then
 NORM_TOLERANCE = 0.01  # half precision leaves about 0.0005
 HIT_COLUMNS = ["entry", "frame", "window", "_distance"]
 NO_HITS = pa.table([pa.array([], kind) for kind in ("int64", "int32", "int32", "float32")], HIT_COLUMNS)
@@ -159,7 +159,8 @@ class LibraryTables:
         database = connect(folder)
         frames = read(folder, lambda: database.open_table("frames"))
         videos = read(folder, lambda: database.open_table("videos"))
-        return cls(folder, frames, videos, _check_schemas(folder, frames.schema, videos.schema))
+        schemas = read(folder, lambda: (frames.schema, videos.schema))
+        return cls(folder, frames, videos, _check_schemas(folder, *schemas))
 
     def add(self, record: VideoRecord, windows: np.ndarray, vectors: np.ndarray) -> None:
         """Add a video, or replace the one with the same id.
@@ -196,6 +197,7 @@ class LibraryTables:
             OSError: The table cannot be written.
             ValueError: The table is damaged.
         """
+        self._limit_versions()
         with adding(self.folder), translating(self.folder):
             # An older entry must not come back: its frames are stale.
             merge = self._videos.merge_insert("id").when_matched_update_all(where="target.entry = source.entry")
@@ -249,7 +251,7 @@ class LibraryTables:
         """Find the frames that are most similar to each query.
 
         Without an index, or with `exact`, all frames are compared. With an index the hits are approximate, but their
-        similarities are those of the stored vectors.
+        similarities are those of the stored vectors. Queries are rounded to half precision, as the vectors are.
 
         Args:
             vectors: Normalised vectors of the queries, of shape `(num_queries, dim)`.
@@ -311,8 +313,9 @@ class LibraryTables:
         )
 
     def _limit_versions(self) -> None:
-        """Merge the files of many adds, unless another process maintains the tables."""
-        if len(os.listdir(self.folder / "frames.lance" / "_versions")) <= MAX_VERSIONS:
+        """Merge the files of many commits, unless another process maintains the tables."""
+        versions = [len(os.listdir(self.folder / f"{name}.lance/_versions")) for name in ("frames", "videos")]
+        if max(versions) <= MAX_VERSIONS:
             return
         with suppress(LibraryBusyError), maintenance(self.folder), translating(self.folder):
             merge_files(self._frames)
@@ -339,9 +342,10 @@ class LibraryTables:
 
     def _size_bytes(self) -> int:
         size = 0
-        for path in self.folder.rglob("*"):
-            with suppress(FileNotFoundError):  # another process removed it
-                size += path.lstat().st_size
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                with suppress(FileNotFoundError):  # another process removed it
+                    size += os.lstat(os.path.join(folder, name)).st_size
         return size
 
     def _load_videos(self) -> _Videos:
@@ -457,7 +461,7 @@ def _check_schemas(folder: Path, frames: pa.Schema, videos: pa.Schema) -> int:
     vector = frames.field("vector").type if "vector" in frames.names else None
     dim = getattr(vector, "list_size", 0)
     if not (videos.equals(VIDEOS_SCHEMA) and frames.equals(frames_schema(dim))):
-        raise DamagedLibraryError(folder, "their columns are not those of a library")
+        raise damaged(folder, "their columns are not those of a library")
     return dim
 
 

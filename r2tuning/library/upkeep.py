@@ -1,6 +1,5 @@
 """Upkeep of a library's tables: merging small files, dropping old versions, and the index of the frames."""
 
-import math
 import warnings
 from collections import Counter
 from datetime import timedelta
@@ -12,7 +11,7 @@ from r2tuning.library.lance import IvfRq, Table
 
 INDEX_FROM_ROWS = 1_000_000  # up to here an exact search is fast enough
 NUM_BITS = 3  # of each dimension; with 1 the index loses frames that no refinement finds again
-ROWS_PER_PARTITION = 65_536  # training takes longer with smaller ones, and a search reads all of them anyway
+PARTITION_SIZE = 65_536  # in rows; training takes longer with smaller ones, and a search reads all of them anyway
 INDEXABLE = 8  # LanceDB's index needs vectors whose size is a multiple of it
 MAX_GROWTH = 2  # of the table since its index was trained
 MAX_SEGMENTS = 32  # of an index, one for each time that rows were added to it; a search reads them all
@@ -65,9 +64,10 @@ def train_index(frames: Table, dim: int) -> None:
         if num_rows <= MAX_GROWTH * trained_on and (index.num_segments or 1) <= MAX_SEGMENTS:
             return
     name = f"vectors_{num_rows}"  # tells later how many rows it was trained on
-    num_partitions = math.ceil(num_rows / ROWS_PER_PARTITION)
-    config = IvfRq(distance_type="dot", num_bits=NUM_BITS, num_partitions=num_partitions)
+    # With a number of partitions in place of their size, LanceDB divides them and writes the index again each time.
+    config = IvfRq(distance_type="dot", num_bits=NUM_BITS, target_partition_size=PARTITION_SIZE)
     frames.create_index("vector", config=config, name=name)
+    merge_files(frames)  # divides partitions that became too large, now rather than while adds have to wait
     for index in indices:
         if index.name != name:
             frames.drop_index(index.name)

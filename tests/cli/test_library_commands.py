@@ -71,9 +71,14 @@ def test_index_says_what_it_did(tmp_path, videos, model, run):
 
 
 @pytest.mark.integration
-def test_several_processes_make_the_same_library(tmp_path, videos, model, run, library):
-    options = ("--num-processes", 2, "--device", "cpu")
-    assert run("index", videos, "--library", tmp_path / "other", "--model", model, *options)[0] == 0
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_several_processes_make_the_same_library(tmp_path, videos, model, run, library, executor):
+    if executor == "ray":
+        pytest.importorskip("ray", reason='needs Ray: pip install "r2tuning[ray]"')
+    options = ("--num-processes", 2, "--executor", executor, "--device", "cpu")
+    status, out, _ = run("index", videos, "--library", tmp_path / "other", "--model", model, *options)
+    assert status == 0
+    assert out.startswith("2 videos indexed (16 frames)")
     answers = []
     for folder in (library, tmp_path / "other"):
         run("search", folder, "a", "--json", tmp_path / "found.json")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -308,6 +309,38 @@ def wait_until(condition, timeout_sec=90):
         time.sleep(0.002)
 
 
+@pytest.mark.integration
+def test_a_ray_cluster_that_loses_a_machine_makes_the_same_files(run, place, complete, tmp_path, monkeypatch):
+    """Of two machines with a process each, one is lost in the middle; paths are relative to the working directory."""
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    machine = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=machine)
+    lost = cluster.add_node(**machine)
+    monkeypatch.chdir(tmp_path)
+    output = Path("cache")
+
+    def lose():
+        wait_until(lambda: len(list(output.glob("videos/*.safetensors"))) >= 3)
+        cluster.remove_node(lost, allow_graceful=False)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    try:
+        arguments = {"video_dir": os.path.relpath(place / "videos"), "executor": "ray", "num_processes": 2}
+        status, stdout, stderr = run(output, ray_address=cluster.address, **arguments)
+    finally:
+        thread.join()
+        cluster.shutdown()
+    assert status == 0
+    assert "videos: 13 extracted" in stdout
+    assert "queries: 13 extracted, 0 were complete, 0 failed" in stdout
+    assert "raylet" not in stdout + stderr
+    assert contents(output) == contents(complete)
+
+
 def test_corrupt_files_are_reported_and_extracted_again(run, complete, copy, caplog):
     videos = sorted(copy.glob("videos/*"))
     query = sorted(copy.glob("queries/*"))[0]
@@ -422,6 +455,23 @@ def test_a_distributed_launcher_is_refused(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"ray_address": "10.0.0.1:6379"}, "`--ray-address` needs `--executor` ray"),
+        ({"executor": "ray", "device": "cuda:1"}, "`--executor` ray needs `--device` cpu or cuda, got 'cuda:1'"),
+        ({"executor": "ray", "ray_address": "127.0.0.1:1"}, "No Ray cluster answers at `--ray-address` '127.0.0.1:1'"),
+        ({"executor": "ray", "dtype": "int8"}, "`--dtype` int8 needs `--device` cpu"),
+    ],
+)
+def test_options_of_ray_that_cannot_be_used_are_refused(run, tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    status, _, stderr = run(tmp_path / "cache", **changes)
+    assert status == 2
+    assert message in stderr
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"data_dir": "missing"}, "`--data-dir` must be a folder, but there is none at 'missing'"),
         ({"video_dir": "missing"}, "`--video-dir` must be a folder, but there is none at 'missing'"),
         ({"backbone": "missing"}, "`--backbone` must be a folder, or a name on the Hub such as"),
@@ -462,7 +512,9 @@ def test_every_option_is_explained():
     assert all(action.help for action in actions)
 
 
-@pytest.mark.parametrize("option", ["--fps=0", "--fps=nan", "--num-layers=0", "--num-processes=x", "--store=pixels"])
+@pytest.mark.parametrize(
+    "option", ["--fps=0", "--fps=nan", "--num-layers=0", "--num-processes=x", "--store=pixels", "--ray-address=head"]
+)
 def test_a_bad_option_is_refused(option, options, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*options(tmp_path), option])

@@ -231,6 +231,11 @@ def test_adding_drops_old_versions_now_and_then(tables, monkeypatch):
     assert len(os.listdir(tables.folder / "frames.lance/data")) <= 12
     frames, _ = expected_hits(dict.fromkeys(range(1, 41), 20), QUERY[0], limit=30)
     assert frames_of(search_one(tables, limit=30)) == frames
+    record = tables.videos()[0]
+    for modified_ns in range(30):
+        tables.update(replace(record, modified_ns=modified_ns))
+        assert len(os.listdir(tables.folder / "videos.lance/_versions")) <= 12
+    assert tables.videos()[0].modified_ns == 29
 
 
 def test_index_gives_exact_similarities(indexed):
@@ -252,6 +257,16 @@ def test_index_finds_new_rows_and_leaves_out_stale_ones(indexed):
     assert set(search_one(indexed, limit=10).entry.tolist()) <= set(live)
     assert set(search_one(indexed, limit=100, entries=[36, 101]).entry.tolist()) == {36, 101}
     assert len(search_one(indexed, limit=40, entries=[36, 101]).entry) == 40
+
+
+def test_index_is_written_once(tables, monkeypatch):
+    """LanceDB divides partitions that it thinks too large, which would write the whole index again."""
+    monkeypatch.setattr(upkeep, "INDEX_FROM_ROWS", 700)
+    add_video(tables, "/long", 1, num_frames=40_000)
+    tables.optimize()
+    (written,) = (tables.folder / "frames.lance/_indices").iterdir()
+    tables.optimize()
+    assert list((tables.folder / "frames.lance/_indices").iterdir()) == [written]
 
 
 def test_index_is_trained_again_when_the_library_has_grown(indexed):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import random
 import resource
 import shutil
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from library_tables import DIM, add_video, expected_hits, frames_of, make_vector
 
 from r2tuning.library import lance  # noqa: E402
 from r2tuning.library import tables as tables_module  # noqa: E402
-from r2tuning.library.errors import DamagedLibraryError, LibraryBusyError  # noqa: E402
+from r2tuning.library.errors import DamagedLibraryError, LibraryBusyError, damaged  # noqa: E402
 from r2tuning.library.locks import adding, maintenance  # noqa: E402
 from r2tuning.library.tables import LibraryTables  # noqa: E402
 
@@ -71,6 +73,17 @@ def test_damaged_files_are_reported(tables, pattern, damage):
         LibraryTables.open(tables.folder).search(QUERY, limit=5)
 
 
+def test_panics_of_lancedb_are_reported(tables):
+    """A wrong length in the newest list of files; the last bytes tell where the length is."""
+    path = min((tables.folder / "videos.lance/_versions").glob("*.manifest"))
+    data = bytearray(path.read_bytes())
+    start = int.from_bytes(data[-16:-8], "little")
+    data[start : start + 4] = b"\xff\xff\xff\x7f"
+    path.write_bytes(data)
+    with pytest.raises(DamagedLibraryError, match="panicked"):
+        LibraryTables.open(tables.folder)
+
+
 @pytest.mark.parametrize("part", ["videos.lance", "frames.lance", "frames.lance/data", "videos.lance/_versions"])
 def test_missing_files_are_reported(tables, part):
     shutil.rmtree(tables.folder / part)
@@ -83,6 +96,12 @@ def test_tables_with_other_columns_are_reported(tables):
     shutil.copytree(tables.folder / "frames.lance", tables.folder / "videos.lance")
     with pytest.raises(DamagedLibraryError, match="columns"):
         LibraryTables.open(tables.folder)
+
+
+@pytest.mark.parametrize("error", [damaged(Path("lib"), "too short"), LibraryBusyError("busy")])
+def test_errors_pass_between_processes(error):
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy)) == (type(error), str(error))
 
 
 @pytest.fixture
