@@ -59,6 +59,7 @@ def encode_part(path: Path, source: VideoSource, timeline: Timeline, start: Frac
     pictures = select_pictures(source, timeline, times + 1, None)
     origin = math.floor(first_tick)  # time 0 of the cut
     shown = np.maximum(times - origin, 0)
+    last_duration = min(max(math.ceil(end_tick) - int(times[-1]), 1), timeline.gap)
     sound = find_sound(source)
     if sound is not None and timeline.clock_start is None:
         logger.warning("The clock of %s jumps, so its sound cannot be aligned; the cut is silent.", source.name)
@@ -72,7 +73,7 @@ def encode_part(path: Path, source: VideoSource, timeline: Timeline, start: Frac
                 samples = read_sound(source, sound, sound_start, timeline.clock_start + end)
                 # The sound is encoded first: a file object cannot be read at two places at a time.
                 packets = _encode_sound(container, samples, sound)
-            _mux(container, _encode_pictures(stream, pictures, shown, timeline), packets)
+            _mux(container, _encode_pictures(stream, pictures, shown, timeline, last_duration), packets)
     except av.error.FFmpegError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -86,9 +87,13 @@ def _add_h264_stream(container: Any, timeline: Timeline) -> Any:
 
 
 def _encode_pictures(
-    stream: Any, pictures: Iterator[tuple[np.ndarray, int]], times: np.ndarray, timeline: Timeline
+    stream: Any,
+    pictures: Iterator[tuple[np.ndarray, int]],
+    times: np.ndarray,
+    timeline: Timeline,
+    last_duration: int,
 ) -> Iterator[Any]:
-    """Packets of one picture per time, in the timeline's unit."""
+    """Packets of one picture per time; times and the duration of the last picture are in the timeline's unit."""
     av = import_av()
     for number, (time, picture) in enumerate(zip(times.tolist(), repeat_pictures(pictures), strict=True)):
         height, width = picture.shape[:2]
@@ -98,14 +103,14 @@ def _encode_pictures(
             stream.height, stream.width = picture.shape[:2]
         frame = av.VideoFrame.from_ndarray(picture, "rgb24")
         frame.pts, frame.time_base = time, timeline.time_base
-        yield from _set_duration(stream.encode(frame), timeline)
-    yield from _set_duration(stream.encode(None), timeline)
+        yield from _set_duration(stream.encode(frame), last_duration)
+    yield from _set_duration(stream.encode(None), last_duration)
 
 
-def _set_duration(packets: list[Any], timeline: Timeline) -> Iterator[Any]:
-    """Give packets the usual duration of a picture, which only counts for the last one; without it, that lasts no time."""
+def _set_duration(packets: list[Any], duration: int) -> Iterator[Any]:
+    """Set the duration of packets; it counts for the last one only, which would last no time without it."""
     for packet in packets:
-        packet.duration = timeline.gap
+        packet.duration = duration
         yield packet
 
 
