@@ -19,8 +19,8 @@ The public names:
 - Figures: `plot_grounding` draws answers on the time axis of the video
 
 The rest of the package is imported by its full name: `r2tuning.training`, `r2tuning.evaluation`, `r2tuning.features`
-(extraction and cache), `r2tuning.hub` (publishing), `r2tuning.released` (the authors' checkpoints),
-`r2tuning.visualization` and `r2tuning.commands` (the command line).
+(extraction and cache), `r2tuning.hub` (publishing), `r2tuning.released` (the authors' checkpoints), `r2tuning.editors`
+(exports), `r2tuning.visualization` and `r2tuning.commands` (the command line).
 """
 
 import logging

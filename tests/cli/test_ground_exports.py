@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -246,7 +247,7 @@ def test_a_format_that_cannot_hold_the_videos_does_not_stop_the_others(run, vide
 
 
 def test_a_missing_package_is_named_at_the_start(run, video, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "opentimelineio", None)
+    monkeypatch.setitem(sys.modules, "opentimelineio", None)
     monkeypatch.setattr(ground_module, "load_pipeline", lambda args: pytest.fail("the model was loaded"))
     status, _, err = run(video, "a", "--export", tmp_path / "out.otio")
     assert status == 2

@@ -3,6 +3,9 @@
 import csv
 import json
 import logging
+import os
+import shutil
+import sys
 import xml.etree.ElementTree as ET
 from fractions import Fraction
 
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 from video_samples import write_video
 
+from modeling_r2tuning.video_source_r2tuning import LocalCopy
 from r2tuning.editors.export import WRITERS, write_export, write_moments
 from r2tuning.editors.media import EditedVideo, read_edited_video
 from r2tuning.editors.moments import ExportedMoment, list_moments
@@ -411,6 +415,20 @@ def test_write_export_reads_the_video(tmp_path):
     assert (video.width, video.height, video.num_channels, video.sample_rate) == (80, 48, 1, 16000)
 
 
+def test_addresses_of_videos(tmp_path):
+    """A file by its bytes, also where its name is no text; a video from the network without its passwords."""
+    path = write_video(tmp_path / "video.mp4", count=10)
+    strange = os.fsencode(tmp_path / "caf") + b"\xe9.mp4"
+    shutil.copy(path, strange)
+    video = read_edited_video(os.fsdecode(strange))
+    assert video.url.endswith("/caf%E9.mp4")
+    assert video.name == "caf\ufffd.mp4"
+    with LocalCopy("https://me:secret@host/a.mp4") as copy:
+        copy.write(path.read_bytes())
+        video = read_edited_video(copy)
+    assert (video.url, video.name) == ("https://host/a.mp4", "a.mp4")
+
+
 @pytest.mark.parametrize(
     ("rate", "label", "expected"),
     [
@@ -480,7 +498,7 @@ def test_characters_that_xml_lacks_are_replaced(tmp_path):
 
 
 def test_missing_opentimelineio_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "opentimelineio", None)
+    monkeypatch.setitem(sys.modules, "opentimelineio", None)
     with pytest.raises(ImportError, match=r"pip install \"r2tuning\[editors\]\""):
         write_moments(tmp_path / "out.otio", [], [make_video()])
     assert not list(tmp_path.iterdir())
