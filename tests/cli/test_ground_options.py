@@ -122,7 +122,7 @@ def test_video_may_be_an_address(ground, folder, tmp_path):
         server.shutdown()
     assert status == 0, err
     assert out.startswith(f"{address}/talk.mp4?size=1 (0:20.0)\n")
-    assert all(path.name.startswith("talk_query") for path in tmp_path.iterdir())
+    assert all("_talk_" in path.name for path in tmp_path.iterdir())
     assert missing[0] == 2
     assert only_line(missing[2]) == (
         f"r2tuning: error: `video` '{address}/missing.mp4' could not be fetched (HTTP Error 404: Not Found); "
@@ -156,14 +156,14 @@ def test_video_may_come_through_a_pipe(ground, canned, video, tmp_path):
     assert status == 0, err
     assert out.startswith(f"{pipe} (0:20.0)\n")
     (clip,) = os.listdir(tmp_path / "clips")
-    assert clip.startswith("pipe_query01_moment")
+    assert clip.startswith("query01_moment01_pipe_")
 
 
 @pytest.mark.parametrize(
     ("name", "shown", "begin"),
     [
-        (os.fsdecode(b"caf\xe9.mp4"), "caf\ufffd.mp4", "caf\ufffd_query01_moment"),
-        ("\u89c6" * 80 + ".mp4", "\u89c6" * 80 + ".mp4", "\u89c6" * 74),  # 244 bytes
+        (os.fsdecode(b"caf\xe9.mp4"), "caf\ufffd.mp4", "query01_moment01_caf\ufffd_"),
+        ("\u89c6" * 80 + ".mp4", "\u89c6" * 80 + ".mp4", "query01_moment01_" + "\u89c6" * 74),  # 244 bytes
     ],
     ids=["not UTF-8", "long"],
 )
