@@ -32,6 +32,7 @@ from dataset_scripts.moving_shapes.queries import Fact, ObjectFacts, Query, find
 from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor
 from r2tuning.checks import locate_model
 from r2tuning.library import Library, Moment
+from r2tuning.library.moments import WindowReader
 from r2tuning.library.vectors import query_vectors
 
 
@@ -226,8 +227,6 @@ def _other_scores(library: Library, queries: list[str], every: list[list[Moment]
 
 def best_scores(library: Library, query: str) -> dict[str, float]:
     """The model's highest score in each video, by path."""
-    from r2tuning.library.moments import WindowReader
-
     reader = WindowReader(library.folder, library.settings, library.model, library.processor)
     records = {record.entry: record for record in library.videos()}
     wanted = {entry: [0] for entry in records}

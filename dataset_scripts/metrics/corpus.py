@@ -307,4 +307,4 @@ def brief_name(name: str) -> str:
     return f"R{rank}@{threshold}" if threshold else name.upper()
 
 
-__all__ = ["score_corpus"]
+__all__ = ["MAX_PREDICTIONS", "score_corpus"]

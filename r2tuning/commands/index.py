@@ -6,6 +6,9 @@ import logging
 import sys
 from pathlib import Path
 
+import torch
+
+from r2tuning.checks import choose_device
 from r2tuning.commands.shared import check_model_options, load_pipeline
 from r2tuning.execution.jobs import Job
 from r2tuning.execution.ray_cluster import check_cluster
@@ -50,8 +53,10 @@ def open_or_create(args: argparse.Namespace) -> Library:
             raise ValueError(
                 f"`keep_features` cannot be set for '{args.library}', which was made without encoded copies; make a new library."
             )
+        if args.model is None and args.backbone is None:
+            dtype = getattr(torch, args.dtype)
+            return Library.open(args.library, device=choose_device(args.device), dtype=dtype)
         args.model = args.model or settings.model
-        args.backbone = args.backbone or settings.backbone
         pipe = load_pipeline(args)
         return Library.open(args.library, pipe.model, pipe.processor)
     pipe = load_pipeline(args)

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 
 from dataset_scripts.benchmarks import BENCHMARKS
+from dataset_scripts.metrics.corpus import MAX_PREDICTIONS
 from r2tuning.library import Library, Moment
 from r2tuning.terminal import progress_bar
-
-
-MAX_PREDICTIONS = 100  # what the metrics read of each query
 
 
 def search_library(

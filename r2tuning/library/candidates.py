@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from r2tuning.library.schemas import VideoRecord
 from r2tuning.library.tables import FrameHits
 
@@ -38,9 +36,8 @@ def rank_windows(hits: FrameHits, records: Mapping[int, VideoRecord], count: int
         count: Number of windows.
     """
     similarities: dict[tuple[int, int], list[float]] = {}
-    for entry, window, similarity in zip(
-        *map(np.ndarray.tolist, (hits.entry, hits.window, hits.similarity)), strict=True
-    ):
+    columns = (hits.entry.tolist(), hits.window.tolist(), hits.similarity.tolist())
+    for entry, window, similarity in zip(*columns, strict=True):
         similarities.setdefault((entry, window), []).append(similarity)
     candidates = []
     for (entry, window), found in similarities.items():

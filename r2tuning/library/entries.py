@@ -269,12 +269,11 @@ def find_videos(paths: Iterable[str | os.PathLike]) -> list[str]:
     return list(found)
 
 
-def plan_job(path: str, fps: float) -> IndexJob:
-    """The job of a video file; one whose header cannot be read is expected to have one frame."""
-    num_frames = 1
-    with suppress(ValueError, OSError):  # the job itself will say why
-        num_frames = max(round(probe_video(path).duration_sec * fps), 1)
-    return IndexJob(video_id(path), path, num_frames)
+def expect_frames(path: str, fps: float) -> int:
+    """Number of frames that will be sampled, by the video's header; 1 if that cannot be read."""
+    with suppress(ValueError, OSError):  # indexing will say why
+        return max(round(probe_video(path).duration_sec * fps), 1)
+    return 1
 
 
 def video_id(path: str) -> str:
@@ -310,9 +309,9 @@ __all__ = [
     "IndexJob",
     "IndexStore",
     "copy_path",
+    "expect_frames",
     "file_digest",
     "find_videos",
-    "plan_job",
     "remove_abandoned_copies",
     "video_id",
 ]

@@ -20,12 +20,13 @@ from r2tuning.features.extraction import Summary, extract
 from r2tuning.features.files import PARTIAL
 from r2tuning.library.candidates import rank_windows
 from r2tuning.library.contents import TABLES, LibraryContents
-from r2tuning.library.entries import FEATURES, IndexStore, find_videos, plan_job
+from r2tuning.library.entries import FEATURES, IndexJob, IndexStore, expect_frames, find_videos, video_id
 from r2tuning.library.moments import Moment, WindowReader, ground_windows
 from r2tuning.library.schemas import VideoRecord
 from r2tuning.library.settings import LibrarySettings
 from r2tuning.library.tables import LibraryTables
 from r2tuning.library.vectors import BackboneProjection, load_projection, query_vectors, weights_digest
+from r2tuning.terminal import long_progress_bar
 from r2tuning_cli.defaults import MAX_MOMENTS, PACKAGED
 
 
@@ -115,16 +116,18 @@ class Library(LibraryContents):
         check_new_folder(folder)
         if not model.name_or_path:
             raise ValueError("`model` must come from a checkpoint (`from_pretrained`), which the library records.")
-        backbone = None if model.config.save_backbone else model.config.backbone_name_or_path
+        config = model.config
+        backbone = None if config.save_backbone else config.backbone_name_or_path
         projection = load_projection(model)
         settings = LibrarySettings(
             model=_portable_name(model.name_or_path),
             backbone=None if backbone is None else _portable_name(backbone),
+            backbone_revision=None if backbone is None else config.backbone_revision,
             weights=weights_digest(model),
             projection=None if projection is None else projection.digest(),
             fps=processor.fps,
-            window_sec=model.config.window_sec,
-            dim=model.config.hidden_size if projection is None else projection.dim,
+            window_sec=config.window_sec,
+            dim=config.hidden_size if projection is None else projection.dim,
             keep_features=keep_features,
         )
         with writing_folder(folder) as partial:
@@ -165,9 +168,7 @@ class Library(LibraryContents):
             model = _load_model(settings, dtype).to(device)  # type: ignore[arg-type]  # decorated in transformers without types
         if processor is None:
             processor = R2TuningProcessor.from_pretrained(_located(settings.model))
-        projection = None
-        if settings.projection is not None:
-            projection = load_projection(model, settings.backbone)
+        projection = None if settings.projection is None else load_projection(model)
         _check_weights(settings, model, projection)
         return cls(folder, settings, tables, model.eval(), processor, projection)
 
@@ -186,7 +187,13 @@ class Library(LibraryContents):
             FileNotFoundError: There is no such file or folder.
             OSError: The library cannot be written.
         """
-        jobs = [plan_job(path, self.settings.fps) for path in find_videos(videos)]
+        known = {record.path: record.num_frames for record in self.videos()}
+        paths = find_videos(videos)
+        jobs = []
+        with long_progress_bar("reading headers", "files", len(paths)) as bar:
+            for path in paths:
+                jobs.append(IndexJob(video_id(path), path, known.get(path) or expect_frames(path, self.settings.fps)))
+                bar.update()
         remove_leftovers(self.folder / PARTIAL)
         store = IndexStore(self.folder, self.settings, self.tables, self.model, self.processor, self.projection)
         encoders = next(self.model.vision_model.parameters()).dtype
@@ -232,7 +239,7 @@ class Library(LibraryContents):
                 raise ValueError(f"`{name}` must be at least 1, got {number}.")
         if min_probability is not None and not self.model.config.use_existence_head:
             raise ValueError(
-                "`min_probability` needs a model with an existence head, which this library's model has not."
+                "`min_probability` needs a model with an existence head, which this library's model lacks."
             )
         records = {record.entry: record for record in _select(self.videos(), path, after, before)}
         answers = []
@@ -251,11 +258,10 @@ class Library(LibraryContents):
         tokens = self.processor(text=[query]).to(self.model.device)
         text = self.model.encode_text(**tokens)
         vector = query_vectors(self.model, text) if self.projection is None else self.projection.queries(**tokens)
-        entries = None if len(records) == len(self.tables.videos()) else records.keys()
         # A scene that matches fills many places; enough are looked up for this number of windows.
         size = window_size(self.settings.window_sec, self.settings.fps)
         frames_of_a_window = max(LEAST_HITS, 0 if size is None else size // 2)
-        (hits,) = self.tables.search(vector.numpy(), num_windows * frames_of_a_window, entries)
+        (hits,) = self.tables.search(vector.numpy(), num_windows * frames_of_a_window, records)
         candidates = rank_windows(hits, records, num_windows)
         wanted: dict[int, list[int]] = {}
         for candidate in candidates:
@@ -336,7 +342,7 @@ def _located(name: str) -> str:
 def _load_model(settings: LibrarySettings, dtype: torch.dtype) -> R2TuningForVideoGrounding:
     backbone: dict[str, Any] = {}
     if settings.backbone is not None:
-        backbone = {"backbone_name_or_path": settings.backbone, "backbone_revision": None}
+        backbone = {"backbone_name_or_path": settings.backbone, "backbone_revision": settings.backbone_revision}
     return R2TuningForVideoGrounding.from_pretrained(_located(settings.model), dtype=dtype, **backbone)
 
 

@@ -16,7 +16,8 @@ class LibrarySettings:
 
     Attributes:
         model: The checkpoint: an absolute path, a name on the Hub, or "packaged".
-        backbone: Its frozen encoders, if they are not those that the checkpoint names.
+        backbone: Its frozen encoders, a path or a name on the Hub; `None` if the checkpoint holds them.
+        backbone_revision: Their revision on the Hub, if one is pinned.
         weights: Digest of the checkpoint's weights.
         projection: Digest of the backbone's projections, if the vectors are those; `None` if they are the R2 block's.
         fps: Frames sampled per second of video.
@@ -27,6 +28,7 @@ class LibrarySettings:
 
     model: str
     backbone: str | None
+    backbone_revision: str | None
     weights: str
     projection: str | None
     fps: float

@@ -60,23 +60,21 @@ class BackboneProjection(nn.Module):
         return weights_digest(self)
 
 
-def load_projection(model: R2TuningForVideoGrounding, backbone: str | None = None) -> BackboneProjection | None:
+def load_projection(model: R2TuningForVideoGrounding) -> BackboneProjection | None:
     """The projections of a model's backbone, on its device; `None` if they are not to be had, or not to be used.
 
     Args:
-        model: The model.
-        backbone: Folder of the backbone or its name on the Hub; default: the one that the model's configuration names.
+        model: The model; its configuration names the backbone.
 
     Raises:
         OSError: The backbone cannot be found or fetched.
         ValueError: It is damaged, or of other sizes than the model's.
     """
     config = model.config
-    name = backbone or config.backbone_name_or_path
+    name = config.backbone_name_or_path
     if name is None or config.save_backbone or config.method_spec.place == "inside" or config.method_spec.mixes_frames:
         return None
-    revision = config.backbone_revision if backbone is None else None
-    whole, missing = load_whole_backbone(name, config, revision=revision)
+    whole, missing = load_whole_backbone(name, config, revision=config.backbone_revision)
     if any("projection" in key or "head" in key for key in missing):
         return None
     return BackboneProjection(whole, config.tower_spec.text_attention).to(model.device).eval()

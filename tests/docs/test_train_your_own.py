@@ -61,6 +61,7 @@ def test_the_page_shows_every_step(commands):
     assert names == ["-m", "check-data", "extract", "train", "train", "evaluate", "ground", "push"]
 
 
+@pytest.mark.integration
 def test_the_table_is_true_to_the_videos(ran):
     """Its moments are those that the generator wrote, and its query without a moment has none."""
     folder, _ = ran
@@ -76,6 +77,7 @@ def test_the_table_is_true_to_the_videos(ran):
     assert found == {key: truth[key] for key in found}
 
 
+@pytest.mark.integration
 def test_the_model_is_trained_from_the_packaged_one_and_lengthened(ran):
     folder, _ = ran
     model, start = AutoModel.from_pretrained(folder / "my_run/best"), AutoModel.from_pretrained(DEFAULT_MODEL)
@@ -84,6 +86,7 @@ def test_the_model_is_trained_from_the_packaged_one_and_lengthened(ran):
     assert [evaluation["epoch"] for evaluation in metrics["evaluations"]] == [1, 2]
 
 
+@pytest.mark.integration
 def test_the_published_card_says_what_the_model_was_trained_on(ran):
     _, files = ran
     card = files["README.md"].decode()

@@ -163,6 +163,7 @@ def hub():
         yield server
 
 
+@pytest.mark.integration
 def test_push_and_load_by_name(hub, exported, tmp_path):
     data_dir, _ = exported["qvhighlights"]
     result = push(hub, tmp_path, "qvhighlights", data_dir, tmp_path / "out", "org/qvhighlights")
@@ -189,6 +190,7 @@ def test_licence_is_respected(hub, exported, tmp_path):
     assert "may not be redistributed" in existing.stderr
 
 
+@pytest.mark.integration
 def test_failed_upload_keeps_the_folder(hub, exported, tmp_path):
     environment = {**hub.env(tmp_path), "HF_TOKEN": "hf_wrong"}
     values = {"NAME": "qvhighlights", "OUT": str(tmp_path / "out"), "DATA": str(exported["qvhighlights"][0])}

@@ -85,6 +85,7 @@ def test_a_pushed_checkpoint_loads_by_name(hub, checkpoint, tmp_path):
     assert printed[2] == printed[3]
 
 
+@pytest.mark.integration
 def test_a_lora_checkpoint_pushed_by_transformers_loads_by_name(hub, make_model, clip_folder, tmp_path):
     """peft's files are pushed too."""
     model = make_model(method="lora", num_recurrent_steps=1)

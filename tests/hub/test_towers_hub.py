@@ -67,6 +67,7 @@ def check_scores(got, want):
         assert row == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.integration
 def test_push_and_pull(kind, place, tmp_path, monkeypatch):
     """A checkpoint that refers to its backbone, both on the Hub, answers for a user who does not have our packages."""
     monkeypatch.setattr(repository, "WAITS_SEC", (0.01, 0.02))

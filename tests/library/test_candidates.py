@@ -16,6 +16,7 @@ from modeling_r2tuning import R2TuningForVideoGrounding, R2TuningProcessor, save
 
 pytest.importorskip("lancedb", reason='needs LanceDB: pip install "r2tuning[library]"')
 
+from r2tuning.library import vectors
 from r2tuning.library.candidates import rank_windows
 from r2tuning.library.library import Library
 from r2tuning.library.tables import FrameHits
@@ -110,6 +111,23 @@ def test_a_backbone_that_has_changed_is_refused(make_model, tiny_clip, tmp_path,
         ValueError, match="made with another checkpoint or backbone than this one: .*model' on '.*clip'"
     ):
         Library.open(tmp_path / "lib")
+
+
+def test_the_revision_of_the_backbone_is_kept(make_model, tmp_path, monkeypatch):
+    """On the Hub another revision may hold other weights."""
+    folder = save_ours(make_model(backbone_revision="v1"), tmp_path / "model")
+    revisions = []
+    load = vectors.load_whole_backbone
+
+    def spy(name, config, revision):
+        revisions.append(revision)
+        return load(name, config, revision=revision)
+
+    monkeypatch.setattr(vectors, "load_whole_backbone", spy)
+    model, processor = R2TuningForVideoGrounding.from_pretrained(folder), R2TuningProcessor.from_pretrained(folder)
+    assert Library.create(tmp_path / "lib", model, processor).settings.backbone_revision == "v1"
+    assert Library.open(tmp_path / "lib").model.config.backbone_revision == "v1"
+    assert revisions == ["v1", "v1"]
 
 
 # ---- windows -----------------------------------------------------------------------------------------------------

@@ -341,6 +341,24 @@ def test_adding_goes_on_while_others_search(library, tmp_path):
     assert len({moment.path for moment in library.search("a", top=1000, num_windows=1000)[0].moments}) == 7
 
 
+def test_a_search_ignores_what_is_added_meanwhile(library, tmp_path, monkeypatch):
+    """Also if the number of videos stays the same, because one is replaced."""
+    path = write_video(tmp_path / "new.mp4", count=20, rate=5)
+    library.add([path])
+    search = library.tables.search
+
+    def replace_first(*args, **kwargs):
+        monkeypatch.undo()
+        write_video(path, count=40, rate=5)
+        library.add([path])
+        return search(*args, **kwargs)
+
+    monkeypatch.setattr(library.tables, "search", replace_first)
+    (answer,) = library.search("a", top=1000, num_windows=1000)
+    assert len({moment.path for moment in answer.moments}) == 3
+    assert len({moment.path for moment in library.search("a", top=1000, num_windows=1000)[0].moments}) == 4
+
+
 # ---- the model ---------------------------------------------------------------------------------------------------
 
 

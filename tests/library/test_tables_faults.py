@@ -47,8 +47,11 @@ def check(tables, lengths):
 
 
 def test_interrupted_add_keeps_the_old_version(tables, monkeypatch):
+    def interrupt(record):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(tables_module, "to_row", lambda record: signal.raise_signal(signal.SIGINT))
+        patch.setattr(tables_module, "to_row", interrupt)
         with pytest.raises(KeyboardInterrupt):
             add_video(tables, "/video", 2)
     assert tables.statistics().num_stale == 20
