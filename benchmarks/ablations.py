@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,18 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.measurement import format_report, write_text
 from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits
 from modeling_r2tuning import R2TuningConfig
-from modeling_r2tuning.files_r2tuning import writing
+from r2tuning.visualization.style import (
+    BLACK,
+    BLUE,
+    SMALL_SIZE,
+    TITLE_SIZE,
+    VERMILLION,
+    format_number,
+    import_figure,
+    remove_frame,
+    save_figure,
+    series_styles,
+)
 
 
 if TYPE_CHECKING:
@@ -60,6 +72,10 @@ TITLES = {
     "fig7": "Which of CLIP's layers, and in which order (Figure 7)",
 }
 FUSIONS = ("single", "mean", "forward", "reversed")
+MIN_WIDTH, BAR_WIDTH = 6.4, 1.0  # inches; the legend has room in the former
+MIN_BARS = 5  # that there is room for
+NAME_WIDTH = 14  # characters of a variant's name in a line below its bar
+CURVE_SHIFT = 0.05  # between curves, on the axis of K
 
 
 def rows_of(table: str, depth: int) -> list[Row]:
@@ -148,34 +164,64 @@ def format_table(title: str, preset: str, lines: list[dict[str, Any]]) -> str:
 
 def draw(table: str, preset: str, lines: list[dict[str, Any]], path: Path) -> None:
     """Bars with the spread over seeds next to the paper's values; for Figure 7 a curve over K for each fusion."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(1.5 + 0.9 * min(len(lines), 6), 3.6), layout="constrained")
+    width = max(MIN_WIDTH, 1.0 + BAR_WIDTH * min(len(lines), 6))
+    figure = import_figure()(figsize=(width, 3.8), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(TITLES[table])
+    axes.set_title(TITLES[table], loc="left", fontsize=TITLE_SIZE)
     if table == "fig7":
-        _draw_curves(axes, preset, lines)
+        _draw_curves(axes, lines)
     else:
-        _draw_bars(axes, preset, lines)
-    figure.legend(frameon=False, loc="outside lower center", ncols=4)
-    axes.spines[["top", "right"]].set_visible(False)
-    with writing(path) as partial:
-        figure.savefig(partial, dpi=150)
+        _draw_bars(axes, lines)
+    axes.set_ylabel("mAP, %")
+    remove_frame(axes)
+    legend = figure.legend(frameon=False, loc="outside lower center", ncols=4, fontsize=SMALL_SIZE, handlelength=3)
+    seeds = max(line.get("seeds", 1) for line in lines)
+    spread = f"; vertical lines: spread over {seeds} seeds" if seeds > 1 else ""
+    legend.set_title(f"{preset}{spread}", prop={"size": SMALL_SIZE})
+    save_figure(figure, path)
 
 
-def _draw_curves(axes: "Axes", preset: str, lines: list[dict[str, Any]]) -> None:
-    for fusion in FUSIONS:
+def _draw_curves(axes: "Axes", lines: list[dict[str, Any]]) -> None:
+    """Draw curves beside each other by a little, so that none hides the spread of another."""
+    for number, (fusion, style) in enumerate(zip(FUSIONS, series_styles(len(FUSIONS)), strict=True)):
         curve = [line for line in lines if line["name"].startswith(fusion)]
-        steps = range(1, len(curve) + 1)
-        axes.errorbar(steps, _means(curve), _spreads(curve), marker="o", capsize=3, label=fusion)
-    axes.set(xlabel="K, layers from the last", ylabel=f"mAP on {preset}")
+        shift = CURVE_SHIFT * (number - (len(FUSIONS) - 1) / 2)
+        steps = [step + shift for step in range(1, len(curve) + 1)]
+        axes.errorbar(
+            steps,
+            _means(curve),
+            _spreads(curve),
+            **style._asdict(),
+            label=fusion,
+            markersize=5,
+            capsize=2,
+            elinewidth=0.8,
+        )
+    axes.set_xlabel("K, number of layers from the last")
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _draw_bars(axes: "Axes", preset: str, lines: list[dict[str, Any]]) -> None:
-    names = [line["name"] for line in lines]
-    axes.bar(names, _means(lines), yerr=_spreads(lines), color="#35618f", capsize=3, width=0.6, label=preset)
-    axes.plot(names, [line["paper_mAP"] for line in lines], "D", color="#d1495b", label="paper, QVHighlights val")
-    axes.set(ylabel="mAP")
+def _draw_bars(axes: "Axes", lines: list[dict[str, Any]]) -> None:
+    """Draw a bar for each variant with its value in it, and the paper's value to the right of the bar."""
+    places = range(len(lines))
+    error = {"color": BLACK, "linewidth": 0.8}
+    axes.bar(places, _means(lines), 0.5, yerr=_spreads(lines), color=BLUE, capsize=3, error_kw=error, label="ours")
+    for place, mean in zip(places, _means(lines), strict=True):
+        axes.annotate(
+            format_number(mean, 1),
+            (place, 0),
+            (0, 4),
+            textcoords="offset points",
+            ha="center",
+            color="white",
+            fontsize=SMALL_SIZE,
+        )
+    papers = [(place + 0.36, line["paper_mAP"]) for place, line in zip(places, lines, strict=True)]
+    axes.plot(*zip(*papers, strict=True), "D", color=VERMILLION, markersize=5, label="paper, QVHighlights val")
+    names = [textwrap.fill(line["name"], NAME_WIDTH) for line in lines]
+    axes.set_xticks(places, names)
+    margin = 0.6 + max(0, MIN_BARS - len(lines)) / 2  # a few bars are no wider than others
+    axes.set_xlim(-margin, len(lines) - 1 + margin)
 
 
 def _means(lines: list[dict[str, Any]]) -> list[float]:

@@ -29,11 +29,22 @@ from dataset_scripts import load_vtg_dataset
 from dataset_scripts.benchmarks import ABSENT_KINDS, FAMILIES
 from dataset_scripts.metrics.existence import calibration_error, false_alarm_rate, roc_auc
 from modeling_r2tuning import R2TuningForVideoGrounding
-from modeling_r2tuning.files_r2tuning import writing
 from r2tuning.evaluation.calibration import apply_calibration, fit_probability
 from r2tuning.evaluation.predictions import predict
 from r2tuning.evaluation.run import score_parts
 from r2tuning.features.cache import FeatureCache
+from r2tuning.visualization.fonts import text_style
+from r2tuning.visualization.style import (
+    RULE_COLOR,
+    SMALL_SIZE,
+    TITLE_SIZE,
+    format_number,
+    format_probability,
+    import_figure,
+    remove_frame,
+    save_figure,
+    series_styles,
+)
 
 
 if TYPE_CHECKING:
@@ -47,9 +58,8 @@ NUM_SAMPLES = 200  # of the bootstrap
 NUM_BINS = 10  # of the calibration error
 NUM_DIGITS = 4
 
-# Distinguishable with every kind of colour vision, and by their dashes in black and white.
-COLORS = ("#35618f", "#e09f1f", "#d1495b", "#555555", "#7fb0d8")
-DASHES = ("-", "--", "-.", ":", (0, (1, 3)))
+LEGEND_LINE = 0.19  # inches; height of a model in a legend
+SHOWN_SHARES = (0.02, 0.1, 0.4)  # of the queries, in the legend of the sizes of dots
 FALSE_ALARM_GRID = np.linspace(0, 1, 201)
 
 Row = dict[str, Any]
@@ -289,28 +299,26 @@ def _format(value: dict[str, Any]) -> str:
 
 def draw_roc(rows: list[Row], answers: dict[str, list[Answers]], path: Path) -> None:
     """ROC curves for all absent queries and for each kind; over several models the mean, with their range shaded."""
-    from matplotlib.figure import Figure
-
     present = is_present(rows)
     masks = dict(find_groups(rows))
     groups = [group for group in ("all", *ABSENT_KINDS) if group in masks]
-    figure = Figure(figsize=(3.4 * len(groups), 4.2), layout="constrained")
+    figure = import_figure()(figsize=(3.4 * len(groups), 4.3 + LEGEND_LINE * len(answers)), layout="constrained")
+    styles = series_styles(len(answers))
     for axes, group in zip(np.atleast_1d(figure.subplots(1, len(groups), sharey=True)), groups, strict=True):
         mask = masks[group]
-        for number, (name, runs) in enumerate(answers.items()):
+        for (name, runs), style in zip(answers.items(), styles, strict=True):
             curves = np.array([roc_curve(run.raw[mask], present[mask]) for run in runs])
             area = statistics.mean(roc_auc(run.raw[mask], present[mask]) for run in runs)
-            color, dash = COLORS[number % len(COLORS)], DASHES[number % len(DASHES)]
-            axes.plot(FALSE_ALARM_GRID, curves.mean(axis=0), color=color, linestyle=dash, label=f"{name}: {area:.3f}")
+            line = {"color": style.color, "linestyle": style.linestyle, "label": f"{name}: {format_number(area, 3)}"}
+            axes.plot(FALSE_ALARM_GRID, curves.mean(axis=0), **line)
             if len(runs) > 1:
-                axes.fill_between(
-                    FALSE_ALARM_GRID, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2, lw=0
-                )
+                bounds = (curves.min(axis=0), curves.max(axis=0))
+                axes.fill_between(FALSE_ALARM_GRID, *bounds, color=style.color, alpha=0.2, lw=0)
         title = "all absent queries" if group == "all" else f"{group} absent queries"
-        axes.set(title=f"{title} ({int((mask & ~present).sum()):,})", xlabel="false alarms")
-        _finish(axes, "AUROC")
-    figure.axes[0].set_ylabel("present queries detected")
-    _save(figure, path)
+        axes.set_xlabel("share of absent queries reported (false alarms)")
+        _finish(axes, f"{title} ({int((mask & ~present).sum()):,})", "AUROC")
+    figure.axes[0].set_ylabel("share of present queries detected")
+    save_figure(figure, path)
 
 
 def roc_curve(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -333,23 +341,37 @@ def draw_calibration(rows: list[Row], answers: dict[str, list[Answers]], path: P
 
     The queries of all models of a name are pooled; the size of a dot shows how many fall into a bin.
     """
-    from matplotlib.figure import Figure
-
     present = is_present(rows)
-    figure = Figure(figsize=(8.4, 5.0), layout="constrained")
+    figure = import_figure()(figsize=(8.4, 5.4 + LEGEND_LINE * len(answers)), layout="constrained")
+    styles = series_styles(len(answers))
     panels = (("raw", "before calibration"), ("calibrated", "after calibration"))
     for axes, (field, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
-        for number, (name, runs) in enumerate(answers.items()):
+        for (name, runs), style in zip(answers.items(), styles, strict=True):
             values = np.concatenate([getattr(run, field) for run in runs])
             means, shares, counts = calibration_curve(values, np.tile(present, len(runs)))
             error = statistics.mean(calibration_error(getattr(run, field), present, NUM_BINS) for run in runs)
-            color, dash = COLORS[number % len(COLORS)], DASHES[number % len(DASHES)]
-            axes.plot(means, shares, color=color, linestyle=dash, label=f"{name}: {error:.3f}")
-            axes.scatter(means, shares, s=10 + 200 * counts / counts.sum(), color=color, linewidth=0)
-        axes.set(title=title, xlabel="probability")
-        _finish(axes, "calibration error")
+            line = {"color": style.color, "linestyle": style.linestyle, "label": f"{name}: {format_number(error, 3)}"}
+            axes.plot(means, shares, **line)
+            axes.scatter(means, shares, s=dot_area(counts / counts.sum()), color=style.color, linewidth=0)
+        axes.set_xlabel("probability that the query is present")
+        _finish(axes, title, "calibration error")
     figure.axes[0].set_ylabel("share of present queries")
-    _save(figure, path)
+    _explain_sizes(figure)
+    save_figure(figure, path)
+
+
+def dot_area(share: Any) -> Any:
+    """Area, in square points, of the dot of a bin with a share of the queries."""
+    return 10 + 200 * share
+
+
+def _explain_sizes(figure: "Figure") -> None:
+    """Add a legend below the panels with dots of round shares."""
+    handles = []
+    for share in SHOWN_SHARES:
+        label = f"{format_probability(share)} of the queries"
+        handles.append(figure.axes[0].scatter([], [], s=dot_area(share), color=RULE_COLOR, linewidth=0, label=label))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL_SIZE, frameon=False)
 
 
 def calibration_curve(probabilities: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -362,16 +384,18 @@ def calibration_curve(probabilities: np.ndarray, present: np.ndarray) -> tuple[n
     return means, shares, counts[filled]
 
 
-def _finish(axes: "Axes", legend_title: str) -> None:
-    axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, zorder=0)
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title=legend_title, loc="lower right", fontsize=8, title_fontsize=8, frameon=False)
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    with writing(path) as partial:
-        figure.savefig(partial, dpi=150, format="png", bbox_inches="tight")
+def _finish(axes: "Axes", title: str, legend_title: str) -> None:
+    """Add what the panels of both figures share: diagonal, title, and a legend of the models."""
+    axes.plot([0, 1], [0, 1], color=RULE_COLOR, linewidth=0.8, zorder=0)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", anchor="N")
+    axes.set_title(title, fontsize=TITLE_SIZE)
+    remove_frame(axes)
+    # Below the panel, as curves may be anywhere in it.
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+    legend = axes.legend(title=legend_title, title_fontsize=SMALL_SIZE, frameon=False, **place)
+    names = [text.get_text() for text in legend.get_texts()]
+    for text in legend.get_texts():
+        text.set(parse_math=False, fontsize=SMALL_SIZE, **text_style(names))
 
 
 def make_parser() -> argparse.ArgumentParser:

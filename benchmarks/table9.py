@@ -11,7 +11,9 @@ frame rate (`r2tuning extract --fps 0.5 --output half`). Complete runs are kept.
 """
 
 import argparse
+import itertools
 import json
+import math
 import shlex
 import statistics
 import subprocess
@@ -20,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
@@ -28,10 +30,24 @@ from benchmarks.measurement import format_report, write_text
 from benchmarks.memory import KeptForBackward, extrapolate_peak, read_peak, start_peak
 from benchmarks.variants import BUDGET_HELP, SMALL_BUDGET, Budget, mean_and_spread, run_variant, two_digits
 from modeling_r2tuning import R2TuningConfig, R2TuningForVideoGrounding
-from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.method_specs_r2tuning import METHOD_SPECS
 from r2tuning.training.model import layers_read
+from r2tuning.visualization.style import (
+    BLUE,
+    RULE_COLOR,
+    SMALL_SIZE,
+    VERMILLION,
+    import_figure,
+    remove_frame,
+    save_figure,
+)
 
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 ROOT = Path(__file__).parents[1]
 MEGA, GIGA = 1024**2, 1024**3  # the paper's "M" is the former
@@ -40,6 +56,11 @@ FPS, MOMENT_SEC = 0.5, (4.0, 12.0)
 COLUMNS = ("parameters, M", "memory, GB", "kept for backward, GB", "step, s", "counted for the paper's batch, GB")
 PAPER_BATCH, PAPER_FRAMES = 32, 75
 FOUR_DIGITS = 4
+SIZES = (3, 10, 30, 100)  # learnable parameters in M that the legend explains
+CAP_SIZE = 2  # of the lines of the spread, to each side in points
+# Where the label of a dot is tried: distances from its edge in points, and sides as steps to the right and up.
+LABEL_DISTANCES = (3, 10, 20)
+LABEL_SIDES = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 0), (-1, 1), (-1, -1))
 
 
 @dataclass(frozen=True)
@@ -264,22 +285,151 @@ def _cells(rows: dict[str, dict[str, Any]], splits: list[str]) -> Iterator[list[
         yield cells
 
 
-def draw(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
-    """Accuracy over memory; the area of a dot grows with the learnable parameters."""
-    from matplotlib.figure import Figure
+# ---- the figure ----------------------------------------------------------------------------------------------------
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+
+class Dot(NamedTuple):
+    """A method in the figure: memory in GB, mAP, radius in points, its name, and the spread of its mAP."""
+
+    x: float
+    y: float
+    radius: float
+    label: str
+    spread: float = 0.0
+
+
+def draw(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
+    """Accuracy over memory; the area of a dot grows with the learnable parameters, the line is the spread over seeds."""
+    figure = import_figure()(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
+    split = args.splits[0]
+    dots = []
     for method, row in rows.items():
-        x, y = row["memory, GB"], row["accuracy"][args.splits[0]]["mAP"]
-        color = "#d1495b" if method == "r2_tuning" else "#35618f"
-        axes.scatter(x, y, s=20 + 6 * row["parameters, M"], color=color, alpha=0.7, linewidth=0)
-        axes.annotate(row["paper"]["title"], (x, y), (6, 4), textcoords="offset points", fontsize=8)
-    memory = f"peak memory of a step of {args.batch} x {args.frames} frames, GB"
-    axes.set(xlabel=memory, ylabel=f"mAP on {args.preset} {args.splits[0]}")
-    axes.spines[["top", "right"]].set_visible(False)
-    with writing(args.output / "table9.png") as partial:
-        figure.savefig(partial, dpi=150)
+        x, score = row["memory, GB"], row["accuracy"][split]
+        area = dot_area(row["parameters, M"])
+        color = VERMILLION if method == "r2_tuning" else BLUE
+        axes.scatter(x, score["mAP"], s=area, color=color, alpha=0.75, linewidth=0, zorder=3)
+        if score["spread"] is not None:
+            axes.errorbar(x, score["mAP"], score["spread"], color=RULE_COLOR, linewidth=0.8, capsize=CAP_SIZE)
+        dots.append(Dot(x, score["mAP"], area**0.5 / 2, row["paper"]["title"], score["spread"] or 0.0))
+    spread = f" ± spread over {len(args.seeds)} seeds" if len(args.seeds) > 1 else ""
+    memory = f"peak memory of a step of {args.batch} x {args.frames} frames, GB, logarithmic"
+    axes.set(xscale="log", xlabel=memory, ylabel=f"mAP on {args.preset} {split}, %{spread}")
+    axes.margins(x=0.1, y=0.08)
+    _label_logarithms(axes)
+    remove_frame(axes)
+    _explain_sizes(axes, [row["parameters, M"] for row in rows.values()])
+    place_labels(figure, axes, dots)
+    save_figure(figure, args.output / "table9.png")
+
+
+def dot_area(parameters: float) -> float:
+    """Area, in square points, of the dot of a method with so many learnable parameters, in M."""
+    return 20 + 6 * parameters
+
+
+def _label_logarithms(axes: "Axes") -> None:
+    """Write numbers such as 0.2, 0.5 and 1 on a logarithmic x axis, instead of powers of ten."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.xaxis.set_major_locator(LogLocator(subs=[1, 2, 5]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
+def _explain_sizes(axes: "Axes", parameters: list[float]) -> None:
+    """Add a legend with dots of round sizes within the range of the methods."""
+    sizes = [size for size in SIZES if min(parameters) / 2 <= size <= max(parameters) * 2]
+    handles = []
+    for size in sizes:
+        handles.append(axes.scatter([], [], s=dot_area(size), color=BLUE, alpha=0.75, linewidth=0))
+    axes.legend(
+        handles,
+        [f"{size} M" for size in sizes],
+        title="learnable parameters",
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1),
+        labelspacing=1.8,
+        handletextpad=1.8,
+        frameon=False,
+        fontsize=SMALL_SIZE,
+        title_fontsize=SMALL_SIZE,
+    )
+
+
+def place_labels(figure: "Figure", axes: "Axes", dots: list[Dot]) -> None:
+    """Write the label of each dot beside it where it covers no dot, no spread and no other label; a far one gets a line.
+
+    Args:
+        figure: The figure, complete but for the labels. Its layout is final from here on.
+        axes: The axes of the dots.
+        dots: What to label, in this order. Where no place is free, the least covered one is taken.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    inside = axes.get_window_extent()
+    taken = []
+    for dot in dots:
+        taken += _dot_boxes(axes, dot)
+    for dot in dots:
+        least = math.inf
+        for distance, (right, up) in itertools.product(LABEL_DISTANCES, LABEL_SIDES):
+            text = _write_label(axes, dot, right, up, distance, has_line=False)
+            box = text.get_window_extent()
+            covered = box.width * box.height - _shared_area(box, inside)
+            for other in taken:
+                covered += _shared_area(box, other)
+            text.remove()
+            if covered < least:
+                least, chosen, place = covered, box, (right, up, distance)
+        taken.append(chosen)
+        _write_label(axes, dot, *place, has_line=place[-1] > LABEL_DISTANCES[0])
+
+
+def _write_label(axes: "Axes", dot: Dot, right: int, up: int, distance: float, *, has_line: bool) -> "Annotation":
+    """Write a label on a side of its dot.
+
+    Args:
+        axes: The axes.
+        dot: The dot.
+        right: 1 to the right of the dot, -1 to the left, 0 in its middle.
+        up: 1 above the dot, -1 below, 0 in its middle.
+        distance: From the edge of the dot, in points.
+        has_line: Whether a line connects the two.
+    """
+    reach = (dot.radius + distance) / math.hypot(right, up)
+    line = {"arrowstyle": "-", "color": RULE_COLOR, "linewidth": 0.6, "shrinkA": 0, "shrinkB": dot.radius}
+    return axes.annotate(
+        dot.label,
+        (dot.x, dot.y),
+        (right * reach, up * reach),
+        textcoords="offset points",
+        ha={1: "left", 0: "center", -1: "right"}[right],
+        va={1: "bottom", 0: "center", -1: "top"}[up],
+        fontsize=SMALL_SIZE,
+        arrowprops=line if has_line else None,
+    )
+
+
+def _dot_boxes(axes: "Axes", dot: Dot) -> "list[Bbox]":
+    """The places of a dot and of the line of its spread, in pixels."""
+    from matplotlib.transforms import Bbox
+
+    figure = cast("Figure", axes.figure)
+    x, y = axes.transData.transform((dot.x, dot.y))
+    radius = dot.radius * figure.dpi / 72
+    _, lowest = axes.transData.transform((dot.x, dot.y - dot.spread))
+    _, highest = axes.transData.transform((dot.x, dot.y + dot.spread))
+    cap = CAP_SIZE * figure.dpi / 72
+    line = Bbox.from_extents(x - cap, lowest, x + cap, highest)
+    return [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius), line]
+
+
+def _shared_area(one: "Bbox", other: "Bbox") -> float:
+    """Area that two boxes share, in square pixels."""
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return max(width, 0.0) * max(height, 0.0)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -27,6 +27,14 @@ from dataset_scripts.moving_shapes.scenes import REPERTOIRE, SEEN, make_scene, r
 from modeling_r2tuning.files_r2tuning import writing
 from r2tuning.checkpoint_files import METRICS
 from r2tuning.training.run_folder import BEST
+from r2tuning.visualization.style import (
+    RULE_COLOR,
+    SMALL_SIZE,
+    import_figure,
+    remove_frame,
+    save_figure,
+    series_styles,
+)
 
 
 QUERIES = 1  # purpose of the random stream, as in the benchmark itself
@@ -38,7 +46,7 @@ OPTIONS = {"mixed-precision": "bf16", "num-workers": 1, "queries-per-video": 4} 
 SOURCE_OPTIONS = {"epochs": 8, "learning-rate": 1e-3}
 MOST_EPOCHS = 30
 EPOCHS = {50: MOST_EPOCHS, 500: MOST_EPOCHS, 5000: 10}
-COLORS = {"from scratch": "#d1495b", "--init-from": "#35618f"}
+STARTS = ("from scratch", "--init-from")
 
 
 @dataclass(frozen=True)
@@ -240,22 +248,24 @@ def format_table(lines: list[dict[str, Any]]) -> str:
 
 def draw(lines: list[dict[str, Any]], untrained: float, path: Path) -> None:
     """Curves of the score over the number of moments, on a logarithmic axis."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = import_figure()(figsize=(6, 4.2), layout="constrained")
     axes = figure.subplots()
-    for start, color in COLORS.items():
+    for start, style in zip(STARTS, series_styles(len(STARTS)), strict=True):
         curve = [line for line in lines if line["start"] == start]
         sizes = [line["moments"] for line in curve]
         scores = [line[METRIC] for line in curve]
         spreads = [line["spread"] or 0.0 for line in curve]
-        axes.errorbar(sizes, scores, spreads, marker="o", capsize=3, color=color, label=start)
-    axes.axhline(untrained, color="#6b6b6b", linestyle=":", label="the checkpoint, not trained further")
-    axes.set(xscale="log", xlabel="annotated moments", ylabel="R1@0.5 on 100 videos", ylim=(0, 100))
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    with writing(path) as partial:
-        figure.savefig(partial, format="png", dpi=150)
+        axes.errorbar(sizes, scores, spreads, **style._asdict(), capsize=3, elinewidth=0.8, label=start)
+    axes.axhline(untrained, color=RULE_COLOR, linestyle=":", label="the checkpoint, not trained further")
+    axes.set(xscale="log", ylim=(0, 100))
+    axes.set(xlabel="annotated moments, logarithmic", ylabel="R1@0.5 on 100 videos, %")
+    sizes = sorted({line["moments"] for line in lines})
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.set_xticks([], minor=True)
+    remove_frame(axes)
+    legend = figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=SMALL_SIZE, handlelength=3)
+    legend.set_title("vertical lines: spread over the seeds", prop={"size": SMALL_SIZE})
+    save_figure(figure, path)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -46,8 +46,9 @@ at the end. Exit status: 0, 1 if videos were skipped, 2 after any other error.
 """
 EXPLAIN_DESCRIPTION = """\
 Show how a model arrives at its answer to one query. DIR receives three figures: answer.png, saliency and moments over
-time (Figure 6 of the paper); attention.png, where each word attends in frames of the video (Figure 8); and
-similarity.png, how similar frames and query are in each layer before and after training (Figure 9).
+time (Figure 6 of the paper); attention.png, where each word attends in frames of the video (Figure 8), with at most 12
+words a page, the further pages in attention_2.png, attention_3.png and so on; and similarity.png, how similar frames
+and query are in each layer before and after training (Figure 9).
 """
 
 

@@ -18,13 +18,8 @@ from modeling_r2tuning.files_r2tuning import check_replaceable
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames
 from r2tuning.commands.shared import check_model_options, cut_moments, load_pipeline
 from r2tuning.terminal import report, write_line
-from r2tuning.visualization.timeline import (
-    format_absence,
-    format_probability,
-    format_time,
-    import_figure,
-    plot_grounding,
-)
+from r2tuning.visualization.style import format_number, format_probability, format_time, import_figure
+from r2tuning.visualization.timeline import format_absence, plot_grounding
 from r2tuning_cli.programs import option_names
 
 
@@ -140,7 +135,7 @@ def format_comparison(query: DemoQuery, answer: dict[str, Any], top: int) -> str
     for rank, moment in enumerate(answer["moments"][:top], 1):
         start, end = format_time(moment["start"]), format_time(moment["end"])
         iou = best_iou(moment, query.moments)
-        lines.append(f"  found {rank:<2} {start:>10} {end:>10}  {moment['score']:.3f}  {iou:.2f}")
+        lines.append(f"  found {rank:<2} {start:>10} {end:>10}  {format_number(moment['score'], 3)}  {iou:.2f}")
     if not answer["moments"] and absence is None:
         lines.append("  found    no moments")
     return "\n".join(lines)

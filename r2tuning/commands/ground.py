@@ -32,13 +32,8 @@ from r2tuning.editors.export import check_export
 from r2tuning.editors.media import EditedVideo, read_edited_video
 from r2tuning.editors.moments import ExportedMoment, list_moments
 from r2tuning.terminal import progress_bar, report, write_line
-from r2tuning.visualization.timeline import (
-    format_absence,
-    format_probability,
-    format_time,
-    import_figure,
-    plot_grounding,
-)
+from r2tuning.visualization.style import format_number, format_probability, format_time, import_figure
+from r2tuning.visualization.timeline import format_absence, plot_grounding
 from r2tuning_cli.defaults import MAX_MOMENTS
 from r2tuning_cli.grounding_arguments import is_batch, split_inputs
 from r2tuning_cli.programs import option_names
@@ -257,8 +252,8 @@ def format_answer(answer: dict[str, Any], top: int) -> str:
     lines.append("  rank      start        end  score" if answer["moments"] else "  no moments")
     for rank, moment in enumerate(answer["moments"][:top], 1):
         start, end = format_time(moment["start"]), format_time(moment["end"])
-        lines.append(f"  {rank:>4} {start:>10} {end:>10}  {moment['score']:.3f}")
-    highlights = (f"{format_time(frame['time'])} ({frame['score']:.2f})" for frame in answer["highlights"])
+        lines.append(f"  {rank:>4} {start:>10} {end:>10}  {format_number(moment['score'], 3)}")
+    highlights = (f"{format_time(frame['time'])} ({format_number(frame['score'])})" for frame in answer["highlights"])
     lines.append(f"  highlights: {_join(highlights)}")
     summary = (f"{format_time(span['start'])}-{format_time(span['end'])}" for span in answer["summary"])
     lines.append(f"  summary: {_join(summary)}")

@@ -19,7 +19,7 @@ from r2tuning.editors.moments import ExportedMoment, drop_empty
 from r2tuning.library.contact_sheet import plot_search
 from r2tuning.library.library import Library, SearchAnswer
 from r2tuning.terminal import progress_bar, report, write_line
-from r2tuning.visualization.timeline import format_probability, format_time, import_figure
+from r2tuning.visualization.style import format_number, format_probability, format_time, import_figure
 from r2tuning_cli.programs import option_names
 
 
@@ -96,7 +96,7 @@ def format_answer(answer: SearchAnswer) -> str:
         start, end = format_time(moment.start), format_time(moment.end)
         name = display_name(moment.path)
         missing = " (the file is missing)" if moment.path in answer.missing else ""
-        lines.append(f"  {rank:>4}  {moment.score:.3f}{there} {start:>10} {end:>10}  {name}{missing}")
+        lines.append(f"  {rank:>4}  {format_number(moment.score, 3)}{there} {start:>10} {end:>10}  {name}{missing}")
     return "\n".join(lines)
 
 

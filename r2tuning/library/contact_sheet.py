@@ -1,27 +1,30 @@
 """Draw what a search of a library found: frames of each moment, and the moment's place in its video."""
 
 import os
-import textwrap
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames
 from modeling_r2tuning.video_source_r2tuning import display_name
 from r2tuning.library.library import SearchAnswer
 from r2tuning.library.moments import Moment
 from r2tuning.visualization.fonts import text_style
-from r2tuning.visualization.timeline import (
-    DPI,
+from r2tuning.visualization.style import (
+    LABEL_SIZE,
     MOMENT_COLOR,
     RULE_COLOR,
+    SMALL_SIZE,
     TEXT_COLOR,
+    TITLE_SIZE,
+    fit_text,
+    format_number,
     format_probability,
     format_time,
     import_figure,
+    save_figure,
 )
 
 
@@ -30,11 +33,18 @@ if TYPE_CHECKING:
 
 NUM_FRAMES = 6  # of each moment
 FRAME_SIZE = 160  # short side in pixels
-NAME_LENGTH = 34
+LAST_OF_NAME = 9  # characters at the end of a long file name that are drawn
+VIDEO_STYLE = {"color": RULE_COLOR, "alpha": 0.35, "linewidth": 0}
+MOMENT_STYLE = {"color": MOMENT_COLOR, "linewidth": 0}
 
 # All in inches. Rows are placed one below the other from the upper edge of the figure.
 WIDTH, LABEL_WIDTH, MARGIN = 11.0, 2.9, 0.15
-TITLE_HEIGHT, STRIP_HEIGHT, BAR_HEIGHT, GAP = 0.45, 0.95, 0.1, 0.28
+LEGEND_HEIGHT, TITLE_HEIGHT, STRIP_HEIGHT, BAR_HEIGHT, GAP = 0.25, 0.4, 0.95, 0.1, 0.28
+NOTE_HEIGHT = 0.45  # of the line below a query for which nothing was found
+FRAME_GAP = 0.06
+TIME_WIDTH = 0.75  # of the length of the video beside its bar
+PLACE_WIDTH = WIDTH - LABEL_WIDTH - MARGIN - TIME_WIDTH
+MIN_BAR_WIDTH = 0.04  # a bar that is to scale may be too thin to be seen
 
 
 def plot_search(
@@ -58,28 +68,38 @@ def plot_search(
         raise ValueError("`answers` must hold at least one answer, got none.")
     figure_class = import_figure()
     shown = [answer.moments[:top] for answer in answers]
-    row_height = STRIP_HEIGHT + BAR_HEIGHT + GAP
-    num_rows = sum(max(len(moments), 1) for moments in shown)
-    height = MARGIN + len(answers) * TITLE_HEIGHT + num_rows * row_height
+    height = MARGIN + LEGEND_HEIGHT + sum(map(_answer_height, shown))
     sheet = _Sheet(figure_class(figsize=(WIDTH, height)), WIDTH, height)
+    sheet.draw_legend()
     titles = [" ".join(answer.query.split()) for answer in answers]
-    names = [PurePath(display_name(moment.path)).name for moments in shown for moment in moments]
-    title_style, name_style = text_style(titles, weight="bold"), text_style(names)
-    y = MARGIN
+    names = [_name(moment) for moments in shown for moment in moments]
+    title_style = text_style([*titles, *names], weight="bold")
+    name_style = {**title_style, "fontweight": "normal"}
+    y = MARGIN + LEGEND_HEIGHT
     for title, moments in zip(titles, shown, strict=True):
-        shortened = textwrap.shorten(title, 110, placeholder=" ...") or title
-        sheet.write(MARGIN, y + 0.18, shortened, fontsize=11, parse_math=False, **title_style)
-        y += TITLE_HEIGHT
+        sheet.write(MARGIN, y + 0.18, title, WIDTH - 2 * MARGIN, fontsize=TITLE_SIZE, parse_math=False, **title_style)
         if not moments:
-            sheet.write(MARGIN, y + 0.2, "nothing found", fontsize=9, color=TEXT_COLOR)
-            y += row_height
+            sheet.write(MARGIN, y + TITLE_HEIGHT + 0.08, "nothing found", fontsize=LABEL_SIZE, color=TEXT_COLOR)
+        row = y + TITLE_HEIGHT
         for rank, moment in enumerate(moments, 1):
-            sheet.draw_moment(y, rank, moment, name_style)
-            y += row_height
+            sheet.draw_moment(row, rank, moment, name_style)
+            row += STRIP_HEIGHT + BAR_HEIGHT + GAP
+        y += _answer_height(moments)
     if path is not None:
-        with writing(path) as partial:
-            sheet.figure.savefig(partial, dpi=DPI, format=partial.suffix[1:] or "png")
+        save_figure(sheet.figure, path)
     return sheet.figure
+
+
+def _answer_height(moments: list[Moment]) -> float:
+    """Height of a query and its moments."""
+    if not moments:
+        return TITLE_HEIGHT + NOTE_HEIGHT
+    return TITLE_HEIGHT + len(moments) * (STRIP_HEIGHT + BAR_HEIGHT + GAP)
+
+
+def _name(moment: Moment) -> str:
+    """Name of the video's file without its folder."""
+    return PurePath(display_name(moment.path)).name
 
 
 class _Sheet:
@@ -90,39 +110,68 @@ class _Sheet:
         self.width = width
         self.height = height
 
-    def write(self, x: float, y: float, text: str, **style: object) -> None:
-        """Write a line of text whose middle is at a height."""
-        self.figure.text(x / self.width, 1 - y / self.height, text, va="center", **style)  # type: ignore[arg-type]
+    def write(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        room: float = LABEL_WIDTH - 2 * MARGIN,
+        *,
+        num_last: int = 0,
+        **style: Any,
+    ) -> None:
+        """Write a line of text whose middle is at a height, shortened to `room` inches; see `fit_text`."""
+        written = self.figure.text(x / self.width, 1 - y / self.height, text, va="center", **style)
+        fit_text(written, room, num_last=num_last)
 
-    def draw_moment(self, y: float, rank: int, moment: Moment, name_style: dict[str, object]) -> None:
+    def draw_legend(self) -> None:
+        """Explain the bars and the times, above the queries."""
+        from matplotlib.patches import Patch
+
+        self.write(MARGIN, MARGIN, "rank: score; times in min:s", fontsize=SMALL_SIZE, color=TEXT_COLOR)
+        self.figure.legend(
+            handles=[Patch(**VIDEO_STYLE, label="length of the video"), Patch(**MOMENT_STYLE, label="moment")],
+            loc="center left",
+            bbox_to_anchor=(LABEL_WIDTH / self.width, 1 - MARGIN / self.height),
+            ncols=2,
+            borderaxespad=0,
+            borderpad=0,
+            frameon=False,
+            fontsize=SMALL_SIZE,
+            labelcolor=TEXT_COLOR,
+        )
+
+    def draw_moment(self, y: float, rank: int, moment: Moment, name_style: dict[str, Any]) -> None:
         """Draw a row: rank, score, times and name; frames; and the place in the video."""
-        name = PurePath(display_name(moment.path)).name
-        if len(name) > NAME_LENGTH:
-            name = f"{name[: NAME_LENGTH - 12]}...{name[-9:]}"
-        score = f"{rank}:  {moment.score:.2f}"
+        score = f"{rank}: {format_number(moment.score)}"
         if moment.probability is not None:
             score += f"   there: {format_probability(moment.probability)}"
-        self.write(MARGIN, y + 0.15, score, fontsize=10)
-        self.write(MARGIN, y + 0.4, f"{format_time(moment.start)} - {format_time(moment.end)}", fontsize=9)
-        self.write(MARGIN, y + 0.65, name, fontsize=8, color=TEXT_COLOR, parse_math=False, **name_style)
+        times = f"{format_time(moment.start)} - {format_time(moment.end)}"
+        self.write(MARGIN, y + 0.15, score, fontsize=TITLE_SIZE)
+        self.write(MARGIN, y + 0.4, times, fontsize=LABEL_SIZE)
+        name_style = {**name_style, "fontsize": SMALL_SIZE, "color": TEXT_COLOR}
+        self.write(MARGIN, y + 0.65, _name(moment), num_last=LAST_OF_NAME, parse_math=False, **name_style)
         try:
             frames, duration_sec = _read_frames(moment)
         except (OSError, ValueError):
-            self.write(LABEL_WIDTH, y + 0.4, "the file is missing or cannot be read", fontsize=9, color=TEXT_COLOR)
+            missing = "the file is missing or cannot be read"
+            self.write(LABEL_WIDTH, y + 0.4, missing, self.width, fontsize=LABEL_SIZE, color=TEXT_COLOR)
             return
         self._draw_strip(y, frames)
         self._draw_place(y + STRIP_HEIGHT + 0.05, moment, duration_sec)
 
     def _draw_strip(self, y: float, frames: np.ndarray) -> None:
+        """Draw frames side by side, as high as there is room in the row and in the width."""
         _, height, width, _ = frames.shape
         room = (self.width - LABEL_WIDTH - MARGIN) / NUM_FRAMES
-        shown_width = min(room - 0.06, STRIP_HEIGHT * width / height)
+        shown_width = min(room - FRAME_GAP, STRIP_HEIGHT * width / height)
         shown_height = shown_width * height / width
         for index, frame in enumerate(frames):
             axes = self.figure.add_axes(
                 (
-                    (LABEL_WIDTH + index * room) / self.width,
-                    1 - (y + shown_height) / self.height,
+                    (LABEL_WIDTH + index * (shown_width + FRAME_GAP)) / self.width,
+                    # On the bar, where frames are lower than the row.
+                    1 - (y + STRIP_HEIGHT) / self.height,
                     shown_width / self.width,
                     shown_height / self.height,
                 )
@@ -131,22 +180,27 @@ class _Sheet:
             axes.set_axis_off()
 
     def _draw_place(self, y: float, moment: Moment, duration_sec: float) -> None:
-        width = self.width - LABEL_WIDTH - MARGIN - 0.75  # the length stands to the right of the bar
+        """Draw the length of the video as a bar, and the moment in it; the length stands to the right."""
         axes = self.figure.add_axes(
             (
                 LABEL_WIDTH / self.width,
                 1 - (y + BAR_HEIGHT) / self.height,
-                width / self.width,
+                PLACE_WIDTH / self.width,
                 BAR_HEIGHT / self.height,
             )
         )
-        axes.barh(0, duration_sec, 1.0, 0, color=RULE_COLOR, alpha=0.35, linewidth=0)
-        shortest = duration_sec / 200  # a shorter one would be invisible
-        axes.barh(0, max(moment.end - moment.start, shortest), 1.0, moment.start, color=MOMENT_COLOR, linewidth=0)
+        axes.barh(0, duration_sec, 1.0, 0, **VIDEO_STYLE)
+        length = max(moment.end - moment.start, MIN_BAR_WIDTH / PLACE_WIDTH * duration_sec)
+        axes.barh(0, length, 1.0, moment.start, **MOMENT_STYLE)
         axes.set(xlim=(0, duration_sec), ylim=(-0.5, 0.5))
         axes.set_axis_off()
         self.write(
-            LABEL_WIDTH + width + 0.06, y + BAR_HEIGHT / 2, format_time(duration_sec), fontsize=8, color=TEXT_COLOR
+            LABEL_WIDTH + PLACE_WIDTH + 0.06,
+            y + BAR_HEIGHT / 2,
+            format_time(duration_sec),
+            TIME_WIDTH,
+            fontsize=SMALL_SIZE,
+            color=TEXT_COLOR,
         )
 
 

@@ -1,7 +1,8 @@
 """Figures that explain an answer: which patches each word attends to, and how video and text agree in each layer."""
 
 import copy
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,21 @@ from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_source_r2tuning import VideoInput
 from r2tuning.visualization.fonts import text_style
-from r2tuning.visualization.timeline import TRUTH_COLOR, format_time, import_figure
+from r2tuning.visualization.style import (
+    LABEL_SIZE,
+    SMALL_SIZE,
+    TEXT_COLOR,
+    TIME_LABEL,
+    TITLE_SIZE,
+    TRUTH_COLOR,
+    TRUTH_HATCH,
+    fit_text,
+    format_number,
+    format_probability,
+    format_time,
+    import_figure,
+    label_time,
+)
 
 
 if TYPE_CHECKING:
@@ -21,25 +36,41 @@ if TYPE_CHECKING:
 
 
 NUM_FRAMES = 8
-FRAME_SIZE = 1.25  # inches
+WORDS_PER_PAGE = 12
+# Both differ in lightness too, so they need no colour vision and survive printing in black and white.
 ATTENTION_COLORS, SIMILARITY_COLORS = "inferno", "RdBu_r"
+OVERLAY = (0.15, 0.9)  # opacity of no attention and of the highest on the grey frame
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # in the text of a token that is part of a character
+SIMILARITY_STEP = 0.1  # the limit of the colours is a multiple of it
+
+BYTES_PER_CHARACTER = 4  # at most, in UTF-8
+
+# Places on a page of attention, in inches.
+FRAME_SIZE = 0.9  # width of a frame
+WORD_WIDTH, HIGHEST_WIDTH, MARGIN = 1.1, 0.65, 0.12
+MIN_BAR_WIDTH = 5.6  # of the colour bar, whose label is longer than a few frames are wide
+ROW_GAP = 0.06
+HEAD_HEIGHT = 0.62  # query, and times above the frames
+BAR_TOP, BAR_HEIGHT, BAR_BOTTOM = 0.2, 0.12, 0.5  # of the colour bar: room above it, itself, its numbers and label
 
 
 class WordAttention(NamedTuple):
     """Where the words of a query look: the attention of the spatial pooling, Eq. 4.
 
     Attributes:
-        words: The words.
+        words: The words; where the tokenizer cuts a word into pieces, the pieces.
         times: `(num_frames,)`, seconds.
         frames: `(num_frames, height, width, 3)` in [0, 1], as the backbone sees them.
         maps: `(num_words, num_frames, rows, columns)`, share of a word's attention that falls on each patch. The token
             that represents the frame, CLS where there is one, takes the rest.
+        query: The query.
     """
 
     words: list[str]
     times: np.ndarray
     frames: np.ndarray
     maps: np.ndarray
+    query: str
 
 
 def check_word_attention(model: R2TuningForVideoGrounding) -> None:
@@ -92,55 +123,155 @@ def word_attention(
     maps = attention[:, :, 1:].unflatten(2, (side, side))  # (shown, num_words, rows, columns), without the first token
     maps = maps.transpose(0, 1)  # (num_words, shown, rows, columns)
     ids = text["input_ids"][0][text["attention_mask"][0]].tolist()
-    names = [processor.tokenizer.decode(token).strip() for token in ids]
     inner = _words_between_marks(ids, processor.tokenizer)
-    return WordAttention(
-        words=names[inner],
-        times=shown / stream.fps,
-        frames=_denormalise(pixels[shown], processor),
-        maps=maps[inner].float().cpu().numpy(),
-    )
+    words, maps = _join_characters(ids[inner], maps[inner].float().cpu().numpy(), processor.tokenizer)
+    frames = _denormalise(pixels[shown], processor)
+    return WordAttention(words, shown / stream.fps, frames, maps, " ".join(query.split()))
 
 
-def plot_word_attention(found: WordAttention) -> "Figure":
-    """Draw a row for each word: its attention laid over the frames (Figure 8).
+def plot_word_attention(found: WordAttention) -> "list[Figure]":
+    """Draw the frames, and below them for each word a strip with its attention laid over them (Figure 8).
+
+    Each word has colours of its own, from 0 to its highest share of attention on a patch, which stands to the right of
+    its strip. Attention is laid over frames in grey.
 
     Args:
         found: From `word_attention`.
 
+    Returns:
+        The pages, with at most `WORDS_PER_PAGE` words each.
+
     Raises:
         ImportError: matplotlib is not installed.
     """
-    num_words, num_frames = found.maps.shape[:2]
-    figure_size = (0.9 + FRAME_SIZE * num_frames, 0.4 + FRAME_SIZE * num_words)
-    figure = import_figure()(figsize=figure_size, layout="constrained")
-    axes = figure.subplots(num_words, num_frames, squeeze=False)
-    style = text_style(found.words)
-    for row, word, maps in zip(axes, found.words, found.maps, strict=True):
-        for cell, frame, attention in zip(row, found.frames, maps, strict=True):
-            # One colour scale for each word: the frames of a row are comparable.
-            _draw_attention(cell, frame, attention, highest=maps.max())
-        row[0].set_ylabel(word, fontsize=9, parse_math=False, **style)
-    for cell, time in zip(axes[0], found.times, strict=True):
-        cell.set_title(format_time(time), fontsize=8)
+    import_figure()
+    style = text_style([found.query, *found.words])
+    starts = range(0, len(found.words), WORDS_PER_PAGE)
+    return [_plot_words(found, slice(start, start + WORDS_PER_PAGE), style) for start in starts]
+
+
+def _plot_words(found: WordAttention, page: slice, style: dict[str, Any]) -> "Figure":
+    """Draw a page of words."""
+    words, maps = found.words[page], found.maps[page]
+    num_frames, frame_height, frame_width, _ = found.frames.shape
+    strip_width, strip_height = num_frames * FRAME_SIZE, FRAME_SIZE * frame_height / frame_width
+    bar_width = max(strip_width, MIN_BAR_WIDTH)
+    width = MARGIN + WORD_WIDTH + bar_width + HIGHEST_WIDTH
+    rows_height = (1 + len(words)) * (strip_height + ROW_GAP)
+    figure = import_figure()(figsize=(width, HEAD_HEIGHT + rows_height + BAR_TOP + BAR_HEIGHT + BAR_BOTTOM))
+    title = found.query
+    if len(words) < len(found.words):
+        title = f"words {page.start + 1} to {page.start + len(words)} of {len(found.words)}: {title}"
+    _draw_title(figure, title, style)
+    top = HEAD_HEIGHT
+    strip = _add_axes(figure, top, strip_width, strip_height)
+    _draw_strip(strip, found.frames)
+    _label_frames(strip, found.times)
+    _write_right(strip, "highest", 0.1)
+    for word, attention in zip(words, maps, strict=True):
+        top += strip_height + ROW_GAP
+        highest = float(attention.max())
+        strip = _add_axes(figure, top, strip_width, strip_height)
+        _draw_strip(strip, overlay_attention(found.frames, attention, highest))
+        label = strip.set_ylabel(word, rotation=0, ha="right", va="center", fontsize=LABEL_SIZE, **style)
+        label.set_parse_math(False)
+        fit_text(label, WORD_WIDTH)
+        _write_right(strip, format_probability(highest) if highest >= 0.01 else "< 1 %", 0.5)
+    _draw_attention_bar(_add_axes(figure, HEAD_HEIGHT + rows_height + BAR_TOP, bar_width, BAR_HEIGHT))
     return figure
 
 
-def _draw_attention(cell: "Axes", frame: np.ndarray, attention: np.ndarray, highest: float) -> None:
-    """Draw a frame with the attention on its patches laid over it; `highest` sets the colour scale."""
-    height, width, _ = frame.shape
-    extent = (0, width, height, 0)
-    cell.imshow(frame, extent=extent)
-    cell.imshow(
-        attention,
-        extent=extent,
-        cmap=ATTENTION_COLORS,
-        vmin=0,
-        vmax=highest,
-        alpha=0.55,
-        interpolation="bilinear",
+def _add_axes(figure: "Figure", top: float, width: float, height: float) -> "Axes":
+    """Add axes to the right of the words, `top` inches below the upper edge of the figure; sizes are in inches."""
+    page_width, page_height = figure.get_size_inches()
+    left, bottom = (MARGIN + WORD_WIDTH) / page_width, 1 - (top + height) / page_height
+    return figure.add_axes((left, bottom, width / page_width, height / page_height))
+
+
+def _draw_title(figure: "Figure", title: str, style: dict[str, Any]) -> None:
+    width, height = figure.get_size_inches()
+    text = figure.text(MARGIN / width, 1 - 0.2 / height, title, va="center", fontsize=TITLE_SIZE, **style)
+    text.set_parse_math(False)
+    fit_text(text, width - 2 * MARGIN)
+
+
+def overlay_attention(frames: np.ndarray, attention: np.ndarray, highest: float) -> np.ndarray:
+    """Lay the attention on patches over frames in grey.
+
+    Args:
+        frames: `(num_frames, height, width, 3)` in [0, 1].
+        attention: `(num_frames, rows, columns)`, share of the attention that falls on each patch.
+        highest: What the last colour stands for.
+
+    Returns:
+        `(num_frames, height, width, 3)` in [0, 1].
+    """
+    from matplotlib import colormaps
+
+    scaled = torch.from_numpy(attention)[:, None] / max(highest, torch.finfo(torch.float32).tiny)
+    scaled = F.interpolate(scaled, size=frames.shape[1:3], mode="bilinear")[:, 0]  # (num_frames, height, width)
+    colors = colormaps[ATTENTION_COLORS](scaled.numpy())[..., :3]
+    grey = frames.mean(axis=-1, keepdims=True)
+    lowest, highest_opacity = OVERLAY
+    opacity = lowest + (highest_opacity - lowest) * scaled.numpy()[..., None]
+    return opacity * colors + (1 - opacity) * grey
+
+
+def _draw_strip(axes: "Axes", frames: np.ndarray) -> None:
+    """Draw frames side by side as one image, with a thin white line between them."""
+    num_frames, height, width, _ = frames.shape
+    row = np.concatenate(list(frames), axis=1)  # (height, num_frames * width, 3)
+    axes.imshow(row, extent=(0, num_frames, 0, 1), aspect="auto", interpolation="antialiased")
+    axes.vlines(range(1, num_frames), 0, 1, color="white", linewidth=1.5)
+    axes.set(xticks=[], yticks=[], xlim=(0, num_frames), ylim=(0, 1))
+    axes.spines[:].set_visible(False)
+
+
+def _label_frames(axes: "Axes", times: np.ndarray) -> None:
+    """Write the times of the frames above their strip."""
+    axes.xaxis.tick_top()
+    axes.set_xticks(np.arange(len(times)) + 0.5, [format_time(time) for time in times], fontsize=SMALL_SIZE)
+    axes.tick_params(length=0, labelcolor=TEXT_COLOR)
+    axes.annotate(
+        TIME_LABEL,
+        (0, 1),
+        (-4, 4),
+        "axes fraction",
+        "offset points",
+        ha="right",
+        va="bottom",
+        fontsize=SMALL_SIZE,
+        color=TEXT_COLOR,
     )
-    cell.set(xticks=[], yticks=[])
+
+
+def _write_right(axes: "Axes", text: str, height: float) -> None:
+    """Write to the right of a strip, at a share of its height."""
+    axes.annotate(
+        text,
+        (1, height),
+        (5, 0),
+        "axes fraction",
+        "offset points",
+        va="center",
+        fontsize=SMALL_SIZE,
+        color=TEXT_COLOR,
+    )
+
+
+def _draw_attention_bar(axes: "Axes") -> None:
+    """Explain the colours, as they look on a frame in middle grey."""
+    grey = np.full((1, 1, 256, 3), 0.5)
+    colors = overlay_attention(grey, np.linspace(0, 1, 256, dtype=np.float32)[None, None], 1.0)
+    axes.imshow(colors[0], extent=(0, 1, 0, 1), aspect="auto")
+    axes.set_yticks([])
+    axes.set_xticks([0, 0.5, 1], ["0", "half", "highest"], fontsize=SMALL_SIZE)
+    axes.tick_params(labelcolor=TEXT_COLOR)
+    axes.set_xlabel(
+        "share of a word's attention that falls on a patch; the highest of each word stands at the right",
+        fontsize=SMALL_SIZE,
+        color=TEXT_COLOR,
+    )
 
 
 class LayerSimilarity(NamedTuple):
@@ -151,12 +282,14 @@ class LayerSimilarity(NamedTuple):
         times: `(num_frames,)`, seconds.
         before: `(num_layers, num_frames)`, cosine of frame and text with weights as at the start of training.
         after: `(num_layers, num_frames)`, the same with the weights of the model.
+        query: The query.
     """
 
     layers: list[int]
     times: np.ndarray
     before: np.ndarray
     after: np.ndarray
+    query: str
 
 
 @torch.no_grad()
@@ -184,35 +317,68 @@ def layer_similarity(
     after = _similarity(model, states, text)
     layers = [model.config.num_recurrent_steps - layer for layer in model.r2_block.layer_order]
     times = np.arange(states.shape[1]) / stream.fps
-    return LayerSimilarity(layers, times, before, after)
+    return LayerSimilarity(layers, times, before, after, " ".join(query.split()))
 
 
 def plot_layer_similarity(found: LayerSimilarity, truth: list[tuple[float, float]] | None = None) -> "Figure":
     """Draw two maps of layer against time, before and after training (Figure 9).
 
+    The colours of both maps reach from minus to plus the largest value found; the limit stands beside the colour bar.
+
     Args:
         found: From `layer_similarity`.
-        truth: Annotated moments, start and end in seconds; drawn as lines above the maps.
+        truth: Annotated moments, start and end in seconds; drawn as hatched bars above the maps.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure = import_figure()(figsize=(9, 1.6 + 0.5 * len(found.layers)), layout="constrained")
+    figure = import_figure()(figsize=(9, 2.1 + 0.5 * len(found.layers)), layout="constrained")
+    title = figure.suptitle(found.query, fontsize=TITLE_SIZE, parse_math=False, **text_style([found.query]))
+    fit_text(title, 8.6)
     axes = figure.subplots(2, 1, sharex=True)
     frame_sec = found.times[1] - found.times[0] if len(found.times) > 1 else 1.0
     end = found.times[-1] + frame_sec
+    limit = similarity_limit(found)
     labels = [f"layer -{layer}" for layer in found.layers]
     maps = {"before training": found.before, "after training": found.after}
-    for cell, (title, values) in zip(axes, maps.items(), strict=True):
+    for cell, (name, values) in zip(axes, maps.items(), strict=True):
         extent = (0, end, len(values), 0)
-        image = cell.imshow(values, aspect="auto", extent=extent, cmap=SIMILARITY_COLORS, vmin=-1, vmax=1)
-        cell.set_title(title, loc="left", fontsize=9)
-        cell.set_yticks(np.arange(len(values)) + 0.5, labels, fontsize=8)
-        for moment_start, moment_end in truth or []:
-            cell.hlines(0, moment_start, moment_end, color=TRUTH_COLOR, linewidth=5, clip_on=False)
-    axes[1].set_xlabel("seconds", fontsize=8)
-    figure.colorbar(image, ax=axes, label="cosine of frame and text")
+        image = cell.imshow(values, aspect="auto", extent=extent, cmap=SIMILARITY_COLORS, vmin=-limit, vmax=limit)
+        cell.set_title(name, loc="left", fontsize=LABEL_SIZE, pad=10 if truth else None)
+        cell.set_yticks(np.arange(len(values)) + 0.5, labels, fontsize=SMALL_SIZE)
+        _draw_truth(cell, truth or [])
+    label_time(axes[1], end)
+    axes[0].tick_params(labelbottom=False)
+    bar = figure.colorbar(image, ax=axes)
+    bar.set_label(f"cosine of frame and query\n(colours fitted to ±{format_number(limit)})", fontsize=SMALL_SIZE)
+    ticks = [-limit, -limit / 2, 0, limit / 2, limit]
+    bar.set_ticks(ticks, labels=[format_number(tick) for tick in ticks], fontsize=SMALL_SIZE)
     return figure
+
+
+def similarity_limit(found: LayerSimilarity) -> float:
+    """The largest absolute value of both maps, rounded up to a multiple of `SIMILARITY_STEP`."""
+    largest = max(np.abs(found.before).max(), np.abs(found.after).max())
+    return SIMILARITY_STEP * max(1, math.ceil(largest / SIMILARITY_STEP))
+
+
+def _draw_truth(axes: "Axes", truth: list[tuple[float, float]]) -> None:
+    """Draw annotated moments as hatched bars on the upper edge of a map."""
+    upper_edge = axes.get_xaxis_transform()  # x in seconds, y as a share of the height
+    for start, end in truth:
+        axes.barh(
+            1.04,
+            end - start,
+            0.05,
+            start,
+            transform=upper_edge,
+            clip_on=False,
+            facecolor="white",
+            edgecolor=TRUTH_COLOR,
+            hatch=TRUTH_HATCH,
+        )
+    if truth:
+        axes.annotate("truth", (1, 1.04), (4, 0), "axes fraction", "offset points", va="center", fontsize=SMALL_SIZE)
 
 
 # ---- helpers -------------------------------------------------------------------------------------------------------
@@ -232,6 +398,31 @@ def _words_between_marks(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> 
     """The tokens of a text without those that mark its start and its end."""
     starts, ends = (tokenizer.bos_token_id, tokenizer.cls_token_id), (tokenizer.eos_token_id, tokenizer.sep_token_id)
     return slice(int(ids[0] in starts), len(ids) - int(ids[-1] in ends))
+
+
+def _join_characters(
+    ids: list[int], maps: np.ndarray, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[str], np.ndarray]:
+    """Take tokens that are parts of one character together: a tokenizer of bytes cuts many characters into several.
+
+    Args:
+        ids: The tokens.
+        maps: `(num_tokens, num_frames, rows, columns)`, their attention.
+        tokenizer: The tokenizer.
+
+    Returns:
+        The text of each token or character, and its attention, the mean of that of its tokens.
+    """
+    words, attention = [], []
+    first = 0
+    for end in range(1, len(ids) + 1):
+        word = tokenizer.decode(ids[first:end]).strip()
+        if UNFINISHED in word and end < min(first + BYTES_PER_CHARACTER, len(ids)):
+            continue
+        words.append(word)
+        attention.append(maps[first:end].mean(axis=0))
+        first = end
+    return words, np.stack(attention)
 
 
 def _denormalise(pixels: torch.Tensor, processor: R2TuningProcessor) -> np.ndarray:
@@ -274,6 +465,7 @@ __all__ = [
     "WordAttention",
     "check_word_attention",
     "layer_similarity",
+    "overlay_attention",
     "plot_layer_similarity",
     "plot_word_attention",
     "word_attention",

@@ -33,19 +33,27 @@ def text_style(texts: Iterable[str], weight: str = "normal") -> dict[str, Any]:
     Returns:
         Keyword arguments: the weight and, if matplotlib's own fonts lack characters, the families.
     """
-    from matplotlib import get_cachedir, rcParams  # optional, so it is imported only when something is drawn
+    from matplotlib import rcParams  # optional, so it is imported only when something is drawn
 
     characters = "".join(sorted(set("".join(texts))))
     families, missing = find_fonts(characters)
     if missing:
-        logger.warning(
-            f"No installed font has the characters {' '.join(missing)}, which are drawn as boxes. Install a font that "
-            f"has them: {_packages_for(missing)}. If it is not found then, delete the font list of matplotlib in "
-            f"'{get_cachedir()}'."
-        )
+        _warn_once("".join(missing))
     if not families:
         return {"fontweight": weight}
     return {"fontweight": "normal", "fontfamily": [*rcParams["font.family"], *families]}
+
+
+@functools.lru_cache(maxsize=256)
+def _warn_once(missing: str) -> None:
+    """Warn that no font has some characters; several pictures of one query have the same."""
+    from matplotlib import get_cachedir
+
+    logger.warning(
+        f"No installed font has the characters {' '.join(missing)}, which are drawn as boxes. Install a font that has "
+        f"them: {_packages_for(missing)}. If it is not found then, delete the font list of matplotlib in "
+        f"'{get_cachedir()}'."
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -98,7 +106,7 @@ def _rank(name: str) -> tuple[int, str]:
     return PREFERRED.index(beginning), name
 
 
-def _packages_for(characters: list[str]) -> str:
+def _packages_for(characters: Iterable[str]) -> str:
     """Fonts to install for characters."""
     needed = {PACKAGES[unicodedata.name(character, "").startswith(CJK)] for character in characters}
     return " and ".join(sorted(needed))

@@ -1,47 +1,75 @@
 """Draw the answers about one video: frames, saliency curves and moments on one time axis."""
 
 import os
-import textwrap
-import unicodedata
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames, load_video_frames
 from modeling_r2tuning.video_source_r2tuning import VideoInput, local_copy
 from r2tuning.visualization.fonts import text_style
+from r2tuning.visualization.style import (
+    ABSENT_COLOR,
+    BLACK,
+    CURVE_COLOR,
+    HIGHLIGHT_COLOR,
+    MOMENT_COLOR,
+    RULE_COLOR,
+    SMALL_SIZE,
+    TEXT_COLOR,
+    TITLE_SIZE,
+    TRUTH_COLOR,
+    TRUTH_HATCH,
+    fit_text,
+    format_number,
+    format_probability,
+    import_figure,
+    label_range,
+    label_time,
+    save_figure,
+)
 
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 NUM_FRAMES = 10
 FRAME_SIZE = 160  # short side in pixels
-TITLE_LENGTH = 120  # Latin characters of a query
-TITLE_END = " ..."  # of a query that is longer
-TICK_STEPS_SEC = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
-MAX_TICKS = 12
-DPI = 150
+SHADE = 0.12  # opacity of the best moment behind a curve
+FILL = 0.15  # opacity of the area below a curve
+BAR_OPACITY = (0.15, 0.75)  # of the moment with the lowest score and of the best one
 
 # All in inches. Rows are placed one below the other from the upper edge of the figure.
 WIDTH = 11.0
-TOP, LEFT, RIGHT = 0.1, 0.85, 0.3
+TOP, LEFT, RIGHT = 0.32, 0.85, 0.3  # the legend is above the frames
 STRIP_HEIGHT = (0.5, 1.2)  # smallest and largest; in between, as the proportions of the frames require
 TITLE_HEIGHT = 0.42
 CURVE_HEIGHT = 1.0
 TITLE_MIDDLE = 1.12  # of the query above a curve, as a share of the curve's height
 LANE_HEIGHT = 0.2  # of a row of bars
-BOTTOM = 0.5
-LABEL_WIDTH = 0.62  # of the rank and score of a moment
+BOTTOM = 0.55
+LABEL_WIDTH = 0.68  # of the rank and score of a moment
+MIN_BAR_WIDTH = 0.03  # a bar that is to scale may be too thin to be seen
 PLOT_WIDTH = WIDTH - LEFT - RIGHT
 
-CURVE_COLOR, MOMENT_COLOR, HIGHLIGHT_COLOR = "#35618f", "#d1495b", "#e09f1f"
-TRUTH_COLOR = "#3a7d44"
-ABSENT_COLOR = "#aaaaaa"  # the saliency curve of a query that nothing matches
-TEXT_COLOR, RULE_COLOR = "#555555", "#999999"
+
+class BarPlace(NamedTuple):
+    """Where the label of a moment stands, in seconds on the time axis.
+
+    Attributes:
+        label: The edge of the label that is next to the bar's start or end.
+        align: "left" or "right": the edge of the text that is meant.
+        start: Start of bar and label together.
+        end: End of bar and label together.
+    """
+
+    label: float
+    align: str
+    start: float
+    end: float
 
 
 def plot_grounding(
@@ -56,75 +84,48 @@ def plot_grounding(
 
     Moments are bars labelled with rank and score; the better the moment, the more opaque its bar. In the curve, the best
     moment is shaded and dots mark the highlights. The probability that anything matches a query stands to its left;
-    where an answer has `found=False`, the curve is grey and "not there" is written across it. Queries may be in any
-    language for which a font is installed.
+    where an answer has `found=False`, the curve is grey and "not there" is written across it. Annotated moments are
+    hatched bars above the predicted ones. A legend explains what is drawn. Queries may be in any language for which a
+    font is installed; one that is wider than the picture is shortened.
 
     Args:
         answers: One answer of the pipeline, or several about the same video.
         video: The video: path, bytes, binary file object or http(s) address.
         path: File to write; its ending (.png, .pdf, .svg) sets the format, PNG if it has none. `None` = no file.
         top: Number of moments drawn for each query.
-        truths: Annotated moments of each answer, start and end in seconds; drawn as lines above the curve.
+        truths: Annotated moments of each answer, start and end in seconds.
 
     Returns:
         The figure.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: There are no answers, or the video cannot be read.
+        ValueError: There are no answers, `truths` has another length, or the video cannot be read.
     """
     answers = [answers] if isinstance(answers, dict) else list(answers)
     if not answers:
         raise ValueError("`answers` must hold at least one answer, got none.")
+    truths = [[]] * len(answers) if truths is None else truths
+    if len(truths) != len(answers):
+        raise ValueError(f"`truths` must have an entry for each of the {len(answers)} answers, got {len(truths)}.")
     figure_class = import_figure()
     frames, duration_sec = _read_frames(video)
     answers = [{**answer, "moments": answer["moments"][:top]} for answer in answers]
-    truths = [[]] * len(answers) if truths is None else truths
     lanes = [assign_lanes(answer["moments"], duration_sec) for answer in answers]
-    style = text_style((_title(answer) for answer in answers), weight="bold")
+    style = text_style((answer["query"] for answer in answers), weight="bold")
     strip_height = _strip_height(frames)
-    rows_height = len(answers) * (TITLE_HEIGHT + CURVE_HEIGHT) + sum(_lanes_height(each) for each in lanes)
+    rows_height = sum(map(_row_height, lanes, truths))
     figure = figure_class(figsize=(WIDTH, TOP + strip_height + rows_height + BOTTOM))
     _draw_frames(_add_row(figure, TOP, strip_height, duration_sec), frames)
     y = TOP + strip_height
     for answer, truth, answer_lanes in zip(answers, truths, lanes, strict=True):
-        y += TITLE_HEIGHT
-        curve = _add_row(figure, y, CURVE_HEIGHT, duration_sec)
-        _draw_curve(curve, answer, style)
-        _draw_truth(curve, truth)
-        y += CURVE_HEIGHT
-        lowest = _add_row(figure, y, _lanes_height(answer_lanes), duration_sec)
-        _draw_moments(lowest, answer["moments"], answer_lanes)
-        y += _lanes_height(answer_lanes)
-    _label_time(lowest)
+        _draw_answer(figure, y, answer, truth, answer_lanes, duration_sec, style)
+        y += _row_height(answer_lanes, truth)
+    _draw_time_axis(figure.axes[-1], duration_sec)
+    _draw_legend(figure, answers, truths)
     if path is not None:
-        with writing(path) as partial:
-            figure.savefig(partial, dpi=DPI, format=partial.suffix[1:] or "png")
+        save_figure(figure, path)
     return figure
-
-
-def import_figure() -> type["Figure"]:
-    """Import matplotlib's class `Figure`, which draws without the global state of pyplot.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('Plots need matplotlib: `pip install "r2tuning[plot]"`.') from error
-    return Figure
-
-
-def format_time(time_sec: float) -> str:
-    """Format a time as minutes and seconds with one decimal: "1:02.5"; an hour is 60 minutes."""
-    tenths = round(time_sec * 10)
-    return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"
-
-
-def format_probability(probability: float) -> str:
-    """Format a probability in percent, rounded to whole numbers: "12 %"."""
-    return f"{100 * probability:.0f} %"
 
 
 def format_absence(answer: dict[str, Any]) -> str | None:
@@ -134,6 +135,9 @@ def format_absence(answer: dict[str, Any]) -> str | None:
     return f"not there ({format_probability(answer['probability'])})"
 
 
+# ---- places --------------------------------------------------------------------------------------------------------
+
+
 def assign_lanes(moments: list[dict[str, float]], duration_sec: float) -> list[int]:
     """Assign each moment to a lane (row of bars) so that neither bars nor labels overlap within a lane.
 
@@ -141,38 +145,67 @@ def assign_lanes(moments: list[dict[str, float]], duration_sec: float) -> list[i
         moments: With "start" and "end" in seconds, best first; each takes the first lane with room.
         duration_sec: Length of the time axis in seconds.
     """
-    occupied: list[list[tuple[float, float]]] = []  # by lane, start and end in seconds
+    occupied: list[list[BarPlace]] = []  # by lane
     lanes = []
     for moment in moments:
-        start = _label_start(moment, duration_sec)
-        end = max(moment["end"], start + _label_sec(duration_sec))
+        place = _place_bar(moment, duration_sec)
         lane = 0
-        while lane < len(occupied) and _overlaps(occupied[lane], start, end):
+        while lane < len(occupied) and _overlaps(occupied[lane], place):
             lane += 1
         if lane == len(occupied):
             occupied.append([])
-        occupied[lane].append((start, end))
+        occupied[lane].append(place)
         lanes.append(lane)
     return lanes
 
 
-def _overlaps(spans: list[tuple[float, float]], start: float, end: float) -> bool:
-    return any(start < other_end and other_start < end for other_start, other_end in spans)
+def _overlaps(others: list[BarPlace], place: BarPlace) -> bool:
+    return any(place.start < other.end and other.start < place.end for other in others)
 
 
-def _label_sec(duration_sec: float) -> float:
-    """Convert the width of a label to seconds on the time axis."""
-    return LABEL_WIDTH / PLOT_WIDTH * duration_sec
+def _place_bar(moment: dict[str, float], duration_sec: float) -> BarPlace:
+    """Put the label of a moment into its bar, or beside a bar that is too short: behind it, or at the end before it."""
+    start = moment["start"]
+    end = start + _shown_length(start, moment["end"], duration_sec)
+    label_sec = _to_seconds(LABEL_WIDTH, duration_sec)
+    if end - start >= label_sec:
+        return BarPlace(start, "left", start, end)
+    if end + label_sec <= duration_sec:
+        return BarPlace(end, "left", start, end + label_sec)
+    return BarPlace(start, "right", start - label_sec, end)
 
 
-def _label_start(moment: dict[str, float], duration_sec: float) -> float:
-    """Start of a label in seconds: that of its moment, or earlier where the label would leave the plot."""
-    return max(0.0, min(moment["start"], duration_sec - _label_sec(duration_sec)))
+def _shown_length(start: float, end: float, duration_sec: float) -> float:
+    """Length of a bar in seconds."""
+    return max(end - start, _to_seconds(MIN_BAR_WIDTH, duration_sec))
+
+
+def _to_seconds(inches: float, duration_sec: float) -> float:
+    """Convert a width in the picture to seconds on the time axis."""
+    return inches / PLOT_WIDTH * duration_sec
+
+
+def _row_height(lanes: list[int], truth: list[tuple[float, float]]) -> float:
+    """Height of a query with its curve and bars."""
+    return TITLE_HEIGHT + CURVE_HEIGHT + (LANE_HEIGHT if truth else 0.0) + _lanes_height(lanes)
 
 
 def _lanes_height(lanes: list[int]) -> float:
     num_lanes = max(lanes, default=0) + 1  # without moments, one empty lane
     return LANE_HEIGHT * num_lanes
+
+
+def _add_row(figure: "Figure", y: float, height: float, duration_sec: float) -> "Axes":
+    """Add bare axes over the whole width, `y` inches below the upper edge of the figure, with seconds as x."""
+    width, total = figure.get_size_inches()
+    axes = figure.add_axes((LEFT / width, 1 - (y + height) / total, PLOT_WIDTH / width, height / total))
+    axes.set_xlim(0, duration_sec)
+    axes.tick_params(bottom=False, labelbottom=False, labelsize=SMALL_SIZE, color=RULE_COLOR, labelcolor=TEXT_COLOR)
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+# ---- frames --------------------------------------------------------------------------------------------------------
 
 
 def _read_frames(video: VideoInput) -> tuple[np.ndarray, float]:
@@ -189,16 +222,6 @@ def _strip_height(frames: np.ndarray) -> float:
     wanted = PLOT_WIDTH / num_frames * height / width
     smallest, largest = STRIP_HEIGHT
     return min(max(wanted, smallest), largest)
-
-
-def _add_row(figure: "Figure", y: float, height: float, duration_sec: float) -> "Axes":
-    """Add bare axes over the whole width, `y` inches below the upper edge of the figure, with seconds as x."""
-    width, total = figure.get_size_inches()
-    axes = figure.add_axes((LEFT / width, 1 - (y + height) / total, PLOT_WIDTH / width, height / total))
-    axes.set_xlim(0, duration_sec)
-    axes.tick_params(bottom=False, labelbottom=False, labelsize=8, color=RULE_COLOR, labelcolor=TEXT_COLOR)
-    axes.spines[:].set_visible(False)
-    return axes
 
 
 def _draw_frames(axes: "Axes", frames: np.ndarray) -> None:
@@ -225,23 +248,36 @@ def _crop(frame: np.ndarray, ratio: float) -> np.ndarray:
     return frame[top : top + new_height, left : left + new_width]
 
 
-def _title(answer: dict[str, Any]) -> str:
-    """The query, shortened to one line; between words, where there are spaces between them."""
-    query = " ".join(answer["query"].split())
-    if _text_width(query) <= TITLE_LENGTH:
-        return query
-    shortened = textwrap.shorten(query, TITLE_LENGTH, placeholder=TITLE_END)
-    if shortened != TITLE_END.strip() and _text_width(shortened) <= TITLE_LENGTH:
-        return shortened
-    while _text_width(query) > TITLE_LENGTH - len(TITLE_END):
-        query = query[:-1]
-    return f"{query}{TITLE_END}"
+# ---- a query -------------------------------------------------------------------------------------------------------
 
 
-def _text_width(text: str) -> int:
-    """Width in Latin characters; a Chinese, Japanese or Korean one is twice as wide."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    return len(text) + wide
+def _draw_answer(
+    figure: "Figure",
+    y: float,
+    answer: dict[str, Any],
+    truth: list[tuple[float, float]],
+    lanes: list[int],
+    duration_sec: float,
+    style: dict[str, Any],
+) -> None:
+    """Draw a query, its curve, its annotated moments if there are any, and the moments found.
+
+    Args:
+        figure: The figure.
+        y: Where the row begins, in inches below the upper edge of the figure.
+        answer: The pipeline's answer.
+        truth: Start and end of each annotated moment, in seconds.
+        lanes: Of the moments, from `assign_lanes`.
+        duration_sec: Length of the time axis in seconds.
+        style: Properties of the query's text.
+    """
+    y += TITLE_HEIGHT
+    _draw_curve(_add_row(figure, y, CURVE_HEIGHT, duration_sec), answer, style)
+    y += CURVE_HEIGHT
+    if truth:
+        _draw_truth(_add_row(figure, y, LANE_HEIGHT, duration_sec), truth)
+        y += LANE_HEIGHT
+    _draw_moments(_add_row(figure, y, _lanes_height(lanes), duration_sec), answer["moments"], lanes)
 
 
 def _draw_curve(axes: "Axes", answer: dict[str, Any], style: dict[str, Any]) -> None:
@@ -254,30 +290,29 @@ def _draw_curve(axes: "Axes", answer: dict[str, Any], style: dict[str, Any]) -> 
     absence = format_absence(answer)
     color = CURVE_COLOR if absence is None else ABSENT_COLOR
     for moment in answer["moments"][:1]:
-        axes.axvspan(moment["start"], moment["end"], color=MOMENT_COLOR, alpha=0.12, linewidth=0)
-    axes.fill_between(times, saliency, low - margin, color=color, alpha=0.15, linewidth=0)
+        axes.axvspan(moment["start"], moment["end"], color=MOMENT_COLOR, alpha=SHADE, linewidth=0)
+    axes.fill_between(times, saliency, low - margin, color=color, alpha=FILL, linewidth=0)
     axes.plot(times, saliency, color=color, linewidth=1.6)
     highlight_times = [highlight["time"] for highlight in answer["highlights"]]
     highlight_scores = [highlight["score"] for highlight in answer["highlights"]]
-    axes.scatter(
-        highlight_times,
-        highlight_scores,
-        s=28,
-        color=HIGHLIGHT_COLOR,
-        edgecolor="white",
-        linewidth=0.8,
-        zorder=3,  # on top of the curve
-    )
+    # On top of the curve, and whole at the ends of the video too.
+    axes.scatter(highlight_times, highlight_scores, **_highlight_style(), zorder=3, clip_on=False)
     axes.set_ylim(low - margin, high + margin)
-    ticks = sorted({low, high})
-    axes.set_yticks(ticks, [f"{tick:.2f}" for tick in ticks])
+    ticks = label_range(low, high)
+    axes.set_yticks([value for value, _ in ticks], [label for _, label in ticks])
     # A flat curve has its one tick in the middle.
-    _label_row(axes, "saliency", 0.5 if low < high else 0.8)
-    axes.set_title(_title(answer), loc="left", fontsize=10, pad=5, parse_math=False, **style)
+    _label_row(axes, "saliency", 0.5 if len(ticks) > 1 else 0.8)
+    query = " ".join(answer["query"].split())
+    title = axes.set_title(query, loc="left", fontsize=TITLE_SIZE, pad=5, parse_math=False, **style)
+    fit_text(title, PLOT_WIDTH)
     if absence is not None:
         _draw_absence(axes, absence)
     elif "probability" in answer:
         _label_row(axes, f"there: {format_probability(answer['probability'])}", TITLE_MIDDLE)
+
+
+def _highlight_style() -> dict[str, Any]:
+    return {"s": 28, "facecolor": HIGHLIGHT_COLOR, "edgecolor": BLACK, "linewidth": 0.8}
 
 
 def _draw_absence(axes: "Axes", text: str) -> None:
@@ -295,33 +330,51 @@ def _draw_absence(axes: "Axes", text: str) -> None:
     )
 
 
+def _truth_style() -> dict[str, Any]:
+    return {"facecolor": "white", "edgecolor": TRUTH_COLOR, "hatch": TRUTH_HATCH, "linewidth": 1.2}
+
+
 def _draw_truth(axes: "Axes", truth: list[tuple[float, float]]) -> None:
-    """Draw annotated moments as lines along the upper edge of a curve."""
-    if not truth:
-        return
-    starts = [start for start, _ in truth]
-    ends = [end for _, end in truth]
-    upper_edge = axes.get_xaxis_transform()  # x in seconds, y as a share of the height
-    axes.hlines([1.0] * len(truth), starts, ends, color=TRUTH_COLOR, linewidth=5, transform=upper_edge)
-    _label_row(axes, "truth", 1.0, TRUTH_COLOR)
+    """Draw annotated moments as hatched bars."""
+    duration_sec = axes.get_xlim()[1]
+    for start, end in truth:
+        axes.barh(0, _shown_length(start, end, duration_sec), 0.6, start, **_truth_style())
+    axes.set(xlim=(0, duration_sec), ylim=(-0.5, 0.5), yticks=[])
+    _label_row(axes, "truth", 0.5)
 
 
 def _draw_moments(axes: "Axes", moments: list[dict[str, float]], lanes: list[int]) -> None:
     """Draw moments as bars labelled with rank and score."""
     duration_sec = axes.get_xlim()[1]
-    best = max((moment["score"] for moment in moments), default=0.0) or 1.0  # scores may all be 0
-    for rank, (moment, lane) in enumerate(zip(moments, lanes, strict=True), 1):
-        alpha = 0.1 + 0.6 * max(moment["score"], 0.0) / best
-        width = moment["end"] - moment["start"]
-        axes.barh(-lane, width, 0.8, moment["start"], color=MOMENT_COLOR, alpha=alpha, linewidth=0)
-        place = (_label_start(moment, duration_sec), -lane)
-        label = f"{rank}: {moment['score']:.2f}"
-        axes.annotate(label, place, (3, 0), textcoords="offset points", va="center_baseline", fontsize=8)
+    opacities = _opacities([moment["score"] for moment in moments])
+    for rank, (moment, lane, opacity) in enumerate(zip(moments, lanes, opacities, strict=True), 1):
+        length = _shown_length(moment["start"], moment["end"], duration_sec)
+        axes.barh(-lane, length, 0.8, moment["start"], color=MOMENT_COLOR, alpha=opacity, linewidth=0)
+        place = _place_bar(moment, duration_sec)
+        axes.annotate(
+            f"{rank}: {format_number(moment['score'])}",
+            (place.label, -lane),
+            (3 if place.align == "left" else -3, 0),
+            textcoords="offset points",
+            ha=place.align,
+            va="center_baseline",
+            fontsize=SMALL_SIZE,
+        )
     axes.set(xlim=(0, duration_sec), ylim=(-max(lanes, default=0) - 0.5, 0.5), yticks=[])
     _label_row(axes, "moments" if moments else "no moments", 0.5)
 
 
-def _label_row(axes: "Axes", text: str, height: float, color: str = TEXT_COLOR) -> None:
+def _opacities(scores: list[float]) -> list[float]:
+    """Opacity of each bar: proportional to the score, or to its distance from the lowest where that is negative."""
+    lowest, highest = BAR_OPACITY
+    base = min([0.0, *scores])
+    best = max([base, *scores]) - base
+    if best == 0:  # no scores, or all are 0
+        return [highest] * len(scores)
+    return [lowest + (highest - lowest) * (score - base) / best for score in scores]
+
+
+def _label_row(axes: "Axes", text: str, height: float) -> None:
     """Write a label to the left of a row, at a share of its height."""
     axes.annotate(
         text,
@@ -331,35 +384,60 @@ def _label_row(axes: "Axes", text: str, height: float, color: str = TEXT_COLOR) 
         "offset points",
         ha="right",
         va="center",
-        fontsize=8,
-        color=color,
+        fontsize=SMALL_SIZE,
+        color=TEXT_COLOR,
     )
 
 
-def _label_time(axes: "Axes") -> None:
-    """Label the time axis below the lowest row with minutes and seconds."""
-    duration_sec = axes.get_xlim()[1]
-    step_sec = _tick_step(duration_sec)
-    ticks = np.arange(0, duration_sec + step_sec / 100, step_sec)  # the last tick may lie at the very end
-    axes.set_xticks(ticks, [format_time(tick).removesuffix(".0") for tick in ticks])
-    axes.set_xlim(0, duration_sec)
-    axes.tick_params(bottom=True, labelbottom=True)
-    axes.spines["bottom"].set(visible=True, color=RULE_COLOR)
+# ---- legend and time axis ------------------------------------------------------------------------------------------
 
 
-def _tick_step(duration_sec: float) -> float:
-    """Find the smallest round step in seconds that gives at most `MAX_TICKS` ticks."""
-    for step_sec in TICK_STEPS_SEC:
-        if duration_sec / step_sec <= MAX_TICKS:
-            return step_sec
-    return duration_sec / MAX_TICKS
+def _draw_time_axis(lowest: "Axes", duration_sec: float) -> None:
+    """Draw the time axis below the lowest row."""
+    label_time(lowest, duration_sec)
+    lowest.spines["bottom"].set(visible=True, color=RULE_COLOR)
 
 
-__all__ = [
-    "assign_lanes",
-    "format_absence",
-    "format_probability",
-    "format_time",
-    "import_figure",
-    "plot_grounding",
-]
+def _draw_legend(figure: "Figure", answers: list[dict[str, Any]], truths: list[list[tuple[float, float]]]) -> None:
+    """Explain above the frames what is drawn, and only that."""
+    width, height = figure.get_size_inches()
+    figure.legend(
+        handles=_legend_handles(answers, truths),
+        loc="upper left",
+        bbox_to_anchor=(LEFT / width, 1 - 0.06 / height),
+        ncols=6,
+        borderaxespad=0,
+        borderpad=0,
+        frameon=False,
+        fontsize=SMALL_SIZE,
+        labelcolor=TEXT_COLOR,
+        handlelength=1.8,
+        columnspacing=2.0,
+    )
+
+
+def _legend_handles(answers: list[dict[str, Any]], truths: list[list[tuple[float, float]]]) -> "list[Artist]":
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Artist] = []
+    absences = [format_absence(answer) for answer in answers]
+    if None in absences:
+        handles.append(Line2D([], [], color=CURVE_COLOR, linewidth=1.6, label="saliency"))
+    if any(absences):
+        handles.append(
+            Line2D([], [], color=ABSENT_COLOR, linewidth=1.6, label="saliency of a query that is not there")
+        )
+    if any(answer["highlights"] for answer in answers):
+        dot = Line2D([], [], marker="o", markersize=5.3, linestyle="none", label="highlight")
+        dot.set(markerfacecolor=HIGHLIGHT_COLOR, markeredgecolor=BLACK, markeredgewidth=0.8)
+        handles.append(dot)
+    if any(answer["moments"] for answer in answers):
+        handles.append(Patch(color=MOMENT_COLOR, alpha=BAR_OPACITY[1], linewidth=0, label="moment, rank: score"))
+        handles.append(Patch(color=MOMENT_COLOR, alpha=SHADE, linewidth=0, label="best moment"))
+    if any(truths):
+        handles.append(Patch(**_truth_style(), label="annotated moment"))
+    return handles
+
+
+__all__ = ["assign_lanes", "format_absence", "plot_grounding"]

@@ -5,18 +5,20 @@ import sys
 
 import numpy as np
 import pytest
+from figure_checks import check_texts, drawn_texts, legend_labels
 from video_samples import write_video
 
 from r2tuning.visualization import fonts
 from r2tuning.visualization.fonts import text_style
-from r2tuning.visualization.timeline import (
+from r2tuning.visualization.style import (
     ABSENT_COLOR,
     CURVE_COLOR,
-    _title,
-    assign_lanes,
+    MOMENT_COLOR,
+    TIME_LABEL,
+    TRUTH_COLOR,
     format_time,
-    plot_grounding,
 )
+from r2tuning.visualization.timeline import _opacities, assign_lanes, plot_grounding
 
 
 matplotlib = pytest.importorskip("matplotlib", reason="figures need matplotlib")
@@ -101,13 +103,103 @@ def test_top_limits_the_number_of_moments(video):
         make_answer(moments=()),
         make_answer(moments=((3.0, 3.0, 0.0),)),
         {**make_answer(frames=7), "saliency": [0.25] * 7, "highlights": []},
+        {**make_answer(frames=7), "saliency": [0.2501, 0.25] * 3 + [0.25], "highlights": []},
     ],
-    ids=["no moments", "empty moment", "flat curve"],
+    ids=["no moments", "empty moment", "flat curve", "nearly flat curve"],
 )
-def test_answers_with_little_to_draw(answer, video, tmp_path):
-    figure = plot_grounding(answer, video, tmp_path / "plot.png")
+def test_answers_with_little_to_draw(answer, video):
+    figure = plot_grounding(answer, video)
     texts = [text.get_text() for text in figure.axes[2].texts]
     assert texts[-1] == ("moments" if answer["moments"] else "no moments")
+    check_texts(figure)
+
+
+# ---- texts, legend and colours -------------------------------------------------------------------------------------
+
+
+def many_moments(count, length):
+    return tuple((0.9 * rank, 0.9 * rank + length, 0.95 - 0.04 * rank) for rank in range(count))
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [make_answer(moments=many_moments(20, 1.6))],
+        [make_answer(moments=many_moments(22, 0.1))],
+        [make_answer(moments=((1.0, 5.0, -0.001), (2.0, 6.0, -12.345), (19.9, 20.0, -1.2)))],
+        [make_answer(moments=((1.0, 5.0, 0.5),) * 5)],
+        [{**make_answer(f"query {number}"), "probability": 1.0, "found": number != 3} for number in range(10)],
+        [make_answer("WOMAN MAN " * 40), make_answer("w" * 300), make_answer("$x_1$ and_so ^on\n two")],
+        [{**make_answer(), "saliency": [-0.001, 0.002] * 10, "highlights": [{"time": 0.0, "score": -0.001}]}],
+    ],
+    ids=["20 moments", "22 short moments", "negative", "equal", "ten queries", "long queries", "small saliency"],
+)
+def test_texts_lie_in_the_figure_and_cover_no_others(answers, video):
+    truths = [[(0.0, 3.0), (19.5, 20.0)] for _ in answers]
+    texts = check_texts(plot_grounding(answers, video, top=22, truths=truths))
+    assert TIME_LABEL in texts
+    ranks = sum(len(answer["moments"]) for answer in answers)
+    assert len([text for text in texts if ": " in text and text[0].isdigit()]) == ranks, "no label of a moment is lost"
+
+
+@pytest.mark.parametrize(("rate", "count"), [(25, 25), (1, 10800)])
+def test_texts_fit_on_one_second_and_on_three_hours(rate, count, tmp_path):
+    picture = np.zeros((16, 16, 3), dtype=np.uint8)
+    video = str(write_video(tmp_path / "video.mp4", (picture for _ in range(count)), rate=rate))
+    length = count / rate
+    moments = ((0.3 * length, 0.301 * length, 0.9), (0.3 * length, 0.302 * length, 0.4), (0.99 * length, length, 0.1))
+    figure = plot_grounding(make_answer(moments=moments), video, truths=[[(0.5 * length, 0.5001 * length)]])
+    check_texts(figure)
+    pixels = [bar.get_window_extent().width for axes in figure.axes[2:] for bar in axes.patches]
+    assert len(pixels) == 4
+    assert min(pixels) >= 2, "the shortest bar can be seen"
+
+
+def test_the_legend_explains_what_is_drawn_and_nothing_else(video):
+    there = make_answer()
+    bare = {**make_answer(moments=()), "highlights": []}
+    absent = {**bare, "probability": 0.12, "found": False}
+    everything = ["saliency", "highlight", "moment, rank: score", "best moment"]
+    assert legend_labels(plot_grounding(there, video)) == everything
+    assert legend_labels(plot_grounding(there, video, truths=[[(1.0, 2.0)]])) == [*everything, "annotated moment"]
+    assert legend_labels(plot_grounding(there, video, truths=[[]])) == everything
+    assert legend_labels(plot_grounding(bare, video)) == ["saliency"]
+    assert legend_labels(plot_grounding(absent, video)) == ["saliency of a query that is not there"]
+
+
+def test_annotated_moments_are_hatched_bars_above_the_found_ones(video):
+    _, curve, truth, moments = plot_grounding(make_answer(), video, truths=[[(2.0, 5.0), (9.0, 14.0)]]).axes
+    assert bars(truth) == [(2.0, 5.0), (9.0, 14.0)]
+    assert all(bar.get_hatch() for bar in truth.patches)
+    assert not any(bar.get_hatch() for bar in moments.patches)
+    edges = {matplotlib.colors.to_hex(bar.get_edgecolor()).upper() for bar in truth.patches}
+    faces = {matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in moments.patches}
+    assert (edges, faces) == ({TRUTH_COLOR}, {MOMENT_COLOR})
+    assert curve.get_position().y0 >= truth.get_position().y1 - 1e-9
+    assert truth.get_position().y0 >= moments.get_position().y1 - 1e-9
+
+
+def test_truths_of_another_number_are_refused(video):
+    with pytest.raises(ValueError, match="an entry for each of the 1 answers, got 2"):
+        plot_grounding(make_answer(), video, truths=[[], []])
+
+
+@pytest.mark.parametrize("scores", [[0.9, 0.4, 0.0], [0.1, -0.2, -3.0], [-0.5, -0.6], [0.0, 0.0], [0.5, 0.5], []])
+def test_better_moments_are_more_opaque_whatever_their_signs(scores):
+    opacities = _opacities(scores)
+    assert opacities == sorted(opacities, reverse=True)
+    assert all(0.15 <= opacity <= 0.75 for opacity in opacities)
+    assert max(opacities, default=0.75) == pytest.approx(0.75)
+    assert len(set(opacities)) == len(set(scores))
+
+
+def test_a_label_stands_in_its_bar_or_beside_a_short_one(video):
+    figure = plot_grounding(make_answer(moments=((4.0, 10.0, 0.9), (12.0, 12.5, 0.5), (19.8, 20.0, 0.2))), video)
+    boxes = dict(drawn_texts(figure))
+    long_bar, short_bar, last_bar = (bar.get_window_extent() for bar in figure.axes[2].patches)
+    assert long_bar.x0 < boxes["1: 0.90"].x0 < boxes["1: 0.90"].x1 < long_bar.x1
+    assert short_bar.x1 < boxes["2: 0.50"].x0
+    assert boxes["3: 0.20"].x1 < last_bar.x0
 
 
 def test_queries_are_shown_literally(video, tmp_path):
@@ -140,7 +232,7 @@ def test_the_probability_has_room_beside_query_and_truth(video):
     probability = boxes["there: 100 %"]
     assert probability.x0 >= 0
     assert probability.x1 < curve._left_title.get_window_extent().x0
-    assert probability.y0 >= boxes["truth"].y1
+    assert probability.y0 >= boxes["saliency"].y1
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
@@ -241,9 +333,11 @@ def add_font(tmp_path, monkeypatch):
         installed[path] = set(characters)
         listed.append(font_manager.FontEntry(path, name=name, style="normal", variant="normal", weight=400))
 
-    fonts.find_fonts.cache_clear()
+    for function in (fonts.find_fonts, fonts._warn_once):
+        function.cache_clear()
     yield add
-    fonts.find_fonts.cache_clear()
+    for function in (fonts.find_fonts, fonts._warn_once):
+        function.cache_clear()
 
 
 LAST_RESORT = "Last Resort High-Efficiency"  # of matplotlib, from 3.11
@@ -292,15 +386,12 @@ def test_latin_queries_are_drawn_as_before():
     assert text_style(["people laugh", "ein Mann öffnet die Tür", "a\u200db\tc"], "bold") == {"fontweight": "bold"}
 
 
-@pytest.mark.parametrize(
-    ("query", "title"),
-    [
-        ("门" * 60, "门" * 60),
-        ("门" * 61, "门" * 58 + " ..."),
-        ("เปิด" * 31, ("เปิด" * 29) + " ..."),
-        ("open the door " * 20, "open the door " * 8 + "open ..."),
-    ],
-    ids=["fits", "wide", "no spaces", "words"],
-)
-def test_long_queries_are_shortened_in_every_script(query, title):
-    assert _title({"query": query}) == title
+@pytest.mark.parametrize("query", ["门" * 99, "мир " * 99, "open the door " * 20, "W" * 200, "i" * 999])
+def test_long_queries_are_shortened_in_every_script(query, video):
+    figure = plot_grounding(make_answer(query), video)
+    title = figure.axes[1].get_title("left")
+    assert query.startswith(title.removesuffix(" ..."))
+    room = figure.axes[1].get_window_extent()
+    [box] = [box for text, box in drawn_texts(figure) if text == title]
+    assert room.x0 <= box.x0 < box.x1 <= room.x1
+    assert box.width > 0.8 * room.width

@@ -3,10 +3,13 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from figure_checks import check_texts, drawn_texts, legend_labels
 from fresh_python import run_fresh
 from random_checkpoint import byte_tokenizer, random_model, random_processor
 from torch import nn
@@ -24,6 +27,7 @@ from benchmarks import (
     r2_block,
     table9,
     towers,
+    training_size,
     training_step,
     untrained_text_encoder,
     variants,
@@ -76,8 +80,82 @@ def test_every_table_is_drawn(table, tmp_path):
         {"name": row.name, "mAP": 40.0 + count, "spread": None, "paper_mAP": row.paper}
         for count, row in enumerate(ablations.rows_of(table, 2))
     ]
-    ablations.draw(table, "moving_shapes", lines, tmp_path / "table.png")
+    figure = keep_figure(ablations, lambda: ablations.draw(table, "moving_shapes", lines, tmp_path / "table.png"))
     assert (tmp_path / "table.png").stat().st_size > 0
+    texts = check_texts(figure)
+    assert {"mAP, %", ablations.TITLES[table], "moving_shapes"} <= set(texts)
+    expected = ablations.FUSIONS if table == "fig7" else ("ours", "paper, QVHighlights val")
+    assert set(legend_labels(figure)) == set(expected)
+
+
+def keep_figure(module, draw):
+    """The figure that a function of a module draws and saves."""
+    kept = []
+
+    def save_figure(figure, path, save=module.save_figure):
+        kept.append(figure)
+        save(figure, path)
+
+    with mock.patch.object(module, "save_figure", save_figure):
+        draw()
+    [figure] = kept
+    return figure
+
+
+def test_the_spread_over_seeds_is_named_and_few_bars_are_not_wide(tmp_path):
+    pytest.importorskip("matplotlib")
+    lines = [
+        {"name": name, "mAP": 44.0, "spread": 1.5, "paper_mAP": 47.0, "seeds": 3}
+        for name in ("a rather long name of a variant", "another")
+    ]
+    figure = keep_figure(ablations, lambda: ablations.draw("10", "moving_shapes", lines, tmp_path / "table.png"))
+    assert "moving_shapes; vertical lines: spread over 3 seeds" in check_texts(figure)
+    [axes] = figure.axes
+    bar = axes.patches[0].get_window_extent()
+    [papers] = [line for line in axes.lines if line.get_marker() == "D"]
+    diamonds = axes.transData.transform(papers.get_xydata())
+    assert bar.width < axes.get_window_extent().width / 8
+    assert bar.x1 < diamonds[0, 0] < bar.x1 + bar.width, "beside its bar, not on its value"
+
+
+RESULTS = Path(table9.__file__).parent / "results"
+
+
+@pytest.mark.parametrize("file", ["table9.json", "table9_1200.json"])
+def test_labels_of_table_9_cover_neither_each_other_nor_dots(file, tmp_path):
+    """As drawn from the stored results."""
+    pytest.importorskip("matplotlib")
+    found = json.loads((RESULTS / file).read_text())
+    names = ("preset", "batch", "frames", "seeds")
+    args = SimpleNamespace(output=tmp_path, splits=["val"], **{name: found[name] for name in names})
+    figure = keep_figure(table9, lambda: table9.draw(args, found["rows"]))
+    texts = check_texts(figure)
+    titles = {row["paper"]["title"] for row in found["rows"].values()}
+    assert titles <= set(texts)
+    sizes = [text for text in texts if text.endswith(" M")]
+    assert sizes == legend_labels(figure)
+    assert len(sizes) >= 2
+    [axes] = figure.axes
+    spots = []
+    for row in found["rows"].values():
+        score = row["accuracy"]["val"]
+        radius = table9.dot_area(row["parameters, M"]) ** 0.5 / 2
+        dot = table9.Dot(row["memory, GB"], score["mAP"], radius, row["paper"]["title"], score["spread"])
+        spots += table9._dot_boxes(axes, dot)
+    for text, box in drawn_texts(figure):
+        if text in titles:
+            assert max(table9._shared_area(box, spot) for spot in spots) < 1, text
+
+
+def test_training_sizes_are_drawn_with_their_numbers(tmp_path):
+    pytest.importorskip("matplotlib")
+    lines = []
+    for size in (50, 500, 5000):
+        for start in training_size.STARTS:
+            lines.append({"moments": size, "start": start, training_size.METRIC: 40.0, "spread": 1.0})
+    figure = keep_figure(training_size, lambda: training_size.draw(lines, 36.0, tmp_path / "sizes.png"))
+    assert {"50", "500", "5,000", "R1@0.5 on 100 videos, %"} <= set(check_texts(figure))
+    assert len(legend_labels(figure)) == 3
 
 
 @pytest.mark.integration
@@ -218,6 +296,35 @@ def test_bins_of_the_calibration_curve():
     np.testing.assert_allclose(means, [0.11, 0.975])
     np.testing.assert_array_equal(shares, [0.5, 1])
     np.testing.assert_array_equal(counts, [2, 2])
+
+
+def make_existence_answers():
+    random = np.random.default_rng(0)
+    rows, answers = [], {}
+    for number in range(300):
+        kind = ("easy", "binding", "hard")[number % 3]
+        domain = "place" if number % 2 else f"place/{kind}"
+        rows.append({"domain": domain, "moments": [1] if number % 2 else [], "video_id": str(number)})
+    present = existence.is_present(rows)
+    for name in ("present queries only", "40 % absent", "$x$ модель"):
+        raw = 1 / (1 + np.exp(-random.normal(size=300) - present))
+        answers[name] = [existence.Answers(raw, raw**1.3, {})] * 2
+    return rows, answers
+
+
+@pytest.mark.parametrize("name", ["draw_roc", "draw_calibration"])
+def test_pictures_of_existence_name_the_models_below_the_panels(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    rows, answers = make_existence_answers()
+    draw = getattr(existence, name)
+    figure = keep_figure(existence, lambda: draw(rows, answers, tmp_path / "picture.png"))
+    texts = check_texts(figure)
+    for model in answers:
+        assert len([text for text in texts if text.startswith(f"{model}: 0.")]) == len(figure.axes)
+    for axes in figure.axes:
+        assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0
+    sizes = {f"{100 * share:.0f} % of the queries" for share in existence.SHOWN_SHARES}
+    assert (name == "draw_calibration") == (sizes <= set(texts))
 
 
 def test_checkpoints_with_and_without_head_are_compared(tmp_path, monkeypatch, capsys):
