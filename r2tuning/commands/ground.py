@@ -20,7 +20,6 @@ from r2tuning.commands.shared import (
     STANDARD_OUTPUT,
     check_model_options,
     cut_moments,
-    distinct_stems,
     encode_document,
     load_pipeline,
     model_name,
@@ -28,6 +27,7 @@ from r2tuning.commands.shared import (
     write_document,
     write_exports,
 )
+from r2tuning.editors.clips import distinct_stems
 from r2tuning.editors.export import check_export
 from r2tuning.editors.media import EditedVideo, read_edited_video
 from r2tuning.editors.moments import ExportedMoment, list_moments

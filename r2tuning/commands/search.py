@@ -12,7 +12,8 @@ from modeling_r2tuning.files_r2tuning import check_replaceable
 from modeling_r2tuning.user_inputs_r2tuning import as_text_list
 from modeling_r2tuning.video_source_r2tuning import display_name
 from r2tuning.checks import choose_device
-from r2tuning.commands.shared import STANDARD_OUTPUT, Cut, safe_stem, write_clips, write_document, write_exports
+from r2tuning.commands.shared import STANDARD_OUTPUT, cut_clips, write_document, write_exports
+from r2tuning.editors.clips import Cut, safe_stem
 from r2tuning.editors.export import check_export
 from r2tuning.editors.media import EditedVideo, read_edited_video
 from r2tuning.editors.moments import ExportedMoment, drop_empty
@@ -65,7 +66,7 @@ def _search(args: argparse.Namespace) -> int:
         plot_search(answers, args.plot)
         logger.info("wrote %s", args.plot)
     if args.clips is not None:
-        write_clips(_list_cuts(answers), args.clips, copy=args.copy)
+        cut_clips(_list_cuts(answers), args.clips, copy=args.copy)
     if args.export:
         _export(answers, args.export)
     return 0
