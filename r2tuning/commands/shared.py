@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import logging
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_source_r2tuning import LocalCopy, local_copy
 from r2tuning.checks import check_model_type, choose_device, locate_model
 from r2tuning.editors.clips import Cut, list_cuts, write_clips
+from r2tuning.editors.document import encode_document
 from r2tuning.editors.export import write_moments
 from r2tuning.editors.media import EditedVideo
 from r2tuning.editors.moments import ExportedMoment
@@ -134,25 +134,11 @@ def write_exports(paths: list[Path], moments: list[ExportedMoment], videos: list
         raise errors[0]
 
 
-def encode_document(document: dict[str, Any], indent: int | None = None) -> str:
-    """JSON, by default on one line."""
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=indent)
-    if not is_unicode(text):  # a path that is not UTF-8
-        text = json.dumps(document, allow_nan=False, indent=indent)
-    return text
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text has no surrogates, which stand for bytes of a path that is not UTF-8."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 __all__ = [
     "STANDARD_OUTPUT",
     "check_model_options",
     "cut_clips",
     "cut_moments",
-    "encode_document",
     "load_pipeline",
     "model_name",
     "open_video",
