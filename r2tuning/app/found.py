@@ -9,7 +9,7 @@ from r2tuning.editors.document import encode_document
 from r2tuning.editors.export import write_moments
 from r2tuning.library.edits import list_cuts, list_exports
 from r2tuning.library.library import SearchAnswer
-from r2tuning.visualization.timeline import format_probability, format_time
+from r2tuning.visualization.style import format_probability, format_time
 
 
 def select(answers: list[SearchAnswer], score_threshold: float, num_moments: int) -> list[SearchAnswer]:

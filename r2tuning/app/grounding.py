@@ -15,7 +15,7 @@ from modeling_r2tuning.user_inputs_r2tuning import as_text_list
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames, load_video_frames
 from r2tuning.app.playback import is_playable, make_playable
 from r2tuning.app.sessions import OpenVideo, Predictions, Session, Sessions
-from r2tuning.visualization.timeline import format_time
+from r2tuning.visualization.style import format_time
 from r2tuning_cli.defaults import MAX_MOMENTS
 
 

@@ -17,7 +17,7 @@ from r2tuning.app.markup import NO_ANSWERS, file_address, render_clip
 from r2tuning.app.sessions import Session, Sessions
 from r2tuning.app.video_tab import FILES, MODEL, QUICK, add_download
 from r2tuning.library.library import NUM_WINDOWS, Library
-from r2tuning.visualization.timeline import format_time
+from r2tuning.visualization.style import format_time
 from r2tuning_cli.defaults import MAX_MOMENTS
 
 

@@ -6,13 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 from r2tuning.app.sessions import OpenVideo
-from r2tuning.visualization.timeline import (
-    TICK_STEPS_SEC,
-    assign_lanes,
-    format_absence,
-    format_probability,
-    format_time,
-)
+from r2tuning.visualization.style import TICK_STEPS_SEC, format_probability, format_time
+from r2tuning.visualization.timeline import assign_lanes, format_absence
 
 
 FILES = "gradio_api/file="  # where the server gives files out, relative to the page

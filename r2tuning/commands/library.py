@@ -13,7 +13,7 @@ from modeling_r2tuning.video_source_r2tuning import display_name
 from r2tuning.commands.shared import STANDARD_OUTPUT, write_document
 from r2tuning.library.contents import LibraryContents
 from r2tuning.terminal import progress_bar, report, write_line
-from r2tuning.visualization.timeline import format_time
+from r2tuning.visualization.style import format_time
 from r2tuning_cli.programs import option_names
 
 

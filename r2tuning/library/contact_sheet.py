@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 NUM_FRAMES = 6  # of each moment
 FRAME_SIZE = 160  # short side in pixels
 LAST_OF_NAME = 9  # characters at the end of a long file name that are drawn
-VIDEO_STYLE = {"color": RULE_COLOR, "alpha": 0.35, "linewidth": 0}
-MOMENT_STYLE = {"color": MOMENT_COLOR, "linewidth": 0}
+VIDEO_STYLE: dict[str, Any] = {"color": RULE_COLOR, "alpha": 0.35, "linewidth": 0}
+MOMENT_STYLE: dict[str, Any] = {"color": MOMENT_COLOR, "linewidth": 0}
 
 # All in inches. Rows are placed one below the other from the upper edge of the figure.
 WIDTH, LABEL_WIDTH, MARGIN = 11.0, 2.9, 0.15

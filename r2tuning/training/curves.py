@@ -133,14 +133,15 @@ def score_kind(name: str) -> str:
 
 def _plot_losses(axes: "Axes", steps: dict[str, list[float | None]]) -> None:
     names = [name for name in steps if name not in NOT_LOSSES]
+    step_numbers = np.array(steps["step"], dtype=float)
     for name, style in zip(names, series_styles(len(names)), strict=True):
         values = np.array(steps[name], dtype=float)
         window = max(1, len(values) // LOSS_WINDOWS)
         means = np.convolve(values, np.full(window, 1 / window), mode="valid")
         if window > 1:
-            axes.plot(steps["step"], values, color=style.color, linewidth=THIN, alpha=0.25)
+            axes.plot(step_numbers, values, color=style.color, linewidth=THIN, alpha=0.25)
         axes.plot(
-            steps["step"][window - 1 :],
+            step_numbers[window - 1 :],
             means,
             color=style.color,
             linestyle=style.linestyle,

@@ -124,9 +124,9 @@ def word_attention(
     maps = maps.transpose(0, 1)  # (num_words, shown, rows, columns)
     ids = text["input_ids"][0][text["attention_mask"][0]].tolist()
     inner = _words_between_marks(ids, processor.tokenizer)
-    words, maps = _join_characters(ids[inner], maps[inner].float().cpu().numpy(), processor.tokenizer)
+    names, word_maps = _join_characters(ids[inner], maps[inner].float().cpu().numpy(), processor.tokenizer)
     frames = _denormalise(pixels[shown], processor)
-    return WordAttention(words, shown / stream.fps, frames, maps, " ".join(query.split()))
+    return WordAttention(names, shown / stream.fps, frames, word_maps, " ".join(query.split()))
 
 
 def plot_word_attention(found: WordAttention) -> "list[Figure]":
@@ -416,7 +416,7 @@ def _join_characters(
     words, attention = [], []
     first = 0
     for end in range(1, len(ids) + 1):
-        word = tokenizer.decode(ids[first:end]).strip()
+        word = str(tokenizer.decode(ids[first:end])).strip()
         if UNFINISHED in word and end < min(first + BYTES_PER_CHARACTER, len(ids)):
             continue
         words.append(word)

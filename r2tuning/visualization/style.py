@@ -41,8 +41,8 @@ DPI = 150  # of pictures made of pixels
 TIME_LABEL = "time, min:s"
 SHORTENED = " ..."  # ends a text that did not fit
 MOST_CHARACTERS = 400  # of a text that is measured
-TIME_STEPS_SEC = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
-MAX_TIME_TICKS = 12
+TICK_STEPS_SEC = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
+MAX_TICKS = 12
 MAX_DIGITS = 4  # after the point, of the lowest and highest value of an axis
 
 
@@ -95,7 +95,7 @@ def remove_frame(axes: "Axes") -> None:
 def label_time(axes: "Axes", duration_sec: float) -> None:
     """Label the x axis of a diagram, which is in seconds, with minutes and seconds and with their unit."""
     step_sec = _time_step(duration_sec)
-    ticks = []
+    ticks: list[float] = []
     while len(ticks) * step_sec <= duration_sec + step_sec / 100:  # the last one may lie at the very end
         ticks.append(len(ticks) * step_sec)
     axes.set_xticks(ticks, [format_time(tick).removesuffix(".0") for tick in ticks])
@@ -105,11 +105,11 @@ def label_time(axes: "Axes", duration_sec: float) -> None:
 
 
 def _time_step(duration_sec: float) -> float:
-    """Find the smallest round step in seconds that gives at most `MAX_TIME_TICKS` ticks."""
-    for step_sec in TIME_STEPS_SEC:
-        if duration_sec / step_sec <= MAX_TIME_TICKS:
+    """Find the smallest round step in seconds that gives at most `MAX_TICKS` ticks."""
+    for step_sec in TICK_STEPS_SEC:
+        if duration_sec / step_sec <= MAX_TICKS:
             return step_sec
-    return duration_sec / MAX_TIME_TICKS
+    return duration_sec / MAX_TICKS
 
 
 def label_range(low: float, high: float) -> list[tuple[float, str]]:
@@ -200,6 +200,7 @@ __all__ = [
     "SKY_BLUE",
     "SMALL_SIZE",
     "TEXT_COLOR",
+    "TICK_STEPS_SEC",
     "TIME_LABEL",
     "TITLE_SIZE",
     "TRUTH_COLOR",

@@ -12,7 +12,8 @@ from modeling_r2tuning import R2TuningProcessor, VideoGroundingPipeline
 from modeling_r2tuning.processing_r2tuning import make_image_processor
 from r2tuning.commands import ground as ground_module
 from r2tuning.commands.ground import format_answer
-from r2tuning.visualization.timeline import format_absence, format_probability
+from r2tuning.visualization.style import format_probability
+from r2tuning.visualization.timeline import format_absence
 from r2tuning_cli.main import main
 
 
