@@ -216,8 +216,9 @@ def _draw_bars(axes: "Axes", lines: list[dict[str, Any]]) -> None:
             color="white",
             fontsize=SMALL_SIZE,
         )
-    papers = [(place + 0.36, line["paper_mAP"]) for place, line in zip(places, lines, strict=True)]
-    axes.plot(*zip(*papers, strict=True), "D", color=VERMILLION, markersize=5, label="paper, QVHighlights val")
+    beside = [place + 0.36 for place in places]
+    papers = [line["paper_mAP"] for line in lines]
+    axes.plot(beside, papers, "D", color=VERMILLION, markersize=5, label="paper, QVHighlights val")
     names = [textwrap.fill(line["name"], NAME_WIDTH) for line in lines]
     axes.set_xticks(places, names)
     margin = 0.6 + max(0, MIN_BARS - len(lines)) / 2  # a few bars are no wider than others

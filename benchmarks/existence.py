@@ -393,9 +393,9 @@ def _finish(axes: "Axes", title: str, legend_title: str) -> None:
     # Below the panel, as curves may be anywhere in it.
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
     legend = axes.legend(title=legend_title, title_fontsize=SMALL_SIZE, frameon=False, **place)
-    names = [text.get_text() for text in legend.get_texts()]
+    style = text_style(text.get_text() for text in legend.get_texts())
     for text in legend.get_texts():
-        text.set(parse_math=False, fontsize=SMALL_SIZE, **text_style(names))
+        text.set(parse_math=False, fontsize=SMALL_SIZE, **style)
 
 
 def make_parser() -> argparse.ArgumentParser:

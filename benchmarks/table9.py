@@ -313,10 +313,11 @@ def draw(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> None:
             axes.errorbar(x, score["mAP"], score["spread"], color=RULE_COLOR, linewidth=0.8, capsize=CAP_SIZE)
         dots.append(Dot(x, score["mAP"], area**0.5 / 2, row["paper"]["title"], score["spread"] or 0.0))
     spread = f" ± spread over {len(args.seeds)} seeds" if len(args.seeds) > 1 else ""
-    memory = f"peak memory of a step of {args.batch} x {args.frames} frames, GB, logarithmic"
-    axes.set(xscale="log", xlabel=memory, ylabel=f"mAP on {args.preset} {split}, %{spread}")
+    memory = f"peak memory of a step of {args.batch} x {args.frames} frames, GB"
+    axes.set(xlabel=memory, ylabel=f"mAP on {args.preset} {split}, %{spread}")
     axes.margins(x=0.1, y=0.08)
-    _label_logarithms(axes)
+    if min(dot.x for dot in dots) > 0:  # a small step may not make the process grow
+        _use_logarithms(axes)
     remove_frame(axes)
     _explain_sizes(axes, [row["parameters, M"] for row in rows.values()])
     place_labels(figure, axes, dots)
@@ -328,10 +329,11 @@ def dot_area(parameters: float) -> float:
     return 20 + 6 * parameters
 
 
-def _label_logarithms(axes: "Axes") -> None:
-    """Write numbers such as 0.2, 0.5 and 1 on a logarithmic x axis, instead of powers of ten."""
+def _use_logarithms(axes: "Axes") -> None:
+    """Make the x axis logarithmic, with numbers such as 0.2, 0.5 and 1 instead of powers of ten."""
     from matplotlib.ticker import LogLocator, NullLocator
 
+    axes.set(xscale="log", xlabel=f"{axes.get_xlabel()}, logarithmic")
     axes.xaxis.set_major_locator(LogLocator(subs=[1, 2, 5]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")

@@ -240,7 +240,7 @@ def _add_file(item: ET.Element, video: EditedVideo, described: dict[EditedVideo,
 def _add_marker(item: ET.Element, placed: PlacedMoment) -> None:
     marker = _add(item, "marker")
     _add(marker, "name", placed.moment.query)
-    _add(marker, "comment", f"score {placed.moment.score:z.3f}, moment {placed.moment.rank}")
+    _add(marker, "comment", f"score {placed.moment.score:.3f}, moment {placed.moment.rank}")
     _add(marker, "in", placed.source_in)
     _add(marker, "out", placed.source_out)
 

@@ -39,7 +39,7 @@ class ExportedMoment:
     @property
     def label(self) -> str:
         """The query and the score."""
-        return f"{self.query} ({self.score:z.2f})"
+        return f"{self.query} ({self.score:.2f})"
 
     @property
     def frames(self) -> tuple[int, int]:

@@ -49,7 +49,7 @@ def format_csv(moments: list[ExportedMoment], videos: list[EditedVideo]) -> str:
             f"{moment.end_sec:.3f}",
             moment.video.timecode(first),
             moment.video.timecode(end),
-            f"{moment.score:z.6f}",
+            f"{moment.score:.6f}",
             "" if moment.probability is None else f"{moment.probability:.6f}",
         )
         writer.writerow(row)
@@ -83,7 +83,7 @@ def format_llc(moments: list[ExportedMoment], videos: list[EditedVideo]) -> str:
             "start": round(moment.start_sec, 6),
             "end": round(moment.end_sec, 6),
             "name": moment.query,
-            "tags": {"query": str(moment.query_number), "rank": str(moment.rank), "score": f"{moment.score:z.6f}"},
+            "tags": {"query": str(moment.query_number), "rank": str(moment.rank), "score": f"{moment.score:.6f}"},
         }
         segments.append(segment)
     project = {"version": 1, "mediaFileName": videos[0].name, "cutSegments": segments}

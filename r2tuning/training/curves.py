@@ -79,19 +79,13 @@ def draw_curves(history: History, path: Path, best_metric: str) -> None:
         best_metric: Name of the score to emphasise.
     """
     kinds = group_scores(history.evaluations)
-    num_rows = (FIXED_PANELS + len(kinds) + NUM_COLUMNS - 1) // NUM_COLUMNS
-    panel_lines = [len(history.steps) - len(NOT_LOSSES), 1, *map(len, kinds.values())]
-    heights = []
-    for row in range(num_rows):
-        most_lines = max(panel_lines[row * NUM_COLUMNS : (row + 1) * NUM_COLUMNS])
-        heights.append(max(PANEL_HEIGHT, LEGEND_LINE_HEIGHT * (most_lines + 2)))
+    heights = _row_heights([len(history.steps) - len(NOT_LOSSES), 1, *map(len, kinds.values())])
     figure = import_figure()(figsize=(WIDTH, sum(heights)), layout="constrained")
-    grid = figure.subplots(num_rows, NUM_COLUMNS, sharex=True, squeeze=False, height_ratios=heights)
+    grid = figure.subplots(len(heights), NUM_COLUMNS, sharex=True, squeeze=False, height_ratios=heights)
     loss_axes, rate_axes, *score_axes = grid.flat
     _plot_losses(loss_axes, history.steps)
-    rate_axes.plot(
-        history.steps["step"], history.steps["learning_rate"], color=BLUE, marker=_marker(history.steps["step"])
-    )
+    steps = history.steps["step"]
+    rate_axes.plot(steps, history.steps["learning_rate"], color=BLUE, marker=_marker(steps))
     _finish(rate_axes, "learning rate", "learning rate")
     for axes, (kind, names) in zip(score_axes, kinds.items(), strict=False):
         _plot_scores(axes, history.evaluations, names, best_metric)
@@ -103,6 +97,15 @@ def draw_curves(history: History, path: Path, best_metric: str) -> None:
         axes.tick_params(labelbottom=True)
     loss_axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # shared by all panels
     save_figure(figure, path)
+
+
+def _row_heights(num_lines: list[int]) -> list[float]:
+    """Height of each row of panels in inches: that of its longest legend, from the number of lines in each panel."""
+    heights = []
+    for first in range(0, len(num_lines), NUM_COLUMNS):
+        most_lines = max(num_lines[first : first + NUM_COLUMNS])
+        heights.append(max(PANEL_HEIGHT, LEGEND_LINE_HEIGHT * (most_lines + 2)))
+    return heights
 
 
 def group_scores(evaluations: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -169,17 +172,18 @@ def _plot_scores(axes: "Axes", evaluations: list[dict[str, Any]], names: list[st
 
 
 def _finish(axes: "Axes", title: str, quantity: str) -> None:
-    """Name a panel and its axis, and put the legend beside it if there is more than one line."""
+    """Name a panel and its axis, and put a legend of its lines beside it if they have names."""
     axes.set_title(title, loc="left", fontsize=TITLE_SIZE)
     axes.set_ylabel(quantity)
     axes.grid(axis="y", color=RULE_COLOR, alpha=0.25, linewidth=0.6)
     remove_frame(axes)
-    handles, names = axes.get_legend_handles_labels()
+    _, names = axes.get_legend_handles_labels()
     if not names:
         return
+    style = text_style(names)
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, handlelength=3.2)
     for text in legend.get_texts():
-        text.set(parse_math=False, fontsize=SMALL_SIZE, **text_style(names))
+        text.set(parse_math=False, fontsize=SMALL_SIZE, **style)
 
 
 __all__ = ["History", "draw_curves", "group_scores", "score_kind"]

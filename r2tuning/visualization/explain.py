@@ -37,12 +37,11 @@ if TYPE_CHECKING:
 
 NUM_FRAMES = 8
 WORDS_PER_PAGE = 12
-# Both differ in lightness too, so they need no colour vision and survive printing in black and white.
+# The first grows lighter throughout; red and blue can be told apart with every kind of colour vision.
 ATTENTION_COLORS, SIMILARITY_COLORS = "inferno", "RdBu_r"
 OVERLAY = (0.15, 0.9)  # opacity of no attention and of the highest on the grey frame
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # in the text of a token that is part of a character
 SIMILARITY_STEP = 0.1  # the limit of the colours is a multiple of it
-
 BYTES_PER_CHARACTER = 4  # at most, in UTF-8
 
 # Places on a page of attention, in inches.
@@ -144,13 +143,16 @@ def plot_word_attention(found: WordAttention) -> "list[Figure]":
     Raises:
         ImportError: matplotlib is not installed.
     """
-    import_figure()
+    figure_class = import_figure()
     style = text_style([found.query, *found.words])
-    starts = range(0, len(found.words), WORDS_PER_PAGE)
-    return [_plot_words(found, slice(start, start + WORDS_PER_PAGE), style) for start in starts]
+    pages = []
+    for start in range(0, len(found.words), WORDS_PER_PAGE):
+        page = slice(start, start + WORDS_PER_PAGE)
+        pages.append(_plot_words(figure_class, found, page, style))
+    return pages
 
 
-def _plot_words(found: WordAttention, page: slice, style: dict[str, Any]) -> "Figure":
+def _plot_words(figure_class: "type[Figure]", found: WordAttention, page: slice, style: dict[str, Any]) -> "Figure":
     """Draw a page of words."""
     words, maps = found.words[page], found.maps[page]
     num_frames, frame_height, frame_width, _ = found.frames.shape
@@ -158,7 +160,7 @@ def _plot_words(found: WordAttention, page: slice, style: dict[str, Any]) -> "Fi
     bar_width = max(strip_width, MIN_BAR_WIDTH)
     width = MARGIN + WORD_WIDTH + bar_width + HIGHEST_WIDTH
     rows_height = (1 + len(words)) * (strip_height + ROW_GAP)
-    figure = import_figure()(figsize=(width, HEAD_HEIGHT + rows_height + BAR_TOP + BAR_HEIGHT + BAR_BOTTOM))
+    figure = figure_class(figsize=(width, HEAD_HEIGHT + rows_height + BAR_TOP + BAR_HEIGHT + BAR_BOTTOM))
     title = found.query
     if len(words) < len(found.words):
         title = f"words {page.start + 1} to {page.start + len(words)} of {len(found.words)}: {title}"

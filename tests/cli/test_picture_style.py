@@ -119,3 +119,24 @@ def test_files_have_the_format_of_their_ending_or_png(tmp_path):
     for name, start in (("a.png", b"\x89PNG"), ("a", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")):
         style.save_figure(figure, tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(start)
+
+
+TINY = {"start": 1.0, "end": 2.0, "score": -0.0001}
+
+
+def tables_with_tiny_scores():
+    from r2tuning.commands import demo, ground, search
+    from r2tuning.library.library import SearchAnswer
+    from r2tuning.library.moments import Moment
+
+    highlight = {"time": 1.0, "score": -0.001}
+    answer = {"query": "a dog", "moments": [TINY], "highlights": [highlight], "summary": []}
+    yield ground.format_answer(answer, 5)
+    yield demo.format_comparison(demo.DemoQuery("a dog", "place", [(1.0, 2.0)]), answer, 5)
+    yield search.format_answer(SearchAnswer("a dog", [Moment("a.mp4", 1.0, 2.0, -0.0001)], num_windows=1))
+
+
+def test_no_table_shows_a_negative_zero():
+    for table in tables_with_tiny_scores():
+        assert "0.00" in table
+        assert "-0.0" not in table

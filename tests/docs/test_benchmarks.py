@@ -147,6 +147,16 @@ def test_labels_of_table_9_cover_neither_each_other_nor_dots(file, tmp_path):
             assert max(table9._shared_area(box, spot) for spot in spots) < 1, text
 
 
+def test_a_step_that_does_not_grow_the_process_is_drawn_too(tmp_path):
+    pytest.importorskip("matplotlib")
+    found = json.loads((RESULTS / "table9.json").read_text())
+    found["rows"]["none"]["memory, GB"] = 0.0
+    args = SimpleNamespace(output=tmp_path, splits=["val"], preset="custom", batch=1, frames=2, seeds=[0])
+    figure = keep_figure(table9, lambda: table9.draw(args, found["rows"]))
+    assert figure.axes[0].get_xscale() == "linear"
+    assert "w/o tuning" in check_texts(figure)
+
+
 def test_training_sizes_are_drawn_with_their_numbers(tmp_path):
     pytest.importorskip("matplotlib")
     lines = []
