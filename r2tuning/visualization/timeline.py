@@ -52,7 +52,7 @@ TITLE_MIDDLE = 1.12  # of the query above a curve, as a share of the curve's hei
 LANE_HEIGHT = 0.2  # of a row of bars
 BOTTOM = 0.55
 LABEL_WIDTH = 0.68  # of the rank and score of a moment
-MIN_BAR_WIDTH = 0.03  # a bar that is to scale may be too thin to be seen
+MIN_BAR_WIDTH = 0.05  # a bar that is to scale may be too thin to be seen
 PLOT_WIDTH = WIDTH - LEFT - RIGHT
 
 
@@ -349,7 +349,9 @@ def _draw_moments(axes: "Axes", moments: list[dict[str, float]], lanes: list[int
     opacities = _opacities([moment["score"] for moment in moments])
     for rank, (moment, lane, opacity) in enumerate(zip(moments, lanes, opacities, strict=True), 1):
         length = _shown_length(moment["start"], moment["end"], duration_sec)
-        axes.barh(-lane, length, 0.8, moment["start"], color=MOMENT_COLOR, alpha=opacity, linewidth=0)
+        # The white edge parts bars that follow each other.
+        look = {"facecolor": MOMENT_COLOR, "edgecolor": "white", "linewidth": 0.8, "alpha": opacity}
+        axes.barh(-lane, length, 0.8, moment["start"], **look)
         place = _place_bar(moment, duration_sec)
         axes.annotate(
             f"{rank}: {format_number(moment['score'])}",
