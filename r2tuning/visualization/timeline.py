@@ -350,7 +350,7 @@ def _draw_moments(axes: "Axes", moments: list[dict[str, float]], lanes: list[int
     for rank, (moment, lane, opacity) in enumerate(zip(moments, lanes, opacities, strict=True), 1):
         length = _shown_length(moment["start"], moment["end"], duration_sec)
         # The white edge parts bars that follow each other.
-        look = {"facecolor": MOMENT_COLOR, "edgecolor": "white", "linewidth": 0.8, "alpha": opacity}
+        look: dict[str, Any] = {"facecolor": MOMENT_COLOR, "edgecolor": "white", "linewidth": 0.8, "alpha": opacity}
         axes.barh(-lane, length, 0.8, moment["start"], **look)
         place = _place_bar(moment, duration_sec)
         axes.annotate(
