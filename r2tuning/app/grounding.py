@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -82,7 +82,7 @@ class Grounder:
                 make_playable(path, played, duration_sec)
             thumbnails = _thumbnails(path, duration_sec)
         except ValueError as error:
-            raise ValueError(str(error).replace(str(path), upload.name)) from error
+            raise ValueError(str(error).replace(f"`video` {str(path)!r}", f"'{upload.name}'")) from error
         video = OpenVideo(path, upload.name, duration_sec, thumbnails, played)
         session.show(video)
         return video
@@ -146,12 +146,13 @@ class Grounder:
         if session.predictions is None:
             return []
         predictions = {"outputs": session.predictions.outputs, "queries": session.predictions.queries}
-        return self.pipe.postprocess(
+        answers = self.pipe.postprocess(
             predictions,
             score_threshold=choices.score_threshold,
             max_moments=max(MAX_MOMENTS, choices.num_moments),
             min_probability=choices.min_probability,
         )
+        return cast("list[dict[str, Any]]", answers)  # as the queries are a list
 
 
 def split_queries(text: str) -> list[str]:
