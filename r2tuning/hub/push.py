@@ -24,6 +24,7 @@ from modeling_r2tuning.loading_r2tuning import (
 )
 from r2tuning.checkpoint_files import CARD, CURVES, LICENSE, METRICS, RESULTS
 from r2tuning.checks import check_model_type
+from r2tuning.hub.endpoint import endpoint_files
 from r2tuning.hub.model_card import make_model_card, refresh_model_card
 from r2tuning.hub.repository import Repository, describe_error, publish, retry
 from r2tuning.json_files import read_json, read_text
@@ -50,7 +51,9 @@ def push_checkpoint(
     Everything goes into one commit, so that a half-published checkpoint is never visible. Files that an earlier push
     wrote and this push does not are removed; files that others added are kept. The card is made from the settings and
     the `results.json` in the folder. If the card was edited, on the Hub or else in the folder, only its marked parts
-    and its metadata are replaced. A LICENSE that was written or edited on the Hub is kept. The folder is not changed.
+    and its metadata are replaced. The files `handler.py` and `requirements.txt`, with which an Inference Endpoint serves
+    the checkpoint, come from this package. They and a LICENSE are kept as they are if they were written or edited on
+    the Hub. The folder is not changed.
 
     Args:
         folder: Checkpoint as written by `save_checkpoint`.
@@ -113,7 +116,7 @@ def check_destination(repo_id: str) -> None:
 
 def _collect_files(folder: Path, config: dict[str, Any]) -> dict[str, Path | bytes]:
     """Path on disk or content of each file to publish, by path in the repository; without the card."""
-    files: dict[str, Path | bytes] = {}
+    files: dict[str, Path | bytes] = {**endpoint_files(folder, config)}
     for path in [*folder.iterdir(), *folder.glob("lora/*")]:
         name = path.relative_to(folder).as_posix()
         if path.is_file() and _is_published(name):

@@ -20,13 +20,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from r2tuning.checkpoint_files import CARD, LICENSE
+from r2tuning.checkpoint_files import CARD, HANDLER, LICENSE, REQUIREMENTS
 
 
 logger = logging.getLogger(__name__)
 
 RECORD = ".r2tuning-published.json"
-TEXTS = (LICENSE,)  # files besides the card that people write by hand
+TEXTS = (HANDLER, LICENSE, REQUIREMENTS)  # files besides the card that people write by hand
 WAITS_SEC = (2, 10, 30)  # before the second and each further attempt
 # Client errors that pass: timeout (408), too early (425), rate limit (429), and a commit that somebody else made between
 # our reading and our writing (409, 412): the next attempt reads the repository again and starts from their commit.

@@ -88,8 +88,9 @@ def test_data_files_are_in_it(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("hub_cards", "r2tuning/training/presets", "modeling_r2tuning/default_model"):
         inside = "r2tuning/hub_cards" if folder == "hub_cards" else folder
-        for path in (ROOT / folder).iterdir():
-            assert f"{inside}/{path.name}" in names or path.name == "__pycache__"
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix != ".pyc":
+                assert f"{inside}/{path.relative_to(ROOT / folder)}" in names
 
 
 def test_the_wheel_is_what_runs(place):
