@@ -98,6 +98,17 @@ def test_the_wheel_is_what_runs(place):
     assert all(path.startswith(f"{place.site}/") for path in found.split())
 
 
+def test_an_installed_wheel_packs_itself_for_a_space(place, wheel):
+    place.r2tuning("push", "--space", "org/find-moments", "--output", "space")
+    [packed] = (place.folder / "space").glob("*.whl")
+    assert packed.name == wheel.name
+    with zipfile.ZipFile(packed) as ours, zipfile.ZipFile(wheel) as built:
+        assert sorted(ours.namelist()) == sorted(built.namelist())
+        for name in built.namelist():
+            if not name.endswith(("/RECORD", "/WHEEL")):
+                assert ours.read(name) == built.read(name), name
+
+
 def test_help(place):
     assert "export-dataset" in place.r2tuning("--help")
     assert re.fullmatch(r"r2tuning \d+\.\d+\.\S+\n", place.r2tuning("--version"))

@@ -303,6 +303,10 @@ def test_the_handler_of_endpoints_needs_what_every_user_of_a_checkpoint_has():
     assert all(level == 0 for level, _ in imports(handler))
 
 
+def test_the_app_of_a_space_needs_the_package_alone():
+    assert third_parties(ast.parse((ROOT / "hub_cards/space/app.py").read_text())) == {"r2tuning"}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "train").glob("*.py")), ids=lambda path: path.stem)
 def test_scripts_need_the_standard_library_alone(path):
     """So that one that finds no `r2tuning` can say so; `checkout` imports it by name."""
