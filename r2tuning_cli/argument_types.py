@@ -44,6 +44,11 @@ def non_negative_integer(text: str) -> int:
     return _number(text, int, "a whole number of at least 0", lambda value: value >= 0)
 
 
+def port_number(text: str) -> int:
+    """A port to listen on."""
+    return _number(text, int, "a whole number from 1 to 65535", lambda value: 1 <= value <= 65535)
+
+
 def local_date(text: str) -> datetime:
     """A date, or a date and a time, of the local time zone unless it names another."""
     try:
@@ -120,6 +125,7 @@ __all__ = [
     "local_date",
     "nms_method",
     "non_negative_integer",
+    "port_number",
     "positive_integer",
     "positive_number",
     "positive_number_or_none",

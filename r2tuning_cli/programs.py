@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from . import app_arguments as app
 from . import checkpoint_arguments as checkpoints
 from . import data_arguments as data
 from . import grounding_arguments as grounding
@@ -61,6 +62,15 @@ PROGRAMS = {
         check=grounding.check_ground,
         usage=grounding.GROUND_USAGE,
         other_names={**BACKBONE_NAMES, "max_moments": "--top"},
+    ),
+    "app": Program(
+        "r2tuning.commands.app",
+        "find moments on a page for the browser",
+        app.add_app_arguments,
+        app.APP_DESCRIPTION,
+        app.APP_EPILOG,
+        other_names=BACKBONE_NAMES,
+        extra="app",
     ),
     "explain": Program(
         "r2tuning.commands.explain",

@@ -20,14 +20,14 @@ from r2tuning.commands.shared import (
     STANDARD_OUTPUT,
     check_model_options,
     cut_moments,
-    distinct_stems,
-    encode_document,
     load_pipeline,
     model_name,
     open_video,
     write_document,
     write_exports,
 )
+from r2tuning.editors.clips import distinct_stems
+from r2tuning.editors.document import encode_document, make_document
 from r2tuning.editors.export import check_export
 from r2tuning.editors.media import EditedVideo, read_edited_video
 from r2tuning.editors.moments import ExportedMoment, list_moments
@@ -189,7 +189,7 @@ class _Run:
         write_line(self.table, f"{display_name(path)} ({format_time(duration_sec)})")
         for answer in answers:
             write_line(self.table, "\n" + format_answer(answer, args.top))
-        document = self._document(path, duration_sec, answers)
+        document = make_document(path, duration_sec, self._fps(), model_name(args), answers)
         if args.json is not None:
             write_document(document, args.json)
         self.write_json_line(document)
@@ -202,15 +202,6 @@ class _Run:
             logger.info("wrote %s", args.plot)
         if args.clips is not None:
             cut_moments(answers, video, duration_sec, args.clips, args.top, self.stems[path], copy=args.copy)
-
-    def _document(self, path: str, duration_sec: float, answers: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "video": display_name(path),
-            "duration_sec": duration_sec,
-            "fps": self._fps(),
-            "model": display_name(model_name(self.args)),
-            "answers": answers,
-        }
 
     def _fps(self) -> float:
         """Frames sampled per second."""

@@ -6,17 +6,15 @@ import logging
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 from modeling_r2tuning.files_r2tuning import check_replaceable
 from modeling_r2tuning.user_inputs_r2tuning import as_text_list
 from modeling_r2tuning.video_source_r2tuning import display_name
 from r2tuning.checks import choose_device
-from r2tuning.commands.shared import STANDARD_OUTPUT, Cut, safe_stem, write_clips, write_document, write_exports
+from r2tuning.commands.shared import STANDARD_OUTPUT, cut_clips, write_document, write_exports
 from r2tuning.editors.export import check_export
-from r2tuning.editors.media import EditedVideo, read_edited_video
-from r2tuning.editors.moments import ExportedMoment, drop_empty
 from r2tuning.library.contact_sheet import plot_search
+from r2tuning.library.edits import list_cuts, list_exports
 from r2tuning.library.library import Library, SearchAnswer
 from r2tuning.terminal import progress_bar, report, write_line
 from r2tuning.visualization.timeline import format_probability, format_time, import_figure
@@ -65,9 +63,9 @@ def _search(args: argparse.Namespace) -> int:
         plot_search(answers, args.plot)
         logger.info("wrote %s", args.plot)
     if args.clips is not None:
-        write_clips(_list_cuts(answers), args.clips, copy=args.copy)
+        cut_clips(list_cuts(answers), args.clips, copy=args.copy)
     if args.export:
-        _export(answers, args.export)
+        write_exports(args.export, *list_exports(answers))
     return 0
 
 
@@ -107,43 +105,6 @@ def _report_skipped(answers: list[SearchAnswer]) -> None:
         skipped |= answer.skipped
     for path, reason in skipped.items():
         logger.warning("'%s' was not searched: %s", display_name(path), reason)
-
-
-def _list_cuts(answers: list[SearchAnswer]) -> list[Cut]:
-    cuts = []
-    for query, answer in enumerate(answers, 1):
-        for rank, moment in enumerate(answer.moments, 1):
-            if moment.path in answer.missing:
-                logger.warning("moment %d of query %d was not cut: '%s' is missing", rank, query, moment.path)
-            else:
-                cuts.append(Cut(moment.path, query, rank, moment.start, moment.end, safe_stem(moment.path)))
-    return cuts
-
-
-def _export(answers: list[SearchAnswer], paths: list[Path]) -> None:
-    """Write the moments of all videos that are there as edit lists."""
-    videos: dict[str, EditedVideo] = {}
-    moments = []
-    for number, answer in enumerate(answers, 1):
-        for rank, moment in enumerate(answer.moments, 1):
-            if moment.path not in videos:
-                try:
-                    videos[moment.path] = read_edited_video(moment.path)
-                except (OSError, ValueError) as error:
-                    logger.warning("moment %d of query %d was not exported: %s", rank, number, error)
-                    continue
-            exported = ExportedMoment(
-                video=videos[moment.path],
-                query_number=number,
-                query=" ".join(answer.query.split()),
-                rank=rank,
-                start_sec=moment.start,
-                end_sec=min(moment.end, videos[moment.path].duration_sec),
-                score=moment.score,
-                probability=moment.probability,
-            )
-            moments.append(exported)
-    write_exports(paths, drop_empty(moments), list(videos.values()))
 
 
 __all__ = ["format_answer", "run"]

@@ -2,12 +2,10 @@
 
 import argparse
 import contextlib
-import json
 import logging
-import re
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 
@@ -18,9 +16,10 @@ from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
-from modeling_r2tuning.video_io_r2tuning import copy_clip, copy_ending, cut_clip
-from modeling_r2tuning.video_source_r2tuning import LocalCopy, file_stem, local_copy
+from modeling_r2tuning.video_source_r2tuning import LocalCopy, local_copy
 from r2tuning.checks import check_model_type, choose_device, locate_model
+from r2tuning.editors.clips import Cut, list_cuts, write_clips
+from r2tuning.editors.document import encode_document
 from r2tuning.editors.export import write_moments
 from r2tuning.editors.media import EditedVideo
 from r2tuning.editors.moments import ExportedMoment
@@ -31,9 +30,6 @@ from r2tuning.visualization.timeline import format_absence
 
 logger = logging.getLogger(__name__)
 
-MAX_NAME_BYTES = 255
-MAX_STEM_BYTES = 150  # of each of several videos, so that no name is shortened further
-FORBIDDEN = re.compile(r'[<>:"/|?*]')  # in names on Windows, besides what `file_stem` replaces
 STANDARD_OUTPUT = Path("-")
 
 
@@ -80,26 +76,6 @@ def open_video(path: str, args: argparse.Namespace) -> contextlib.AbstractContex
     return cast("contextlib.AbstractContextManager[str | LocalCopy]", copied)  # a path stays a path
 
 
-class Cut(NamedTuple):
-    """A part of a video to be written as a file.
-
-    Attributes:
-        video: The video.
-        query: Number of the query, from 1.
-        rank: Rank of the moment, from 1.
-        start: In seconds.
-        end: In seconds.
-        stem: What the file's name says of the video, see `distinct_stems`.
-    """
-
-    video: str | LocalCopy
-    query: int
-    rank: int
-    start: float
-    end: float
-    stem: str
-
-
 def cut_moments(
     answers: list[dict[str, Any]],
     video: str | LocalCopy,
@@ -110,60 +86,19 @@ def cut_moments(
     *,
     copy: bool = False,
 ) -> None:
-    """Write the best moments of each query as files, named so that they sort by query and rank.
-
-    Args:
-        answers: One for each query.
-        video: The video.
-        duration_sec: Its length.
-        folder: Folder for the files.
-        top: Largest number of moments of each query.
-        stem: What the names say of the video; by default its own name.
-        copy: As for `write_clips`.
-    """
-    stem = safe_stem(video) if stem is None else stem
-    cuts = []
+    """Write the best moments of each query as files; arguments as for `list_cuts` and `cut_clips`."""
     for query, answer in enumerate(answers, 1):
         absence = format_absence(answer)
         if absence is not None:
             logger.info("nothing is cut for query %d: %s", query, absence)
-        for rank, moment in enumerate(answer["moments"][:top], 1):
-            cuts.append(Cut(video, query, rank, moment["start"], min(moment["end"], duration_sec), stem))
-    write_clips(cuts, folder, copy=copy)
+    cut_clips(list_cuts(answers, video, duration_sec, top, stem), folder, copy=copy)
 
 
-def write_clips(cuts: list[Cut], folder: Path, *, copy: bool = False) -> None:
-    """Write parts of videos as files, named so that they sort by query and rank.
-
-    Args:
-        cuts: The parts.
-        folder: Folder for the files.
-        copy: Whether they are copied between key pictures instead of encoded; each miss is logged.
-    """
-    largest = max((max(cut.query, cut.rank) for cut in cuts), default=1)
-    digits = max(2, len(str(largest)))
-    num_clips = 0
+def cut_clips(cuts: list[Cut], folder: Path, *, copy: bool = False) -> None:
+    """Write parts of videos as files, with a progress bar; arguments as for `write_clips`."""
     with progress_bar("cutting clips", " clips") as progress:
-        for count, cut in enumerate(cuts, 1):
-            if cut.start < cut.end:
-                _write_clip(cut, folder, f"query{cut.query:0{digits}}_moment{cut.rank:0{digits}}_", copy=copy)
-                num_clips += 1
-            else:
-                logger.warning("moment %d of query %d is empty and was not cut", cut.rank, cut.query)
-            progress(count, len(cuts))
-    logger.info("wrote %d clips to %s", num_clips, folder)
-
-
-def _write_clip(cut: Cut, folder: Path, beginning: str, *, copy: bool) -> None:
-    ending = f"_{cut.start:.1f}-{cut.end:.1f}s"
-    if not copy:
-        cut_clip(cut.video, folder / _clip_name(beginning, cut.stem, f"{ending}.mp4"), cut.start, cut.end)
-        return
-    name = _clip_name(beginning, cut.stem, ending + copy_ending(cut.video))
-    part = copy_clip(cut.video, folder / name, cut.start, cut.end)
-    logger.info(
-        "%s starts %+.2f s and ends %+.2f s from the moment", name, part.start_sec - cut.start, part.end_sec - cut.end
-    )
+        paths = write_clips(cuts, folder, copy=copy, progress=progress)
+    logger.info("wrote %d clips to %s", len(paths), folder)
 
 
 def write_document(document: dict[str, Any], path: Path) -> None:
@@ -199,62 +134,14 @@ def write_exports(paths: list[Path], moments: list[ExportedMoment], videos: list
         raise errors[0]
 
 
-def encode_document(document: dict[str, Any], indent: int | None = None) -> str:
-    """JSON, by default on one line."""
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=indent)
-    if not is_unicode(text):  # a path that is not UTF-8
-        text = json.dumps(document, allow_nan=False, indent=indent)
-    return text
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text has no surrogates, which stand for bytes of a path that is not UTF-8."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def safe_stem(video: str | LocalCopy) -> str:
-    """The name of a video without its ending and without the characters that some file system refuses."""
-    return FORBIDDEN.sub("_", file_stem(video))
-
-
-def distinct_stems(videos: list[str]) -> dict[str, str]:
-    """A different stem for each video, also where file systems ignore case; numbered where names are equal."""
-    stems: dict[str, str] = {}
-    used: set[str] = set()
-    for video in videos:
-        base = safe_stem(video)
-        if len(videos) > 1:
-            base = _shorten(base, MAX_STEM_BYTES)
-        stem, number = base, 2
-        while stem.casefold() in used:
-            stem = f"{base}-{number}"
-            number += 1
-        used.add(stem.casefold())
-        stems[video] = stem
-    return stems
-
-
-def _clip_name(beginning: str, stem: str, ending: str) -> str:
-    """A name that holds the video's, cut to what file systems allow."""
-    return beginning + _shorten(stem, MAX_NAME_BYTES - len(beginning) - len(ending)) + ending
-
-
-def _shorten(text: str, num_bytes: int) -> str:
-    return text.encode()[:num_bytes].decode(errors="ignore")
-
-
 __all__ = [
     "STANDARD_OUTPUT",
-    "Cut",
     "check_model_options",
+    "cut_clips",
     "cut_moments",
-    "distinct_stems",
-    "encode_document",
     "load_pipeline",
     "model_name",
     "open_video",
-    "safe_stem",
-    "write_clips",
     "write_document",
     "write_exports",
 ]

@@ -13,7 +13,7 @@ from r2tuning.hub.card_text import CARDS
 DISTRIBUTION = "r2tuning"
 PACKAGES = ("dataset_scripts", "modeling_r2tuning", "r2tuning", "r2tuning_cli")
 # The same files as in `setup.py`: a checkout may hold others, which must not be published with the wheel.
-PATTERNS = ("**/*.py", "py.typed", "default_model/*", "training/presets/*.json")
+PATTERNS = ("**/*.py", "py.typed", "app/assets/*", "default_model/*", "training/presets/*.json")
 METADATA = ("METADATA", "entry_points.txt", "top_level.txt", "licenses/LICENSE")
 WHEEL = "Wheel-Version: 1.0\nGenerator: r2tuning\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 

@@ -13,7 +13,7 @@ from video_samples import read_numbers, write_video
 
 from modeling_r2tuning.video_io_r2tuning import load_video_frames
 from r2tuning.commands import ground as ground_module
-from r2tuning.commands.shared import distinct_stems
+from r2tuning.editors.clips import distinct_stems
 from r2tuning_cli.main import main
 
 

@@ -241,7 +241,7 @@ LAYERS = [
     {"execution"},
     {"export", "features"},
     {"library"},
-    {"evaluation"},
+    {"app", "evaluation"},
     {"training", "pretraining"},
     {"commands"},
 ]

@@ -1,0 +1,60 @@
+"""What a search of a library found: as HTML and as files."""
+
+from dataclasses import asdict, replace
+from html import escape
+from pathlib import Path
+
+from r2tuning.app.downloads import CLIPS, JSON, Clock, write_zip
+from r2tuning.editors.document import encode_document
+from r2tuning.editors.export import write_moments
+from r2tuning.library.edits import list_cuts, list_exports
+from r2tuning.library.library import SearchAnswer
+from r2tuning.visualization.timeline import format_probability, format_time
+
+
+def select(answers: list[SearchAnswer], score_threshold: float, num_moments: int) -> list[SearchAnswer]:
+    """The best moments of each answer that have a certain score."""
+    selected = []
+    for answer in answers:
+        moments = [moment for moment in answer.moments[:num_moments] if moment.score >= score_threshold]
+        selected.append(replace(answer, moments=moments))
+    return selected
+
+
+def render_found(answers: list[SearchAnswer]) -> str:
+    """The moments of a library as a table; a row asks the server for its moment, by its number in the table."""
+    rows = []
+    for answer in answers:
+        for rank, moment in enumerate(answer.moments, 1):
+            there = "" if moment.probability is None else format_probability(moment.probability)
+            name = Path(moment.path).name
+            note = " (the file is missing)" if moment.path in answer.missing else ""
+            rows.append(
+                f'<tr data-row="{len(rows)}"><td><button type="button" aria-label="Play moment {rank} of '
+                f'{escape(answer.query)}">&#9654;</button></td><td>{escape(answer.query)}</td><td>{rank}</td>'
+                f"<td>{escape(name)}{note}</td><td>{format_time(moment.start)}</td><td>{format_time(moment.end)}</td>"
+                f"<td>{moment.score:.2f}</td><td>{there}</td></tr>"
+            )
+    if not rows:
+        return '<p class="r2-hint">Nothing was found.</p>'
+    return (
+        '<div class="r2-scroll"><table class="r2-table"><thead><tr><th></th><th>query</th><th>rank</th><th>video</th>'
+        f"<th>start</th><th>end</th><th>score</th><th>there</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def write_found(kind: str, folder: Path, answers: list[SearchAnswer], model: str, progress: Clock) -> Path:
+    """Write what was found in a library; arguments and errors as for `write_answers`."""
+    output = folder / f"moments{'_clips.zip' if kind == CLIPS else kind}"
+    if kind == JSON:
+        document = {"model": model, "answers": [asdict(answer) for answer in answers]}
+        output.write_text(encode_document(document, indent=2) + "\n", encoding="utf-8")
+    elif kind == CLIPS:
+        write_zip(list_cuts(answers), output, progress)
+    else:
+        moments, videos = list_exports(answers)
+        write_moments(output, moments, videos)
+    return output
+
+
+__all__ = ["render_found", "select", "write_found"]

@@ -1,0 +1,188 @@
+"""Answers about the video of a page: encode it once, ground queries in it, decode answers under changing options."""
+
+import base64
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from modeling_r2tuning.pipeline_r2tuning import MIN_PROBABILITY, VideoGroundingPipeline
+from modeling_r2tuning.user_inputs_r2tuning import as_text_list
+from modeling_r2tuning.video_io_r2tuning import iter_video_frames, load_video_frames
+from r2tuning.app.playback import is_playable, make_playable
+from r2tuning.app.sessions import OpenVideo, Predictions, Session, Sessions
+from r2tuning.visualization.timeline import format_time
+from r2tuning_cli.defaults import MAX_MOMENTS
+
+
+NUM_THUMBNAILS = 10
+THUMBNAIL_SIZE = 96  # short side in pixels
+JPEG_QUALITY = 80
+MAX_QUERIES = 20
+
+Progress = Callable[[float, str], None]  # takes the share that is done and what is being done
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How answers are decoded; none of it needs the model again.
+
+    Attributes:
+        score_threshold: Moments with a lower score are left out.
+        num_moments: Largest number of moments of a query.
+        min_probability: Queries that are less likely to match anything are "not there"; without effect on a model
+            without existence head.
+    """
+
+    score_threshold: float = 0.0
+    num_moments: int = 5
+    min_probability: float = MIN_PROBABILITY
+
+
+class Grounder:
+    """A model that answers about the videos of all pages.
+
+    Args:
+        pipe: The model with its processor.
+        sessions: The open pages.
+        max_duration_sec: Length of the longest video that is taken.
+    """
+
+    def __init__(self, pipe: VideoGroundingPipeline, sessions: Sessions, max_duration_sec: float):
+        self.pipe = pipe
+        self.sessions = sessions
+        self.max_duration_sec = max_duration_sec
+
+    def open(self, session: Session, upload: Path, progress: Progress) -> OpenVideo:
+        """Take a video that was uploaded and show it on its page.
+
+        Args:
+            session: The page.
+            upload: The file.
+            progress: Is told what is being done.
+
+        Raises:
+            Abandoned: The page is closed.
+            ValueError: It is no video, or too long.
+        """
+        session.show(None)
+        path = session.make_folder() / upload.name
+        os.link(upload, path)  # the server removes its own name of the file after a while
+        try:
+            duration_sec = iter_video_frames(path, 1.0).duration_sec
+            self._check_duration(duration_sec)
+            played = path
+            if not is_playable(path):
+                progress(0.0, "making a copy that browsers play")
+                played = path.with_name("played.mp4")
+                make_playable(path, played, duration_sec)
+            thumbnails = _thumbnails(path, duration_sec)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), upload.name)) from error
+        video = OpenVideo(path, upload.name, duration_sec, thumbnails, played)
+        session.show(video)
+        return video
+
+    def _check_duration(self, duration_sec: float) -> None:
+        if duration_sec > self.max_duration_sec:
+            raise ValueError(
+                f"The video lasts {format_time(duration_sec)} min, and this page takes at most "
+                f"{format_time(self.max_duration_sec)} min. Upload a part of it."
+            )
+
+    def encode(self, session: Session, progress: Progress) -> None:
+        """Encode the video of a page, unless that is done.
+
+        Raises:
+            Abandoned: The page was closed or got another video meanwhile.
+            ValueError: The page has no video, or it cannot be read.
+        """
+        video = _video(session)
+        if session.encoded is not None:
+            return
+
+        def show_frames(done: int, total: int) -> None:
+            session.check_wanted(video)
+            progress(done / total, "reading frames")
+
+        stream = self.pipe.processor.stream_video(video.path, progress=show_frames)
+        encoded = self.pipe.model.encode_video(stream, fps=stream.fps, duration_sec=stream.duration_sec)
+        session.check_wanted(video)
+        self.sessions.keep(session, encoded)
+
+    def ask(self, session: Session, text: str, progress: Progress) -> None:
+        """Ground queries in the video of a page.
+
+        Args:
+            session: The page.
+            text: A query on each line.
+            progress: Is told what is being done.
+
+        Raises:
+            Abandoned: As for `encode`.
+            ValueError: As for `encode`, or there is no query or too many.
+        """
+        video = _video(session)
+        queries = split_queries(text)
+        self.encode(session, progress)
+        encoded = session.encoded
+        if encoded is None:  # dropped just now, because other pages need the memory
+            raise ValueError("The server has too many videos at once. Try again in a moment.")
+        tokens = self.pipe.processor(text=queries).to(self.pipe.model.device)
+        outputs = self.pipe.model.ground(encoded, **tokens)
+        session.check_wanted(video)
+        session.predictions = Predictions(queries, outputs)
+
+    def decode(self, session: Session, choices: Choices) -> list[dict[str, Any]]:
+        """The answers to the last queries of a page, as the pipeline gives them, with all their moments.
+
+        Returns:
+            An answer to each query; empty if nothing was asked.
+        """
+        if session.predictions is None:
+            return []
+        predictions = {"outputs": session.predictions.outputs, "queries": session.predictions.queries}
+        return self.pipe.postprocess(
+            predictions,
+            score_threshold=choices.score_threshold,
+            max_moments=max(MAX_MOMENTS, choices.num_moments),
+            min_probability=choices.min_probability,
+        )
+
+
+def split_queries(text: str) -> list[str]:
+    """The lines of a text that are not blank.
+
+    Raises:
+        ValueError: There are none, or too many.
+    """
+    queries = [line.strip() for line in text.splitlines() if line.strip()]
+    if not queries:
+        raise ValueError("Type what to find: a sentence on each line.")
+    if len(queries) > MAX_QUERIES:
+        raise ValueError(f"At most {MAX_QUERIES} sentences at once, got {len(queries)}.")
+    return as_text_list(queries, "queries")
+
+
+def _video(session: Session) -> OpenVideo:
+    if session.video is None:
+        raise ValueError("Upload a video first.")
+    return session.video
+
+
+def _thumbnails(path: Path, duration_sec: float) -> tuple[str, ...]:
+    """Frames in the middle of equal parts of a video, as data addresses of JPEG files."""
+    found = load_video_frames(path, NUM_THUMBNAILS / duration_sec, size=THUMBNAIL_SIZE)
+    addresses = []
+    for frame in found.frames:
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "JPEG", quality=JPEG_QUALITY)
+        addresses.append("data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode())
+    return tuple(addresses)
+
+
+__all__ = ["Choices", "Grounder", "Progress", "split_queries"]

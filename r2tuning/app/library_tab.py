@@ -1,0 +1,162 @@
+"""The tab for a library."""
+
+import json
+import time
+from typing import Any
+
+import gradio as gr
+
+from modeling_r2tuning.video_io_r2tuning import cut_clip
+from modeling_r2tuning.video_source_r2tuning import display_name
+from r2tuning.app.describe import model_title
+from r2tuning.app.downloads import list_formats
+from r2tuning.app.errors import show_errors
+from r2tuning.app.found import render_found, select, write_found
+from r2tuning.app.grounding import split_queries
+from r2tuning.app.markup import NO_ANSWERS, file_address, render_clip
+from r2tuning.app.sessions import Session, Sessions
+from r2tuning.app.video_tab import FILES, MODEL, QUICK, add_download
+from r2tuning.library.library import NUM_WINDOWS, Library
+from r2tuning.visualization.timeline import format_time
+from r2tuning_cli.defaults import MAX_MOMENTS
+
+
+NO_CLIP = '<p class="r2-hint">Press a moment to watch it.</p>'
+# Tells the server which row of the table was pressed.
+PRESS = """\
+element.addEventListener("click", (event) => {
+  const row = event.target.closest("[data-row]");
+  if (row) trigger("select", { index: Number(row.dataset.row) });
+});
+"""
+
+
+class LibraryTab:
+    """The components of the tab, and what happens when they are used; see `VideoTab`.
+
+    The browser gets no file of the library, only moments that are cut out when they are pressed.
+
+    Args:
+        library: The library.
+        sessions: The open pages.
+    """
+
+    def __init__(self, library: Library, sessions: Sessions):
+        self.library = library
+        self.sessions = sessions
+        gr.Markdown(describe_library(library))
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                self.queries = gr.Textbox(label="What to find", info="A sentence on each line", lines=3)
+                self.find = gr.Button("Search", variant="primary")
+                threshold = gr.Slider(0, 1, 0.0, step=0.01, label="Lowest score of a moment")
+                number = gr.Slider(1, MAX_MOMENTS, 10, step=1, precision=0, label="Moments of each sentence, at most")
+                self.choices = [threshold, number]
+                self.windows = gr.Slider(
+                    5,
+                    200,
+                    NUM_WINDOWS,
+                    step=5,
+                    precision=0,
+                    label="Windows looked at",
+                    info="More find more, and take longer",
+                )
+            with gr.Column(scale=3, min_width=320):
+                self.player = gr.HTML(NO_CLIP, js_on_load=None)
+                self.status = gr.Markdown()
+                self.table = gr.HTML(NO_ANSWERS, js_on_load=PRESS)
+                add_download(list_formats(is_one_video=False), self.choices, self.write)
+        self._connect()
+
+    def _connect(self) -> None:
+        """Say what happens when a component is used."""
+        asked = [self.queries, self.windows, *self.choices]
+        gr.on([self.find.click, self.queries.submit], self.search, asked, [self.status, self.table], **MODEL)
+        self.table.select(self.play, self.choices, self.player, **FILES)
+        for slider in self.choices:
+            slider.change(
+                self.show, self.choices, self.table, trigger_mode="always_last", show_progress="hidden", **QUICK
+            )
+
+    def _session(self, request: gr.Request) -> Session:
+        return self.sessions.get(request.session_hash)
+
+    @show_errors
+    def search(
+        self,
+        queries: str,
+        num_windows: int,
+        score_threshold: float,
+        num_moments: int,
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> tuple[str, str]:
+        """Search the library."""
+        session = self._session(request)
+        started = time.perf_counter()
+        session.found = self.library.search(
+            split_queries(queries),
+            MAX_MOMENTS,
+            num_windows=num_windows,
+            progress=lambda done, total: progress((done, total), "searching"),
+        )
+        status = f"Searched {len(self.library.videos()):,} videos in {time.perf_counter() - started:.1f} s."
+        skipped: dict[str, str] = {}
+        for answer in session.found:
+            skipped |= answer.skipped
+        for path, reason in skipped.items():
+            status += f"\n\n`{display_name(path)}` was not searched: {reason}"
+        return status, self.show(score_threshold, num_moments, request)
+
+    @show_errors
+    def show(self, score_threshold: float, num_moments: int, request: gr.Request) -> str:
+        """Show what was found under other choices."""
+        found = self._session(request).found
+        return render_found(select(found, score_threshold, num_moments)) if found else NO_ANSWERS
+
+    @show_errors
+    def play(self, score_threshold: float, num_moments: int, request: gr.Request, event: gr.EventData) -> str:
+        """Cut out the moment whose row was pressed and play it."""
+        session = self._session(request)
+        moments = []
+        for answer in select(session.found, score_threshold, num_moments):
+            moments += answer.moments
+        moment = moments[event.index]
+        output = session.make_folder() / "moment.mp4"
+        cut_clip(moment.path, output, moment.start, moment.end)
+        name = display_name(moment.path)
+        return render_clip(output, f"{name}, {format_time(moment.start)} to {format_time(moment.end)}")
+
+    @show_errors
+    def write(
+        self,
+        kind: str,
+        score_threshold: float,
+        num_moments: int,
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> str:
+        """Write what was found as a file; returns its address and its name."""
+        session = self._session(request)
+        found = select(session.found, score_threshold, num_moments)
+        if not found:
+            raise ValueError("There is nothing to download yet: search for something first.")
+        output = write_found(
+            kind,
+            session.make_folder(),
+            found,
+            model_title(self.library.settings.model),
+            lambda done, total: progress((done, total), "cutting clips"),
+        )
+        return json.dumps([file_address(output), output.name])
+
+
+def describe_library(library: Library) -> str:
+    """Markdown that says what a library holds."""
+    videos = library.videos()
+    hours = sum(video.duration_sec for video in videos) / 3600
+    name = model_title(library.settings.model)
+    return f"{len(videos):,} videos, {hours:,.1f} hours, indexed with the model **{name}**."
+
+
+__all__ = ["LibraryTab"]

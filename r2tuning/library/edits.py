@@ -1,0 +1,52 @@
+"""What a search found, as parts to cut out and as entries of edit lists."""
+
+import logging
+
+from r2tuning.editors.clips import Cut, safe_stem
+from r2tuning.editors.media import EditedVideo, read_edited_video
+from r2tuning.editors.moments import ExportedMoment, drop_empty
+from r2tuning.library.library import SearchAnswer
+
+
+logger = logging.getLogger(__name__)
+
+
+def list_cuts(answers: list[SearchAnswer]) -> list[Cut]:
+    """The moments whose videos are there; of the others a warning is logged."""
+    cuts = []
+    for query, answer in enumerate(answers, 1):
+        for rank, moment in enumerate(answer.moments, 1):
+            if moment.path in answer.missing:
+                logger.warning("moment %d of query %d was not cut: '%s' is missing", rank, query, moment.path)
+            else:
+                cuts.append(Cut(moment.path, query, rank, moment.start, moment.end, safe_stem(moment.path)))
+    return cuts
+
+
+def list_exports(answers: list[SearchAnswer]) -> tuple[list[ExportedMoment], list[EditedVideo]]:
+    """The moments of all videos that can be read, and these videos; of the others a warning is logged."""
+    videos: dict[str, EditedVideo] = {}
+    moments = []
+    for number, answer in enumerate(answers, 1):
+        for rank, moment in enumerate(answer.moments, 1):
+            if moment.path not in videos:
+                try:
+                    videos[moment.path] = read_edited_video(moment.path)
+                except (OSError, ValueError) as error:
+                    logger.warning("moment %d of query %d was not exported: %s", rank, number, error)
+                    continue
+            exported = ExportedMoment(
+                video=videos[moment.path],
+                query_number=number,
+                query=" ".join(answer.query.split()),
+                rank=rank,
+                start_sec=moment.start,
+                end_sec=min(moment.end, videos[moment.path].duration_sec),
+                score=moment.score,
+                probability=moment.probability,
+            )
+            moments.append(exported)
+    return drop_empty(moments), list(videos.values())
+
+
+__all__ = ["list_cuts", "list_exports"]
