@@ -360,11 +360,9 @@ def requirements():
     return (TEMPLATES / "requirements.txt").read_text().splitlines()
 
 
-needs_app = pytest.mark.skipif(importlib.util.find_spec("r2tuning.app") is None, reason="there is no r2tuning.app yet")
 needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is not installed")
 
 
-@needs_app
 @needs_gradio
 @pytest.mark.integration
 def test_it_runs_where_only_its_requirements_are_installed(tmp_path):
@@ -372,7 +370,6 @@ def test_it_runs_where_only_its_requirements_are_installed(tmp_path):
     check_that_it_serves(python, tmp_path)
 
 
-@needs_app
 @pytest.mark.slow
 def test_it_runs_in_an_environment_that_pip_makes_from_its_requirements(tmp_path):
     """In the versions of constraints.txt; the extra index may be out of reach."""
