@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.request
 import venv
+from importlib import metadata
 from urllib.error import URLError
 from zipfile import ZipFile
 
@@ -39,7 +40,7 @@ NAME = "org/find-moments"
 TEMPLATES = ROOT / "hub_cards/space"
 COMMITS = ["initial commit", "Publish the app of R2-Tuning"]
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
-WHEEL = make_wheel()[0]
+WHEEL = f"r2tuning-{metadata.version('r2tuning')}-py3-none-any.whl"
 FILES = {"README.md", "app.py", "requirements.txt", WHEEL}
 
 
@@ -50,6 +51,12 @@ def hub(monkeypatch, tmp_path):
     with LoopbackHub() as hub:
         hub.connect(monkeypatch, tmp_path / "home")
         yield hub
+
+
+@pytest.fixture(scope="module")
+def packed():
+    """Content of the wheel."""
+    return make_wheel()[1]
 
 
 @pytest.fixture
@@ -70,15 +77,15 @@ def read_folder(folder):
 
 
 def test_the_card_configures_a_space():
-    metadata = read_metadata((TEMPLATES / "README.md").read_text())
-    assert metadata["sdk"] == "gradio"
-    assert f"\ngradio=={metadata['sdk_version']}\n" in (ROOT / "constraints.txt").read_text()
-    assert metadata["python_version"] == "3.11"  # a string: as a number, 3.10 would be 3.1
-    assert (TEMPLATES / metadata["app_file"]).exists()
-    assert metadata["license"] == "apache-2.0"
-    assert {metadata["colorFrom"], metadata["colorTo"]} <= COLOURS
-    assert len(metadata["short_description"]) <= 60
-    assert "models" not in metadata
+    found = read_metadata((TEMPLATES / "README.md").read_text())
+    assert found["sdk"] == "gradio"
+    assert f"\ngradio=={found['sdk_version']}\n" in (ROOT / "constraints.txt").read_text()
+    assert found["python_version"] == "3.11"  # a string: as a number, 3.10 would be 3.1
+    assert (TEMPLATES / found["app_file"]).exists()
+    assert found["license"] == "apache-2.0"
+    assert {found["colorFrom"], found["colorTo"]} <= COLOURS
+    assert len(found["short_description"]) <= 60
+    assert "models" not in found
 
 
 def test_the_requirements_are_those_of_the_package_and_the_app():
@@ -96,25 +103,23 @@ def test_the_requirements_are_those_of_the_package_and_the_app():
 # ---- the wheel -----------------------------------------------------------------------------------------------------
 
 
-def test_the_wheel_holds_the_package_and_its_data():
-    name, content = make_wheel()
-    archive = ZipFile(io.BytesIO(content))
+def test_the_wheel_holds_the_package_and_its_data(packed):
+    archive = ZipFile(io.BytesIO(packed))
     names = set(archive.namelist())
     for path in ("modeling_r2tuning/default_model/model.safetensors", "r2tuning/training/presets/qvhighlights.json"):
         assert archive.read(path) == (ROOT / path).read_bytes()
     assert archive.read("r2tuning/hub_cards/space/app.py") == (TEMPLATES / "app.py").read_bytes()
-    info = name.removesuffix("-py3-none-any.whl") + ".dist-info"
+    info = WHEEL.removesuffix("-py3-none-any.whl") + ".dist-info"
     assert {
         f"{info}/{part}" for part in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
     } <= names
     assert not any("__pycache__" in path for path in names)
-    assert make_wheel() == (name, content)
+    assert make_wheel() == (WHEEL, packed), "equal files give equal bytes"
 
 
-def test_the_record_of_the_wheel_lists_every_file_with_its_checksum():
-    name, content = make_wheel()
-    archive = ZipFile(io.BytesIO(content))
-    record = name.removesuffix("-py3-none-any.whl") + ".dist-info/RECORD"
+def test_the_record_of_the_wheel_lists_every_file_with_its_checksum(packed):
+    archive = ZipFile(io.BytesIO(packed))
+    record = WHEEL.removesuffix("-py3-none-any.whl") + ".dist-info/RECORD"
     rows = [line.split(",") for line in archive.read(record).decode().splitlines()]
     assert sorted(row[0] for row in rows) == sorted(archive.namelist())
     for path, checksum, size in rows[:-1]:
@@ -143,10 +148,9 @@ def test_other_files_of_a_checkout_are_not_packed(tmp_path, monkeypatch):
 
 
 @pytest.mark.integration
-def test_pip_installs_the_wheel(tmp_path):
-    name, content = make_wheel()
-    (tmp_path / name).write_bytes(content)
-    words = ["install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "site", tmp_path / name]
+def test_pip_installs_the_wheel(packed, tmp_path):
+    (tmp_path / WHEEL).write_bytes(packed)
+    words = ["install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "site", tmp_path / WHEEL]
     subprocess.run([sys.executable, "-m", "pip", *words], check=True)
     assert (tmp_path / "site/bin/r2tuning").exists()
     assert (tmp_path / "site/modeling_r2tuning/default_model/model.safetensors").exists()
@@ -168,29 +172,30 @@ def run_app(folder, cwd):
 
 
 def test_the_app_is_started_from_the_wheel_whatever_the_working_directory(quick_wheel, checkpoint, tmp_path):
-    write_space(tmp_path / "packaged")
-    model, cwd, file = run_app(tmp_path / "packaged", tmp_path)
-    assert (model, cwd) == ("None", str(tmp_path / "packaged"))
+    write_space(tmp_path / "space", str(checkpoint))
+    model, cwd, file = run_app(tmp_path / "space", tmp_path)
+    assert os.path.samefile(os.path.join(cwd, model), tmp_path / "space/checkpoint")
     assert not file.startswith(str(ROOT))
     assert not os.path.exists(file), "the unpacked wheel is left"
-    write_space(tmp_path / "own", str(checkpoint))
-    model, cwd, _ = run_app(tmp_path / "own", tmp_path)
-    assert os.path.samefile(os.path.join(cwd, model), tmp_path / "own/checkpoint")
 
 
 # ---- written -------------------------------------------------------------------------------------------------------
 
 
-def test_a_space_with_the_packaged_model_is_complete(tmp_path):
+def test_a_space_with_the_packaged_model_is_complete(packed, tmp_path):
     write_space(tmp_path / "space")
     files = read_folder(tmp_path / "space")
     assert files.keys() == FILES
     for name in ("app.py", "requirements.txt"):
         assert files[name].read_bytes() == (TEMPLATES / name).read_bytes()
-    assert files[WHEEL].read_bytes() == make_wheel()[1]
+    assert files[WHEEL].read_bytes() == packed
     assert read_metadata(files["README.md"].read_text()) == read_metadata((TEMPLATES / "README.md").read_text())
+
+
+def test_a_folder_that_holds_files_is_refused(quick_wheel, tmp_path):
+    (tmp_path / "notes.txt").touch()
     with pytest.raises(FileExistsError, match="not empty"):
-        write_space(tmp_path / "space")
+        write_space(tmp_path)
 
 
 def test_a_checkpoint_in_a_folder_goes_into_the_space(quick_wheel, checkpoint, tmp_path):
@@ -233,13 +238,13 @@ def test_models_that_nobody_could_load_are_refused(hub, make_model, clip_folder,
 # ---- published -----------------------------------------------------------------------------------------------------
 
 
-def test_a_space_goes_into_one_commit(hub):
+def test_a_space_goes_into_one_commit(hub, quick_wheel):
     for _ in range(2):
         assert push_space(NAME) == f"{hub.endpoint}/spaces/{NAME}"
         assert hub.commits(NAME, "space") == COMMITS  # the second push changes nothing
     files = hub.files(NAME, "space")
     assert files.keys() == {*FILES, RECORD}
-    assert files[WHEEL] == make_wheel()[1]
+    assert files[WHEEL] == b"wheel"
     assert not hub.is_private(NAME, "space")
 
 
@@ -263,9 +268,9 @@ def test_a_card_edited_on_the_hub_keeps_its_text_and_title(hub, quick_wheel):
     for _ in range(2):
         push_space(NAME)
         card = hub.files(NAME, "space")["README.md"].decode()
-        metadata = read_metadata(card)
-        assert (metadata["title"], metadata["emoji"], metadata["pinned"]) == ("Find it", "🐕", True)
-        assert (metadata["sdk"], metadata["app_file"]) == ("gradio", "app.py")
+        found = read_metadata(card)
+        assert (found["title"], found["emoji"], found["pinned"]) == ("Find it", "🐕", True)
+        assert (found["sdk"], found["app_file"]) == ("gradio", "app.py")
         assert card.endswith("---\nMine\n")
     assert len(hub.commits(NAME, "space")) == 2
 
