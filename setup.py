@@ -40,7 +40,7 @@ setup(
         "modeling_r2tuning": ["default_model/*", "py.typed"],
         "r2tuning": ["py.typed"],
         "r2tuning.app": ["assets/*"],
-        "r2tuning.hub_cards": ["*"],
+        "r2tuning.hub_cards": ["*", "endpoint/*", "space/*"],
         "r2tuning.training": ["presets/*.json"],
         "r2tuning_cli": ["py.typed"],
     },
