@@ -93,6 +93,8 @@ setup(
             "otio-fcp-adapter>=1.0",
             "pysrt>=1.1.2",
             "webvtt-py>=0.5",
+            "gradio>=6",
+            "playwright>=1.50",  # drives a Chromium that is installed apart: `apt-get install chromium`
         ],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
     },
