@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ class Grounder:
         """
         session.show(None)
         path = session.make_folder() / upload.name
-        os.link(upload, path)  # the server removes its own name of the file after a while
+        _link(upload, path)
         try:
             duration_sec = iter_video_frames(path, 1.0).duration_sec
             self._check_duration(duration_sec)
@@ -153,6 +154,14 @@ class Grounder:
             min_probability=choices.min_probability,
         )
         return cast("list[dict[str, Any]]", answers)  # as the queries are a list
+
+
+def _link(upload: Path, path: Path) -> None:
+    """Give a file a second name: the server removes its own after a while. Where that is not possible, copy it."""
+    try:
+        os.link(upload, path)
+    except OSError:
+        shutil.copyfile(upload, path)
 
 
 def split_queries(text: str) -> list[str]:

@@ -27,12 +27,7 @@ def make_wheel() -> tuple[str, bytes]:
     Raises:
         ModuleNotFoundError: The package was not installed, but found by a path.
     """
-    try:
-        distribution = metadata.distribution(DISTRIBUTION)
-    except metadata.PackageNotFoundError as error:
-        raise ModuleNotFoundError(
-            "The package must be installed to be packed as a wheel: `pip install -e .` in the checkout."
-        ) from error
+    distribution = _find_distribution()
     stem = f"{DISTRIBUTION}-{distribution.version}"
     contents = {**_read_packages(), **_read_metadata(distribution, f"{stem}.dist-info")}
     record = f"{stem}.dist-info/RECORD"
@@ -45,6 +40,16 @@ def make_wheel() -> tuple[str, bytes]:
             entry.compress_type = ZIP_DEFLATED
             archive.writestr(entry, content)
     return f"{stem}-py3-none-any.whl", wheel.getvalue()
+
+
+def _find_distribution() -> metadata.Distribution:
+    """The installed package; in a checkout there may be the metadata of a build beside it, which are incomplete."""
+    for distribution in metadata.distributions(name=DISTRIBUTION):
+        if distribution.read_text("METADATA") is not None:
+            return distribution
+    raise ModuleNotFoundError(
+        "The package must be installed to be packed as a wheel: `pip install -e .` in the checkout."
+    )
 
 
 def _read_packages() -> dict[str, bytes]:
