@@ -40,7 +40,7 @@ setup(
         "modeling_r2tuning": ["default_model/*", "py.typed"],
         "r2tuning": ["py.typed"],
         "r2tuning.app": ["assets/*"],
-        "r2tuning.hub_cards": ["*"],
+        "r2tuning.hub_cards": ["*", "endpoint/*", "space/*"],
         "r2tuning.training": ["presets/*.json"],
         "r2tuning_cli": ["py.typed"],
     },
@@ -68,7 +68,7 @@ setup(
         "siglip": ["sentencepiece>=0.2", "protobuf>=4.25"],  # the tokenizer of SigLIP's first checkpoints
         "library": ["lancedb>=0.40"],  # search of many videos by sentence
         "editors": ["opentimelineio>=0.17"],  # --export FILE.otio; the other formats need nothing
-        "app": ["gradio>=6", "matplotlib>=3.8"],  # `r2tuning app`; the tests ran with 6.31
+        "app": ["gradio>=6.29", "matplotlib>=3.8"],  # `r2tuning app`; the tests ran with 6.29 and 6.31
         "tvsum": ["h5py>=3.10"],  # TVSum's own .mat file
         "train": ["accelerate>=1.15", "matplotlib>=3.8", "tensorboard>=2.14"],
         "test": [
@@ -93,6 +93,8 @@ setup(
             "otio-fcp-adapter>=1.0",
             "pysrt>=1.1.2",
             "webvtt-py>=0.5",
+            "gradio>=6.29",
+            "playwright>=1.50",  # drives a Chromium that is installed apart: `apt-get install chromium`
         ],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
     },

@@ -5,6 +5,8 @@ LICENSE = "LICENSE"
 RESULTS = "results.json"
 METRICS = "metrics.json"
 CURVES = "curves.png"
+HANDLER = "handler.py"  # of Inference Endpoints
+REQUIREMENTS = "requirements.txt"
 
 
-__all__ = ["CARD", "CURVES", "LICENSE", "METRICS", "RESULTS"]
+__all__ = ["CARD", "CURVES", "HANDLER", "LICENSE", "METRICS", "REQUIREMENTS", "RESULTS"]

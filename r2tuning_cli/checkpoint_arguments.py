@@ -46,17 +46,27 @@ examples:
   r2tuning export-onnx packaged exported --int8-text
 """
 PUSH_DESCRIPTION = """\
-Publish a checkpoint on the Hugging Face Hub: model, processor, code, model card and results in one commit, to a new or
-an existing repository. Prints its address.
+Publish a checkpoint on the Hugging Face Hub: model, processor, code, model card, results and the handler of Inference
+Endpoints in one commit, to a new or an existing repository. Prints its address.
+
+With --space the web app is published as a Space, which holds this package as a wheel. Its model is a checkpoint in a
+folder, which goes into the Space, a name on the Hub, or by default the model that comes with the package. With --output
+the Space is written to a folder, where `pip install -r requirements.txt` and `python app.py` run it.
 
 The card is made from the checkpoint's settings and from `results.json`, which training and `r2tuning convert --all`
 write. Text that you added to `README.md` is kept, in the folder and on the Hub: only the marked parts and the metadata
-are updated. Files that others added to the repository stay. Nothing but the checkpoint is uploaded: no optimizer state,
-no videos, no logs. Log in with `hf auth login` first, or set HF_TOKEN to a token with write access.
+are updated. Files that others added to the repository stay, and so do LICENSE, handler.py and requirements.txt as edited
+there. Nothing but the checkpoint is uploaded: no optimizer state, no videos, no logs. Log in with `hf auth login` first,
+or set HF_TOKEN to a token with write access.
 """
+PUSH_USAGE = """\
+r2tuning push DIR ORG/NAME [--private] [--backbone REPO]
+       r2tuning push --space ORG/NAME [DIR] [--output OUT] [--private] [--backbone REPO]"""
 PUSH_EPILOG = """\
-example:
+examples:
   r2tuning push runs/qvhighlights/best org/r2tuning-qvhl --private
+  r2tuning push --space org/find-moments org/r2tuning-qvhl
+  r2tuning push --space org/find-moments --output space && cd space && python app.py
 """
 
 
@@ -143,12 +153,33 @@ def add_export_onnx_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_push_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `r2tuning push`."""
-    parser.add_argument("folder", metavar="DIR", help="a checkpoint, such as the folder `best` of a training run")
+    required = [
+        parser.add_argument(
+            "folder",
+            metavar="DIR",
+            help="a checkpoint, such as the folder `best` of a training run; with --space also a name on the Hub or "
+            f"{PACKAGED}, the model that comes with the package and the default",
+        ),
+        parser.add_argument(
+            "repository",
+            type=repository_name,
+            metavar="ORG/NAME",
+            help="repository on the Hub, created if it does not exist",
+        ),
+    ]
     parser.add_argument(
-        "repository",
+        "--space",
+        action=_InPlaceOf,
+        replaced=required,
         type=repository_name,
         metavar="ORG/NAME",
-        help="repository on the Hub, created if it does not exist",
+        help="publish the web app as this Space, created if it does not exist",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="with --space: write the Space to this folder, new or empty, and publish nothing",
     )
     parser.add_argument(
         "--private",
@@ -163,6 +194,16 @@ def add_push_arguments(parser: argparse.ArgumentParser) -> None:
     add_renamed_clip_option(parser)
 
 
+def check_push(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    if args.space is None and args.output is not None:
+        raise ValueError("`output` goes with `space` (see `r2tuning push --help`)")
+    if args.space is not None and args.repository is not None:
+        raise ValueError(f"`space` names the repository: leave out '{args.repository}'")
+    if args.output is not None and args.private:
+        raise ValueError("`private` goes with publishing: leave it out with `output`")
+
+
 __all__ = [
     "CONVERT_DESCRIPTION",
     "CONVERT_EPILOG",
@@ -171,8 +212,10 @@ __all__ = [
     "EXPORT_ONNX_EPILOG",
     "PUSH_DESCRIPTION",
     "PUSH_EPILOG",
+    "PUSH_USAGE",
     "add_convert_arguments",
     "add_export_onnx_arguments",
     "add_push_arguments",
     "check_convert",
+    "check_push",
 ]

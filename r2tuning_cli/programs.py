@@ -181,10 +181,12 @@ PROGRAMS = {
     ),
     "push": Program(
         "r2tuning.commands.push",
-        "publish a checkpoint on the Hugging Face Hub",
+        "publish a checkpoint or the web app on the Hugging Face Hub",
         checkpoints.add_push_arguments,
         checkpoints.PUSH_DESCRIPTION,
         checkpoints.PUSH_EPILOG,
+        check=checkpoints.check_push,
+        usage=checkpoints.PUSH_USAGE,
         other_names=BACKBONE_NAMES,
     ),
 }

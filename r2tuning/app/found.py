@@ -23,7 +23,7 @@ def select(answers: list[SearchAnswer], score_threshold: float, num_moments: int
 
 def render_found(answers: list[SearchAnswer]) -> str:
     """The moments of a library as a table; a row asks the server for its moment, by its number in the table."""
-    rows = []
+    rows: list[str] = []
     for answer in answers:
         for rank, moment in enumerate(answer.moments, 1):
             there = "" if moment.probability is None else format_probability(moment.probability)
@@ -31,8 +31,9 @@ def render_found(answers: list[SearchAnswer]) -> str:
             note = " (the file is missing)" if moment.path in answer.missing else ""
             rows.append(
                 f'<tr data-row="{len(rows)}"><td><button type="button" aria-label="Play moment {rank} of '
-                f'{escape(answer.query)}">&#9654;</button></td><td>{escape(answer.query)}</td><td>{rank}</td>'
-                f"<td>{escape(name)}{note}</td><td>{format_time(moment.start)}</td><td>{format_time(moment.end)}</td>"
+                f'{escape(answer.query)}">&#9654;</button></td><td class="r2-text">{escape(answer.query)}</td><td>{rank}</td>'
+                f'<td class="r2-text">{escape(name)}{note}</td>'
+                f"<td>{format_time(moment.start)}</td><td>{format_time(moment.end)}</td>"
                 f"<td>{moment.score:.2f}</td><td>{there}</td></tr>"
             )
     if not rows:

@@ -3,10 +3,11 @@
 import base64
 import io
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -71,7 +72,7 @@ class Grounder:
         """
         session.show(None)
         path = session.make_folder() / upload.name
-        os.link(upload, path)  # the server removes its own name of the file after a while
+        _link(upload, path)
         try:
             duration_sec = iter_video_frames(path, 1.0).duration_sec
             self._check_duration(duration_sec)
@@ -82,7 +83,7 @@ class Grounder:
                 make_playable(path, played, duration_sec)
             thumbnails = _thumbnails(path, duration_sec)
         except ValueError as error:
-            raise ValueError(str(error).replace(str(path), upload.name)) from error
+            raise ValueError(str(error).replace(f"`video` {str(path)!r}", f"'{upload.name}'")) from error
         video = OpenVideo(path, upload.name, duration_sec, thumbnails, played)
         session.show(video)
         return video
@@ -146,12 +147,21 @@ class Grounder:
         if session.predictions is None:
             return []
         predictions = {"outputs": session.predictions.outputs, "queries": session.predictions.queries}
-        return self.pipe.postprocess(
+        answers = self.pipe.postprocess(
             predictions,
             score_threshold=choices.score_threshold,
             max_moments=max(MAX_MOMENTS, choices.num_moments),
             min_probability=choices.min_probability,
         )
+        return cast("list[dict[str, Any]]", answers)  # as the queries are a list
+
+
+def _link(upload: Path, path: Path) -> None:
+    """Give a file a second name: the server removes its own after a while. Where that is not possible, copy it."""
+    try:
+        os.link(upload, path)
+    except OSError:
+        shutil.copyfile(upload, path)
 
 
 def split_queries(text: str) -> list[str]:

@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -61,7 +61,11 @@ def launch_app(
         OSError: The checkpoint, the library or the port cannot be used.
         ValueError: Likewise.
     """
-    pipe = model if isinstance(model, VideoGroundingPipeline) else pipeline(TASK, model=model or str(DEFAULT_MODEL))
+    if isinstance(model, VideoGroundingPipeline):
+        pipe = model
+    else:
+        task: Any = TASK  # transformers' types know its own tasks only
+        pipe = pipeline(task, model=model or str(DEFAULT_MODEL))
     if isinstance(library, str | os.PathLike):
         from r2tuning.library.library import Library  # needs the extra `library`
 
@@ -103,10 +107,9 @@ def serving(
         uploads, pages = Path(folder, "uploads"), Path(folder, "pages")
         uploads.mkdir()
         pages.mkdir()
-        # Gradio reads the folder for uploads from the environment while the page is built and the server starts.
+        # Gradio reads the folder for uploads from the environment, whenever it needs it.
         with _environment("GRADIO_TEMP_DIR", str(uploads)):
-            grounder = Grounder(pipe, Sessions(pages), max_duration_sec)
-            page = build_page(grounder, library)
+            page = build_page(Grounder(pipe, Sessions(pages), max_duration_sec), library)
             _, local_address, public_address = page.queue().launch(
                 server_name=host,
                 server_port=port,
@@ -124,10 +127,10 @@ def serving(
                 run_history=False,
                 quiet=True,
             )
-        try:
-            yield public_address or local_address
-        finally:
-            page.close(verbose=False)
+            try:
+                yield public_address or local_address
+            finally:
+                page.close(verbose=False)
 
 
 @contextlib.contextmanager

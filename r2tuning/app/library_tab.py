@@ -156,7 +156,7 @@ def describe_library(library: Library) -> str:
     videos = library.videos()
     hours = sum(video.duration_sec for video in videos) / 3600
     name = model_title(library.settings.model)
-    return f"{len(videos):,} videos, {hours:,.1f} hours, indexed with the model **{name}**."
+    return f"Videos: {len(videos):,}. Hours: {hours:,.1f}. Model: **{name}**."
 
 
 __all__ = ["LibraryTab"]

@@ -112,15 +112,17 @@ def _curve(answer: dict[str, Any], duration_sec: float) -> str:
 def _bars(moments: list[dict[str, float]], duration_sec: float) -> str:
     """Moments as buttons in lanes, in which they do not overlap."""
     lanes = assign_lanes(moments, duration_sec)
+    best = max((moment["score"] for moment in moments), default=0.0) or 1.0  # scores may all be 0
     bars = []
     for rank, (moment, lane) in enumerate(zip(moments, lanes, strict=True), 1):
         left = _percent(moment["start"], duration_sec)
         width = _percent(moment["end"] - moment["start"], duration_sec)
         start, end = format_time(moment["start"]), format_time(moment["end"])
         title = f"moment {rank}: {start} to {end}, score {moment['score']:.2f}"
+        share = 25 + 75 * max(moment["score"], 0.0) / best  # the better, the stronger its colour
+        place = f"left:{left:.2f}%;width:{width:.2f}%;top:{lane * 1.6:.1f}em;--r2-share:{share:.0f}%"
         bars.append(
-            f'<button type="button" style="left:{left:.2f}%;width:{width:.2f}%;top:{lane * 1.6:.1f}em" title="{title}" '
-            f'{_part(moment)} aria-label="Play {title}">{rank}</button>'
+            f'<button type="button" style="{place}" title="{title}" {_part(moment)} aria-label="Play {title}">{rank}</button>'
         )
     height = 1.6 * (max(lanes, default=-1) + 1)
     return f'<div class="r2-lanes" style="height:{height:.1f}em">{"".join(bars)}</div>'
@@ -143,7 +145,7 @@ def _table(answers: list[dict[str, Any]]) -> str:
             start, end = format_time(moment["start"]), format_time(moment["end"])
             rows.append(
                 f'<tr {_part(moment)}><td><button type="button" aria-label="Play moment {rank} of '
-                f'{escape(answer["query"])}">&#9654;</button></td><td>{escape(answer["query"])}</td><td>{rank}</td>'
+                f'{escape(answer["query"])}">&#9654;</button></td><td class="r2-text">{escape(answer["query"])}</td><td>{rank}</td>'
                 f"<td>{start}</td><td>{end}</td><td>{moment['score']:.2f}</td></tr>"
             )
     if not rows:

@@ -128,8 +128,14 @@ class Sessions:
         self._sessions: dict[str, Session] = {}  # the one used last comes last
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> Session:
-        """The session of a page; a new one if there is none."""
+    def get(self, key: str | None) -> Session:
+        """The session of a page; a new one if there is none.
+
+        Raises:
+            ValueError: `key` is `None`, as for a call that comes from no page.
+        """
+        if key is None:
+            raise ValueError("Open the page to use it.")
         with self._lock:
             session = self._sessions.pop(key, None)
             if session is None:
@@ -140,10 +146,10 @@ class Sessions:
             session.num_uses += 1
             return session
 
-    def leave(self, key: str) -> None:
+    def leave(self, key: str | None) -> None:
         """Close a page soon, unless it is used again."""
         with self._lock:
-            session = self._sessions.get(key)
+            session = self._sessions.get(key or "")
         if session is not None:
             timer = threading.Timer(self.grace_sec, self._close_if_unused, (key, session.num_uses))
             timer.daemon = True

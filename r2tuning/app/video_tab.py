@@ -19,9 +19,9 @@ from r2tuning_cli.defaults import MAX_MOMENTS
 
 
 # How many calls of a kind run at once; the others wait, and the page says how many are before them.
-MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-FILES = {"concurrency_id": "files", "concurrency_limit": 2, "api_visibility": "private"}
-QUICK = {"concurrency_limit": None, "api_visibility": "private"}
+MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+FILES: dict[str, Any] = {"concurrency_id": "files", "concurrency_limit": 2, "api_visibility": "private"}
+QUICK: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
 DOWNLOAD = "(text) => { const [address, name] = JSON.parse(text); window.r2Download(address, name); }"
 
 
@@ -175,7 +175,7 @@ def add_download(formats: list[tuple[str, str]], inputs: list[Any], write: Calla
         write: Writes the file; returns its address and name as JSON.
     """
     with gr.Row():
-        chosen = gr.Dropdown(formats, label="Download", filterable=False, scale=3)
+        chosen = gr.Dropdown(formats, label="Download as", filterable=False, scale=3)
         button = gr.Button("Download", scale=1)
     link = gr.Textbox(visible="hidden")
     written = button.click(write, [chosen, *inputs], link, **FILES)

@@ -8,8 +8,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter is httpx's, whatever its installed name
+from huggingface_hub import get_token
+from huggingface_hub.errors import HTTPError  # that of httpx, under whatever name httpx is installed
 from huggingface_hub.utils import validate_repo_id
 
 from modeling_r2tuning.loading_r2tuning import (
@@ -24,8 +24,9 @@ from modeling_r2tuning.loading_r2tuning import (
 )
 from r2tuning.checkpoint_files import CARD, CURVES, LICENSE, METRICS, RESULTS
 from r2tuning.checks import check_model_type
+from r2tuning.hub.endpoint import endpoint_files
 from r2tuning.hub.model_card import make_model_card, refresh_model_card
-from r2tuning.hub.repository import Repository, describe_error, publish, retry
+from r2tuning.hub.repository import Repository, create_repository, explain_failure, publish, retry
 from r2tuning.json_files import read_json, read_text
 
 
@@ -50,7 +51,9 @@ def push_checkpoint(
     Everything goes into one commit, so that a half-published checkpoint is never visible. Files that an earlier push
     wrote and this push does not are removed; files that others added are kept. The card is made from the settings and
     the `results.json` in the folder. If the card was edited, on the Hub or else in the folder, only its marked parts
-    and its metadata are replaced. A LICENSE that was written or edited on the Hub is kept. The folder is not changed.
+    and its metadata are replaced. The files `handler.py` and `requirements.txt`, with which an Inference Endpoint serves
+    the checkpoint, come from this package. They and a LICENSE are kept as they are if they were written or edited on
+    the Hub. The folder is not changed.
 
     Args:
         folder: Checkpoint as written by `save_checkpoint`.
@@ -72,8 +75,8 @@ def push_checkpoint(
     """
     check_destination(repo_id)
     folder = Path(folder)
-    config = _published_config(folder, backbone)
-    files = _collect_files(folder, config)
+    config, checkpoint = collect_checkpoint(folder, backbone)
+    files = {**endpoint_files(folder, config), **checkpoint}
     fresh = str(make_model_card(folder, repo_id, config))
     in_folder = read_text(folder / CARD) if (folder / CARD).exists() else None
 
@@ -82,12 +85,12 @@ def push_checkpoint(
         return fresh if edited is None else refresh_model_card(edited, fresh)
 
     try:
-        address = retry(lambda: _create(HfApi(), repo_id, private))
+        address = retry(lambda: create_repository(repo_id, "model", private=private))
         retry(lambda: _publish(repo_id, files, make_card))
     except (HTTPError, OSError, RuntimeError) as error:
         command = _push_command(folder, repo_id, private, backbone)
         advice = f"The checkpoint in '{folder}' is unharmed; finish with `{command}`."
-        raise _explain(error, advice) from error
+        raise explain_failure(error, advice) from error
     return address
 
 
@@ -111,15 +114,28 @@ def check_destination(repo_id: str) -> None:
 # ---- what is published ---------------------------------------------------------------------------------------------
 
 
-def _collect_files(folder: Path, config: dict[str, Any]) -> dict[str, Path | bytes]:
-    """Path on disk or content of each file to publish, by path in the repository; without the card."""
+def collect_checkpoint(folder: Path, backbone: str | None = None) -> tuple[dict[str, Any], dict[str, Path | bytes]]:
+    """List the files of a checkpoint that are published, without the card.
+
+    Args:
+        folder: The checkpoint.
+        backbone: As for `push_checkpoint`.
+
+    Returns:
+        Content of its `config.json` as it is published; path on disk or content of each file, by path in the repository.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: It does not hold a complete checkpoint of R2-Tuning, or one that nobody else could load.
+    """
+    config = _published_config(folder, backbone)
     files: dict[str, Path | bytes] = {}
     for path in [*folder.iterdir(), *folder.glob("lora/*")]:
         name = path.relative_to(folder).as_posix()
         if path.is_file() and _is_published(name):
             files[name] = path
     files[CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
-    return files
+    return config, files
 
 
 def _is_published(name: str) -> bool:
@@ -176,14 +192,6 @@ def _check_complete(folder: Path) -> None:
 # ---- the Hub -------------------------------------------------------------------------------------------------------
 
 
-def _create(api: HfApi, repo_id: str, private: bool) -> str:
-    """Create the repository if it does not exist; return its address."""
-    address = api.create_repo(repo_id, private=private, exist_ok=True)
-    if private and not api.model_info(repo_id).private:
-        raise PermissionError(f"'{repo_id}' exists and is public: make it private on the Hub first, or name another.")
-    return str(address)
-
-
 def _publish(repo_id: str, files: Mapping[str, Path | bytes], make_card: Callable[[str | None], str]) -> None:
     """Commit to the repository as it is now; run again by `retry` if somebody else commits at the same time."""
     repository = Repository(repo_id, "model")
@@ -205,15 +213,4 @@ def _push_command(folder: Path, repo_id: str, private: bool, backbone: str | Non
     return shlex.join(words)
 
 
-def _explain(error: Exception, advice: str) -> OSError:
-    """Make an error that says what went wrong and how to finish."""
-    message = f"Publishing failed: {describe_error(error).rstrip('.')}."
-    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        hint = "The token may not write there: log in with one that may (`hf auth login`)."
-        return PermissionError(f"{message} {hint} {advice}")
-    if isinstance(error, PermissionError):
-        return PermissionError(f"{message} {advice}")
-    return ConnectionError(f"{message} {advice}")
-
-
-__all__ = ["check_destination", "push_checkpoint"]
+__all__ = ["check_destination", "collect_checkpoint", "push_checkpoint"]

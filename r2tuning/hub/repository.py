@@ -1,4 +1,4 @@
-"""One commit to a repository on the Hub that never undoes what others did there; for checkpoints and for datasets.
+"""One commit to a repository on the Hub that never undoes what others did there; for checkpoints, datasets and Spaces.
 
 Every commit adds a record: the checksums of the files that we wrote. At the next commit the record tells which files
 were edited on the Hub since (they are kept), and which files of ours are no longer written (they are removed).
@@ -20,18 +20,19 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from r2tuning.checkpoint_files import CARD, LICENSE
+from r2tuning.checkpoint_files import CARD, HANDLER, LICENSE, REQUIREMENTS
 
 
 logger = logging.getLogger(__name__)
 
 RECORD = ".r2tuning-published.json"
-TEXTS = (LICENSE,)  # files besides the card that people write by hand
+TEXTS = (HANDLER, LICENSE, REQUIREMENTS)  # files besides the card that people write by hand
 WAITS_SEC = (2, 10, 30)  # before the second and each further attempt
 # Client errors that pass: timeout (408), too early (425), rate limit (429), and a commit that somebody else made between
 # our reading and our writing (409, 412): the next attempt reads the repository again and starts from their commit.
 TRANSIENT_STATUS = {408, 409, 412, 425, 429}
 
+Kind = Literal["model", "dataset", "space"]
 Result = TypeVar("Result")
 
 
@@ -48,7 +49,7 @@ class Repository:
         record: Checksums of the files that we wrote, by path; `None` if the repository has no record.
     """
 
-    def __init__(self, repo_id: str, kind: Literal["model", "dataset"]) -> None:
+    def __init__(self, repo_id: str, kind: Kind) -> None:
         self.api = HfApi()
         self.repo_id = repo_id
         self.kind = kind
@@ -127,6 +128,20 @@ class Repository:
         return record if isinstance(record, dict) else None
 
 
+def create_repository(repo_id: str, kind: Kind, *, private: bool) -> str:
+    """Create a repository if it does not exist; return its address. A Space is one of Gradio.
+
+    Raises:
+        PermissionError: The repository exists and is public, but `private` was asked for.
+    """
+    api = HfApi()
+    sdk = "gradio" if kind == "space" else None
+    address = api.create_repo(repo_id, repo_type=kind, space_sdk=sdk, private=private, exist_ok=True)
+    if private and not api.repo_info(repo_id, repo_type=kind).private:
+        raise PermissionError(f"'{repo_id}' exists and is public: make it private on the Hub first, or name another.")
+    return str(address)
+
+
 def publish(
     repository: Repository,
     files: Mapping[str, Path | bytes],
@@ -196,6 +211,22 @@ def describe_error(error: BaseException) -> str:
     return getattr(error, "server_message", None) or str(error) or type(error).__name__
 
 
+def explain_failure(error: Exception, advice: str) -> OSError:
+    """Make an error that says what went wrong and how to finish.
+
+    Args:
+        error: What creating the repository or the commit raised.
+        advice: What to do, as a sentence.
+    """
+    message = f"Publishing failed: {describe_error(error).rstrip('.')}."
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        hint = "The token may not write there: log in with one that may (`hf auth login`)."
+        return PermissionError(f"{message} {hint} {advice}")
+    if isinstance(error, PermissionError):
+        return PermissionError(f"{message} {advice}")
+    return ConnectionError(f"{message} {advice}")
+
+
 def _is_transient(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
@@ -205,4 +236,13 @@ def _is_transient(error: Exception) -> bool:
     return True
 
 
-__all__ = ["RECORD", "Repository", "describe_error", "publish", "retry"]
+__all__ = [
+    "RECORD",
+    "Kind",
+    "Repository",
+    "create_repository",
+    "describe_error",
+    "explain_failure",
+    "publish",
+    "retry",
+]

@@ -9,7 +9,7 @@ import torch
 from cli_output import only_line, read_json
 from tiny_checkpoints import save_ours
 
-from r2tuning.commands import shared
+from r2tuning.editors import clips
 from r2tuning_cli.main import main, make_parser
 from r2tuning_cli.programs import PROGRAMS, make_script_parser, option_names
 from r2tuning_cli.spelling import spell_options
@@ -137,7 +137,7 @@ def test_messages_name_options_that_exist(name):
 
 
 def test_warnings_name_the_options_of_the_command(ground, canned, monkeypatch, tmp_path):
-    monkeypatch.setattr(shared, "cut_clip", lambda *_: shared.logger.warning("set `window_sec=`"))
+    monkeypatch.setattr(clips, "cut_clip", lambda *_: clips.logger.warning("set `window_sec=`"))
     assert "r2tuning: warning: set `--window-sec`\n" in ground("--clips", tmp_path)[2]
 
 
@@ -217,14 +217,14 @@ def test_later_errors_are_one_line(error, ground, canned, monkeypatch, tmp_path)
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(shared, "cut_clip", fail)
+    monkeypatch.setattr(clips, "cut_clip", fail)
     status, _, err = ground("--clips", tmp_path)
     assert status == 2
     assert only_line(err) == "r2tuning: error: " + " ".join(str(error).split())
 
 
 def test_a_bug_is_not_hidden(ground, canned, monkeypatch, tmp_path):
-    monkeypatch.setattr(shared, "cut_clip", lambda *args: {}["missing"])
+    monkeypatch.setattr(clips, "cut_clip", lambda *args: {}["missing"])
     with pytest.raises(KeyError):
         ground("--clips", tmp_path)
 
@@ -233,7 +233,7 @@ def test_interrupted(ground, canned, monkeypatch, tmp_path):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shared, "cut_clip", interrupt)
+    monkeypatch.setattr(clips, "cut_clip", interrupt)
     status, _, err = ground("--clips", tmp_path)
     assert (status, only_line(err)) == (130, "r2tuning: interrupted")
 

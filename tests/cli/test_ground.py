@@ -21,7 +21,7 @@ from modeling_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.video_io_r2tuning import load_video_frames
 from r2tuning import terminal
 from r2tuning.commands import ground as ground_module
-from r2tuning.commands import shared
+from r2tuning.editors import clips
 from r2tuning_cli.main import main
 
 
@@ -202,7 +202,7 @@ def test_clips_of_the_best_moments_only(ground, tmp_path):
 def test_clips_sort_by_query_and_rank(ground, canned, tmp_path, monkeypatch):
     canned["moments"] = [{"start": float(start), "end": start + 0.5, "score": 0.5} for start in reversed(range(12))]
     cut = []
-    monkeypatch.setattr(shared, "cut_clip", lambda video, path, start, end: cut.append(path.name))
+    monkeypatch.setattr(clips, "cut_clip", lambda video, path, start, end: cut.append(path.name))
     assert ground("--clips", tmp_path, "--top", 12)[0] == 0
     assert len(cut) == 24
     assert cut == sorted(cut)

@@ -88,13 +88,25 @@ def test_data_files_are_in_it(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("hub_cards", "r2tuning/training/presets", "modeling_r2tuning/default_model"):
         inside = "r2tuning/hub_cards" if folder == "hub_cards" else folder
-        for path in (ROOT / folder).iterdir():
-            assert f"{inside}/{path.name}" in names or path.name == "__pycache__"
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix != ".pyc":
+                assert f"{inside}/{path.relative_to(ROOT / folder)}" in names
 
 
 def test_the_wheel_is_what_runs(place):
     found = place.python("-c", "import r2tuning, r2tuning_cli; print(r2tuning.__file__, r2tuning_cli.__file__)")
     assert all(path.startswith(f"{place.site}/") for path in found.split())
+
+
+def test_an_installed_wheel_packs_itself_for_a_space(place, wheel):
+    place.r2tuning("push", "--space", "org/find-moments", "--output", "space")
+    [packed] = (place.folder / "space").glob("*.whl")
+    assert packed.name == wheel.name
+    with zipfile.ZipFile(packed) as ours, zipfile.ZipFile(wheel) as built:
+        assert sorted(ours.namelist()) == sorted(built.namelist())
+        for name in built.namelist():
+            if not name.endswith(("/RECORD", "/WHEEL")):
+                assert ours.read(name) == built.read(name), name
 
 
 def test_help(place):

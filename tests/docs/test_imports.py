@@ -292,9 +292,19 @@ def test_what_models_and_datasets_share_on_the_hub_knows_neither(name):
 
 
 def test_cards_are_data_alone():
-    [path] = (ROOT / "hub_cards").rglob("*.py")
+    [path] = (ROOT / "hub_cards").glob("*.py")
     assert path.name == "__init__.py"
     assert not list(imports(ast.parse(path.read_text())))
+
+
+def test_the_handler_of_endpoints_needs_what_every_user_of_a_checkpoint_has():
+    handler = ast.parse((ROOT / "hub_cards/endpoint/handler.py").read_text())
+    assert third_parties(handler) <= THIRD_PARTY
+    assert all(level == 0 for level, _ in imports(handler))
+
+
+def test_the_app_of_a_space_needs_the_package_alone():
+    assert third_parties(ast.parse((ROOT / "hub_cards/space/app.py").read_text())) == {"r2tuning"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "train").glob("*.py")), ids=lambda path: path.stem)

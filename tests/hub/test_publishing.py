@@ -22,10 +22,12 @@ from r2tuning_cli.main import main
 
 NAME = "org/r2tuning-qvhl"
 COMMITS = ["initial commit", "Publish an R2-Tuning checkpoint"]
+ENDPOINT = {"handler.py", "requirements.txt"}  # which the package adds
 PUBLISHED = {
     *CODE,
     *("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("model.safetensors", "README.md", "results.json", "metrics.json", "curves.png", RECORD),
+    *ENDPOINT,
 }
 
 
@@ -74,7 +76,7 @@ def test_a_checkpoint_goes_into_one_commit_and_nothing_else_does(hub, folder):
     assert not hub.is_private(NAME)
     files = hub.files(NAME)
     assert files.keys() == PUBLISHED
-    for name in PUBLISHED - {"README.md", "config.json", RECORD}:
+    for name in PUBLISHED - {"README.md", "config.json", RECORD, *ENDPOINT}:
         assert files[name] == before[folder / name], name
     assert f'pipeline("video-grounding", model="{NAME}"' in files["README.md"].decode()
     assert json.loads(files["config.json"]) == json.loads((folder / "config.json").read_text())
