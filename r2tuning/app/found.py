@@ -9,7 +9,7 @@ from r2tuning.editors.document import encode_document
 from r2tuning.editors.export import write_moments
 from r2tuning.library.edits import list_cuts, list_exports
 from r2tuning.library.library import SearchAnswer
-from r2tuning.visualization.style import format_probability, format_time
+from r2tuning.visualization.style import format_number, format_probability, format_time
 
 
 def select(answers: list[SearchAnswer], score_threshold: float, num_moments: int) -> list[SearchAnswer]:
@@ -34,7 +34,7 @@ def render_found(answers: list[SearchAnswer]) -> str:
                 f'{escape(answer.query)}">&#9654;</button></td><td class="r2-text">{escape(answer.query)}</td><td>{rank}</td>'
                 f'<td class="r2-text">{escape(name)}{note}</td>'
                 f"<td>{format_time(moment.start)}</td><td>{format_time(moment.end)}</td>"
-                f"<td>{moment.score:.2f}</td><td>{there}</td></tr>"
+                f"<td>{format_number(moment.score)}</td><td>{there}</td></tr>"
             )
     if not rows:
         return '<p class="r2-hint">Nothing was found.</p>'

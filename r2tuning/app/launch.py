@@ -21,6 +21,7 @@ from r2tuning.app.grounding import Grounder
 from r2tuning.app.page import build_page
 from r2tuning.app.sessions import Sessions
 from r2tuning.terminal import write_line
+from r2tuning.visualization.style import CURVE_COLOR, HIGHLIGHT_COLOR, MOMENT_COLOR, SKY_BLUE
 
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ MAX_UPLOAD_MB, MAX_DURATION_SEC = 500.0, 3600.0
 # Fonts of the user's machine: the page loads nothing from elsewhere.
 FONTS = ("system-ui", "sans-serif")
 CODE_FONTS = ("ui-monospace", "monospace")
+COLORS = f"""\
+:root {{ --r2-curve: {CURVE_COLOR}; --r2-moment: {MOMENT_COLOR}; --r2-highlight: {HIGHLIGHT_COLOR}; }}
+.dark {{ --r2-curve: {SKY_BLUE}; }}
+"""
 
 
 def launch_app(
@@ -118,7 +123,7 @@ def serving(
                 allowed_paths=[str(pages)],
                 app_kwargs={"middleware": [Middleware(OwnFilesOnly)]},
                 theme=gr.themes.Soft(font=FONTS, font_mono=CODE_FONTS),
-                css=(ASSETS / "app.css").read_text(encoding="utf-8"),
+                css=COLORS + (ASSETS / "app.css").read_text(encoding="utf-8"),
                 head=f"<script>{(ASSETS / 'app.js').read_text(encoding='utf-8')}</script>",
                 footer_links=[],
                 prevent_thread_lock=True,

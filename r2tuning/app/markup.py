@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from r2tuning.app.sessions import OpenVideo
-from r2tuning.visualization.style import TICK_STEPS_SEC, format_probability, format_time
+from r2tuning.visualization.style import TICK_STEPS_SEC, format_number, format_probability, format_time
 from r2tuning.visualization.timeline import assign_lanes, format_absence
 
 
@@ -99,12 +99,12 @@ def _curve(answer: dict[str, Any], duration_sec: float) -> str:
     dots = []
     for highlight in answer["highlights"]:
         x, y = _percent(highlight["time"], duration_sec), 100 * (highlight["score"] - low) / span
-        title = f"highlight at {format_time(highlight['time'])}, saliency {highlight['score']:.2f}"
+        title = f"highlight at {format_time(highlight['time'])}, saliency {format_number(highlight['score'])}"
         dots.append(f'<i class="r2-dot" style="left:{x:.2f}%;bottom:{y:.1f}%" title="{title}"></i>')
     area = f"0,{CURVE_HEIGHT} {line} {CURVE_WIDTH},{CURVE_HEIGHT}"
     return (
         f'<svg viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="saliency from {low:.2f} to {high:.2f}"><polygon points="{area}"/><polyline points="{line}"/></svg>'
+        f'aria-label="saliency from {format_number(low)} to {format_number(high)}"><polygon points="{area}"/><polyline points="{line}"/></svg>'
         + "".join(dots)
     )
 
@@ -118,7 +118,7 @@ def _bars(moments: list[dict[str, float]], duration_sec: float) -> str:
         left = _percent(moment["start"], duration_sec)
         width = _percent(moment["end"] - moment["start"], duration_sec)
         start, end = format_time(moment["start"]), format_time(moment["end"])
-        title = f"moment {rank}: {start} to {end}, score {moment['score']:.2f}"
+        title = f"moment {rank}: {start} to {end}, score {format_number(moment['score'])}"
         share = 25 + 75 * max(moment["score"], 0.0) / best  # the better, the stronger its colour
         place = f"left:{left:.2f}%;width:{width:.2f}%;top:{lane * 1.6:.1f}em;--r2-share:{share:.0f}%"
         bars.append(
@@ -146,7 +146,7 @@ def _table(answers: list[dict[str, Any]]) -> str:
             rows.append(
                 f'<tr {_part(moment)}><td><button type="button" aria-label="Play moment {rank} of '
                 f'{escape(answer["query"])}">&#9654;</button></td><td class="r2-text">{escape(answer["query"])}</td><td>{rank}</td>'
-                f"<td>{start}</td><td>{end}</td><td>{moment['score']:.2f}</td></tr>"
+                f"<td>{start}</td><td>{end}</td><td>{format_number(moment['score'])}</td></tr>"
             )
     if not rows:
         return '<p class="r2-hint">No moment has such a score. Lower the sliders, or ask in other words.</p>'
