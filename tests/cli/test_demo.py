@@ -54,6 +54,7 @@ def test_other_models_cause_no_warning(checkpoint, caplog):
     assert LIMITS not in caplog.text
 
 
+@pytest.mark.integration
 def test_fresh_videos_score_as_the_card_says(fresh):
     rows = list(load_vtg_dataset("moving_shapes", split="test", data_dir=fresh, video_dir=fresh))
     model = AutoModel.from_pretrained(DEFAULT_MODEL).eval()

@@ -201,7 +201,7 @@ def test_tvsum_release(load):
     assert sizes["train"].keys() == sizes["val"].keys() == set(TVSUM)
 
 
-@pytest.mark.parametrize("form", ["mat", "tsv"])
+@pytest.mark.parametrize("form", ["mat", pytest.param("tsv", marks=pytest.mark.integration)])
 def test_tvsum_formats_give_the_same_shots(load, shared_data, tmp_path, form):
     """The tables are not available: they are made from the .mat, with its titles and with lengths in whole seconds."""
     folder = shared_data / "tvsum" if form == "mat" else write_tables(shared_data / "tvsum", tmp_path)

@@ -337,6 +337,7 @@ def test_pictures_of_existence_name_the_models_below_the_panels(name, tmp_path):
     assert (name == "draw_calibration") == (sizes <= set(texts))
 
 
+@pytest.mark.integration
 def test_checkpoints_with_and_without_head_are_compared(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     data = generate_moving_shapes(tmp_path / "shapes", num_videos={"val": 1, "test": 2})
@@ -390,7 +391,7 @@ def test_average_precision_depends_on_the_ranking_alone():
     )
 
 
-@pytest.mark.parametrize("num_tokens", [1, 4])
+@pytest.mark.parametrize("num_tokens", [1, pytest.param(4, marks=pytest.mark.integration)])
 def test_probes_find_what_a_token_holds(num_tokens, monkeypatch):
     """All information is in one token, whichever it is; in noise nothing is found."""
     monkeypatch.setattr(probe, "STEPS", 400)
@@ -451,6 +452,7 @@ TINY_VISION = {**TINY_ENCODER, "image_size": 32, "patch_size": 16}
 TINY_TEXT = {**TINY_ENCODER, "vocab_size": 64, "max_position_embeddings": 16}
 
 
+@pytest.mark.integration
 def test_backbones_are_compared(tmp_path, monkeypatch, capsys):
     """Those with a CLS token and without one, by sizes and speeds; the table says which sizes are unverified."""
     origins = {"clip": "default", "siglip": "default", "org/siglip": "checkpoint", "org/clip": "unverified"}

@@ -45,6 +45,7 @@ def test_one_trace_serves_every_size(model, name):
             assert_equal(program(*inputs), graph(*inputs))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", GRAPHS)
 def test_compiled_without_a_break(model, name):
     """`fullgraph=True` raises an error at a break."""

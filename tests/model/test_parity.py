@@ -365,6 +365,7 @@ def test_training_loop_follows_the_released_run(train_released, parity_folder):
         np.testing.assert_allclose(last, want[f"param_norm/{key}"], rtol=1e-4, err_msg=key)
 
 
+@pytest.mark.integration
 def test_training_loop_follows_the_released_run_at_full_speed(train_released, parity_folder):
     """With a warm-up of 5 steps the run is chaotic: weights moved by 1e-7 move the loss by 6e-3 after 9 steps."""
     want = parity.expected(parity_folder, "U4", "fast/")

@@ -18,7 +18,7 @@ from r2tuning.training.run import DONE, USAGE, main
 
 METHODS = ("r2_tuning", "none", "full", "lora", "vpt", "vop", "st_adapter", "e3va", "losa", "lst")
 # One for each way to work: in the block, training the encoders, with peft, mixing frames, and beside the encoders.
-BY_DEFAULT = ("r2_tuning", "full", "lora", "vop", "lst")
+BY_DEFAULT = ("r2_tuning", "lora", "vop")
 METHOD_FIELDS = {name: value for name, value in MODEL.items() if name != "num_recurrent_steps"}
 
 

@@ -28,6 +28,13 @@ from r2tuning.training.run import DONE, USAGE, main
 ROOT = Path(__file__).parents[2]
 
 
+def by_default(cases, count):
+    """The cases of a test; only the first of them run outside the integration tests."""
+    cases = [case if isinstance(case, tuple) else (case,) for case in cases]
+    late = [pytest.param(*case, marks=pytest.mark.integration) for case in cases[count:]]
+    return [pytest.param(*case) for case in cases[:count]] + late
+
+
 @pytest.fixture(autouse=True)
 def _fresh_accelerate(monkeypatch):
     """Each run starts as in a process of its own; it draws no curves, which would take the longest here."""
@@ -174,7 +181,7 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("kill_somewhere", KILLS)
+@pytest.mark.parametrize("kill_somewhere", by_default(KILLS, 2))
 def test_a_killed_run_resumes_exactly(options, whole, tmp_path, kill_somewhere):
     arguments = as_arguments(options, output_dir=tmp_path)
     assert run_in_child(kill_somewhere, arguments) == -signal.SIGKILL
@@ -197,7 +204,7 @@ def test_a_command_killed_from_outside_resumes_exactly(options, whole, tmp_path)
 # ---- stopped -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), by_default([(signal.SIGTERM, 143), (signal.SIGINT, 130)], 1))
 def test_a_stopped_run_finishes_its_step_and_resumes_exactly(
     options, whole, tmp_path, monkeypatch, capsys, number, status
 ):
@@ -218,7 +225,7 @@ def test_a_stopped_run_finishes_its_step_and_resumes_exactly(
     assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.parametrize("evaluation", [1, 3])
+@pytest.mark.parametrize("evaluation", by_default([3, 1], 1))
 def test_a_run_stopped_in_an_evaluation_repeats_it(options, whole, tmp_path, monkeypatch, evaluation):
     """In the first, or in the last, when no step is left."""
     predict, evaluations, count = validation.predict, [], []
@@ -255,6 +262,7 @@ def stop_all_processes_at_once():
     loop.learning_rate = interrupting
 
 
+@pytest.mark.integration
 def test_a_signal_to_the_loader_processes_too_is_harmless(options, whole, tmp_path):
     arguments = as_arguments(options, output_dir=tmp_path, num_workers=2)
     assert run_in_child(stop_all_processes_at_once, arguments) == 143
@@ -393,7 +401,7 @@ def test_a_run_does_not_resume_with_other_settings(whole, options, capsys):
 # ---- lengthened --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop_early", [False, True])
+@pytest.mark.parametrize("stop_early", by_default([True, False], 1))
 def test_a_lengthened_run_equals_one_of_that_length(options, whole, tmp_path, monkeypatch, caplog, stop_early):
     """A finished run and a stopped one: the same weights, best model and measurements, and one line about the rate."""
     learning_rate = loop.learning_rate
@@ -578,6 +586,7 @@ def kill_with_stuck_loader_processes():
     GroundingData.__getitems__, loop.learning_rate = stuck, killing
 
 
+@pytest.mark.integration
 def test_a_killed_run_leaves_no_loader_process_that_holds_its_folder(options, whole, tmp_path):
     arguments = as_arguments(options, output_dir=tmp_path, num_workers=1)
     assert run_in_child(kill_with_stuck_loader_processes, arguments) == -signal.SIGKILL
