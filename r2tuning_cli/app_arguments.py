@@ -5,6 +5,7 @@ from pathlib import Path
 
 from .argument_types import byte_size, port_number, positive_number
 from .grounding_arguments import add_model_arguments, benchmark_table
+from .library_arguments import LIBRARY_PRECISIONS
 
 
 APP_DESCRIPTION = """\
@@ -56,4 +57,10 @@ def add_app_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-__all__ = ["APP_DESCRIPTION", "APP_EPILOG", "add_app_arguments"]
+def check_app(args: argparse.Namespace) -> None:
+    """Refuse arguments of `r2tuning app` that do not go together."""
+    if args.library is not None and args.dtype not in LIBRARY_PRECISIONS:
+        raise ValueError(f"`dtype` must be {' or '.join(LIBRARY_PRECISIONS)} with a library, got {args.dtype}.")
+
+
+__all__ = ["APP_DESCRIPTION", "APP_EPILOG", "add_app_arguments", "check_app"]

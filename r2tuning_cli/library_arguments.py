@@ -14,6 +14,7 @@ from .grounding_arguments import (
 )
 
 
+LIBRARY_PRECISIONS = ("float32", "bfloat16")
 ACTIONS = ("list", "verify", "optimize", "remove")
 INDEX_DESCRIPTION = """\
 Add videos to a library, which `r2tuning search` searches by sentences. Folders are searched for video files. Videos that are
@@ -131,8 +132,8 @@ def _add_library(parser: argparse.ArgumentParser) -> None:
 def check_index(args: argparse.Namespace) -> None:
     """Refuse arguments of `r2tuning index` that do not go together."""
     check_execution(args)
-    if args.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"`dtype` must be float32 or bfloat16 for a library, got {args.dtype}.")
+    if args.dtype not in LIBRARY_PRECISIONS:
+        raise ValueError(f"`dtype` must be {' or '.join(LIBRARY_PRECISIONS)} for a library, got {args.dtype}.")
 
 
 def check_search(args: argparse.Namespace) -> None:
@@ -155,6 +156,7 @@ __all__ = [
     "INDEX_EPILOG",
     "LIBRARY_DESCRIPTION",
     "LIBRARY_EPILOG",
+    "LIBRARY_PRECISIONS",
     "SEARCH_DESCRIPTION",
     "SEARCH_EPILOG",
     "add_index_arguments",

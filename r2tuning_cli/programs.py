@@ -69,6 +69,7 @@ PROGRAMS = {
         app.add_app_arguments,
         app.APP_DESCRIPTION,
         app.APP_EPILOG,
+        check=app.check_app,
         other_names=BACKBONE_NAMES,
         extra="app",
     ),

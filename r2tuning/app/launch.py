@@ -20,6 +20,7 @@ from modeling_r2tuning.pipeline_r2tuning import TASK, VideoGroundingPipeline
 from r2tuning.app.grounding import Grounder
 from r2tuning.app.page import build_page
 from r2tuning.app.sessions import Sessions
+from r2tuning.checks import choose_device
 from r2tuning.terminal import write_line
 from r2tuning.visualization.style import CURVE_COLOR, HIGHLIGHT_COLOR, MOMENT_COLOR, SKY_BLUE
 
@@ -52,8 +53,8 @@ def launch_app(
     """Serve the page until the process is interrupted.
 
     Args:
-        model: A checkpoint folder, the name of a repository on the Hub, or a pipeline; default: the small model that
-            comes with the package.
+        model: A checkpoint folder, the name of a repository on the Hub, or a pipeline; default: the model of the library,
+            or without one the small model that comes with the package.
         library: A library to search on a tab of its own, or its folder.
         host: Address to listen on; default: the environment variable GRADIO_SERVER_NAME, else 127.0.0.1, which only this
             machine reaches.
@@ -66,15 +67,11 @@ def launch_app(
         OSError: The checkpoint, the library or the port cannot be used.
         ValueError: Likewise.
     """
-    if isinstance(model, VideoGroundingPipeline):
-        pipe = model
-    else:
-        task: Any = TASK  # transformers' types know its own tasks only
-        pipe = pipeline(task, model=model or str(DEFAULT_MODEL))
     if isinstance(library, str | os.PathLike):
         from r2tuning.library.library import Library  # needs the extra `library`
 
-        library = Library.open(library, device=pipe.device)
+        library = Library.open(library, device=choose_device(None))
+    pipe = _load_pipeline(model, library)
     served = serving(
         pipe,
         library=library,
@@ -87,6 +84,15 @@ def launch_app(
     with _until_terminated() as stopped, served as address:
         write_line(sys.stdout, f"The page is at {address} (press Ctrl-C to stop it)")
         stopped.wait()
+
+
+def _load_pipeline(model: str | VideoGroundingPipeline | None, library: "Library | None") -> VideoGroundingPipeline:
+    if isinstance(model, VideoGroundingPipeline):
+        return model
+    if model is None and library is not None:
+        return VideoGroundingPipeline(model=library.model, processor=library.processor)
+    task: Any = TASK  # transformers' types know its own tasks only
+    return pipeline(task, model=model or str(DEFAULT_MODEL))
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ import functools
 
 import torch
 
-from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
 from r2tuning.app.launch import launch_app
 from r2tuning.checks import choose_device
 from r2tuning.commands.shared import check_model_options, load_pipeline
@@ -25,10 +24,8 @@ def _app(args: argparse.Namespace) -> int:
         from r2tuning.library.library import Library  # needs the extra `library`
 
         library = Library.open(args.library, device=choose_device(args.device), dtype=getattr(torch, args.dtype))
-    if library is not None and args.model is None:
-        pipe = VideoGroundingPipeline(model=library.model, processor=library.processor)
-    else:
-        pipe = load_pipeline(args)
+    has_model = library is not None and args.model is None
+    pipe = None if has_model else load_pipeline(args)
     launch_app(
         pipe,
         library=library,

@@ -188,3 +188,8 @@ def test_errors_are_one_line(library, videos, run, name):
     assert [line for line in err if "warning" not in line] == err[-1:]
     assert err[-1].startswith("r2tuning: error: ")
     assert re.search(message, err[-1])
+
+
+def test_the_page_of_a_library_needs_a_precision_that_it_can_have(folder, capsys):
+    assert main(["app", "--library", str(folder / "lib"), "--dtype", "float16"]) == 2
+    assert "`--dtype` must be float32 or bfloat16 with a library, got float16" in capsys.readouterr().err
