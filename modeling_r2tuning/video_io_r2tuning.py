@@ -320,7 +320,9 @@ def copy_clip(
 
 
 def copy_ending(video: VideoInput) -> str:
-    """Ending of a file that `copy_clip` can copy a video to: ".mp4" if players open it so, else ".mkv".
+    """Ending of a file that `copy_clip` can copy a video to.
+
+    It is ".mp4" if players open the codecs in mp4, else ".mov" for a copy of a QuickTime file, else ".mkv".
 
     Raises:
         FileNotFoundError: The path does not exist.

@@ -1,5 +1,6 @@
 """Cuts with sound: in time with the pictures, from any source, in the default language."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -7,7 +8,10 @@ import numpy as np
 import pytest
 import video_samples as samples
 
+from modeling_r2tuning.video_cutting_r2tuning import copy_part
 from modeling_r2tuning.video_io_r2tuning import copy_clip, copy_ending, cut_clip, load_video_frames
+from modeling_r2tuning.video_source_r2tuning import make_source
+from modeling_r2tuning.video_timeline_r2tuning import scan
 
 
 RATE = 25
@@ -213,6 +217,22 @@ def test_the_last_picture_lasts_as_long_as_the_others(tmp_path):
         assert stream.average_rate == Fraction(30000, 1001)
 
 
+@pytest.mark.parametrize("audio_sec", [0.0, 17.0])
+@pytest.mark.parametrize(("start", "end", "num_pictures"), [(5, 13, 1), (0, 13, 20), (0.4, 16.02, 11)])
+def test_a_held_picture_stays_until_the_end(start, end, num_pictures, audio_sec, tmp_path):
+    """As in a recording of a screen: a picture is shown from 0.76 to 16 seconds."""
+    times = [*range(20), *range(400, 425)]
+    path = samples.write_video(tmp_path / "video.mp4", count=45, times=times, audio_sec=audio_sec)
+    cut_clip(path, tmp_path / "clip.mp4", start, end)
+    length = end - start
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.frames == num_pictures
+        assert float(stream.duration * stream.time_base) == pytest.approx(length, abs=1e-3)
+        assert container.duration / 1e6 == pytest.approx(length, abs=0.1)
+    assert load_video_frames(tmp_path / "clip.mp4", 1).duration_sec == pytest.approx(length, abs=1e-3)
+
+
 # ---- copies --------------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +304,9 @@ def test_copy_of_an_open_group_starts_with_its_key_picture(tmp_path):
         ("b.mkv", {"audio": "libopus"}, ".mkv"),
         ("c.webm", {"video": "libvpx-vp9", "audio": "libopus"}, ".mkv"),
         ("d.ts", {"audio": "mp2"}, ".mkv"),
+        ("e.mov", {"audio": "pcm_s16le"}, ".mov"),
+        ("f.mov", {"video": "mjpeg", "pix_fmt": "yuvj420p"}, ".mov"),
+        ("g.mov", {}, ".mp4"),
     ],
 )
 def test_ending_of_a_copy(name, options, ending, tmp_path):
@@ -301,6 +324,54 @@ def test_copy_needs_no_encoder(shared_data, tmp_path):
     assert load_video_frames(tmp_path / "copy.mp4", 1).duration_sec == pytest.approx(5, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "first", "last"),
+    [(0.6, 0.7, 0, 25), (1.7, 1.9, 25, 50), (3.7, 3.9, 75, 100), (0.6, 1.1, 25, 50)],
+)
+def test_copy_of_a_part_between_two_key_pictures_holds_it(start, end, first, last, tmp_path):
+    """The key picture nearest to its start may come after its end."""
+    path = samples.write_video(tmp_path / "video.mp4", count=100, gop=25, options={"sc_threshold": "0"})
+    part = copy_clip(path, tmp_path / "copy.mp4", start, end)
+    assert (part.start_sec, part.end_sec) == pytest.approx((first / 25, last / 25))
+
+
+def test_a_part_before_all_key_pictures_is_not_copied(tmp_path):
+    path = samples.write_video(tmp_path / "video.mp4", count=50, gop=25, options={"sc_threshold": "0"})
+    source = make_source(path)
+    timeline = scan(source)
+    timeline = replace(timeline, is_entry=timeline.is_entry & (timeline.pts > 0))
+    with pytest.raises(ValueError, match="no key picture before the end of the part"):
+        copy_part(tmp_path / "copy.mp4", source, timeline, Fraction(1, 5), Fraction(2, 5))
+    assert copy_part(tmp_path / "copy.mp4", source, timeline, Fraction(1, 5), Fraction(2)) == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["video.mp4", "video.mkv"])
+def test_a_held_picture_stays_until_the_end_of_its_copy(name, tmp_path):
+    """It is shown until the key picture at 16 seconds."""
+    options = {"sc_threshold": "0"}
+    times = [*range(20), *range(400, 420)]
+    path = samples.write_video(tmp_path / name, count=40, times=times, gop=20, max_b_frames=0, options=options)
+    part = copy_clip(path, tmp_path / "copy.mp4", 0, 15)
+    assert (part.start_sec, part.end_sec) == pytest.approx((0, 16))
+    assert load_video_frames(tmp_path / "copy.mp4", 1).duration_sec == pytest.approx(16, abs=1e-3)
+
+
+@pytest.mark.parametrize("source", ["video.mp4", "video.ts"])
+@pytest.mark.parametrize("ending", [".mp4", ".mov"])
+def test_copied_hevc_has_the_tag_that_apple_reads(source, ending, tmp_path):
+    path = samples.write_video(tmp_path / source, count=10, codec="libx265")
+    copy_clip(path, tmp_path / f"copy{ending}", 0, 0.4)
+    with av.open(str(tmp_path / f"copy{ending}")) as container:
+        assert container.streams.video[0].codec_context.codec_tag == "hvc1"
+    assert samples.read_numbers(load_video_frames(tmp_path / f"copy{ending}", 25).frames) == list(range(10))
+
+
+def test_copy_to_matroska_uses_no_options_of_mp4(tmp_path, caplog):
+    path = samples.write_video(tmp_path / "video.mp4", count=10)
+    copy_clip(path, tmp_path / "copy.mkv", 0, 0.4)
+    assert caplog.text == ""
+
+
 def test_what_cannot_be_copied(tmp_path):
     avi = samples.write_video(tmp_path / "video.avi", count=50, max_b_frames=2)
     with pytest.raises(ValueError, match="does not state when each picture is shown.*without `copy`"):
@@ -313,9 +384,18 @@ def test_what_cannot_be_copied(tmp_path):
     vp8 = samples.write_video(tmp_path / "video.webm", count=50, codec="libvpx")
     with pytest.raises(ValueError, match="`output_path` 'copy.mp4' cannot hold vp8.* ends in .mkv"):
         copy_clip(vp8, tmp_path / "copy.mp4", 0, 1)
+    disc = write_beeping_video(tmp_path / "disc.m2ts", audio="pcm_bluray")
+    with pytest.raises(ValueError, match="`output_path` 'copy.mkv' cannot hold pcm_bluray.*; cut it without `copy`"):
+        copy_clip(disc, tmp_path / "copy.mkv", 0, 1)
     video = samples.write_video(tmp_path / "video.mp4", count=50)
     with pytest.raises(ValueError, match="both inside the video's 2 seconds"):
         copy_clip(video, tmp_path / "copy.mp4", 3, 4)
     with pytest.raises(FileExistsError, match="it is an input"):
         copy_clip(video, video, 0, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["video.avi", "video.flv", "video.mp4", "video.webm"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "disc.m2ts",
+        "video.avi",
+        "video.flv",
+        "video.mp4",
+        "video.webm",
+    ]
