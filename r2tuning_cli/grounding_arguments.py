@@ -42,7 +42,7 @@ probability that anything in the video matches the query, and answers "not there
 Scores are between 0 and 1 and can be compared only between predictions of the same model.
 
 With -q or --queries, all other arguments are videos or folders of them. A video that cannot be read is then skipped and named
-at the end. Exit status: 0, 1 if videos were skipped, 2 after any other error.
+at the end. Exit status: 0, 1 if videos were skipped or clips could not be cut, 2 after any other error.
 """
 EXPLAIN_DESCRIPTION = """\
 Show how a model arrives at its answer to one query. DIR receives three figures: answer.png, saliency and moments over
@@ -215,7 +215,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_integer,
         default=5,
         metavar="N",
-        help="moments printed, drawn and cut per query (default: 5)",
+        help="moments printed, drawn, exported and cut per query (default: 5)",
     )
     group.add_argument(
         "--json",
@@ -229,8 +229,9 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "--jsonl",
         type=Path,
         metavar="FILE",
-        help="write the same for each video on a line of its own; for a video that was skipped, the reason. With - to "
-        "standard output, line by line",
+        help="write the same for each video on a line of its own, as soon as it is done; for a video that was skipped, the "
+        "reason. The first line replaces an existing file; an interrupted command leaves the lines written so far. With - "
+        "to standard output",
     )
     group.add_argument(
         "--plot",
@@ -294,6 +295,8 @@ def check_ground(args: argparse.Namespace) -> None:
     videos, queries = split_inputs(args)
     if not queries and args.queries_file is None:
         raise ValueError("a QUERY is required (see `r2tuning ground --help`)")
+    if not is_batch(args) and os.path.isdir(args.video):
+        raise ValueError(f"`video` '{args.video}' is a folder; to ground all videos in it, give each query with -q")
     _check_queries(queries, "for several videos, give each query with -q")
     is_one_video = len(videos) == 1 and not os.path.isdir(videos[0])
     for name in ("json", "plot"):

@@ -31,7 +31,7 @@ examples:
 SEARCH_DESCRIPTION = """\
 Find the moments of all videos of a library that sentences describe. The windows whose frames are most similar to a query
 are looked up first, then the model grounds the query in them. Times are minutes:seconds. Scores are between 0 and 1 and
-can be compared between the videos of a library.
+can be compared between the videos of a library. Exit status: 0, 1 if clips could not be cut, 2 after any other error.
 """
 SEARCH_EPILOG = """\
 example:
@@ -99,7 +99,11 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("results")
     group.add_argument(
-        "--top", type=positive_integer, default=10, metavar="N", help="moments of each query (default: 10)"
+        "--top",
+        type=positive_integer,
+        default=10,
+        metavar="N",
+        help="moments of each query, also in exports and clips (default: 10)",
     )
     group.add_argument(
         "--json",

@@ -16,7 +16,7 @@ from dataset_scripts.moving_shapes.scenes import make_scene
 from modeling_r2tuning.decoding_r2tuning import temporal_iou
 from modeling_r2tuning.files_r2tuning import check_replaceable
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames
-from r2tuning.commands.shared import check_model_options, cut_moments, load_pipeline
+from r2tuning.commands.shared import DONE, SOME_FAILED, check_model_options, cut_moments, load_pipeline
 from r2tuning.terminal import report, write_line
 from r2tuning.visualization.style import format_number, format_probability, format_time, import_figure
 from r2tuning.visualization.timeline import format_absence, plot_grounding
@@ -68,8 +68,8 @@ def _demo(args: argparse.Namespace) -> int:
     write_line(sys.stdout, "\n" + format_summary(queries, answers))
     plot_grounding(answers, video, timeline, top=args.top, truths=[query.moments for query in queries])
     logger.info("wrote %s", timeline)
-    cut_moments(answers, video, iter_video_frames(video, 1.0).duration_sec, clips, top=1)
-    return 0
+    num_failed = cut_moments(answers, video, iter_video_frames(video, 1.0).duration_sec, clips, top=1)
+    return SOME_FAILED if num_failed else DONE
 
 
 def make_demo(folder: Path, seed: int) -> tuple[Path, list[DemoQuery]]:

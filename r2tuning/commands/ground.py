@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from dataset_scripts.videos import strip_extension, walk_files
-from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.processing_r2tuning import as_text_list
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames
-from modeling_r2tuning.video_source_r2tuning import LocalCopy, display_name
+from modeling_r2tuning.video_source_r2tuning import ADDRESS, LocalCopy, display_name
 from r2tuning.commands.shared import (
+    DONE,
+    SOME_FAILED,
     STANDARD_OUTPUT,
     check_model_options,
+    check_outputs,
     cut_moments,
     load_pipeline,
     model_name,
@@ -28,11 +30,10 @@ from r2tuning.commands.shared import (
 )
 from r2tuning.editors.clips import distinct_stems
 from r2tuning.editors.document import encode_document, make_document
-from r2tuning.editors.export import check_export
 from r2tuning.editors.media import EditedVideo, read_edited_video
 from r2tuning.editors.moments import ExportedMoment, list_moments
 from r2tuning.terminal import progress_bar, report, write_line
-from r2tuning.visualization.style import format_number, format_probability, format_time, import_figure
+from r2tuning.visualization.style import format_number, format_probability, format_time
 from r2tuning.visualization.timeline import format_absence, plot_grounding
 from r2tuning_cli.defaults import MAX_MOMENTS
 from r2tuning_cli.grounding_arguments import is_batch, split_inputs
@@ -41,12 +42,11 @@ from r2tuning_cli.programs import option_names
 
 logger = logging.getLogger(__name__)
 
-DONE, SOME_FAILED = 0, 1
 PIPELINE_OPTIONS = ("fps", "min_probability", "nms", "round_to", "score_threshold", "window_sec")
 
 
 def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
-    """Run the command; returns its exit status: 0, or 1 if some of several videos could not be read."""
+    """Run the command; returns its exit status: 0, or 1 if some of several videos could not be read, or clips not cut."""
     return report(functools.partial(_ground, args), prefix, option_names("ground"), (TypeError,))
 
 
@@ -57,14 +57,14 @@ def _ground(args: argparse.Namespace) -> int:
     as_text_list(queries, "QUERY")  # refuses empty ones
     check_model_options(args)
     videos = find_videos(named) if is_batch(args) else named
-    _check_outputs(args, videos)
+    check_outputs(args, [args.json, args.jsonl], videos)
     with _line_writer(args.jsonl) as write_json_line:
         run = _Run(args, queries, distinct_stems(videos), write_json_line)
-        if not is_batch(args):
-            run.ground(args.video)
-        else:
-            run.ground_all(videos)
-    write_exports(args.export, run.exported_moments, run.exported_videos)
+        with run.exporting():
+            if not is_batch(args):
+                run.ground(args.video)
+            else:
+                run.ground_all(videos)
     return SOME_FAILED if run.failed else DONE
 
 
@@ -86,21 +86,22 @@ def read_queries(path: Path) -> list[str]:
 
 
 def find_videos(named: Iterable[str]) -> list[str]:
-    """The videos that are named, each once, and in place of folders the video files in them, sorted.
+    """The videos that are named, each file once, and in place of folders the video files in them, sorted.
 
     Raises:
         ValueError: A folder holds no video file.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}  # by their places, since a file can be named in several ways
     for name in named:
-        if not os.path.isdir(name):
-            found[name] = None
-            continue
-        files = sorted(file for file in walk_files(name) if strip_extension(file) != file)
+        files = [name]
+        if os.path.isdir(name):
+            files = sorted(file for file in walk_files(name) if strip_extension(file) != file)
         if not files:
             raise ValueError(f"The folder '{display_name(name)}' holds no video files.")
-        found |= dict.fromkeys(files)
-    return list(found)
+        for file in files:
+            place = file if ADDRESS.match(file) else os.path.realpath(file)
+            found.setdefault(place, file)
+    return list(found.values())
 
 
 class _Run:
@@ -134,13 +135,36 @@ class _Run:
         """Where tables are printed."""
         return sys.stderr if STANDARD_OUTPUT in (self.args.json, self.args.jsonl) else sys.stdout
 
+    @contextlib.contextmanager
+    def exporting(self) -> Iterator[None]:
+        """Write the exports when the block ends; after an error or an interrupt, of the videos done so far."""
+        try:
+            yield
+        except BaseException:
+            if self.exported_videos:
+                self._try_to_export()
+            raise
+        write_exports(self.args.export, self.exported_moments, self.exported_videos)
+
+    def _try_to_export(self) -> None:
+        """Write the exports after an error, which must not be hidden by another."""
+        try:
+            write_exports(self.args.export, self.exported_moments, self.exported_videos)
+        except (OSError, ValueError) as error:
+            logger.warning("%s", error)
+
     def ground(self, path: str) -> None:
         """Ground one video; an error ends the command."""
         with open_video(path, self.args) as video:
-            self._write(path, video, *self._answer(video))
+            duration_sec, answers = self._answer(video)
+            document = self._report(path, duration_sec, answers)
+            self._write(path, video, document)
 
     def ground_all(self, videos: list[str]) -> None:
-        """Ground videos; those that cannot be read are skipped, and named at the end."""
+        """Ground videos; those that cannot be read, and those of which something cannot be written, are named at the end.
+
+        Where the table or the lines of JSON cannot be written, the command ends: all videos share them.
+        """
         self.pipe = load_pipeline(self.args)  # a bad model is no fault of a video
         for path in videos:
             with contextlib.ExitStack() as stack:
@@ -151,9 +175,10 @@ class _Run:
                     self.failed[path] = str(error)
                     self.write_json_line({"video": display_name(path), "error": str(error)})
                     continue
+                document = self._report(path, duration_sec, answers)
                 try:
-                    self._write(path, video, duration_sec, answers)
-                except ValueError as error:  # such as a file from which nothing can be copied
+                    self._write(path, video, document)
+                except (OSError, ValueError) as error:
                     self.failed[path] = str(error)
                 write_line(self.table, "")
         if self.failed:
@@ -179,24 +204,33 @@ class _Run:
     def _pipeline_options(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self.args).items() if name in PIPELINE_OPTIONS}
 
-    def _write(self, path: str, video: str | LocalCopy, duration_sec: float, answers: list[dict[str, Any]]) -> None:
-        args = self.args
+    def _report(self, path: str, duration_sec: float, answers: list[dict[str, Any]]) -> dict[str, Any]:
+        """Print the answers about a video, and add its line of JSON; returns its document."""
         write_line(self.table, f"{display_name(path)} ({format_time(duration_sec)})")
         for answer in answers:
-            write_line(self.table, "\n" + format_answer(answer, args.top))
-        document = make_document(path, duration_sec, self._fps(), model_name(args), answers)
-        if args.json is not None:
-            write_document(document, args.json)
+            write_line(self.table, "\n" + format_answer(answer, self.args.top))
+        document = make_document(path, duration_sec, self._fps(), model_name(self.args), answers)
         self.write_json_line(document)
+        return document
+
+    def _write(self, path: str, video: str | LocalCopy, document: dict[str, Any]) -> None:
+        """Write what belongs to one video, and keep its moments for the exports."""
+        args, answers = self.args, document["answers"]
         if args.export:
             edited = read_edited_video(video)
             self.exported_videos.append(edited)
             self.exported_moments += list_moments(answers, edited, args.top)
+        if args.json is not None:
+            write_document(document, args.json)
         if args.plot is not None:
             plot_grounding(answers, video, args.plot, top=args.top)
             logger.info("wrote %s", args.plot)
         if args.clips is not None:
-            cut_moments(answers, video, duration_sec, args.clips, args.top, self.stems[path], copy=args.copy)
+            num_failed = cut_moments(
+                answers, video, document["duration_sec"], args.clips, args.top, self.stems[path], copy=args.copy
+            )
+            if num_failed:
+                self.failed[path] = f"{num_failed} clips were not cut"
 
     def _fps(self) -> float:
         """Frames sampled per second."""
@@ -207,28 +241,42 @@ class _Run:
 
 @contextlib.contextmanager
 def _line_writer(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that writes documents as lines of JSON; the file appears once the block ends."""
+    """A function that writes documents as lines of JSON.
+
+    Each line is in the file once the function returns, so that an interrupted command keeps the lines of all videos that
+    were done. The first line replaces an existing file.
+    """
     if path is None:
         yield lambda document: None
     elif path == STANDARD_OUTPUT:
         yield lambda document: write_line(sys.stdout, encode_document(document))
     else:
-        with writing(path) as partial, open(partial, "w", encoding="utf-8") as file:
-            yield lambda document: write_line(file, encode_document(document))
-        logger.info("wrote %s", path)
+        writer = _LineFile(path)
+        try:
+            yield writer.write
+        finally:
+            writer.close()
 
 
-def _check_outputs(args: argparse.Namespace, videos: list[str]) -> None:
-    """Refuse at the start what could not be written at the end."""
-    for path in (args.json, args.jsonl, args.plot, *args.export):
-        if path not in (None, STANDARD_OUTPUT):
-            check_replaceable(path, *videos)
-    for path in args.export:
-        check_export(path)
-    if args.plot is not None:
-        import_figure()
-    if args.clips is not None:
-        args.clips.mkdir(parents=True, exist_ok=True)
+class _LineFile:
+    """A file of JSON lines, opened when the first one is written."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.file: TextIO | None = None
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Add a line, and wait until it is on the disk."""
+        if self.file is None:
+            self.file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
+        write_line(self.file, encode_document(document))
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        """Close the file, if it was opened."""
+        if self.file is not None:
+            self.file.close()
+            logger.info("wrote %s", self.path)
 
 
 def format_answer(answer: dict[str, Any], top: int) -> str:

@@ -7,17 +7,23 @@ import sys
 import time
 from dataclasses import asdict
 
-from modeling_r2tuning.files_r2tuning import check_replaceable
 from modeling_r2tuning.user_inputs_r2tuning import as_text_list
 from modeling_r2tuning.video_source_r2tuning import display_name
 from r2tuning.checks import choose_device
-from r2tuning.commands.shared import STANDARD_OUTPUT, cut_clips, write_document, write_exports
-from r2tuning.editors.export import check_export
+from r2tuning.commands.shared import (
+    DONE,
+    SOME_FAILED,
+    STANDARD_OUTPUT,
+    check_outputs,
+    cut_clips,
+    write_document,
+    write_exports,
+)
 from r2tuning.library.contact_sheet import plot_search
 from r2tuning.library.edits import list_cuts, list_exports
 from r2tuning.library.library import Library, SearchAnswer
 from r2tuning.terminal import progress_bar, report, write_line
-from r2tuning.visualization.style import format_number, format_probability, format_time, import_figure
+from r2tuning.visualization.style import format_number, format_probability, format_time
 from r2tuning_cli.programs import option_names
 
 
@@ -25,13 +31,13 @@ logger = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace, prefix: str = "r2tuning") -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; returns its exit status: 0, or 1 if some clips could not be cut."""
     return report(functools.partial(_search, args), prefix, option_names("search"))
 
 
 def _search(args: argparse.Namespace) -> int:
     as_text_list(args.queries, "QUERY")  # refuses empty ones
-    _check_outputs(args)
+    check_outputs(args, [args.json])
     library = Library.open(args.library, device=choose_device(args.device))
     started = time.perf_counter()
     with progress_bar("searching", " queries") as progress:
@@ -62,24 +68,11 @@ def _search(args: argparse.Namespace) -> int:
     if args.plot is not None:
         plot_search(answers, args.plot)
         logger.info("wrote %s", args.plot)
-    if args.clips is not None:
-        cut_clips(list_cuts(answers), args.clips, copy=args.copy)
     if args.export:
         write_exports(args.export, *list_exports(answers))
-    return 0
-
-
-def _check_outputs(args: argparse.Namespace) -> None:
-    """Refuse at the start what could not be written at the end."""
-    for path in (args.json, args.plot):
-        if path not in (None, STANDARD_OUTPUT):
-            check_replaceable(path)
-    for path in args.export:
-        check_export(path)
-    if args.plot is not None:
-        import_figure()
-    if args.clips is not None:
-        args.clips.mkdir(parents=True, exist_ok=True)
+    if args.clips is not None and cut_clips(list_cuts(answers), args.clips, copy=args.copy):
+        return SOME_FAILED
+    return DONE
 
 
 def format_answer(answer: SearchAnswer) -> str:

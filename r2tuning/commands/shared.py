@@ -1,16 +1,19 @@
-"""What `r2tuning demo`, `ground` and `explain` have in common: video, model, and clips of the moments."""
+"""What `r2tuning demo`, `ground`, `explain` and `search` have in common: video, model, and what they write."""
 
 import argparse
 import contextlib
 import logging
+import os
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from modeling_r2tuning import DEFAULT_MODEL
-from modeling_r2tuning.files_r2tuning import writing
+from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.int8_r2tuning import check_int8
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
@@ -20,17 +23,19 @@ from modeling_r2tuning.video_source_r2tuning import LocalCopy, local_copy
 from r2tuning.checks import check_model_type, choose_device, locate_model
 from r2tuning.editors.clips import Cut, list_cuts, write_clips
 from r2tuning.editors.document import encode_document
-from r2tuning.editors.export import write_moments
+from r2tuning.editors.export import check_export, write_moments
 from r2tuning.editors.media import EditedVideo
 from r2tuning.editors.moments import ExportedMoment
 from r2tuning.released.resolve import check_original, resolve_checkpoint
 from r2tuning.terminal import progress_bar, write_line
+from r2tuning.visualization.style import import_figure
 from r2tuning.visualization.timeline import format_absence
 
 
 logger = logging.getLogger(__name__)
 
 STANDARD_OUTPUT = Path("-")
+DONE, SOME_FAILED = 0, 1  # exit statuses
 
 
 def check_model_options(args: argparse.Namespace) -> None:
@@ -76,6 +81,42 @@ def open_video(path: str, args: argparse.Namespace) -> contextlib.AbstractContex
     return cast("contextlib.AbstractContextManager[str | LocalCopy]", copied)  # a path stays a path
 
 
+def check_outputs(args: argparse.Namespace, files: Iterable[Path | None], inputs: Iterable[str] = ()) -> None:
+    """Refuse at the start what could not be written at the end: the files, and those of `export`, `plot` and `clips`.
+
+    Args:
+        args: The arguments of the command.
+        files: What else the command writes; `None` = nothing, "-" = standard output.
+        inputs: Videos that must not be replaced.
+
+    Raises:
+        ImportError: A package for an output is not installed.
+        OSError: A file or the folder for clips could not be written.
+        ValueError: Two outputs have the same path.
+    """
+    outputs: list[Path] = []
+    for path in (*files, args.plot, *args.export):
+        if path is not None and path != STANDARD_OUTPUT:
+            check_replaceable(path, *inputs)
+            outputs.append(path)
+    if args.clips is not None:
+        outputs.append(args.clips)
+    taken = set()
+    for path in outputs:
+        place = os.path.realpath(path)
+        if place in taken:
+            raise ValueError(f"'{path}' is the path of two outputs; give each a path of its own.")
+        taken.add(place)
+    for path in args.export:
+        check_export(path)
+    if args.plot is not None:
+        import_figure()
+    if args.clips is not None:
+        args.clips.mkdir(parents=True, exist_ok=True)
+        if not os.access(args.clips, os.W_OK):
+            raise PermissionError(f"Clips cannot be written: you may not write to the folder '{args.clips}'.")
+
+
 def cut_moments(
     answers: list[dict[str, Any]],
     video: str | LocalCopy,
@@ -85,20 +126,30 @@ def cut_moments(
     stem: str | None = None,
     *,
     copy: bool = False,
-) -> None:
-    """Write the best moments of each query as files; arguments as for `list_cuts` and `cut_clips`."""
+) -> int:
+    """Write the best moments of each query as files; arguments as for `list_cuts`, result as of `cut_clips`."""
     for query, answer in enumerate(answers, 1):
         absence = format_absence(answer)
         if absence is not None:
             logger.info("nothing is cut for query %d: %s", query, absence)
-    cut_clips(list_cuts(answers, video, duration_sec, top, stem), folder, copy=copy)
+    return cut_clips(list_cuts(answers, video, duration_sec, top, stem), folder, copy=copy)
 
 
-def cut_clips(cuts: list[Cut], folder: Path, *, copy: bool = False) -> None:
-    """Write parts of videos as files, with a progress bar; arguments as for `write_clips`."""
+def cut_clips(cuts: list[Cut], folder: Path, *, copy: bool = False) -> int:
+    """Write parts of videos as files, with a progress bar; arguments as for `write_clips`.
+
+    Returns:
+        How many could not be cut; each reason is logged with the number of clips that it holds for.
+    """
+    reasons: Counter[str] = Counter()
     with progress_bar("cutting clips", " clips") as progress:
-        paths = write_clips(cuts, folder, copy=copy, progress=progress)
+        paths = write_clips(
+            cuts, folder, copy=copy, progress=progress, on_error=lambda _, error: reasons.update([str(error)])
+        )
+    for reason, count in reasons.items():
+        logger.warning("%d clips were not cut: %s", count, reason)
     logger.info("wrote %d clips to %s", len(paths), folder)
+    return reasons.total()
 
 
 def write_document(document: dict[str, Any], path: Path) -> None:
@@ -116,8 +167,8 @@ def write_exports(paths: list[Path], moments: list[ExportedMoment], videos: list
     """Write moments in every format that can hold them.
 
     Raises:
-        OSError: A file cannot be written.
-        ValueError: A format cannot hold these videos; the others have been written.
+        OSError: A file cannot be written; the others have been written, unless a warning names them.
+        ValueError: A format cannot hold these videos; likewise.
     """
     errors = []
     for path in paths:
@@ -126,17 +177,22 @@ def write_exports(paths: list[Path], moments: list[ExportedMoment], videos: list
             continue
         try:
             write_moments(path, moments, videos)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             errors.append(error)
             continue
         logger.info("wrote %s", path)
+    for error in errors[1:]:
+        logger.warning("%s", error)
     if errors:
         raise errors[0]
 
 
 __all__ = [
+    "DONE",
+    "SOME_FAILED",
     "STANDARD_OUTPUT",
     "check_model_options",
+    "check_outputs",
     "cut_clips",
     "cut_moments",
     "load_pipeline",

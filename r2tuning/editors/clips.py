@@ -58,7 +58,12 @@ def list_cuts(
 
 
 def write_clips(
-    cuts: list[Cut], folder: Path, *, copy: bool = False, progress: Callable[[int, int], None] | None = None
+    cuts: list[Cut],
+    folder: Path,
+    *,
+    copy: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    on_error: Callable[[Cut, OSError | ValueError], None] | None = None,
 ) -> list[Path]:
     """Write parts of videos as files, named so that they sort by query and rank.
 
@@ -67,18 +72,28 @@ def write_clips(
         folder: Folder for the files.
         copy: Whether they are copied between key pictures instead of encoded; each miss is logged.
         progress: Called with the number of parts done and their total number.
+        on_error: Called with a part that cannot be cut, and the reason; the other parts are cut all the same. By default
+            the error is raised.
 
     Returns:
         The files.
+
+    Raises:
+        OSError: A file cannot be written, without `on_error`.
+        ValueError: A video cannot be read or copied, without `on_error`.
     """
     largest = max((max(cut.query, cut.rank) for cut in cuts), default=1)
     digits = max(2, len(str(largest)))
     paths = []
     for count, cut in enumerate(cuts, 1):
         if cut.start < cut.end:
-            paths.append(
-                _write_clip(cut, folder, f"query{cut.query:0{digits}}_moment{cut.rank:0{digits}}_", copy=copy)
-            )
+            beginning = f"query{cut.query:0{digits}}_moment{cut.rank:0{digits}}_"
+            try:
+                paths.append(_write_clip(cut, folder, beginning, copy=copy))
+            except (OSError, ValueError) as error:
+                if on_error is None:
+                    raise
+                on_error(cut, error)
         else:
             logger.warning("moment %d of query %d is empty and was not cut", cut.rank, cut.query)
         if progress is not None:

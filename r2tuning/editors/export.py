@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modeling_r2tuning.files_r2tuning import check_replaceable, writing
+from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.video_source_r2tuning import LocalCopy
 from r2tuning.editors.edit_lists import format_edl, format_otio, import_otio
 from r2tuning.editors.final_cut import format_fcpxml, format_final_cut_7
@@ -95,16 +95,14 @@ def find_ending(path: str | os.PathLike) -> str:
 
 
 def check_export(path: str | os.PathLike) -> None:
-    """Refuse at the start a file that could not be written at the end.
+    """Refuse at the start a format that could not be written at the end.
 
     Raises:
         ImportError: The format needs OpenTimelineIO, which is not installed.
-        OSError: The file could not be written.
         ValueError: The ending is unknown.
     """
     if find_ending(path) == ".otio":
         import_otio()
-    check_replaceable(path)
 
 
 __all__ = ["WRITERS", "check_export", "find_ending", "write_export", "write_moments"]

@@ -246,9 +246,9 @@ def test_only_ordinary_files_are_replaced_and_never_the_video(ground, taken, tmp
 def test_no_clip_replaces_the_video(ground, canned, video, tmp_path):
     clip = tmp_path / "query01_moment01_talk_4.0-10.0s.mp4"
     os.link(video, clip)
-    status, _, err = ground("--clips", tmp_path, queries=["a man"])
-    assert status == 2
-    assert f"'{clip}' cannot be written: it is an input" in only_line(err)
+    status, _, err = ground("--clips", tmp_path, "--top", 1, queries=["a man"])
+    assert status == 1
+    assert f"'{clip}' cannot be written: it is an input" in err
     assert os.path.samefile(clip, video)
 
 
@@ -259,6 +259,6 @@ def test_full_disk_names_the_file_and_leaves_nothing(ground, canned, tmp_path, m
 
     monkeypatch.setattr(os, "fsync", full)
     status, _, err = ground(option, tmp_path / name)
-    assert status == 2
-    assert f"No space left on device: '{tmp_path / name}" in only_line(err)
+    assert status == (1 if option == "--clips" else 2)
+    assert f"No space left on device: '{tmp_path / name}" in err
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

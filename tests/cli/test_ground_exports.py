@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import sys
 import xml.etree.ElementTree as ET
@@ -13,6 +14,7 @@ from video_samples import read_numbers, write_video
 
 from modeling_r2tuning.video_io_r2tuning import load_video_frames
 from r2tuning.commands import ground as ground_module
+from r2tuning.commands import shared
 from r2tuning.editors.clips import distinct_stems
 from r2tuning_cli.main import main
 
@@ -147,6 +149,7 @@ def test_names_that_no_file_system_refuses(tmp_path):
         (["VIDEO", "a", "--export", "out.mp4"], "`--export` must end in .csv, "),
         (["VIDEO", "a", "--json", "-", "--jsonl", "-"], "`--json` and `--jsonl` cannot both go to standard output"),
         (["VIDEO", "-q", " "], "QUERY"),
+        (["DIR", "a man"], "'DIR' is a folder; to ground all videos in it, give each query with -q"),
         (["VIDEO", "a", "--copy"], "`--copy` needs `--clips`"),
         (["VIDEO", "--queries", "VIDEO"], "`--queries` 'VIDEO' must be a text file in UTF-8"),
         (["VIDEO", "--queries", "empty.txt"], "must hold a query on each line"),
@@ -164,7 +167,126 @@ def test_wrong_arguments(arguments, message, run, video, videos, tmp_path, monke
     places = {"VIDEO": str(videos / "a.mp4"), "DIR": str(videos), "VIDEO.csv": "video.csv"}
     status, out, err = run(*(places.get(argument, argument) for argument in arguments))
     assert (status, out) == (2, "")
-    assert message.replace("'VIDEO'", f"'{places['VIDEO']}'") in only_line(err)
+    assert message.replace("'VIDEO'", f"'{places['VIDEO']}'").replace("'DIR'", f"'{videos}'") in only_line(err)
+
+
+def test_a_video_that_is_named_twice_is_grounded_once(run, videos, tmp_path):
+    (tmp_path / "link.mp4").symlink_to(videos / "a.mp4")
+    again = videos / ".." / "videos" / "more"
+    named = (videos / "a.mp4", videos / "more", again, tmp_path / "link.mp4")
+    run(*named, "-q", "a", "--jsonl", tmp_path / "out.jsonl")
+    assert [line["video"] for line in read_lines(tmp_path / "out.jsonl")] == [
+        str(videos / "a.mp4"),
+        str(videos / "more" / "a.mp4"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        ("--json", "o", "--jsonl", "o"),
+        ("--export", "o.csv", "--export", "./o.csv"),
+        ("--json", "o.csv", "--export", "o.csv"),
+        ("--json", "clips", "--clips", "clips"),
+    ],
+)
+def test_two_outputs_need_two_paths(outputs, run, video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(video, "a", *outputs)
+    assert status == 2
+    assert "is the path of two outputs" in only_line(err)
+    assert not list(tmp_path.glob("o*"))
+
+
+def test_a_folder_for_clips_that_cannot_be_written_is_refused_at_the_start(run, video, tmp_path, monkeypatch):
+    clips, access = tmp_path / "clips", os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != clips and access(path, mode))
+    monkeypatch.setattr(ground_module, "load_pipeline", lambda args: pytest.fail("the model was loaded"))
+    status, _, err = run(video, "a", "--clips", clips)
+    assert status == 2
+    assert f"you may not write to the folder '{clips}'" in only_line(err)
+
+
+# ---- interrupts and full disks -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Let the second video that is read be interrupted, after a check."""
+
+    def interrupt(check):
+        read, calls = ground_module._Run._answer, []
+
+        def answer(self, video):
+            calls.append(video)
+            if len(calls) == 2:
+                check()
+                raise KeyboardInterrupt
+            return read(self, video)
+
+        monkeypatch.setattr(ground_module._Run, "_answer", answer)
+
+    return interrupt
+
+
+def test_an_interrupted_run_keeps_what_is_done(run, videos, tmp_path, interrupted):
+    """A line of JSON is in the file once its video is done; the exports hold the videos that were done."""
+    lines = tmp_path / "out.jsonl"
+    lines.write_text("of a former run\n")
+    interrupted(lambda: pytest.fail("no line") if len(read_lines(lines)) != 1 else None)
+    outputs = ("--jsonl", lines, "--export", tmp_path / "out.csv")
+    status, _, err = run(videos / "a.mp4", videos / "more" / "a.mp4", "-q", "a man", *outputs)
+    assert status == 130
+    assert [line["video"] for line in read_lines(lines)] == [str(videos / "a.mp4")]
+    assert len((tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()) == 3
+    assert f"wrote {lines}" in err
+    assert "interrupted" in err.splitlines()[-1]
+
+
+def test_an_export_that_fails_does_not_hide_the_interrupt(run, videos, video, tmp_path, interrupted, monkeypatch):
+    interrupted(lambda: None)
+
+    def refuse(path, moments, videos):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(shared, "write_moments", refuse)
+    status, _, err = run(video, videos / "a.mp4", "-q", "a man", "--export", tmp_path / "out.csv")
+    assert status == 130
+    assert "warning: [Errno 28] No space left" in err
+
+
+def test_lines_of_a_former_run_stay_until_the_first_new_one(videos, tmp_path):
+    lines = tmp_path / "out.jsonl"
+    lines.write_text("of a former run\n")
+    assert main(["ground", str(videos), "-q", "a", "--model", "/no/such/model", "--jsonl", str(lines)]) == 2
+    assert lines.read_text() == "of a former run\n"
+
+
+def test_a_picture_that_cannot_be_written_costs_no_more_than_itself(run, video, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ground_module, "plot_grounding", refuse)
+    outputs = ("--jsonl", tmp_path / "out.jsonl", "--export", tmp_path / "out.csv", "--plot", tmp_path / "out.png")
+    status, _, err = run(video, "-q", "a", *outputs)
+    assert status == 1
+    assert "1 of 1 videos failed" in err
+    assert "No space left on device" in err
+    assert len(read_lines(tmp_path / "out.jsonl")) == 1
+    assert (tmp_path / "out.csv").exists()
+    status, _, err = run(video, "a", *outputs)
+    assert status == 2
+    assert f"wrote {tmp_path / 'out.csv'}" in err
+
+
+def test_every_export_that_fails_is_named(run, video, tmp_path, monkeypatch):
+    def refuse(path, moments, videos):
+        raise ValueError(f"{path.name} failed")
+
+    monkeypatch.setattr(shared, "write_moments", refuse)
+    status, _, err = run(video, "a", "--export", tmp_path / "a.csv", "--export", tmp_path / "b.csv")
+    assert status == 2
+    assert err.splitlines()[-2:] == ["r2tuning: warning: b.csv failed", "r2tuning: error: a.csv failed"]
 
 
 # ---- copies --------------------------------------------------------------------------------------------------------
@@ -191,11 +313,24 @@ def test_a_video_that_cannot_be_copied_does_not_stop_the_others(run, video, tmp_
     outputs = ("--jsonl", tmp_path / "out.jsonl", "--export", tmp_path / "out.csv")
     status, _, err = run(avi, video, "-q", "a", "--clips", tmp_path / "c", "--copy", *outputs)
     assert status == 1
+    assert "warning: 2 clips were not cut: `video`" in err
     assert "does not state when each picture is shown" in err
     assert "cut it without `--copy`" in err
+    assert f"'{avi}': 2 clips were not cut" in err
     assert [len(line["answers"]) for line in read_lines(tmp_path / "out.jsonl")] == [1, 1]
     assert len(list((tmp_path / "c").iterdir())) == 2
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 5
+
+
+def test_a_clip_that_cannot_be_written_does_not_stop_the_others(run, video, tmp_path):
+    name = "query01_moment01_talk_4.0-10.0s.mp4"
+    (tmp_path / "clips" / name).mkdir(parents=True)
+    status, _, err = run(video, "a man", "--clips", tmp_path / "clips", "--export", tmp_path / "out.csv")
+    assert status == 1
+    assert f"warning: 1 clips were not cut: '{tmp_path / 'clips' / name}' cannot be written" in err
+    assert (tmp_path / "clips" / "query01_moment02_talk_12.2-20.0s.mp4").is_file()
+    assert f"wrote 1 clips to {tmp_path / 'clips'}" in err
+    assert (tmp_path / "out.csv").exists()
 
 
 # ---- exports -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from cli_output import read_json
 from tiny_checkpoints import save_ours
 from video_samples import write_video
 
+from r2tuning.editors import clips
 from r2tuning_cli.main import main
 
 
@@ -132,6 +133,35 @@ def test_search_exports_the_moments_of_all_videos(library, videos, run, tmp_path
     ]
     assert float(rows[0]["probability"]) == pytest.approx(kept[0]["probability"], abs=1e-6)
     assert len(list(ElementTree.parse(xml_path).iter("asset-clip"))) == len(kept) > 0
+
+
+def test_a_clip_that_cannot_be_cut_does_not_stop_the_search(library, videos, run, tmp_path, monkeypatch):
+    """The other clips are cut, the exports are written, and the exit status is 1."""
+    cut_clip = clips.cut_clip
+
+    def cut(video, *arguments):
+        if video == str(videos / "one.mp4"):
+            raise ValueError(f"`video` '{video}' cannot be read")
+        cut_clip(video, *arguments)
+
+    monkeypatch.setattr(clips, "cut_clip", cut)
+    outputs = ("--clips", tmp_path / "clips", "--export", tmp_path / "found.csv")
+    status, _, err = run("search", library, "a", "--top", 10, *outputs)
+    assert status == 1
+    names = [path.name for path in (tmp_path / "clips").iterdir()]
+    assert names
+    assert not [name for name in names if "_one_" in name]
+    export, failed, wrote = err[-3:]
+    assert export == f"r2tuning: wrote {tmp_path / 'found.csv'}"
+    assert f"clips were not cut: `video` '{videos / 'one.mp4'}' cannot be read" in failed
+    assert wrote == f"r2tuning: wrote {len(names)} clips to {tmp_path / 'clips'}"
+
+
+def test_search_refuses_two_outputs_of_one_path(library, run, tmp_path):
+    path = tmp_path / "o.csv"
+    status, _, err = run("search", library, "a", "--export", path, "--export", path)
+    assert status == 2
+    assert "is the path of two outputs" in err[0]
 
 
 def test_a_missing_video_is_named(library, videos, run, tmp_path):
