@@ -7,10 +7,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modeling_r2tuning.containers_r2tuning import open_stream
-from modeling_r2tuning.video_io_r2tuning import iter_video_frames
+from modeling_r2tuning.video_selection_r2tuning import select_pictures
 from modeling_r2tuning.video_sound_r2tuning import choose_sound
 from modeling_r2tuning.video_source_r2tuning import ADDRESS, LocalCopy, display_name, make_source
+from modeling_r2tuning.video_timeline_r2tuning import Timeline, scan
 from r2tuning.editors.timecode import (
     DROP_FRAME_RATES,
     RATE_TOLERANCE,
@@ -23,6 +26,8 @@ from r2tuning.editors.timecode import (
 
 logger = logging.getLogger(__name__)
 
+MIN_DELAY_SEC = Fraction(1, 10_000)
+
 
 @dataclass(frozen=True)
 class EditedVideo:
@@ -31,7 +36,7 @@ class EditedVideo:
     Attributes:
         path: Path or address, as it may be shown.
         url: Where editors find the file.
-        duration_sec: Length in seconds.
+        duration_sec: Length in seconds, from the start of the file to the end of the last picture.
         rate: Frames per second of the timecode, see `timecode_rate`.
         start_frame: Frame of the timecode that the video starts at; 0 if the file states none.
         drop_frame: Whether its timecode is drop-frame: as in the file; if it states none, at 29.97 and 59.94.
@@ -39,6 +44,8 @@ class EditedVideo:
         height: Likewise.
         num_channels: Of the sound; 0 = there is none.
         sample_rate: Of the sound, samples per second.
+        first_picture_sec: When the first picture is shown, in seconds from the start of the file. Players and editors
+            count from there, the model from the first picture; they differ where the sound starts earlier.
     """
 
     path: str
@@ -51,6 +58,7 @@ class EditedVideo:
     height: int = 0
     num_channels: int = 0
     sample_rate: int = 0
+    first_picture_sec: float = 0.0
 
     @property
     def name(self) -> str:
@@ -63,7 +71,7 @@ class EditedVideo:
         return max(to_frame(self.duration_sec, self.rate), 1)
 
     def timecode(self, frame: int) -> str:
-        """Label of a frame, counted from the start of the video."""
+        """Label of a frame, counted from the start of the file."""
         return format_timecode(self.start_frame + frame, self.rate, drop_frame=self.drop_frame)
 
 
@@ -74,14 +82,16 @@ def read_edited_video(video: str | os.PathLike | LocalCopy) -> EditedVideo:
         FileNotFoundError: The path does not exist.
         ValueError: The video cannot be read.
     """
-    first = iter_video_frames(video, 1.0, chunk_size=1)
-    _, height, width, _ = next(first).shape
     source = make_source(video)
+    timeline = scan(source)
+    picture, _ = next(select_pictures(source, timeline, np.array([1]), None))
+    height, width, _ = picture.shape
     with open_stream(source) as (_, container, stream):
         # FFmpeg's guess is right where the average is not: in a file whose last picture lasts longer or shorter.
         own_rate = Fraction(stream.guessed_rate or stream.average_rate or 0)
         label = _find_timecode(container, stream)
         sound = choose_sound(container)
+        first_picture = _first_picture(timeline, container.start_time)
         num_channels, sample_rate = (0, 0) if sound is None else (sound.channels, sound.sample_rate)
     name = display_name(video)
     rate = timecode_rate(own_rate)
@@ -89,7 +99,7 @@ def read_edited_video(video: str | os.PathLike | LocalCopy) -> EditedVideo:
     return EditedVideo(
         path=name,
         url=_url(video),
-        duration_sec=first.duration_sec,
+        duration_sec=float(first_picture + timeline.duration),
         rate=rate,
         start_frame=start_frame,
         drop_frame=drop_frame,
@@ -97,7 +107,25 @@ def read_edited_video(video: str | os.PathLike | LocalCopy) -> EditedVideo:
         height=height,
         num_channels=num_channels,
         sample_rate=sample_rate,
+        first_picture_sec=float(first_picture),
     )
+
+
+def _first_picture(timeline: Timeline, start_time: int | None) -> Fraction:
+    """When the first picture is shown, in seconds from the start of the file; 0 where the clock of the file jumps.
+
+    Args:
+        timeline: The timeline of the video.
+        start_time: Start of the file on its clock in microseconds; `None` = the file states none.
+    """
+    if timeline.clock_start is None or start_time is None:
+        return Fraction(0)
+    start = Fraction(start_time, 1_000_000)
+    # What an encoder of sound puts before time 0 is not played.
+    start = max(start, min(timeline.clock_start, Fraction(0)))
+    delay = timeline.clock_start - start
+    # A smaller delay is a rounding of `start_time`; a negative one occurs in AVI, which states no times of pictures.
+    return delay if delay > MIN_DELAY_SEC else Fraction(0)
 
 
 def _find_timecode(container: Any, stream: Any) -> str | None:

@@ -21,7 +21,7 @@ class ExportedMoment:
         query_number: Number of its query, from 1.
         query: The sentence, on one line.
         rank: From 1, the best of its query.
-        start_sec: Start in seconds since the first picture.
+        start_sec: Start in seconds from the start of the file.
         end_sec: End in seconds, after the start.
         score: From 0 to 1.
         probability: That anything in the video matches the query; `None` if the model gives none.
@@ -43,7 +43,7 @@ class ExportedMoment:
 
     @property
     def frames(self) -> tuple[int, int]:
-        """First frame and the frame after the last one, from the start of the video; at least one frame."""
+        """First frame and the frame after the last one, from the start of the file; at least one frame."""
         first = min(to_frame(self.start_sec, self.video.rate), self.video.num_frames - 1)
         end = min(to_frame(self.end_sec, self.video.rate), self.video.num_frames)
         return first, max(end, first + 1)
@@ -55,7 +55,7 @@ class PlacedMoment:
 
     Attributes:
         moment: The moment.
-        source_in: First frame, from the start of the video, at the rate of the video.
+        source_in: First frame, from the start of the file, at the rate of the video.
         source_out: The frame after the last one, likewise.
         record_in: First frame on the timeline, at the rate of the timeline.
         record_out: The frame after the last one, likewise.
@@ -66,6 +66,41 @@ class PlacedMoment:
     source_out: int
     record_in: int
     record_out: int
+
+
+def make_moment(
+    video: EditedVideo,
+    query_number: int,
+    query: str,
+    rank: int,
+    *,
+    start_sec: float,
+    end_sec: float,
+    score: float,
+    probability: float | None,
+) -> ExportedMoment:
+    """A moment of an answer, to be exported.
+
+    Args:
+        video: The video that it lies in.
+        query_number: Number of its query, from 1.
+        query: The sentence.
+        rank: From 1, the best of its query.
+        start_sec: Start in seconds since the first picture.
+        end_sec: End in seconds since the first picture.
+        score: From 0 to 1.
+        probability: That anything in the video matches the query; `None` if the model gives none.
+    """
+    return ExportedMoment(
+        video=video,
+        query_number=query_number,
+        query=" ".join(query.split()),
+        rank=rank,
+        start_sec=video.first_picture_sec + start_sec,
+        end_sec=min(video.first_picture_sec + end_sec, video.duration_sec),
+        score=score,
+        probability=probability,
+    )
 
 
 def list_moments(answers: list[dict[str, Any]], video: EditedVideo, top: int) -> list[ExportedMoment]:
@@ -79,13 +114,13 @@ def list_moments(answers: list[dict[str, Any]], video: EditedVideo, top: int) ->
     moments = []
     for number, answer in enumerate(answers, 1):
         for rank, moment in enumerate(answer["moments"][:top], 1):
-            exported = ExportedMoment(
-                video=video,
-                query_number=number,
-                query=" ".join(answer["query"].split()),
-                rank=rank,
+            exported = make_moment(
+                video,
+                number,
+                answer["query"],
+                rank,
                 start_sec=moment["start"],
-                end_sec=min(moment["end"], video.duration_sec),
+                end_sec=moment["end"],
                 score=moment["score"],
                 probability=answer.get("probability"),
             )
@@ -116,4 +151,4 @@ def place_moments(moments: list[ExportedMoment], rate: Fraction) -> list[PlacedM
     return placed
 
 
-__all__ = ["ExportedMoment", "PlacedMoment", "drop_empty", "list_moments", "place_moments"]
+__all__ = ["ExportedMoment", "PlacedMoment", "drop_empty", "list_moments", "make_moment", "place_moments"]

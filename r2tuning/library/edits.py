@@ -4,7 +4,7 @@ import logging
 
 from r2tuning.editors.clips import Cut, safe_stem
 from r2tuning.editors.media import EditedVideo, read_edited_video
-from r2tuning.editors.moments import ExportedMoment, drop_empty
+from r2tuning.editors.moments import ExportedMoment, drop_empty, make_moment
 from r2tuning.library.library import SearchAnswer
 
 
@@ -26,22 +26,25 @@ def list_cuts(answers: list[SearchAnswer]) -> list[Cut]:
 def list_exports(answers: list[SearchAnswer]) -> tuple[list[ExportedMoment], list[EditedVideo]]:
     """The moments of all videos that can be read, and these videos; of the others a warning is logged."""
     videos: dict[str, EditedVideo] = {}
+    unreadable: dict[str, Exception] = {}
     moments = []
     for number, answer in enumerate(answers, 1):
         for rank, moment in enumerate(answer.moments, 1):
-            if moment.path not in videos:
+            if moment.path not in videos and moment.path not in unreadable:
                 try:
                     videos[moment.path] = read_edited_video(moment.path)
                 except (OSError, ValueError) as error:
-                    logger.warning("moment %d of query %d was not exported: %s", rank, number, error)
-                    continue
-            exported = ExportedMoment(
-                video=videos[moment.path],
-                query_number=number,
-                query=" ".join(answer.query.split()),
-                rank=rank,
+                    unreadable[moment.path] = error
+            if moment.path in unreadable:
+                logger.warning("moment %d of query %d was not exported: %s", rank, number, unreadable[moment.path])
+                continue
+            exported = make_moment(
+                videos[moment.path],
+                number,
+                answer.query,
+                rank,
                 start_sec=moment.start,
-                end_sec=min(moment.end, videos[moment.path].duration_sec),
+                end_sec=moment.end,
                 score=moment.score,
                 probability=moment.probability,
             )

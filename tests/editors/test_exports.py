@@ -415,6 +415,48 @@ def test_write_export_reads_the_video(tmp_path):
     assert (video.width, video.height, video.num_channels, video.sample_rate) == (80, 48, 1, 16000)
 
 
+@pytest.mark.parametrize("name", ["video.mp4", "video.mkv"])
+def test_times_count_from_the_start_of_the_file(name, tmp_path):
+    """The first picture is shown 0.4 seconds after the sound begins."""
+    path = write_video(tmp_path / name, count=100, times=range(10, 110), max_b_frames=0, audio_sec=4.4)
+    video = read_edited_video(path)
+    assert (video.first_picture_sec, video.duration_sec) == pytest.approx((0.4, 4.4), abs=1e-6)
+    assert video.num_frames == 110
+    write_export(tmp_path / "out.srt", ANSWERS, path)
+    assert "00:00:01,400 --> 00:00:02,400" in (tmp_path / "out.srt").read_text()
+    write_export(tmp_path / "out.edl", ANSWERS, path)
+    assert "00:00:01:10 00:00:02:10 " in (tmp_path / "out.edl").read_text()
+    [moment] = list_moments([{"query": "a", "moments": [{"start": 3, "end": 9, "score": 1.0}]}], video, top=1)
+    assert (moment.start_sec, moment.end_sec, moment.frames) == (3.4, video.duration_sec, (85, 110))
+
+
+def test_a_transport_stream_starts_with_its_sound(tmp_path):
+    """Whose encoder adds 64 ms before it, which count there."""
+    path = write_video(tmp_path / "video.ts", count=50, times=range(10, 60), max_b_frames=0, audio_sec=2.4)
+    assert read_edited_video(path).first_picture_sec == pytest.approx(0.464)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("priming.mkv", {"audio_sec": 4.0}),  # the encoder of the sound adds samples before time 0
+        ("silent.mp4", {"times": range(10, 110)}),
+        ("stream.ts", {}),
+        ("reordered.avi", {"max_b_frames": 2}),
+        ("reordered.mp4", {"max_b_frames": 2, "audio_sec": 4.0}),
+    ],
+)
+def test_most_files_start_with_their_first_picture(name, options, tmp_path):
+    assert read_edited_video(write_video(tmp_path / name, count=100, **options)).first_picture_sec == 0
+
+
+def test_joined_recordings_count_from_the_first_picture(tmp_path):
+    path = write_video(tmp_path / "one.ts", count=50, times=range(10, 60), audio_sec=2.4)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(path.read_bytes() * 2)
+    assert read_edited_video(joined).first_picture_sec == 0
+
+
 def test_addresses_of_videos(tmp_path):
     """A file by its bytes, also where its name is no text; a video from the network without its passwords."""
     path = write_video(tmp_path / "video.mp4", count=10)
