@@ -1,4 +1,8 @@
-"""Constants that help texts quote and the library uses."""
+"""Constants that help texts quote and the library uses, and the formats of exports."""
+
+import os
+from pathlib import Path
+
 
 DEFAULT_BACKBONE = "openai/clip-vit-base-patch32"  # the frozen encoders of all published checkpoints
 DEFAULT_NUM_LAYERS = 4  # K of the paper
@@ -10,6 +14,19 @@ PACKAGED = "packaged"  # name of the model that comes with the package, where a 
 SUBMISSION_SPLITS = ("val", "test")  # of QVHighlights, to be scored by its server
 
 
+def export_ending(path: str | os.PathLike) -> str:
+    """The ending of a file's name that sets the format of an export, one of `EXPORT_ENDINGS`.
+
+    Raises:
+        ValueError: There is no such format.
+    """
+    name = Path(path).name.lower()
+    for ending in EXPORT_ENDINGS:
+        if name.endswith(ending) and name != ending:
+            return ending
+    raise ValueError(f"`export` must end in {', '.join(EXPORT_ENDINGS)}, got '{path}'.")
+
+
 __all__ = [
     "DEFAULT_BACKBONE",
     "DEFAULT_NUM_LAYERS",
@@ -18,4 +35,5 @@ __all__ = [
     "ONE_VIDEO_ENDINGS",
     "PACKAGED",
     "SUBMISSION_SPLITS",
+    "export_ending",
 ]

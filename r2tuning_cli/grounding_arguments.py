@@ -18,7 +18,7 @@ from .argument_types import (
     positive_number_or_none,
     score_or_none,
 )
-from .defaults import DEFAULT_BACKBONE, EXPORT_ENDINGS, MAX_MOMENTS, ONE_VIDEO_ENDINGS
+from .defaults import DEFAULT_BACKBONE, EXPORT_ENDINGS, MAX_MOMENTS, ONE_VIDEO_ENDINGS, export_ending
 
 
 PLOT_ENDINGS = (".png", ".pdf", ".svg")
@@ -268,10 +268,7 @@ def check_exports(args: argparse.Namespace, *, is_one_video: bool) -> None:
     if args.copy and args.clips is None:
         raise ValueError("`copy` needs `clips`, the folder for the copies")
     for path in args.export:
-        name = path.name.lower()
-        ending = next((ending for ending in EXPORT_ENDINGS if name.endswith(ending) and name != ending), None)
-        if ending is None:
-            raise ValueError(f"`export` must end in {', '.join(EXPORT_ENDINGS)}, got '{path}'")
+        ending = export_ending(path)
         if ending in ONE_VIDEO_ENDINGS and not is_one_video:
             others = ", ".join(ending for ending in EXPORT_ENDINGS if ending not in ONE_VIDEO_ENDINGS)
             raise ValueError(f"`export` '{path}' can hold the moments of one video only; use one of {others}")

@@ -12,6 +12,9 @@ from r2tuning.editors.moments import ExportedMoment, PlacedMoment, place_moments
 from r2tuning.editors.timecode import format_timecode
 
 
+MAX_EVENTS = 999  # the number of an event has three digits
+# Channels by the number of channels of the sound; more than two are two.
+CHANNELS = {0: "V", 1: "B"}  # B: picture and the first channel
 REEL_LENGTH = 8
 DEFAULT_REEL = "AX"  # of a video whose name has no letter or digit of ASCII
 
@@ -43,8 +46,14 @@ def format_edl(moments: list[ExportedMoment], videos: list[EditedVideo]) -> str:
     """An EDL with an event for each moment; query and score are its marker.
 
     Raises:
-        ValueError: The videos have different rates, or some have drop-frame timecode and others not.
+        ValueError: There are too many moments, the videos have different rates, or some have drop-frame timecode and
+            others not.
     """
+    if len(moments) > MAX_EVENTS:
+        raise ValueError(
+            f"`export` cannot write .edl, which has at most {MAX_EVENTS} events, for {len(moments):,} moments; pass a lower "
+            "`top`, or write .fcpxml, .otio or .csv instead."
+        )
     rate = single_rate(videos, ".edl")
     if len({video.drop_frame for video in videos}) > 1:
         raise ValueError(
@@ -53,7 +62,7 @@ def format_edl(moments: list[ExportedMoment], videos: list[EditedVideo]) -> str:
         )
     drop_frame = videos[0].drop_frame
     mode = "DROP FRAME" if drop_frame else "NON-DROP FRAME"
-    lines = [f"TITLE: {title_of(videos)}", f"FCM: {mode}"]
+    lines = [f"TITLE: {_on_one_line(title_of(videos))}", f"FCM: {mode}"]
     reels = _name_reels(videos)
     for number, placed in enumerate(place_moments(moments, rate), 1):
         lines.append("")
@@ -66,12 +75,17 @@ def _format_event(number: int, placed: PlacedMoment, reel: str, rate: Fraction, 
     record_in = format_timecode(placed.record_in, rate, drop_frame=drop_frame)
     record_out = format_timecode(placed.record_out, rate, drop_frame=drop_frame)
     source_in, source_out = moment.video.timecode(placed.source_in), moment.video.timecode(placed.source_out)
-    channels = {0: "V", 1: "A/V"}.get(moment.video.num_channels, "AA/V")
+    channels = CHANNELS.get(moment.video.num_channels, "AA/V")
     return [
         f"{number:03}  {reel:8} {channels:5} C        {source_in} {source_out} {record_in} {record_out}",
-        f"* FROM CLIP NAME: {moment.video.name}",
+        f"* FROM CLIP NAME: {_on_one_line(moment.video.name)}",
         f"* LOC: {record_in} RED     {moment.label}",
     ]
+
+
+def _on_one_line(text: str) -> str:
+    """Text without line breaks, which names of files may hold."""
+    return " ".join(text.split())
 
 
 def _name_reels(videos: list[EditedVideo]) -> dict[EditedVideo, str]:

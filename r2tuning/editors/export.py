@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from modeling_r2tuning.files_r2tuning import writing
@@ -12,7 +11,7 @@ from r2tuning.editors.final_cut import format_fcpxml, format_final_cut_7
 from r2tuning.editors.media import EditedVideo, read_edited_video
 from r2tuning.editors.moments import ExportedMoment, list_moments
 from r2tuning.editors.text_formats import format_chapters, format_csv, format_llc, format_srt, format_vtt
-from r2tuning_cli.defaults import ONE_VIDEO_ENDINGS
+from r2tuning_cli.defaults import ONE_VIDEO_ENDINGS, export_ending
 
 
 Writer = Callable[[list[ExportedMoment], list[EditedVideo]], str]
@@ -29,6 +28,7 @@ WRITERS: dict[str, Writer] = {
     ".fcpxml": format_fcpxml,
     ".xml": format_final_cut_7,
 }
+ENCODINGS = {".csv": "utf-8-sig"}  # others: UTF-8. Excel reads UTF-8 only with this mark.
 
 
 def write_export(
@@ -52,7 +52,7 @@ def write_export(
         OSError: `path` cannot be written.
         ValueError: The ending of `path` is unknown, or the video cannot be read.
     """
-    find_ending(path)
+    export_ending(path)
     answers = [answers] if isinstance(answers, dict) else list(answers)
     edited = read_edited_video(video)
     write_moments(path, list_moments(answers, edited, top), [edited])
@@ -64,34 +64,24 @@ def write_moments(path: str | os.PathLike, moments: list[ExportedMoment], videos
     Args:
         path: File to write; its ending, one of `WRITERS`, sets the format. An existing file is replaced.
         moments: The moments, in the order of a timeline.
-        videos: The videos that were searched, at least one.
+        videos: The videos that were searched, at least one. Edit lists name those that have moments.
 
     Raises:
         ImportError: The format needs OpenTimelineIO, which is not installed.
         OSError: `path` cannot be written.
         ValueError: The ending of `path` is unknown, or its format cannot hold these videos.
     """
-    ending = find_ending(path)
+    ending = export_ending(path)
     if not videos:
         raise ValueError(f"`export` '{path}' needs at least one video, got none.")
     if len(videos) > 1 and ending in ONE_VIDEO_ENDINGS:
         raise ValueError(f"`export` '{path}' can hold moments of one video, got {len(videos)}; write .csv instead.")
-    text = WRITERS[ending](moments, videos)
+    # A video without moments is no part of the timeline, so its frame rate does not count.
+    used = {moment.video for moment in moments}
+    named = [video for video in videos if video in used]
+    text = WRITERS[ending](moments, named or videos[:1])
     with writing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def find_ending(path: str | os.PathLike) -> str:
-    """The ending of a file's name that sets the format.
-
-    Raises:
-        ValueError: There is no such format.
-    """
-    name = Path(path).name.lower()
-    for ending in WRITERS:
-        if name.endswith(ending) and name != ending:
-            return ending
-    raise ValueError(f"`export` must end in {', '.join(WRITERS)}, got '{path}'.")
+        partial.write_text(text, encoding=ENCODINGS.get(ending, "utf-8"))
 
 
 def check_export(path: str | os.PathLike) -> None:
@@ -101,8 +91,8 @@ def check_export(path: str | os.PathLike) -> None:
         ImportError: The format needs OpenTimelineIO, which is not installed.
         ValueError: The ending is unknown.
     """
-    if find_ending(path) == ".otio":
+    if export_ending(path) == ".otio":
         import_otio()
 
 
-__all__ = ["WRITERS", "check_export", "find_ending", "write_export", "write_moments"]
+__all__ = ["WRITERS", "check_export", "write_export", "write_moments"]

@@ -31,19 +31,22 @@ CSV_COLUMNS = (
 # YouTube shows no chapters at all unless the first one starts at 0:00, there are three, and each lasts ten seconds.
 MIN_CHAPTERS, MIN_CHAPTER_SEC = 3, 10
 OTHER_CHAPTER = "Other"  # between moments
+FORMULA_STARTS = ("=", "+", "-", "@")  # of cells that spreadsheets take for a formula, whatever space is before them
+# SubRip takes these for tags and has no way to escape them.
+SUBRIP_TAGS = str.maketrans("<>{}", "\u2039\u203a()")
 
 
 def format_csv(moments: list[ExportedMoment], videos: list[EditedVideo]) -> str:
-    """A table with a header; times in seconds and as timecode."""
+    """A table with a header; times in seconds and as timecode. Text that would be a formula begins with an apostrophe."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for moment in moments:
         first, end = moment.frames
         row = (
-            moment.video.path,
+            _as_text(moment.video.path),
             moment.query_number,
-            moment.query,
+            _as_text(moment.query),
             moment.rank,
             f"{moment.start_sec:.3f}",
             f"{moment.end_sec:.3f}",
@@ -56,12 +59,18 @@ def format_csv(moments: list[ExportedMoment], videos: list[EditedVideo]) -> str:
     return text.getvalue()
 
 
+def _as_text(cell: str) -> str:
+    """A cell that is no formula, and has no carriage return, which `csv` does not quote."""
+    cell = cell.replace("\r", " ")
+    return f"'{cell}" if cell.lstrip().startswith(FORMULA_STARTS) else cell
+
+
 def format_srt(moments: list[ExportedMoment], videos: list[EditedVideo]) -> str:
-    """SubRip subtitles: the query and the score while a moment lasts."""
+    """SubRip subtitles: the query and the score while a moment lasts; characters of tags are replaced by similar ones."""
     cues = []
     for number, moment in enumerate(_by_time(moments), 1):
         start, end = _cue_times(moment, ",")
-        cues.append(f"{number}\n{start} --> {end}\n{moment.label}\n")
+        cues.append(f"{number}\n{start} --> {end}\n{moment.label.translate(SUBRIP_TAGS)}\n")
     return "\n".join(cues)
 
 
@@ -115,14 +124,17 @@ def format_chapters(moments: list[ExportedMoment], videos: list[EditedVideo]) ->
     """Chapters for the description of a video on YouTube: a line with start and title for each.
 
     The best moments become chapters, moved by less than ten seconds where the rules require it; a moment that overlaps a
-    better one does not. What lies between them is called "Other", or belongs to the chapter before it if it is
-    shorter than ten seconds.
+    better one, or begins less than ten seconds from one, does not. What lies between them is called "Other", or belongs to
+    the chapter before it if it is shorter than ten seconds.
     """
     length = math.floor(videos[0].duration_sec)
     chapters = _choose_chapters(moments, length)
     if len(chapters) < len(moments):
         num_left_out = len(moments) - len(chapters)
-        logger.info("moments that overlap better ones and are not among the chapters: %d", num_left_out)
+        logger.info(
+            "moments that overlap better ones, or begin within ten seconds of them, and are not among the chapters: %d",
+            num_left_out,
+        )
     lines = []
     covered = 0  # seconds from the start that have a chapter
     for start, end, title in chapters:
@@ -139,7 +151,8 @@ def format_chapters(moments: list[ExportedMoment], videos: list[EditedVideo]) ->
 
 def _choose_chapters(moments: list[ExportedMoment], length: int) -> list[tuple[int, int, str]]:
     """Start, end and title of chapters that do not overlap, in order of time; all in whole seconds."""
-    chosen: list[tuple[int, int, str]] = []
+    chosen: list[ExportedMoment] = []
+    chapters: list[tuple[int, int, str]] = []
     for moment in sorted(moments, key=lambda moment: -moment.score):
         start = min(math.floor(moment.start_sec), max(length - MIN_CHAPTER_SEC, 0))
         if start < MIN_CHAPTER_SEC:
@@ -147,12 +160,20 @@ def _choose_chapters(moments: list[ExportedMoment], length: int) -> list[tuple[i
         end = max(math.ceil(moment.end_sec), start + MIN_CHAPTER_SEC)
         if length - end < MIN_CHAPTER_SEC:
             end = length
-        if all(end <= other_start or other_end <= start for other_start, other_end, _ in chosen):
-            chosen.append((start, end, moment.query))
-    return _close_short_gaps(sorted(chosen))
+        is_far = all(abs(start - other_start) >= MIN_CHAPTER_SEC for other_start, _, _ in chapters)
+        if is_far and not any(_overlap(moment, other) for other in chosen):
+            chosen.append(moment)
+            chapters.append((start, end, moment.query))
+    return _close_short_gaps(sorted(chapters))
+
+
+def _overlap(moment: ExportedMoment, other: ExportedMoment) -> bool:
+    # In seconds as predicted: rounded outwards to whole ones, moments that only touch each other would overlap.
+    return moment.start_sec < other.end_sec and other.start_sec < moment.end_sec
 
 
 def _close_short_gaps(chapters: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """Let each chapter end where the next begins, if it overlaps that by rounding or the gap is shorter than a chapter."""
     closed = []
     for index, (start, end, title) in enumerate(chapters):
         if index + 1 < len(chapters):

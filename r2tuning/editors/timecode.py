@@ -37,13 +37,17 @@ def timecode_rate(rate: Fraction) -> Fraction:
 
     Returns:
         One of `TIMECODE_RATES`: the rate itself; else the lowest multiple of it, so that every frame of the video lies
-        on a label; else 30.
+        on a label; else the highest rate that it is a multiple of, as for slow motion; else 30.
     """
     for standard in TIMECODE_RATES:
         if abs(rate - standard) <= RATE_TOLERANCE * standard:
             return standard
     for standard in TIMECODE_RATES:
         if rate > 0 and (standard / rate).denominator == 1:
+            return standard
+    for standard in reversed(TIMECODE_RATES):
+        multiple = standard * max(round(rate / standard), 1)
+        if abs(rate - multiple) <= RATE_TOLERANCE * rate:
             return standard
     return FALLBACK_RATE
 

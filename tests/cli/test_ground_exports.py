@@ -345,7 +345,7 @@ def test_exports_hold_the_printed_moments(run, video, tmp_path):
     rate, *wrote = err.splitlines()
     assert rate == f"r2tuning: '{video}' has 5.000 frames per second; its timecode counts 25.000, from 0"
     assert wrote == [f"r2tuning: wrote {path}" for path in options[1::2]]
-    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
+    with open(tmp_path / "out.csv", encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["query"], row["rank"]) for row in rows] == [(query, rank) for query in QUERIES for rank in "12"]
     # At 5 frames per second the timecode counts 25: 9.96 and 12.25 seconds are 249 and, halves up, 306 frames.
@@ -361,7 +361,7 @@ def test_one_export_of_several_videos(run, videos, tmp_path):
         videos, "-q", "a man", "--top", 1, "--export", tmp_path / "out.csv", "--export", tmp_path / "o.edl"
     )
     assert status == 1
-    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
+    with open(tmp_path / "out.csv", encoding="utf-8-sig", newline="") as file:
         assert [row["video"] for row in csv.DictReader(file)] == [
             str(videos / "a.mp4"),
             str(videos / "more" / "a.mp4"),
@@ -392,7 +392,7 @@ def test_a_missing_package_is_named_at_the_start(run, video, tmp_path, monkeypat
 def test_exports_are_those_of_the_real_model(ground, tmp_path):
     ground("--export", tmp_path / "out.csv", "--json", tmp_path / "out.json", "--top", 3)
     answers = read_json(tmp_path / "out.json")["answers"]
-    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
+    with open(tmp_path / "out.csv", encoding="utf-8-sig", newline="") as file:
         rows = [(float(row["start_sec"]), float(row["end_sec"])) for row in csv.DictReader(file)]
     expected = []
     for answer in answers:

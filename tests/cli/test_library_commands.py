@@ -125,7 +125,7 @@ def test_search_exports_the_moments_of_all_videos(library, videos, run, tmp_path
     assert status == 0
     assert err[-2:] == [f"r2tuning: wrote {csv_path}", f"r2tuning: wrote {xml_path}"]
     found = read_json(tmp_path / "found.json")["answers"][0]["moments"]
-    with open(csv_path, encoding="utf-8", newline="") as file:
+    with open(csv_path, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     kept = [moment for moment in found if moment["start"] < min(moment["end"], 8.0)]
     assert [(row["video"], row["start_sec"]) for row in rows] == [

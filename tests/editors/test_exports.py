@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -118,16 +119,19 @@ def test_edl(case, tmp_path):
     assert f"* LOC: {labels[1][2]} RED     ein Mann öffnet die Tür (0.50)" in lines
 
 
-def test_edl_in_opentimelineio(case, tmp_path):
+@pytest.mark.parametrize("num_channels", [0, 1, 2, 6])
+def test_edl_in_opentimelineio(num_channels, case, tmp_path):
     otio = pytest.importorskip("opentimelineio", reason="the extra `editors` is not installed")
     pytest.importorskip("otio_cmx3600_adapter", reason="its adapter for EDLs is not installed")
     video, moments, frames, _ = case
     # OpenTimelineIO takes labels without drop-frame at 29.97 for frames of 30 per second; the numbers are equal.
     rate = float(video.rate) if video.drop_frame or video.rate == FILM else round(video.rate)
+    video = replace(video, num_channels=num_channels)
+    moments = [replace(moment, video=video) for moment in moments]
     path = write(tmp_path / "out.edl", moments, video)
     timeline = otio.adapters.read_from_file(str(path), rate=rate)
     [track] = timeline.video_tracks()
-    assert len(timeline.audio_tracks()) == 2
+    assert len(timeline.audio_tracks()) == min(num_channels, 2)
     read = []
     for clip in track:
         first = clip.source_range.start_time.value - video.start_frame
@@ -261,8 +265,36 @@ def test_edl_of_several_videos_names_their_reels(tmp_path):
     assert [line.split()[1] for line in lines if line[:3].isdigit()] == ["ALONGHOL", "ALONGHO2", "AX"]
     assert [line.removeprefix("* FROM CLIP NAME: ") for line in lines if "CLIP NAME" in line] == names
     videos[1] = make_video(rate=Fraction(25), drop_frame=True)
+    moments = [make_moments(video)[0] for video in videos]
     with pytest.raises(ValueError, match="one kind of timecode"):
         write_moments(tmp_path / "mixed.edl", moments, videos)
+
+
+@pytest.mark.parametrize("ending", [".edl", ".xml"])
+def test_the_rate_of_a_video_without_moments_does_not_count(ending, tmp_path):
+    videos = [make_video("a.mp4"), make_video("b.mp4", rate=NTSC, drop_frame=True)]
+    write_moments(tmp_path / f"none{ending}", [], videos)
+    write_moments(tmp_path / f"second{ending}", make_moments(videos[1]), videos)
+    text = (tmp_path / f"second{ending}").read_text(encoding="utf-8")
+    assert "b.mp4" in text
+    assert "a.mp4" not in text
+
+
+def test_edl_with_line_breaks_in_the_name_of_a_video(tmp_path):
+    video = make_video("my\n* talk\r1.mp4")
+    lines = write(tmp_path / "out.edl", make_moments(video), video).read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "TITLE: my * talk 1.mp4"
+    assert [line for line in lines if "CLIP NAME" in line] == ["* FROM CLIP NAME: my * talk 1.mp4"] * 2
+    assert len(lines) == 10
+
+
+def test_edl_holds_no_more_events_than_its_numbers_have_digits(tmp_path):
+    video = make_video()
+    moments = make_moments(video) * 500
+    with pytest.raises(ValueError, match="at most 999 events, for 1,000 moments"):
+        write_moments(tmp_path / "out.edl", moments, [video])
+    lines = write(tmp_path / "out.edl", moments[:999], video).read_text(encoding="utf-8").splitlines()
+    assert lines[-3].startswith("999  TALK1")
 
 
 def test_silent_video_has_no_sound_in_edit_lists(tmp_path):
@@ -280,12 +312,45 @@ def test_silent_video_has_no_sound_in_edit_lists(tmp_path):
 
 def test_csv(case, tmp_path):
     video, moments, _, labels = case
-    with open(write(tmp_path / "out.csv", moments, video), encoding="utf-8", newline="") as file:
+    with open(write(tmp_path / "out.csv", moments, video), encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["query"] for row in rows] == [moment.query for moment in moments]
     assert [(row["start_sec"], row["end_sec"]) for row in rows] == [("59.500", "61.000"), ("2.000", "3.250")]
     assert [[row["start_timecode"], row["end_timecode"]] for row in rows] == [label[:2] for label in labels]
     assert (rows[0]["video"], rows[0]["score"], rows[0]["probability"]) == ("/videos/talk 1.mp4", "0.914000", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('=cmd|"/c calc"!A1', '\'=cmd|"/c calc"!A1'),
+        ("+1.mp4", "'+1.mp4"),
+        ("-1", "'-1"),
+        ("@a", "'@a"),
+        ("\t=a", "'\t=a"),
+        ("\r=a\rb", "' =a b"),
+        ("a=b", "a=b"),
+    ],
+)
+def test_no_cell_of_a_csv_is_a_formula(text, expected, tmp_path):
+    video = replace(make_video(), path=text)
+    moment = ExportedMoment(video, 1, text, 1, 1.0, 2.0, 0.5)
+    with open(write(tmp_path / "out.csv", [moment], video), encoding="utf-8-sig", newline="") as file:
+        [row] = csv.DictReader(file)
+    assert (row["query"], row["video"]) == (expected, expected)
+
+
+def test_spreadsheets_recognise_the_encoding_of_a_csv(tmp_path):
+    video = make_video()
+    assert write(tmp_path / "out.csv", make_moments(video), video).read_bytes().startswith(b"\xef\xbb\xbfvideo,")
+
+
+def test_no_query_is_a_tag_of_subtitles(tmp_path):
+    video = make_video()
+    moment = ExportedMoment(video, 1, "<i>a {\\an8}", 1, 1.0, 2.0, 0.5)
+    assert write(tmp_path / "out.srt", [moment], video).read_text(encoding="utf-8").splitlines()[2] == (
+        "\u2039i\u203aa (\\an8) (0.50)"
+    )
 
 
 def test_srt(tmp_path):
@@ -296,7 +361,7 @@ def test_srt(tmp_path):
         (1, 2000, 3250),
         (2, 59500, 61000),
     ]
-    assert subtitles[1].text == f"{QUERY} (0.91)"
+    assert subtitles[1].text == 'people "laugh" & \u2039clap\u203a (0.91)'
 
 
 def test_vtt(tmp_path):
@@ -347,6 +412,11 @@ def chapters(tmp_path, spans, duration_sec=100.0):
             ["0:00 Other", "0:20 query 1", "0:45 query 3", "1:00 Other", "1:30 query 4"],
         ),
         ([(30, 32)], ["0:00 Other", "0:30 query 1", "0:40 Other"]),
+        # They touch within a second; the better one first, and last.
+        ([(12.7, 30.2), (30.2, 45.1)], ["0:00 Other", "0:12 query 1", "0:30 query 2", "0:46 Other"]),
+        ([(30.2, 45.1), (12.7, 30.2)], ["0:00 Other", "0:12 query 2", "0:30 query 1", "0:46 Other"]),
+        # The second one begins too early for a chapter of its own; the third only lies close to the end of the first.
+        ([(30, 32), (35, 60), (40, 60)], ["0:00 Other", "0:30 query 1", "0:40 query 3", "1:00 Other"]),
     ],
 )
 def test_chapters(spans, expected, tmp_path):
@@ -357,6 +427,14 @@ def test_too_few_chapters_are_reported(tmp_path, caplog):
     assert chapters(tmp_path, []) == ["0:00 Other"]
     assert chapters(tmp_path, [(2, 5)], 8.0) == ["0:00 query 1"]
     assert caplog.text.count("only if there are at least 3, there are 1") == 2
+
+
+def test_moments_without_a_chapter_are_reported(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        chapters(tmp_path, [(12.7, 30.2), (30.2, 45.1)])
+        assert "not among the chapters" not in caplog.text
+        chapters(tmp_path, [(30, 32), (31, 40), (33, 50)])
+    assert "or begin within ten seconds of them, and are not among the chapters: 2" in caplog.text
 
 
 def test_chapters_keep_the_rules_of_youtube(tmp_path):
@@ -407,7 +485,7 @@ def test_a_moment_lasts_at_least_a_frame_and_ends_with_the_video():
 def test_write_export_reads_the_video(tmp_path):
     path = write_video(tmp_path / "my talk.mp4", count=100, rate=5, audio_sec=20.0)
     write_export(tmp_path / "out.csv", ANSWERS, path, top=1)
-    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
+    with open(tmp_path / "out.csv", encoding="utf-8-sig", newline="") as file:
         [row] = csv.DictReader(file)
     assert (row["start_timecode"], row["end_timecode"], row["end_sec"]) == ("00:00:04:00", "00:00:20:00", "20.000")
     video = read_edited_video(path)

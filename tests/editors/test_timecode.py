@@ -80,6 +80,14 @@ def test_what_is_no_label(label, rate):
         (Fraction(15000, 1001), NTSC),
         (Fraction(2500, 149), Fraction(30)),
         (Fraction(0), Fraction(30)),
+        (Fraction(120000, 1001), NTSC_60),  # the highest rate that it is a multiple of
+        (Fraction(240000, 1001), NTSC_60),
+        (Fraction(100), Fraction(50)),
+        (Fraction(120), Fraction(60)),
+        (Fraction(90), Fraction(30)),
+        (Fraction(96), Fraction(48)),
+        (Fraction("119.881"), NTSC_60),
+        (Fraction(110), Fraction(30)),
     ],
 )
 def test_rates(rate, expected):
