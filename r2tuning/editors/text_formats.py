@@ -32,6 +32,8 @@ CSV_COLUMNS = (
 MIN_CHAPTERS, MIN_CHAPTER_SEC = 3, 10
 OTHER_CHAPTER = "Other"  # between moments
 FORMULA_STARTS = ("=", "+", "-", "@")  # of cells that spreadsheets take for a formula, whatever space is before them
+# YouTube refuses these in descriptions.
+ANGLE_BRACKETS = str.maketrans("<>", "\u2039\u203a")
 # SubRip takes these for tags and has no way to escape them.
 SUBRIP_TAGS = str.maketrans("<>{}", "\u2039\u203a()")
 
@@ -146,7 +148,8 @@ def format_chapters(moments: list[ExportedMoment], videos: list[EditedVideo]) ->
         lines.append((covered, OTHER_CHAPTER))
     if len(lines) < MIN_CHAPTERS:
         logger.warning("YouTube shows chapters only if there are at least %d, there are %d", MIN_CHAPTERS, len(lines))
-    return "".join(f"{_format_seconds(start)} {title}\n" for start, title in lines)
+    text = "".join(f"{_format_seconds(start)} {title}\n" for start, title in lines)
+    return text.translate(ANGLE_BRACKETS)
 
 
 def _choose_chapters(moments: list[ExportedMoment], length: int) -> list[tuple[int, int, str]]:

@@ -423,6 +423,14 @@ def test_chapters(spans, expected, tmp_path):
     assert chapters(tmp_path, spans) == expected
 
 
+def test_chapters_have_no_angle_brackets(tmp_path):
+    """YouTube refuses a description with them."""
+    video = make_video()
+    moment = ExportedMoment(video, 1, "a < b > c", 1, 0.0, 100.0, 0.5)
+    text = write(tmp_path / "out.chapters.txt", [moment], video).read_text(encoding="utf-8")
+    assert text == "0:00 a \u2039 b \u203a c\n"
+
+
 def test_too_few_chapters_are_reported(tmp_path, caplog):
     assert chapters(tmp_path, []) == ["0:00 Other"]
     assert chapters(tmp_path, [(2, 5)], 8.0) == ["0:00 query 1"]
