@@ -170,7 +170,7 @@ def write_exports(paths: list[Path], moments: list[ExportedMoment], videos: list
         OSError: A file cannot be written; the others have been written, unless a warning names them.
         ValueError: A format cannot hold these videos; likewise.
     """
-    errors = []
+    errors: list[OSError | ValueError] = []
     for path in paths:
         if not videos:
             logger.warning("'%s' was not written, because there are no moments", path)
@@ -181,8 +181,8 @@ def write_exports(paths: list[Path], moments: list[ExportedMoment], videos: list
             errors.append(error)
             continue
         logger.info("wrote %s", path)
-    for error in errors[1:]:
-        logger.warning("%s", error)
+    for other in errors[1:]:
+        logger.warning("%s", other)
     if errors:
         raise errors[0]
 
