@@ -18,19 +18,20 @@ from pathlib import Path
 
 import numpy as np
 
-from .containers_r2tuning import MAX_PIXELS
+from .containers_r2tuning import MAX_PIXELS, VideoSource
 from .files_r2tuning import check_replaceable, writing
 from .video_cutting_r2tuning import COPY_FORMATS, choose_copy_ending, copy_part, encode_part
 from .video_rendering_r2tuning import INTERPOLATIONS
 from .video_selection_r2tuning import repeat_pictures, select_pictures
 from .video_source_r2tuning import VideoInput, make_source
-from .video_timeline_r2tuning import scan
+from .video_timeline_r2tuning import Timeline, scan
 
 
 __all__ = [
     "MAX_DENOMINATOR",
     "MAX_FRAMES",
     "CopiedPart",
+    "ScannedVideo",
     "VideoFrameIterator",
     "VideoFrames",
     "copy_clip",
@@ -39,6 +40,7 @@ __all__ = [
     "iter_video_frames",
     "load_video_frames",
     "sample_frame_times",
+    "scan_video",
 ]
 
 MAX_FRAMES = 100_000  # 27 hours at one frame a second, or an hour of every picture; a caller may allow more
@@ -225,8 +227,56 @@ def iter_video_frames(
     return VideoFrameIterator(chunks, times, float(timeline.duration), float(fps))
 
 
+@dataclass(frozen=True)
+class ScannedVideo:
+    """A video whose timestamps have been read, so that several parts can be cut out without reading them again.
+
+    Args:
+        source: The video.
+        timeline: Its timestamps.
+        path: Its path; `None` = it has none.
+    """
+
+    source: VideoSource
+    timeline: Timeline
+    path: str | os.PathLike | None
+
+
+def scan_video(video: VideoInput, *, max_pixels: int = MAX_PIXELS) -> ScannedVideo:
+    """Read the timestamps of a video, for `cut_clip`, `copy_clip` and `copy_ending`.
+
+    Args:
+        video: Path, bytes of a file, binary file object or http(s) address.
+        max_pixels: Largest number of pixels of a picture.
+
+    Raises:
+        FileNotFoundError: The path does not exist.
+        ImportError: PyAV is not installed.
+        ValueError: The video cannot be read.
+    """
+    source = make_source(video, _as_count("max_pixels", max_pixels))
+    return ScannedVideo(source, scan(source), _path_of(video))
+
+
+def _path_of(video: VideoInput | ScannedVideo) -> str | os.PathLike | None:
+    if isinstance(video, ScannedVideo):
+        return video.path
+    return video if isinstance(video, str | os.PathLike) else None
+
+
+def _scan_for(
+    output_path: str | os.PathLike, video: VideoInput | ScannedVideo, max_pixels: int
+) -> tuple[VideoSource, Timeline]:
+    """Source and timestamps of a video that is to be cut, unless the output would replace it."""
+    path = _path_of(video)
+    inputs = [] if path is None else [path]
+    check_replaceable(output_path, *inputs)
+    scanned = video if isinstance(video, ScannedVideo) else scan_video(video, max_pixels=max_pixels)
+    return scanned.source, scanned.timeline
+
+
 def cut_clip(
-    video: VideoInput,
+    video: VideoInput | ScannedVideo,
     output_path: str | os.PathLike,
     start_sec: float,
     end_sec: float,
@@ -241,11 +291,12 @@ def cut_clip(
     aligned, so the cut is silent, with a warning. The file appears at `output_path` only once it is complete.
 
     Args:
-        video: Path, bytes of a file, binary file object or http(s) address.
+        video: Path, bytes of a file, binary file object or http(s) address; or, to cut several parts out, the result of
+            `scan_video`.
         output_path: File to write; an existing one is replaced.
         start_sec: Start of the part, in seconds since the first picture.
         end_sec: End of the part, in seconds.
-        max_pixels: Largest number of pixels of a picture.
+        max_pixels: Largest number of pixels of a picture; that of `scan_video` counts for its result.
 
     Raises:
         FileExistsError: `output_path` is `video` itself, or not a regular file.
@@ -253,10 +304,7 @@ def cut_clip(
         OSError: `output_path` cannot be written.
         ValueError: The video cannot be read, or the part does not lie within it.
     """
-    inputs = [video] if isinstance(video, str | os.PathLike) else []
-    check_replaceable(output_path, *inputs)
-    source = make_source(video, _as_count("max_pixels", max_pixels))
-    timeline = scan(source)
+    source, timeline = _scan_for(output_path, video, max_pixels)
     start, end = _check_range(start_sec, end_sec, timeline.duration)
     with writing(output_path) as partial:
         encode_part(partial, source, timeline, start, end)
@@ -276,7 +324,7 @@ class CopiedPart:
 
 
 def copy_clip(
-    video: VideoInput,
+    video: VideoInput | ScannedVideo,
     output_path: str | os.PathLike,
     start_sec: float,
     end_sec: float,
@@ -289,12 +337,13 @@ def copy_clip(
     which part was written. The sound is that of `cut_clip`, copied too.
 
     Args:
-        video: Path, bytes of a file, binary file object or http(s) address.
+        video: Path, bytes of a file, binary file object or http(s) address; or, to cut several parts out, the result of
+            `scan_video`.
         output_path: File to write, ending in .mp4, .mov or .mkv; an existing one is replaced. `copy_ending` names an
             ending that can hold the video.
         start_sec: Start of the part, in seconds since the first picture.
         end_sec: End of the part, in seconds.
-        max_pixels: Largest number of pixels of a picture.
+        max_pixels: Largest number of pixels of a picture; that of `scan_video` counts for its result.
 
     Returns:
         The part that was written.
@@ -309,17 +358,14 @@ def copy_clip(
     """
     if Path(output_path).suffix.lower() not in COPY_FORMATS:
         raise ValueError(f"`output_path` must end in {', '.join(COPY_FORMATS)}, got '{output_path}'.")
-    inputs = [video] if isinstance(video, str | os.PathLike) else []
-    check_replaceable(output_path, *inputs)
-    source = make_source(video, _as_count("max_pixels", max_pixels))
-    timeline = scan(source)
+    source, timeline = _scan_for(output_path, video, max_pixels)
     start, end = _check_range(start_sec, end_sec, timeline.duration)
     with writing(output_path) as partial:
         copied_start, copied_end = copy_part(partial, source, timeline, start, end)
     return CopiedPart(float(copied_start), float(copied_end))
 
 
-def copy_ending(video: VideoInput) -> str:
+def copy_ending(video: VideoInput | ScannedVideo) -> str:
     """Ending of a file that `copy_clip` can copy a video to.
 
     It is ".mp4" if players open the codecs in mp4, else ".mov" for a copy of a QuickTime file, else ".mkv".
@@ -328,7 +374,7 @@ def copy_ending(video: VideoInput) -> str:
         FileNotFoundError: The path does not exist.
         ValueError: The video cannot be read.
     """
-    return choose_copy_ending(make_source(video))
+    return choose_copy_ending(video.source if isinstance(video, ScannedVideo) else make_source(video))
 
 
 # ---- arguments and times ----

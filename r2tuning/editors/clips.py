@@ -1,17 +1,19 @@
 """Write moments as video files of their own."""
 
+import functools
 import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from modeling_r2tuning.video_io_r2tuning import copy_clip, copy_ending, cut_clip
+from modeling_r2tuning.video_io_r2tuning import ScannedVideo, copy_clip, copy_ending, cut_clip, scan_video
 from modeling_r2tuning.video_source_r2tuning import LocalCopy, file_stem
 
 
 logger = logging.getLogger(__name__)
 
+MAX_SCANNED_VIDEOS = 16  # whose timestamps are kept: some megabytes an hour
 MAX_NAME_BYTES = 255
 MAX_STEM_BYTES = 150  # of each of several videos, so that no name is shortened further
 FORBIDDEN = re.compile(r'[<>:"/|?*]')  # in names on Windows, besides what `file_stem` replaces
@@ -84,12 +86,13 @@ def write_clips(
     """
     largest = max((max(cut.query, cut.rank) for cut in cuts), default=1)
     digits = max(2, len(str(largest)))
+    scan = functools.lru_cache(MAX_SCANNED_VIDEOS)(scan_video)  # the parts of a video need not follow each other
     paths = []
     for count, cut in enumerate(cuts, 1):
         if cut.start < cut.end:
             beginning = f"query{cut.query:0{digits}}_moment{cut.rank:0{digits}}_"
             try:
-                paths.append(_write_clip(cut, folder, beginning, copy=copy))
+                paths.append(_write_clip(cut, scan(cut.video), folder, beginning, copy=copy))
             except (OSError, ValueError) as error:
                 if on_error is None:
                     raise
@@ -101,14 +104,14 @@ def write_clips(
     return paths
 
 
-def _write_clip(cut: Cut, folder: Path, beginning: str, *, copy: bool) -> Path:
+def _write_clip(cut: Cut, video: ScannedVideo, folder: Path, beginning: str, *, copy: bool) -> Path:
     ending = f"_{cut.start:.1f}-{cut.end:.1f}s"
     if not copy:
         path = folder / _clip_name(beginning, cut.stem, f"{ending}.mp4")
-        cut_clip(cut.video, path, cut.start, cut.end)
+        cut_clip(video, path, cut.start, cut.end)
         return path
-    path = folder / _clip_name(beginning, cut.stem, ending + copy_ending(cut.video))
-    part = copy_clip(cut.video, path, cut.start, cut.end)
+    path = folder / _clip_name(beginning, cut.stem, ending + copy_ending(video))
+    part = copy_clip(video, path, cut.start, cut.end)
     logger.info(
         "%s starts %+.2f s and ends %+.2f s from the moment",
         path.name,

@@ -140,8 +140,8 @@ def test_a_clip_that_cannot_be_cut_does_not_stop_the_search(library, videos, run
     cut_clip = clips.cut_clip
 
     def cut(video, *arguments):
-        if video == str(videos / "one.mp4"):
-            raise ValueError(f"`video` '{video}' cannot be read")
+        if video.path == str(videos / "one.mp4"):
+            raise ValueError(f"{video.source.name} cannot be read")
         cut_clip(video, *arguments)
 
     monkeypatch.setattr(clips, "cut_clip", cut)
