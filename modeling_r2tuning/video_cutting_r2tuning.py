@@ -245,7 +245,7 @@ def _add_copy(output: Any, stream: Any, source: VideoSource, path: Path) -> Any:
         raise ValueError(
             f"`output_path` {path.name!r} cannot hold {codec}, the codec of {source.name}; {advice}."
         ) from error
-    if output.format.name in MP4_FORMATS and stream.codec_context.name == "hevc":
+    if output.format.name in MP4_FORMATS and stream.codec_context.codec.canonical_name == "hevc":
         # Apple's players refuse FFmpeg's own choice, hev1.
         copy.codec_context.codec_tag = "hvc1"
     return copy

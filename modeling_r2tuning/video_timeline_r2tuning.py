@@ -189,7 +189,7 @@ def _make_timeline(source: VideoSource, table: _PacketTable, container: Any, str
     )
     # Where clocks restart, FFmpeg guesses the end from the last timestamps instead of reading a declared one.
     if not may_restart and not table.has_jumps:
-        _warn_if_short(source.name, container, stream, timeline.duration)
+        _warn_if_short(source.name, container, stream, timeline)
     return timeline
 
 
@@ -367,9 +367,13 @@ def _is_orderly(table: _PacketTable, is_shown: np.ndarray) -> bool:
     return bool(has_unique_times and (np.diff(dts) >= 0).all())
 
 
-def _warn_if_short(name: str, container: Any, stream: Any, end: Fraction) -> None:
+def _warn_if_short(name: str, container: Any, stream: Any, timeline: Timeline) -> None:
     """Warn of a file that ends before its declared end."""
+    end = timeline.duration
     declared = Fraction(container.duration or 0, 1_000_000)
+    if timeline.clock_start is not None and container.start_time is not None:
+        # The container counts from the start of its sound, if that comes before the first picture.
+        declared -= max(timeline.clock_start - Fraction(container.start_time, 1_000_000), Fraction(0))
     if stream.duration is not None:
         declared = stream.duration * _ratio(stream.time_base)
     if container.format.name == "avi":  # FFmpeg corrects the duration of a truncated AVI, but not its picture count

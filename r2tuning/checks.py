@@ -1,5 +1,7 @@
 """Checks of folders, model names and the device, made before work begins."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -39,6 +41,20 @@ def check_annotation_files(benchmark: str, **files: Path | str | None) -> None:
             raise FileNotFoundError(
                 f"`{name}` must be a file, a dataset folder or {HUB_PREFIX}ORG/NAME, but there is no '{path}'."
             )
+
+
+def check_distinct(outputs: Iterable[Path]) -> None:
+    """Refuse outputs of which one would replace another.
+
+    Raises:
+        ValueError: Two have the same path.
+    """
+    taken = set()
+    for path in outputs:
+        place = os.path.realpath(path)
+        if place in taken:
+            raise ValueError(f"'{path}' is the path of two outputs; give each a path of its own.")
+        taken.add(place)
 
 
 def check_model_name(option: str, name: str) -> None:
@@ -97,6 +113,7 @@ def choose_device(name: str | None) -> torch.device:
 
 __all__ = [
     "check_annotation_files",
+    "check_distinct",
     "check_folders",
     "check_model_name",
     "check_model_type",

@@ -20,7 +20,7 @@ from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
 from modeling_r2tuning.pipeline_r2tuning import VideoGroundingPipeline
 from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_source_r2tuning import LocalCopy, local_copy
-from r2tuning.checks import check_model_type, choose_device, locate_model
+from r2tuning.checks import check_distinct, check_model_type, choose_device, locate_model
 from r2tuning.editors.clips import Cut, list_cuts, write_clips
 from r2tuning.editors.document import encode_document
 from r2tuning.editors.export import check_export, write_moments
@@ -99,14 +99,7 @@ def check_outputs(args: argparse.Namespace, files: Iterable[Path | None], inputs
         if path is not None and path != STANDARD_OUTPUT:
             check_replaceable(path, *inputs)
             outputs.append(path)
-    if args.clips is not None:
-        outputs.append(args.clips)
-    taken = set()
-    for path in outputs:
-        place = os.path.realpath(path)
-        if place in taken:
-            raise ValueError(f"'{path}' is the path of two outputs; give each a path of its own.")
-        taken.add(place)
+    check_distinct(outputs if args.clips is None else [*outputs, args.clips])
     for path in args.export:
         check_export(path)
     if args.plot is not None:

@@ -15,6 +15,7 @@ from modeling_r2tuning.files_r2tuning import check_replaceable, writing
 from modeling_r2tuning.loading_r2tuning import check_vocabulary
 from r2tuning.checks import (
     check_annotation_files,
+    check_distinct,
     check_folders,
     check_model_name,
     check_model_type,
@@ -87,14 +88,15 @@ def check_arguments(args: argparse.Namespace) -> None:
     Raises:
         FileExistsError: A file to write is something else.
         FileNotFoundError: A folder is missing.
-        ValueError: The device cannot be used, or `--record` has nothing to add to.
+        ValueError: The device cannot be used, two outputs have the same path, or `--record` has nothing to add to.
     """
     check_folders(data_dir=args.data_dir, video_dir=args.video_dir, features=args.features)
     check_annotation_files(args.benchmark, data_file=args.data_file, val_file=args.val_file)
     inputs = [path for path in (args.predictions, args.data_file, args.val_file) if path is not None]
-    for path in (args.output, args.save_predictions):
-        if path is not None:
-            check_replaceable(path, *inputs)
+    outputs = [path for path in (args.output, args.save_predictions) if path is not None]
+    for path in outputs:
+        check_replaceable(path, *inputs)
+    check_distinct(outputs)
     if args.model is None:
         return
     args.model = locate_model(args.model)

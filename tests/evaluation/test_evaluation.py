@@ -184,6 +184,13 @@ def test_checkpoint_options_are_refused_with_a_prediction_file(qvhighlights, tmp
     assert "is an input of this command" in capsys.readouterr().err
 
 
+def test_two_outputs_need_two_paths(qvhighlights, tmp_path, capsys):
+    words = ["--model", "packaged", "--benchmark", "qvhighlights", "--data-dir", str(qvhighlights)]
+    outputs = ["--output", str(tmp_path / "o"), "--save-predictions", str(tmp_path / "o")]
+    assert main([*words, "--features", str(tmp_path), *outputs]) == 2
+    assert "is the path of two outputs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["qvhighlights", "tacos", "youtube_highlights", "tvsum"])
 def test_a_checkpoint_predicts_every_query(name, checkpoint, tmp_path, capsys):
     """For every benchmark, in the common form; the saved file has the same scores."""

@@ -482,6 +482,14 @@ def test_truncated_file_is_read_up_to_its_end_with_one_warning(tmp_path, caplog,
     assert f"{10 - video.duration_sec:.1f} seconds before its declared end" in caplog.text
 
 
+def test_a_file_whose_pictures_start_late_is_not_short(tmp_path, caplog):
+    """Matroska declares the length of the file, which starts with its sound."""
+    times = range(50, 100)
+    path = samples.write_video(tmp_path / "video.mkv", count=50, times=times, max_b_frames=0, audio_sec=4.0)
+    assert load_video_frames(path, 1).duration_sec == 2
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     ("name", "codec"), [("video.mp4", "libx264"), ("video.mp4", "mpeg4"), ("v.webm", "libvpx-vp9")]
 )
