@@ -65,14 +65,26 @@ def _search(args: argparse.Namespace) -> int:
             "answers": [asdict(answer) for answer in answers],
         }
         write_document(document, args.json)
+    return _write_edits(args, answers)
+
+
+def _write_edits(args: argparse.Namespace, answers: list[SearchAnswer]) -> int:
+    """Write exports, picture and clips, the quickest first; returns the exit status."""
+    export_error = None
+    if args.export:
+        try:
+            write_exports(args.export, *list_exports(answers))
+        except (OSError, ValueError) as error:  # raised once the rest is written
+            export_error = error
     if args.plot is not None:
         plot_search(answers, args.plot)
         logger.info("wrote %s", args.plot)
-    if args.export:
-        write_exports(args.export, *list_exports(answers))
-    if args.clips is not None and cut_clips(list_cuts(answers), args.clips, copy=args.copy):
-        return SOME_FAILED
-    return DONE
+    num_failed = 0
+    if args.clips is not None:
+        num_failed = cut_clips(list_cuts(answers), args.clips, copy=args.copy)
+    if export_error is not None:
+        raise export_error
+    return SOME_FAILED if num_failed else DONE
 
 
 def format_answer(answer: SearchAnswer) -> str:

@@ -11,6 +11,7 @@ from cli_output import read_json
 from tiny_checkpoints import save_ours
 from video_samples import write_video
 
+from r2tuning.commands import shared
 from r2tuning.editors import clips
 from r2tuning_cli.main import main
 
@@ -155,6 +156,19 @@ def test_a_clip_that_cannot_be_cut_does_not_stop_the_search(library, videos, run
     assert export == f"r2tuning: wrote {tmp_path / 'found.csv'}"
     assert f"clips were not cut: `video` '{videos / 'one.mp4'}' cannot be read" in failed
     assert wrote == f"r2tuning: wrote {len(names)} clips to {tmp_path / 'clips'}"
+
+
+def test_an_export_that_fails_does_not_keep_clips_from_being_cut(library, run, tmp_path, monkeypatch):
+    def refuse(path, moments, videos):
+        raise ValueError("`export` cannot hold these videos")
+
+    monkeypatch.setattr(shared, "write_moments", refuse)
+    outputs = ("--export", tmp_path / "o.edl", "--plot", tmp_path / "o.png", "--clips", tmp_path / "clips")
+    status, _, err = run("search", library, "a", "--top", 2, *outputs)
+    assert status == 2
+    assert err[-1] == "r2tuning: error: `--export` cannot hold these videos"
+    assert (tmp_path / "o.png").exists()
+    assert list((tmp_path / "clips").iterdir())
 
 
 def test_search_refuses_two_outputs_of_one_path(library, run, tmp_path):
