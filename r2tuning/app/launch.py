@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).with_name("assets")
 MAX_UPLOAD_MB, MAX_DURATION_SEC = 500.0, 3600.0
+SWEEP_SEC = 10.0
 # Fonts of the user's machine: the page loads nothing from elsewhere.
 FONTS = ("system-ui", "sans-serif")
 CODE_FONTS = ("ui-monospace", "monospace")
@@ -111,6 +113,8 @@ def serving(
     Yields:
         Address of the page.
     """
+    if port is not None:
+        _check_port(host, port)
     for name, value in (("max_upload_mb", max_upload_mb), ("max_duration_sec", max_duration_sec)):
         if not value > 0:
             raise ValueError(f"`{name}` must be above 0, got {value}.")
@@ -120,7 +124,8 @@ def serving(
         pages.mkdir()
         # Gradio reads the folder for uploads from the environment, whenever it needs it.
         with _environment("GRADIO_TEMP_DIR", str(uploads)):
-            page = build_page(Grounder(pipe, Sessions(pages), max_duration_sec), library)
+            sessions = Sessions(pages)
+            page = build_page(Grounder(pipe, sessions, max_duration_sec), library)
             _, local_address, public_address = page.queue().launch(
                 server_name=host,
                 server_port=port,
@@ -139,9 +144,28 @@ def serving(
                 quiet=True,
             )
             try:
-                yield public_address or local_address
+                with _closing_unused(sessions):
+                    yield public_address or local_address
             finally:
                 page.close(verbose=False)
+
+
+@contextlib.contextmanager
+def _closing_unused(sessions: Sessions) -> Iterator[None]:
+    """Close pages that are not used any more while the block runs."""
+    stopped = threading.Event()
+
+    def close() -> None:
+        while not stopped.wait(min(sessions.grace_sec / 10, SWEEP_SEC)):
+            sessions.close_unused()
+
+    thread = threading.Thread(target=close, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
 
 @contextlib.contextmanager
@@ -156,6 +180,15 @@ def _until_terminated() -> Iterator[threading.Event]:
         yield stopped
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def _check_port(host: str | None, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), port))
+        except OSError as error:
+            raise OSError(f"`port` {port} cannot be used ({error.strerror}); choose another one.") from error
 
 
 @contextlib.contextmanager
