@@ -4,41 +4,36 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
 
 from dataset_scripts.videos import CONTAINERS
 
 
-class VideoUpload(gr.File):
-    """Takes one video file from the browser.
+def make_video_upload(**options: Any) -> gr.File:
+    """A component for one video file.
 
-    Its value in a function is the path of the file and the name that the file has on the user's machine; Gradio's own
-    component drops characters from the name. Nor does it fetch an address that a caller names in place of a file.
+    Its value in a function is a pair: the path of the file, and its name on the user's machine, from which Gradio drops
+    characters. It fetches no address that a caller names in place of a file, as Gradio would.
+
+    Args:
+        options: Of `gr.File`.
     """
+    endings = [f".{ending}" for ending in CONTAINERS]
+    upload = gr.File(file_types=["video", *endings], file_count="single", **options)
+    preprocess, take_over = upload.preprocess, upload.async_move_resource_to_block_cache
 
-    is_template = True  # in the browser it is Gradio's own
+    def preprocess_named(payload: Any) -> tuple[str, str] | None:
+        path = preprocess(payload)
+        return None if path is None else (str(path), Path(payload.orig_name or str(path)).name)
 
-    def __init__(self, **kwargs: Any):
-        endings = [f".{ending}" for ending in CONTAINERS]
-        super().__init__(file_types=["video", *endings], file_count="single", **kwargs)
-
-    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Take over a file that the server has.
-
-        Raises:
-            Error: It is an address.
-        """
-        if "://" in str(url_or_file_path):
+    async def take_over_file(place: str | Path | None) -> str | None:
+        if "://" in str(place):
             raise gr.Error("Only a file can be uploaded, no address.")
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
+        return await take_over(place)
 
-    def preprocess(self, payload: Any) -> tuple[str, str] | None:  # type: ignore[override]
-        """Path and name of the file; `None` if there is none."""
-        path = super().preprocess(payload)
-        if path is None:
-            return None
-        name = payload.orig_name if isinstance(payload, FileData) else None
-        return str(path), Path(name or str(path)).name
+    # On the object: a subclass would make Gradio write a file of types beside this one.
+    upload.preprocess = preprocess_named  # type: ignore[method-assign, assignment]
+    upload.async_move_resource_to_block_cache = take_over_file  # type: ignore[method-assign, assignment]
+    return upload
 
 
-__all__ = ["VideoUpload"]
+__all__ = ["make_video_upload"]

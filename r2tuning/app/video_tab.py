@@ -15,7 +15,7 @@ from r2tuning.app.example import make_example
 from r2tuning.app.grounding import Choices, Grounder
 from r2tuning.app.markup import file_address, render_answers, render_player
 from r2tuning.app.sessions import Session
-from r2tuning.app.upload import VideoUpload
+from r2tuning.app.upload import make_video_upload
 from r2tuning_cli.defaults import MAX_MOMENTS
 
 
@@ -39,7 +39,7 @@ class VideoTab:
         self.grounder = grounder
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                self.upload = VideoUpload(label="Video", height=140)
+                self.upload = make_video_upload(label="Video", height=140)
                 self.queries = gr.Textbox(label="What to find", info="A sentence on each line", lines=3)
                 self.find = gr.Button("Find", variant="primary")
                 self.example = gr.Button("Try an example", visible=is_packaged(grounder.pipe))
