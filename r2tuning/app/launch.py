@@ -52,7 +52,7 @@ def launch_app(
     max_upload_mb: float = MAX_UPLOAD_MB,
     max_duration_sec: float = MAX_DURATION_SEC,
 ) -> None:
-    """Serve the page until the process is interrupted.
+    """Serve the page until the process is interrupted or terminated.
 
     Args:
         model: A checkpoint folder, the name of a repository on the Hub, or a pipeline; default: the model of the library,
@@ -85,7 +85,8 @@ def launch_app(
     )
     with _until_terminated() as stopped, served as address:
         write_line(sys.stdout, f"The page is at {address} (press Ctrl-C to stop it)")
-        stopped.wait()
+        with contextlib.suppress(KeyboardInterrupt):
+            stopped.wait()
 
 
 def _load_pipeline(model: str | VideoGroundingPipeline | None, library: "Library | None") -> VideoGroundingPipeline:
@@ -183,12 +184,12 @@ def _until_terminated() -> Iterator[threading.Event]:
 
 
 def _check_port(host: str | None, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), port))
-        except OSError as error:
-            raise OSError(f"`port` {port} cannot be used ({error.strerror}); choose another one.") from error
+    host = host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise OSError(f"`port` {port} cannot be used at {host} ({error.strerror}); choose another one.") from error
 
 
 @contextlib.contextmanager

@@ -132,9 +132,8 @@ class LibraryTab:
         name = file_name(moment.path)
         if not os.path.isfile(moment.path):
             raise ValueError(f"'{name}' is missing.")
-        output = (
-            session.make_folder("clip") / f"{secrets.token_urlsafe(4)}.mp4"
-        )  # no other clip may be played from a cache
+        # Another name each time: browsers may keep what they have played.
+        output = session.make_folder("clip") / f"{secrets.token_urlsafe(4)}.mp4"
         end = min(moment.end, iter_video_frames(moment.path, 1.0).duration_sec)
         cut_clip(moment.path, output, moment.start, end)
         return render_clip(output, f"{name}, {format_time(moment.start)} to {format_time(moment.end)}")

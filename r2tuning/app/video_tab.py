@@ -106,11 +106,10 @@ class VideoTab:
         return render_player(None), render_answers([], None, 0)
 
     @show_errors
-    def encode(self, request: gr.Request, progress: Any = gr.Progress()) -> str:  # noqa: B008
+    def encode(self, request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008
         """Encode the video, so that the first query is quick too."""
-        session = self._session(request)
-        self.grounder.encode(session, progress)
-        return render_answers([], session.video, 0)
+        self.grounder.encode(self._session(request), progress)
+        return gr.skip()
 
     @show_errors
     def ask(self, queries: str, request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008
