@@ -68,7 +68,11 @@ setup(
         "siglip": ["sentencepiece>=0.2", "protobuf>=4.25"],  # the tokenizer of SigLIP's first checkpoints
         "library": ["lancedb>=0.40"],  # search of many videos by sentence
         "editors": ["opentimelineio>=0.17"],  # --export FILE.otio; the other formats need nothing
-        "app": ["gradio>=6.29", "matplotlib>=3.8"],  # `r2tuning app`; the tests ran with 6.29 and 6.31
+        "app": [
+            "gradio>=6.29",
+            "matplotlib>=3.8",
+            "opentimelineio>=0.17",
+        ],  # `r2tuning app`; the tests ran with 6.29 and 6.31
         "tvsum": ["h5py>=3.10"],  # TVSum's own .mat file
         "train": ["accelerate>=1.15", "matplotlib>=3.8", "tensorboard>=2.14"],
         "test": [

@@ -39,7 +39,8 @@ example:
 """
 LIBRARY_DESCRIPTION = """\
 list      print the videos of a library and its size
-verify    read every video file and say which are missing or have changed; exit status 1 if any has
+verify    read every video file, encoded copy and vector and say which are missing, changed or damaged; exit status 1 if
+          any is. Remove damaged videos and index them again
 optimize  give back the space of removed and replaced videos, and index the vectors of a large library
 remove    remove the videos that are named, or with --missing those whose files are missing
 """

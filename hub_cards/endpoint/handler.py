@@ -120,5 +120,5 @@ def _read_request(data: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _shorten(value: Any) -> str:
     """Show the beginning of what was received; base64 may be long."""
-    text = repr(value)
+    text = repr(value[:60] if isinstance(value, str) else value)
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -17,8 +17,11 @@ MODEL = None  # a name on the Hub, or a folder beside this file; None: the small
 def main() -> None:
     """Serve the app until it is stopped."""
     os.chdir(Path(__file__).parent)
+    wheels = sorted(Path.cwd().glob("r2tuning-*.whl"))
+    if len(wheels) > 1:
+        raise SystemExit(f"Keep one of {', '.join(wheel.name for wheel in wheels)}, and remove the others.")
     with TemporaryDirectory() as packages:
-        for wheel in Path.cwd().glob("r2tuning-*.whl"):
+        for wheel in wheels:
             with ZipFile(wheel) as archive:
                 archive.extractall(packages)
         sys.path.insert(0, packages)

@@ -1,5 +1,6 @@
 """What the page says about its model and its library."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,8 +13,13 @@ from r2tuning.hub.model_card import Results
 from r2tuning_cli.defaults import PACKAGED
 
 
+logger = logging.getLogger(__name__)
+
+
 def model_title(name: str) -> str:
-    """Name of a checkpoint, without the folders of this machine."""
+    """Name of a checkpoint, without the folders of this machine; one that was never saved has none."""
+    if not name:
+        return "without a name"
     if os.path.abspath(name) == str(DEFAULT_MODEL):
         return PACKAGED
     return Path(name).name if os.path.isdir(name) else name
@@ -41,6 +47,8 @@ def describe_model(pipe: VideoGroundingPipeline) -> str:
 
 def _find_results(name: str) -> Results | None:
     """Results of a checkpoint on this machine or on the Hub."""
+    if not name:
+        return None
     found = cached_file(
         name,
         RESULTS,
@@ -48,7 +56,11 @@ def _find_results(name: str) -> Results | None:
         _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,
     )
-    return None if found is None else Results.load(Path(found).parent)
+    try:
+        return None if found is None else Results.load(Path(found).parent)
+    except ValueError as error:
+        logger.warning("the page does not say what the model was trained on: %s", error)
+        return None
 
 
 __all__ = ["describe_model", "is_packaged", "model_title"]

@@ -19,6 +19,7 @@ from r2tuning_cli.defaults import EXPORT_ENDINGS, ONE_VIDEO_ENDINGS
 
 Clock = Callable[[int, int], None]  # takes the number of parts that are done and their total number
 
+MAX_STEM_BYTES = 200  # so that an ending fits
 CLIPS, JSON, PICTURE = "clips (.zip)", ".json", ".png"
 EDIT_LISTS = {
     ".csv": "spreadsheet",
@@ -71,7 +72,7 @@ def write_answers(
         ImportError: The format needs a package that is not installed.
         ValueError: There are no moments, or `kind` is unknown.
     """
-    stem = safe_stem(video.name)
+    stem = safe_stem(video.name).encode()[:MAX_STEM_BYTES].decode(errors="ignore")
     output = folder / f"{stem}{'_clips.zip' if kind == CLIPS else kind}"
     if kind == JSON:
         document = make_document(video.name, video.duration_sec, fps, model, answers)

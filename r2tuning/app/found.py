@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
 
+from modeling_r2tuning.video_source_r2tuning import display_name
 from r2tuning.app.downloads import CLIPS, JSON, Clock, write_zip
 from r2tuning.editors.document import encode_document
 from r2tuning.editors.export import write_moments
@@ -21,18 +22,25 @@ def select(answers: list[SearchAnswer], score_threshold: float, num_moments: int
     return selected
 
 
+def file_name(path: str) -> str:
+    """Name of a video of the library; visitors do not see the folders of the server."""
+    return display_name(Path(path).name)
+
+
 def render_found(answers: list[SearchAnswer]) -> str:
     """The moments of a library as a table; a row asks the server for its moment, by its number in the table."""
     rows: list[str] = []
     for answer in answers:
         for rank, moment in enumerate(answer.moments, 1):
             there = "" if moment.probability is None else format_probability(moment.probability)
-            name = Path(moment.path).name
-            note = " (the file is missing)" if moment.path in answer.missing else ""
+            is_missing = moment.path in answer.missing
+            note = " (the file is missing)" if is_missing else ""
+            label = f"Play moment {rank} of {escape(answer.query)}"
+            button = "" if is_missing else f'<button type="button" aria-label="{label}">&#9654;</button>'
+            row = "" if is_missing else f' data-row="{len(rows)}"'
             rows.append(
-                f'<tr data-row="{len(rows)}"><td><button type="button" aria-label="Play moment {rank} of '
-                f'{escape(answer.query)}">&#9654;</button></td><td class="r2-text">{escape(answer.query)}</td><td>{rank}</td>'
-                f'<td class="r2-text">{escape(name)}{note}</td>'
+                f'<tr{row}><td>{button}</td><td class="r2-text">{escape(answer.query)}</td><td>{rank}</td>'
+                f'<td class="r2-text">{escape(file_name(moment.path))}{note}</td>'
                 f"<td>{format_time(moment.start)}</td><td>{format_time(moment.end)}</td>"
                 f"<td>{format_number(moment.score)}</td><td>{there}</td></tr>"
             )
@@ -58,4 +66,4 @@ def write_found(kind: str, folder: Path, answers: list[SearchAnswer], model: str
     return output
 
 
-__all__ = ["render_found", "select", "write_found"]
+__all__ = ["file_name", "render_found", "select", "write_found"]

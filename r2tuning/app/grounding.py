@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from PIL import Image
 
+from modeling_r2tuning.encoding_r2tuning import EncodedVideo
 from modeling_r2tuning.pipeline_r2tuning import MIN_PROBABILITY, VideoGroundingPipeline
 from modeling_r2tuning.user_inputs_r2tuning import as_text_list
 from modeling_r2tuning.video_io_r2tuning import iter_video_frames, load_video_frames
@@ -58,35 +59,48 @@ class Grounder:
         self.sessions = sessions
         self.max_duration_sec = max_duration_sec
 
-    def open(self, session: Session, upload: Path, progress: Progress) -> OpenVideo:
-        """Take a video that was uploaded and show it on its page.
+    def open(self, session: Session, upload: Path, name: str, progress: Progress) -> OpenVideo:
+        """Take a video that was uploaded and show it on its page; if it cannot be taken, the former one stays.
 
         Args:
             session: The page.
             upload: The file.
+            name: Its name on the user's machine.
             progress: Is told what is being done.
 
         Raises:
-            Abandoned: The page is closed.
+            Abandoned: The page is closed, or was given another video meanwhile.
+            OSError: There is no space for it.
             ValueError: It is no video, or too long.
         """
-        session.show(None)
-        path = session.make_folder() / upload.name
-        _link(upload, path)
+        attempt = session.begin()
+        folder = session.make_folder()
+        try:
+            path = folder / upload.name
+            _link(upload, path)
+            video = self._read(path, name, progress)
+            session.show(attempt, video)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return video
+
+    def _read(self, path: Path, name: str, progress: Progress) -> OpenVideo:
+        """Check a video, and make what the page shows of it."""
         try:
             duration_sec = iter_video_frames(path, 1.0).duration_sec
             self._check_duration(duration_sec)
             played = path
             if not is_playable(path):
                 progress(0.0, "making a copy that browsers play")
-                played = path.with_name("played.mp4")
+                (path.parent / "played").mkdir()
+                played = path.parent / "played" / "video.mp4"
                 make_playable(path, played, duration_sec)
             thumbnails = _thumbnails(path, duration_sec)
-        except ValueError as error:
-            raise ValueError(str(error).replace(f"`video` {str(path)!r}", f"'{upload.name}'")) from error
-        video = OpenVideo(path, upload.name, duration_sec, thumbnails, played)
-        session.show(video)
-        return video
+        except (OSError, ValueError) as error:
+            text = str(error).replace(f"`video` {str(path)!r}", f"'{name}'").replace(str(path), name)
+            raise ValueError(text) from error
+        return OpenVideo(path, name, duration_sec, thumbnails, played)
 
     def _check_duration(self, duration_sec: float) -> None:
         if duration_sec > self.max_duration_sec:
@@ -95,25 +109,25 @@ class Grounder:
                 f"{format_time(self.max_duration_sec)} min. Upload a part of it."
             )
 
-    def encode(self, session: Session, progress: Progress) -> None:
-        """Encode the video of a page, unless that is done.
+    def encode(self, session: Session, progress: Progress) -> tuple[OpenVideo, EncodedVideo]:
+        """Encode the video of a page, unless that is done; returns both.
 
         Raises:
             Abandoned: The page was closed or got another video meanwhile.
             ValueError: The page has no video, or it cannot be read.
         """
         video = _video(session)
-        if session.encoded is not None:
-            return
+        encoded = video.encoded
+        if encoded is None:
 
-        def show_frames(done: int, total: int) -> None:
-            session.check_wanted(video)
-            progress(done / total, "reading frames")
+            def show_frames(done: int, total: int) -> None:
+                session.check_wanted(video)
+                progress(done / total, "reading frames")
 
-        stream = self.pipe.processor.stream_video(video.path, progress=show_frames)
-        encoded = self.pipe.model.encode_video(stream, fps=stream.fps, duration_sec=stream.duration_sec)
-        session.check_wanted(video)
-        self.sessions.keep(session, encoded)
+            stream = self.pipe.processor.stream_video(video.path, progress=show_frames)
+            encoded = self.pipe.model.encode_video(stream, fps=stream.fps, duration_sec=stream.duration_sec)
+            self.sessions.keep(video, encoded)
+        return video, encoded
 
     def ask(self, session: Session, text: str, progress: Progress) -> None:
         """Ground queries in the video of a page.
@@ -127,33 +141,37 @@ class Grounder:
             Abandoned: As for `encode`.
             ValueError: As for `encode`, or there is no query or too many.
         """
-        video = _video(session)
+        _video(session)
         queries = split_queries(text)
-        self.encode(session, progress)
-        encoded = session.encoded
-        if encoded is None:  # dropped just now, because other pages need the memory
-            raise ValueError("The server has too many videos at once. Try again in a moment.")
+        video, encoded = self.encode(session, progress)
         tokens = self.pipe.processor(text=queries).to(self.pipe.model.device)
-        outputs = self.pipe.model.ground(encoded, **tokens)
-        session.check_wanted(video)
-        session.predictions = Predictions(queries, outputs)
+        video.predictions = Predictions(queries, self.pipe.model.ground(encoded, **tokens))
 
-    def decode(self, session: Session, choices: Choices) -> list[dict[str, Any]]:
-        """The answers to the last queries of a page, as the pipeline gives them, with all their moments.
+    def decode(self, predictions: Predictions | None, choices: Choices) -> list[dict[str, Any]]:
+        """The answers to queries, as the pipeline gives them, with all their moments.
+
+        Args:
+            predictions: Of a page's video; `None` if nothing was asked.
+            choices: How to decode them.
 
         Returns:
-            An answer to each query; empty if nothing was asked.
+            An answer to each query.
         """
-        if session.predictions is None:
+        if predictions is None:
             return []
-        predictions = {"outputs": session.predictions.outputs, "queries": session.predictions.queries}
         answers = self.pipe.postprocess(
-            predictions,
+            {"outputs": predictions.outputs, "queries": predictions.queries},
             score_threshold=choices.score_threshold,
             max_moments=max(MAX_MOMENTS, choices.num_moments),
             min_probability=choices.min_probability,
         )
         return cast("list[dict[str, Any]]", answers)  # as the queries are a list
+
+
+def _video(session: Session) -> OpenVideo:
+    if session.video is None:
+        raise ValueError("Upload a video first. (A page that was left for ten minutes forgets its video.)")
+    return session.video
 
 
 def _link(upload: Path, path: Path) -> None:
@@ -176,12 +194,6 @@ def split_queries(text: str) -> list[str]:
     if len(queries) > MAX_QUERIES:
         raise ValueError(f"At most {MAX_QUERIES} sentences at once, got {len(queries)}.")
     return as_text_list(queries, "queries")
-
-
-def _video(session: Session) -> OpenVideo:
-    if session.video is None:
-        raise ValueError("Upload a video first.")
-    return session.video
 
 
 def _thumbnails(path: Path, duration_sec: float) -> tuple[str, ...]:

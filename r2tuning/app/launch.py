@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).with_name("assets")
 MAX_UPLOAD_MB, MAX_DURATION_SEC = 500.0, 3600.0
+SWEEP_SEC = 10.0
 # Fonts of the user's machine: the page loads nothing from elsewhere.
 FONTS = ("system-ui", "sans-serif")
 CODE_FONTS = ("ui-monospace", "monospace")
@@ -50,7 +52,7 @@ def launch_app(
     max_upload_mb: float = MAX_UPLOAD_MB,
     max_duration_sec: float = MAX_DURATION_SEC,
 ) -> None:
-    """Serve the page until the process is interrupted.
+    """Serve the page until the process is interrupted or terminated.
 
     Args:
         model: A checkpoint folder, the name of a repository on the Hub, or a pipeline; default: the model of the library,
@@ -83,7 +85,8 @@ def launch_app(
     )
     with _until_terminated() as stopped, served as address:
         write_line(sys.stdout, f"The page is at {address} (press Ctrl-C to stop it)")
-        stopped.wait()
+        with contextlib.suppress(KeyboardInterrupt):
+            stopped.wait()
 
 
 def _load_pipeline(model: str | VideoGroundingPipeline | None, library: "Library | None") -> VideoGroundingPipeline:
@@ -111,6 +114,8 @@ def serving(
     Yields:
         Address of the page.
     """
+    if port is not None:
+        _check_port(host, port)
     for name, value in (("max_upload_mb", max_upload_mb), ("max_duration_sec", max_duration_sec)):
         if not value > 0:
             raise ValueError(f"`{name}` must be above 0, got {value}.")
@@ -120,7 +125,8 @@ def serving(
         pages.mkdir()
         # Gradio reads the folder for uploads from the environment, whenever it needs it.
         with _environment("GRADIO_TEMP_DIR", str(uploads)):
-            page = build_page(Grounder(pipe, Sessions(pages), max_duration_sec), library)
+            sessions = Sessions(pages)
+            page = build_page(Grounder(pipe, sessions, max_duration_sec), library)
             _, local_address, public_address = page.queue().launch(
                 server_name=host,
                 server_port=port,
@@ -139,9 +145,28 @@ def serving(
                 quiet=True,
             )
             try:
-                yield public_address or local_address
+                with _closing_unused(sessions):
+                    yield public_address or local_address
             finally:
                 page.close(verbose=False)
+
+
+@contextlib.contextmanager
+def _closing_unused(sessions: Sessions) -> Iterator[None]:
+    """Close pages that are not used any more while the block runs."""
+    stopped = threading.Event()
+
+    def close() -> None:
+        while not stopped.wait(min(sessions.grace_sec / 10, SWEEP_SEC)):
+            sessions.close_unused()
+
+    thread = threading.Thread(target=close, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
 
 @contextlib.contextmanager
@@ -156,6 +181,15 @@ def _until_terminated() -> Iterator[threading.Event]:
         yield stopped
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def _check_port(host: str | None, port: int) -> None:
+    host = host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise OSError(f"`port` {port} cannot be used at {host} ({error.strerror}); choose another one.") from error
 
 
 @contextlib.contextmanager

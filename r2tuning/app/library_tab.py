@@ -1,17 +1,18 @@
 """The tab for a library."""
 
 import json
+import os
+import secrets
 import time
 from typing import Any
 
 import gradio as gr
 
-from modeling_r2tuning.video_io_r2tuning import cut_clip
-from modeling_r2tuning.video_source_r2tuning import display_name
+from modeling_r2tuning.video_io_r2tuning import cut_clip, iter_video_frames
 from r2tuning.app.describe import model_title
 from r2tuning.app.downloads import list_formats
 from r2tuning.app.errors import show_errors
-from r2tuning.app.found import render_found, select, write_found
+from r2tuning.app.found import file_name, render_found, select, write_found
 from r2tuning.app.grounding import split_queries
 from r2tuning.app.markup import NO_ANSWERS, file_address, render_clip
 from r2tuning.app.sessions import Session, Sessions
@@ -70,8 +71,9 @@ class LibraryTab:
 
     def _connect(self) -> None:
         """Say what happens when a component is used."""
-        asked = [self.queries, self.windows, *self.choices]
-        gr.on([self.find.click, self.queries.submit], self.search, asked, [self.status, self.table], **MODEL)
+        asked = [self.queries, self.windows]
+        searched = gr.on([self.find.click, self.queries.submit], self.search, asked, self.status, **MODEL)
+        searched.success(self.show, self.choices, self.table, show_progress="hidden", **QUICK)
         self.table.select(self.play, self.choices, self.player, **FILES)
         for slider in self.choices:
             slider.change(
@@ -86,27 +88,30 @@ class LibraryTab:
         self,
         queries: str,
         num_windows: int,
-        score_threshold: float,
-        num_moments: int,
         request: gr.Request,
         progress: Any = gr.Progress(),  # noqa: B008
-    ) -> tuple[str, str]:
-        """Search the library."""
+    ) -> str:
+        """Search the library; `show` shows what was found."""
         session = self._session(request)
+
+        def show_queries(done: int, total: int) -> None:
+            session.check_wanted()
+            progress((done, total), "searching")
+
         started = time.perf_counter()
         session.found = self.library.search(
             split_queries(queries),
             MAX_MOMENTS,
             num_windows=num_windows,
-            progress=lambda done, total: progress((done, total), "searching"),
+            progress=show_queries,
         )
         status = f"Searched {len(self.library.videos()):,} videos in {time.perf_counter() - started:.1f} s."
         skipped: dict[str, str] = {}
         for answer in session.found:
             skipped |= answer.skipped
         for path, reason in skipped.items():
-            status += f"\n\n`{display_name(path)}` was not searched: {reason}"
-        return status, self.show(score_threshold, num_moments, request)
+            status += f"\n\n`{file_name(path)}` was not searched: {reason.replace(path, file_name(path))}"
+        return status
 
     @show_errors
     def show(self, score_threshold: float, num_moments: int, request: gr.Request) -> str:
@@ -121,10 +126,16 @@ class LibraryTab:
         moments = []
         for answer in select(session.found, score_threshold, num_moments):
             moments += answer.moments
+        if event.index >= len(moments):
+            raise ValueError("The table is older than what the server knows: search again.")
         moment = moments[event.index]
-        output = session.make_folder() / "moment.mp4"
-        cut_clip(moment.path, output, moment.start, moment.end)
-        name = display_name(moment.path)
+        name = file_name(moment.path)
+        if not os.path.isfile(moment.path):
+            raise ValueError(f"'{name}' is missing.")
+        # Another name each time: browsers may keep what they have played.
+        output = session.make_folder("clip") / f"{secrets.token_urlsafe(4)}.mp4"
+        end = min(moment.end, iter_video_frames(moment.path, 1.0).duration_sec)
+        cut_clip(moment.path, output, moment.start, end)
         return render_clip(output, f"{name}, {format_time(moment.start)} to {format_time(moment.end)}")
 
     @show_errors
@@ -141,13 +152,13 @@ class LibraryTab:
         found = select(session.found, score_threshold, num_moments)
         if not found:
             raise ValueError("There is nothing to download yet: search for something first.")
-        output = write_found(
-            kind,
-            session.make_folder(),
-            found,
-            model_title(self.library.settings.model),
-            lambda done, total: progress((done, total), "cutting clips"),
-        )
+
+        def show_clips(done: int, total: int) -> None:
+            session.check_wanted()
+            progress((done, total), "cutting clips")
+
+        folder = session.make_folder("download")
+        output = write_found(kind, folder, found, model_title(self.library.settings.model), show_clips)
         return json.dumps([file_address(output), output.name])
 
 

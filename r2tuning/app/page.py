@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TITLE = "Find moments in videos"
 # The server removes its own names of uploads; a page has links of its own, which are removed when it is closed.
-SWEEP_SEC, KEPT_SEC = 300, 3600
+SWEEP_SEC, KEPT_SEC = 60, 600
 
 
 def build_page(grounder: Grounder, library: "Library | None" = None) -> gr.Blocks:

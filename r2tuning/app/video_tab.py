@@ -1,13 +1,13 @@
 """The tab for one video."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from dataset_scripts.videos import CONTAINERS
 from r2tuning.app.describe import is_packaged, model_title
 from r2tuning.app.downloads import list_formats, write_answers
 from r2tuning.app.errors import show_errors
@@ -15,6 +15,7 @@ from r2tuning.app.example import make_example
 from r2tuning.app.grounding import Choices, Grounder
 from r2tuning.app.markup import file_address, render_answers, render_player
 from r2tuning.app.sessions import Session
+from r2tuning.app.upload import make_video_upload
 from r2tuning_cli.defaults import MAX_MOMENTS
 
 
@@ -38,9 +39,7 @@ class VideoTab:
         self.grounder = grounder
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                self.upload = gr.File(
-                    label="Video", file_types=["video", *(f".{ending}" for ending in CONTAINERS)], height=140
-                )
+                self.upload = make_video_upload(label="Video", height=140)
                 self.queries = gr.Textbox(label="What to find", info="A sentence on each line", lines=3)
                 self.find = gr.Button("Find", variant="primary")
                 self.example = gr.Button("Try an example", visible=is_packaged(grounder.pipe))
@@ -54,13 +53,15 @@ class VideoTab:
     def _connect(self) -> None:
         """Say what happens when a component is used."""
         shown = [self.player, self.answers]
-        asked = [self.queries, *self.choices]
-        opened = self.upload.upload(self.open, self.upload, shown, **FILES)
+        # Each upload is opened: one that is replaced meanwhile is abandoned.
+        opened = self.upload.upload(self.open, self.upload, shown, trigger_mode="multiple", **FILES)
         opened.success(self.encode, None, self.answers, **MODEL)
         self.upload.clear(self.clear, None, shown, **QUICK)
-        gr.on([self.find.click, self.queries.submit], self.ask, asked, self.answers, **MODEL)
+        asked = gr.on([self.find.click, self.queries.submit], self.ask, self.queries, self.answers, **MODEL)
         tried = self.example.click(self.open_example, None, [self.upload, self.queries, *shown], **FILES)
-        tried.success(self.ask, asked, self.answers, **MODEL)
+        answered = tried.success(self.ask, self.queries, self.answers, **MODEL)
+        for event in (asked, answered):  # the sliders may have moved meanwhile
+            event.success(self.decode, self.choices, self.answers, show_progress="hidden", **QUICK)
         for slider in self.choices:
             slider.change(
                 self.decode, self.choices, self.answers, trigger_mode="always_last", show_progress="hidden", **QUICK
@@ -70,9 +71,15 @@ class VideoTab:
         return self.grounder.sessions.get(request.session_hash)
 
     @show_errors
-    def open(self, upload: str, request: gr.Request, progress: Any = gr.Progress()) -> tuple[str, str]:  # noqa: B008
+    def open(
+        self,
+        upload: tuple[str, str],
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> tuple[str, str]:
         """Take a video that was uploaded."""
-        video = self.grounder.open(self._session(request), Path(upload), progress)
+        path, name = upload
+        video = self.grounder.open(self._session(request), Path(path), name, progress)
         return render_player(video), render_answers([], video, 0)
 
     @show_errors
@@ -83,43 +90,40 @@ class VideoTab:
     ) -> tuple[None, str, str, str]:
         """Generate a video and take it."""
         session = self._session(request)
-        path, queries = make_example(session.make_folder())
-        video = self.grounder.open(session, path, progress)
+        folder = session.make_folder()
+        try:
+            path, queries = make_example(folder)
+            video = self.grounder.open(session, path, path.name, progress)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         return None, "\n".join(queries), render_player(video), render_answers([], video, 0)
 
     @show_errors
     def clear(self, request: gr.Request) -> tuple[str, str]:
         """Forget the video."""
-        self._session(request).show(None)
+        session = self._session(request)
+        session.show(session.begin(), None)
         return render_player(None), render_answers([], None, 0)
 
     @show_errors
-    def encode(self, request: gr.Request, progress: Any = gr.Progress()) -> str:  # noqa: B008
+    def encode(self, request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008
         """Encode the video, so that the first query is quick too."""
-        session = self._session(request)
-        self.grounder.encode(session, progress)
-        return render_answers([], session.video, 0)
+        self.grounder.encode(self._session(request), progress)
+        return gr.skip()
 
     @show_errors
-    def ask(
-        self,
-        queries: str,
-        score_threshold: float,
-        num_moments: int,
-        min_probability: float,
-        request: gr.Request,
-        progress: Any = gr.Progress(),  # noqa: B008
-    ) -> str:
-        """Ground the queries."""
+    def ask(self, queries: str, request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008
+        """Ground the queries; `decode` shows the answers."""
         self.grounder.ask(self._session(request), queries, progress)
-        return self.decode(score_threshold, num_moments, min_probability, request)
+        return gr.skip()
 
     @show_errors
     def decode(self, score_threshold: float, num_moments: int, min_probability: float, request: gr.Request) -> str:
         """Show the answers under other choices."""
-        session = self._session(request)
-        answers = self.grounder.decode(session, Choices(score_threshold, num_moments, min_probability))
-        return render_answers(answers, session.video, num_moments)
+        video = self._session(request).video
+        predictions = None if video is None else video.predictions
+        answers = self.grounder.decode(predictions, Choices(score_threshold, num_moments, min_probability))
+        return render_answers(answers, video, num_moments)
 
     @show_errors
     def write(
@@ -133,18 +137,24 @@ class VideoTab:
     ) -> str:
         """Write the answers as a file; returns its address and its name."""
         session = self._session(request)
-        answers = self.grounder.decode(session, Choices(score_threshold, num_moments, min_probability))
-        if not answers or session.video is None:
+        video = session.video
+        if video is None or video.predictions is None:
             raise ValueError("There is nothing to download yet: ask something first.")
+
+        def show_clips(done: int, total: int) -> None:
+            session.check_wanted(video)
+            progress((done, total), "cutting clips")
+
+        choices = Choices(score_threshold, num_moments, min_probability)
         output = write_answers(
             kind,
-            session.make_folder(),
-            answers,
-            session.video,
+            session.make_folder("download"),
+            self.grounder.decode(video.predictions, choices),
+            video,
             num_moments=num_moments,
             fps=self.grounder.pipe.processor.fps,
             model=model_title(self.grounder.pipe.model.name_or_path),
-            progress=lambda done, total: progress((done, total), "cutting clips"),
+            progress=show_clips,
         )
         return json.dumps([file_address(output), output.name])
 

@@ -23,6 +23,7 @@ TEMPLATES = CARDS / "space"
 APP = "app.py"
 MODEL_LINE = "MODEL = None"  # in app.py
 CHECKPOINT = "checkpoint"  # folder of a Space that holds a checkpoint
+HUB_CARD = "Check out the configuration reference at "  # text of the card that the Hub itself gives a new Space
 # What a Space is called and how its page looks is its owner's choice.
 CARD_RULES = CardRules(
     always=(),
@@ -86,7 +87,9 @@ def push_space(repo_id: str, model: str = PACKAGED, *, private: bool = False, ba
     fresh = bytes(files.pop(CARD)).decode()
 
     def make_card(on_hub: str | None) -> str:
-        return fresh if on_hub is None else refresh_card(on_hub, fresh, CARD_RULES)
+        if on_hub is None or on_hub.rpartition("---")[2].strip().startswith(HUB_CARD):
+            return fresh
+        return refresh_card(on_hub, fresh, CARD_RULES)
 
     try:
         address = retry(lambda: create_repository(repo_id, "space", private=private))

@@ -24,11 +24,13 @@ class Verification:
         missing: Files that are not there.
         changed: Files with other contents.
         without_copy: Videos whose encoded copy is missing or damaged.
+        damaged: Videos whose vectors are damaged.
     """
 
     missing: list[str]
     changed: list[str]
     without_copy: list[str]
+    damaged: list[str]
 
 
 class LibraryContents:
@@ -90,12 +92,13 @@ class LibraryContents:
         return summary
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> Verification:
-        """Compare every file with what was indexed; all files and encoded copies are read.
+        """Compare every file with what was indexed; all files, encoded copies and vectors are read.
 
         Args:
             progress: Called with the number of videos verified and their total number.
         """
-        found = Verification([], [], [])
+        damaged = [record.path for record in self.tables.find_damaged()]
+        found = Verification([], [], [], damaged)
         records = self.videos()
         for count, record in enumerate(records, 1):
             try:

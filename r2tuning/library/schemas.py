@@ -1,6 +1,7 @@
 """Rows of a library's tables as Arrow has them, and the types that the rest of the package sees."""
 
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 
-VERSION = "1"  # of the columns below
+VERSION = "2"  # of the columns below
 VERSION_KEY = b"r2tuning_library"
 
 
@@ -72,9 +73,25 @@ def frames_schema(dim: int) -> pa.Schema:
             pa.field("frame", pa.int32(), nullable=False),
             pa.field("window", pa.int32(), nullable=False),
             pa.field("vector", pa.list_(pa.float16(), dim), nullable=False),
+            pa.field("checksum", pa.uint32(), nullable=False),
         ],
         metadata={VERSION_KEY: VERSION},
     )
+
+
+def checksums(entries: np.ndarray, frames: np.ndarray, windows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """CRC-32 of each row of the table of frames, uint32 of shape `(num_rows,)`; LanceDB's own files have none.
+
+    Args:
+        entries: Int64 of shape `(num_rows,)`.
+        frames: Int32 of shape `(num_rows,)`.
+        windows: Int32 of shape `(num_rows,)`.
+        vectors: Float16 of shape `(num_rows, dim)`.
+    """
+    found = np.empty(len(entries), np.uint32)
+    for row, (entry, frame, window, vector) in enumerate(zip(entries, frames, windows, vectors, strict=True)):
+        found[row] = zlib.crc32(vector.tobytes(), zlib.crc32(f"{entry} {frame} {window}".encode()))
+    return found
 
 
 def to_row(record: VideoRecord) -> pa.Table:
@@ -97,11 +114,13 @@ def to_frames(entry: int, windows: np.ndarray, vectors: np.ndarray) -> pa.Record
         vectors: Normalised vectors, float16 of shape `(num_frames, dim)`.
     """
     num_frames, dim = vectors.shape
+    entries, frames = np.full(num_frames, entry, np.int64), np.arange(num_frames, dtype=np.int32)
     columns = [
-        pa.array(np.full(num_frames, entry, np.int64)),
-        pa.array(np.arange(num_frames, dtype=np.int32)),
+        pa.array(entries),
+        pa.array(frames),
         pa.array(windows),
         pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim),
+        pa.array(checksums(entries, frames, windows, vectors)),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=frames_schema(dim))
 
@@ -111,6 +130,7 @@ __all__ = [
     "VERSION_KEY",
     "VIDEOS_SCHEMA",
     "VideoRecord",
+    "checksums",
     "frames_schema",
     "from_row",
     "to_frames",

@@ -31,7 +31,7 @@ from r2tuning.library.schemas import (
     to_frames,
     to_row,
 )
-from r2tuning.library.upkeep import count_entries, drop_old_versions, merge_files, train_index
+from r2tuning.library.upkeep import count_entries, count_intact, drop_old_versions, merge_files, train_index
 
 
 REFINE_FACTOR = 3  # candidates of the index for each wanted frame; their stored vectors decide
@@ -295,6 +295,16 @@ class LibraryTables:
             self._drop_old_versions()
             indexed = self._is_indexed()
         return OptimizeSummary(deleted, before - self._size_bytes(), indexed)
+
+    def find_damaged(self) -> list[VideoRecord]:
+        """Read all vectors; the videos that lack some, or of which some are not as they were written.
+
+        Raises:
+            ValueError: The tables cannot be read.
+        """
+        records = self._load_videos().records
+        intact = read(self.folder, lambda: count_intact(self._frames))
+        return [record for record in records if intact[record.entry] != record.num_frames]
 
     def statistics(self) -> TableStatistics:
         """Count rows and bytes.

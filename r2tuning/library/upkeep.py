@@ -7,6 +7,7 @@ from datetime import timedelta
 import numpy as np
 
 from r2tuning.library.lance import IvfRq, Table
+from r2tuning.library.schemas import checksums
 
 
 INDEX_FROM_ROWS = 1_000_000  # up to here an exact search is fast enough
@@ -25,11 +26,27 @@ def count_entries(frames: Table) -> tuple[np.ndarray, np.ndarray]:
     """
     counter: Counter[int] = Counter()
     for batch in frames.search().select(["entry"]).to_batches():
-        found, counts = np.unique(batch["entry"].to_numpy(), return_counts=True)
-        for entry, count in zip(found.tolist(), counts.tolist(), strict=True):
-            counter[entry] += count
+        _count(batch["entry"].to_numpy(), counter)
     entries = np.array(sorted(counter), np.int64)
     return entries, np.array([counter[entry] for entry in entries.tolist()], np.int64)
+
+
+def count_intact(frames: Table) -> Counter[int]:
+    """Number of rows of each entry that are as they were written; reads all vectors."""
+    counter: Counter[int] = Counter()
+    for batch in frames.search().select(["entry", "frame", "window", "vector", "checksum"]).to_batches():
+        entries = batch["entry"].to_numpy()
+        vectors = batch["vector"].flatten().to_numpy().reshape(len(entries), -1)
+        found = checksums(entries, batch["frame"].to_numpy(), batch["window"].to_numpy(), vectors)
+        right = found == batch["checksum"].to_numpy()
+        _count(entries[right], counter)
+    return counter
+
+
+def _count(entries: np.ndarray, counter: Counter[int]) -> None:
+    found, counts = np.unique(entries, return_counts=True)
+    for entry, count in zip(found.tolist(), counts.tolist(), strict=True):
+        counter[entry] += count
 
 
 def merge_files(table: Table) -> None:

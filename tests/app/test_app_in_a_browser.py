@@ -1,5 +1,6 @@
 """The page in a real browser: upload, ask, watch, download, errors, several users, a narrow screen."""
 
+import functools
 import json
 import os
 import re
@@ -20,8 +21,11 @@ from modeling_r2tuning import DEFAULT_MODEL, R2TuningForVideoGrounding, R2Tuning
 
 pytest.importorskip("gradio", reason='needs Gradio: pip install "r2tuning[app]"')
 
+from r2tuning.app import grounding
 from r2tuning.app.example import make_example
+from r2tuning.app.grounding import Grounder
 from r2tuning.app.launch import serving
+from r2tuning.app.sessions import Sessions
 
 
 pytestmark = pytest.mark.integration
@@ -107,6 +111,13 @@ def test_upload_ask_and_watch(open_page, address, video, pipe):
         assert page.locator(PLAYER).evaluate("player => player.currentTime") < moment["end"] + 0.6
 
     watch(rows.first, best)
+    # Also after a pause.
+    rows.first.click()
+    page.wait_for_function("player => !document.querySelector(player).paused", arg=PLAYER)
+    page.locator(PLAYER).evaluate("player => player.pause()")
+    page.locator(PLAYER).evaluate("player => player.play()")
+    page.wait_for_function(IS_PLAYING_TO, arg=[PLAYER, best["end"] - 0.001])
+    assert page.locator(PLAYER).evaluate("player => player.currentTime") < best["end"] + 0.6
     watch(page.locator(".r2-query").nth(2).locator(".r2-lanes button").first, expected[2]["moments"][0])
 
 
@@ -120,6 +131,38 @@ def test_sliders_act_at_once(open_page, address, video):
     page.get_by_label("number input for Lowest score of a moment").fill("1")
     page.get_by_text("No moment has such a score").wait_for()
     assert before > 3
+
+
+def test_sliders_that_move_while_the_model_answers(open_page, address, video, monkeypatch):
+    path, queries = video
+    page = ask(open_page(address), path, queries)
+    original = Grounder.ask
+
+    def slowly(*args):
+        time.sleep(1.5)
+        original(*args)
+
+    monkeypatch.setattr(Grounder, "ask", slowly)
+    page.get_by_label("What to find").first.fill("\n".join(queries[:2]))
+    page.get_by_role("button", name="Find", exact=True).click()
+    page.get_by_label("number input for Moments of each sentence, at most").fill("1")
+    page.wait_for_function("() => document.querySelectorAll('.r2-table tbody tr').length === 2")
+
+
+def test_an_upload_that_takes_the_place_of_a_slower_one(open_page, address, video, with_sound, monkeypatch):
+    original = grounding.is_playable
+
+    def slowly(path):
+        if path.name == video[0].name:
+            time.sleep(3)
+        return original(path)
+
+    monkeypatch.setattr(grounding, "is_playable", slowly)
+    page = upload(open_page(address), video[0])
+    page.get_by_role("button", name="Clear").or_(page.get_by_label("Clear")).first.click()
+    upload(page, with_sound).get_by_text(f"{with_sound.name} (").wait_for()
+    page.wait_for_timeout(4000)
+    assert with_sound.name in page.locator("#r2-video figcaption").inner_text()
 
 
 def test_downloads_are_valid(open_page, address, with_sound, tmp_path):
@@ -159,6 +202,28 @@ def test_files_that_are_not_taken(open_page, address, tmp_path):
     upload(page, large).get_by_text("maximum allowed size").wait_for()
     page.get_by_role("button", name="Find", exact=True).click()
     page.get_by_text("Upload a video first").wait_for()
+
+
+def test_unexpected_errors_are_said(open_page, address, video, monkeypatch):
+    page = ask(open_page(address), *video)
+
+    def fail(*_):
+        raise RuntimeError("secret details")
+
+    monkeypatch.setattr(Grounder, "ask", fail)
+    page.get_by_role("button", name="Find", exact=True).click()
+    page.get_by_text("Something went wrong on the server: RuntimeError").wait_for()
+
+
+def test_names_stay_as_they_are(open_page, address, with_sound, tmp_path):
+    """Gradio drops characters from names; edit lists must name the user's file."""
+    path = tmp_path / "Wow! ${1+1} `x`.mp4"
+    path.write_bytes(with_sound.read_bytes())
+    page = ask(open_page(address), path, ["a red circle"])
+    assert path.name in page.locator("#r2-video figcaption").inner_text()
+    page.get_by_label("number input for Lowest probability that it is there").fill("0")
+    page.locator(".r2-table").wait_for()
+    assert path.name in Path(choose(page, re.compile("CMX 3600")).path()).read_text()
 
 
 def test_two_users_side_by_side(open_page, address, video, with_sound, tmp_path):
@@ -208,6 +273,11 @@ def test_the_server_gives_out_its_own_files_only(open_page, address, video, tmp_
         assert requests.get(f"{address}gradio_api/file={place}", timeout=10).status_code == 403
     for place in ("http://127.0.0.1:1/a", "https://example.com/a"):
         assert requests.get(f"{address}gradio_api/file={place}", timeout=10).status_code == 403
+    for place in ("https://example.com/a.mp4", str(secret)):
+        call = {"data": [{"path": place, "meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "abc"}
+        assert requests.post(f"{address}gradio_api/queue/join", json=call, timeout=10).ok
+        events = requests.get(f"{address}gradio_api/queue/data?session_hash=abc", timeout=30).text
+        assert '"success":false' in events
     page = upload(open_page(address), video[0])
     source = page.locator(PLAYER).get_attribute("src")
     played = requests.get(address + source, headers={"Range": "bytes=0-9"}, timeout=10)
@@ -216,8 +286,7 @@ def test_the_server_gives_out_its_own_files_only(open_page, address, video, tmp_
 
 
 def test_files_are_deleted(browser, pipe, video, monkeypatch):
-    monkeypatch.setattr("r2tuning.app.sessions.GRACE_SEC", 0.0)
-    monkeypatch.setattr("r2tuning.app.sessions.Sessions.__init__.__defaults__", (2**30, 0.0))
+    monkeypatch.setattr("r2tuning.app.launch.Sessions", functools.partial(Sessions, grace_sec=0.1))
     with serving(pipe) as address:
         context = browser.new_context()
         page = context.new_page()
@@ -269,6 +338,15 @@ def test_the_command(open_page, tmp_path):
         process.terminate()
         assert process.wait(30) == 0
     assert not list(tmp_path.glob("r2tuning-app-*"))
+
+
+def test_a_port_that_is_taken(pipe):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"`port` {port} cannot be used"), serving(pipe, port=port):
+            pass
 
 
 def free_port():

@@ -275,6 +275,21 @@ def test_a_card_edited_on_the_hub_keeps_its_text_and_title(hub, quick_wheel):
     assert len(hub.commits(NAME, "space")) == 2
 
 
+def test_the_card_that_the_hub_gives_a_new_space_is_replaced(hub, quick_wheel):
+    theirs = b"---\ntitle: App\nemoji: \xf0\x9f\x90\x95\nsdk: gradio\n---\n\nCheck out the configuration reference at https://hub\n"
+    hub.add_repo(NAME, {"README.md": theirs}, "space")
+    push_space(NAME)
+    assert read_metadata(hub.files(NAME, "space")["README.md"].decode())["title"] == "R2-Tuning"
+    assert "Drop a video" in hub.files(NAME, "space")["README.md"].decode()
+
+
+def test_two_wheels_in_a_space_are_refused(quick_wheel, tmp_path):
+    write_space(tmp_path / "space")
+    (tmp_path / "space" / "r2tuning-0.0.1-py3-none-any.whl").write_bytes(b"")
+    result = run_fresh(["app.py"], None, tmp_path / "space")
+    assert "Keep one of r2tuning-0.0.1-py3-none-any.whl, " in result.stderr
+
+
 def test_private_refuses_a_public_space(hub, quick_wheel):
     push_space("org/private", private=True)
     assert hub.is_private("org/private", "space")

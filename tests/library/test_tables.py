@@ -81,9 +81,9 @@ def test_open_creates_nothing(tmp_path):
 
 
 def test_tables_of_another_version_are_refused(tmp_path, monkeypatch):
-    schema = tables_module.VIDEOS_SCHEMA.with_metadata({tables_module.VERSION_KEY: "2"})
+    schema = tables_module.VIDEOS_SCHEMA.with_metadata({tables_module.VERSION_KEY: "3"})
     monkeypatch.setattr(tables_module, "VIDEOS_SCHEMA", schema)
-    with pytest.raises(ValueError, match="version 2, but this version of r2tuning reads version 1"):
+    with pytest.raises(ValueError, match="version 3, but this version of r2tuning reads version 2"):
         LibraryTables.create(tmp_path / "tables", DIM)
 
 

@@ -20,7 +20,7 @@ import pytest
 
 pytest.importorskip("lancedb", reason="needs the extra `library`")
 
-from library_tables import DIM, add_video, expected_hits, frames_of, make_vectors  # noqa: E402 (after the check)
+from library_tables import DIM, add_video, expected_hits, frames_of, make_record, make_vectors  # noqa: E402 (after the check)
 
 from r2tuning.library import lance  # noqa: E402
 from r2tuning.library import tables as tables_module  # noqa: E402
@@ -327,3 +327,17 @@ def test_read_only_disk_is_enough_to_search(small_disk):
             change()
         assert caught.value.errno == errno.EROFS
     check(tables, {1: 20})
+
+
+def test_a_bit_that_flips_inside_a_vector_is_found(tables):
+    """A search would take it for the frame's own."""
+    add_video(tables, "/other", 2)
+    assert tables.find_damaged() == []
+    wanted = tables.find(make_record("/other", 20, 2).id)
+    [batch] = tables._frames.search().where(f"entry = {wanted.entry}").limit(1).select(["vector"]).to_batches()
+    stored = batch["vector"].flatten().to_numpy().tobytes()
+    damaged = bytes([stored[0] ^ 1]) + stored[1:]
+    for path in (tables.folder / "frames.lance/data").iterdir():
+        path.write_bytes(path.read_bytes().replace(stored, damaged))
+    again = LibraryTables.open(tables.folder)
+    assert again.find_damaged() == [wanted]
