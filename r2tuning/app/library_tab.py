@@ -157,6 +157,11 @@ class LibraryTab:
             session.check_wanted()
             progress((done, total), "cutting clips")
 
+        missing: set[str] = set()
+        for answer in found:
+            missing.update(file_name(path) for path in answer.missing)
+        if missing:
+            gr.Warning(f"Moments of videos that are missing are left out: {', '.join(sorted(missing))}.")
         folder = session.make_folder("download")
         output = write_found(kind, folder, found, model_title(self.library.settings.model), show_clips)
         return json.dumps([file_address(output), output.name])

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -309,7 +310,7 @@ def test_the_library_tab(open_page, pipe, video, tmp_path):
     from r2tuning.library.library import Library
 
     path, queries = video
-    library = Library.create(tmp_path / "lib", pipe.model, pipe.processor)
+    library = Library.create(tmp_path / "lib", pipe.model, pipe.processor, keep_features=True)
     library.add([path])
     with serving(pipe, library=library) as address:
         page = open_page(address)
@@ -324,6 +325,13 @@ def test_the_library_tab(open_page, pipe, video, tmp_path):
         with page.expect_download() as waiting:
             page.get_by_role("button", name="Download", exact=True).last.click()
         assert zipfile.is_zipfile(waiting.value.path())
+        other = shutil.copy(path, tmp_path / "other.mp4")
+        library.add([other])
+        Path(other).unlink()
+        page.get_by_role("button", name="Search", exact=True).click()
+        page.get_by_text("other.mp4 (the file is missing)").first.wait_for()
+        page.get_by_role("button", name="Download", exact=True).last.click()
+        page.get_by_text("Moments of videos that are missing are left out: other.mp4.").wait_for()
 
 
 def test_the_command(open_page, tmp_path):
