@@ -97,7 +97,7 @@ def test_the_requirements_are_those_of_the_package_and_the_app():
         needed += extras[extra]
     first, *lines = (TEMPLATES / "requirements.txt").read_text().splitlines()
     assert first == "--extra-index-url https://download.pytorch.org/whl/cpu"
-    assert sorted(lines) == sorted(needed)
+    assert sorted(lines) == sorted(set(needed))
 
 
 # ---- the wheel -----------------------------------------------------------------------------------------------------

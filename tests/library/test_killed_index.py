@@ -1,5 +1,6 @@
 """A killed `r2tuning index` is continued by the same command."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from r2tuning_cli.main import main
 pytest.importorskip("lancedb", reason='needs LanceDB: pip install "r2tuning[library]"')
 
 from r2tuning.library.contents import LibraryContents
+from r2tuning.library.entries import FEATURES
 from r2tuning.library.library import Library
 
 
@@ -29,11 +31,9 @@ def test_a_killed_index_goes_on(tmp_path, make_model):
     options = ["--model", str(tmp_path / "model"), "--keep-features"]
     command = ["index", str(tmp_path / "videos"), "--library", str(tmp_path / "lib"), *options]
     process = subprocess.Popen([sys.executable, "-m", "r2tuning_cli.main", *command], stderr=subprocess.DEVNULL)
-    known = 0
-    while process.poll() is None and known < 2:
-        time.sleep(0.01)
-        if (tmp_path / "lib" / "library.json").exists():
-            known = len(LibraryContents.open(tmp_path / "lib").videos())
+    copies = tmp_path / "lib" / FEATURES
+    while process.poll() is None and not (copies.exists() and len(os.listdir(copies)) >= 3):
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
     before = LibraryContents.open(tmp_path / "lib").videos()
