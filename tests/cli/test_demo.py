@@ -147,6 +147,7 @@ def test_demo_asks_one_query_of_each_family(tmp_path):
     assert len(set(families)) == len(families) >= 4
 
 
+@pytest.mark.integration
 def test_demo_makes_another_video_each_time(tmp_path, capsys):
     videos = []
     for name in ("a", "b"):

@@ -179,6 +179,7 @@ def test_long_queries_are_shortened_above_the_maps():
     assert title.endswith(" ...")
 
 
+@pytest.mark.integration
 def test_long_queries_have_numbered_pages(asked, tmp_path, capsys, caplog):
     out = tmp_path / "out"
     out.mkdir()

@@ -171,6 +171,7 @@ def run_app(folder, cwd):
     return finished.stdout.split()
 
 
+@pytest.mark.integration
 def test_the_app_is_started_from_the_wheel_whatever_the_working_directory(quick_wheel, checkpoint, tmp_path):
     write_space(tmp_path / "space", str(checkpoint))
     model, cwd, file = run_app(tmp_path / "space", tmp_path)

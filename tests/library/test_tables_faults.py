@@ -174,6 +174,7 @@ def test_read_starts_again_when_a_version_has_been_removed(tables):
     assert lance.read(tables.folder, count) == 5
 
 
+@pytest.mark.integration
 def test_threads_search_while_videos_are_replaced_and_removed(tables, monkeypatch):
     """No search fails, and each gives as many frames as it wants."""
     monkeypatch.setattr(tables_module, "MAX_VERSIONS", 5)

@@ -494,6 +494,7 @@ video.save(sys.argv[1])
 """
 
 
+@pytest.mark.integration
 def test_the_next_save_removes_what_a_killed_one_left(windowed, tmp_path):
     path = tmp_path / "video"
     windowed.save(path)

@@ -160,6 +160,7 @@ def test_an_existence_head_is_added_taken_over_or_left_out(options, start, make_
 # ---- resuming ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_a_resumed_run_ends_with_the_same_weights(options, start, tmp_path, capsys):
     """Another start is refused; a run whose start is gone says so."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"

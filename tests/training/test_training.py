@@ -160,6 +160,7 @@ def test_the_score_of_existence_needs_the_head(absent_options, tmp_path):
 # ---- equal runs --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_runs_of_the_same_seed_are_equal(options, tmp_path):
     """Also with a loader process."""
     for name, changes in {"a": {}, "b": {"num_workers": 1}, "c": {"seed": 1}}.items():

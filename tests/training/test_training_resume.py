@@ -190,6 +190,7 @@ def test_a_killed_run_resumes_exactly(options, whole, tmp_path, kill_somewhere):
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.integration
 def test_a_command_killed_from_outside_resumes_exactly(options, whole, tmp_path):
     """At any time after the first checkpoint; it is then finished with a loader process."""
     process = FreshPython([ROOT / "train/run.py", *as_arguments(options, output_dir=tmp_path)])
