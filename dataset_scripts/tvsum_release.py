@@ -44,19 +44,27 @@ def read_mat(path: str) -> dict[str, dict[str, Any]]:
             "Reading ydata-tvsum50.mat needs h5py: pip install h5py. Or pass another form as `data_files`, "
             "tvsum_anno.json or ydata-tvsum50-anno.tsv."
         ) from error
-    videos = {}
     try:
-        with h5py.File(path, "r") as file:
-            for number in range(len(file["tvsum50"]["video"])):
-                row = {name: _read(file[column[number, 0]]) for name, column in file["tvsum50"].items()}
-                domain, video_id, title = _text(row["category"]), _text(row["video"]), _text(row["title"])
-                scores = row["user_anno"]
-                if scores.shape[1] != row["nframes"].item():
-                    scores = scores.T  # (num_annotators, num_frames)
-                videos[video_id] = _shots_of_frames(scores, row["length"].item(), MAT_TOLERANCE, domain, title)
+        return _read_videos(h5py, path)
     except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         expected = "`tvsum50` of MATLAB version 7.3"
-        raise AnnotationError(f"{path}: found a file that cannot be read ({error}), expected {expected}") from error
+        message = f"{path}: found a file that cannot be read ({error}), expected {expected}"
+        # Without its traceback, which would leave h5py's objects to the garbage collector: where that runs in another
+        # thread, it may wait for h5py's lock for ever.
+        raise AnnotationError(message) from error.with_traceback(None)
+
+
+def _read_videos(h5py: Any, path: str) -> dict[str, dict[str, Any]]:
+    """The videos of a file, by id."""
+    videos = {}
+    with h5py.File(path, "r") as file:
+        for number in range(len(file["tvsum50"]["video"])):
+            row = {name: _read(file[column[number, 0]]) for name, column in file["tvsum50"].items()}
+            domain, video_id, title = _text(row["category"]), _text(row["video"]), _text(row["title"])
+            scores = row["user_anno"]
+            if scores.shape[1] != row["nframes"].item():
+                scores = scores.T  # (num_annotators, num_frames)
+            videos[video_id] = _shots_of_frames(scores, row["length"].item(), MAT_TOLERANCE, domain, title)
     return videos
 
 

@@ -1,5 +1,6 @@
 """Malformed annotations: the error names file, place, field, what was found and what is expected; or they are counted."""
 
+import gc
 import gzip
 import json
 
@@ -8,6 +9,7 @@ import h5py
 import pytest
 
 from dataset_scripts import AnnotationError, load_vtg_dataset
+from dataset_scripts.tvsum_release import read_mat
 
 
 BAD_LINE = 3  # of the files below, counted from 1
@@ -461,6 +463,19 @@ def test_mat_file_that_declares_more_values_than_it_stores(tmp_path):
         file["tvsum50"]["user_anno"][0, 0] = file["#refs#"]["endless"].ref
     with pytest.raises(AnnotationError, match="ydata-tvsum50.mat: .*20,000,000,000,000 values in one field"):
         load_vtg_dataset("tvsum", data_dir=tmp_path)
+
+
+def test_an_error_in_a_mat_file_leaves_no_objects_of_h5py(tmp_path):
+    """Freed by the garbage collector in another thread, they may wait for h5py's lock for ever."""
+    path = samples.write_tvsum(tmp_path, "mat") / "ydata-tvsum50.mat"
+    with h5py.File(path, "r+") as file:
+        del file["tvsum50"]["user_anno"]
+    del file
+    gc.collect()
+    with pytest.raises(AnnotationError) as found:
+        read_mat(str(path))
+    assert not [item for item in gc.get_objects() if issubclass(type(item), h5py.HLObject)]
+    assert found.value.__cause__ is not None
 
 
 def test_older_mat_file(tmp_path):
