@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from r2tuning.app.sessions import OpenVideo
 from r2tuning.editors.clips import Cut, list_cuts, safe_stem, write_clips
-from r2tuning.editors.document import encode_document, make_document
+from r2tuning.editors.document import make_document, save_document
 from r2tuning.editors.export import write_moments
 from r2tuning.editors.media import read_edited_video
 from r2tuning.editors.moments import list_moments
@@ -76,7 +76,7 @@ def write_answers(
     output = folder / f"{stem}{'_clips.zip' if kind == CLIPS else kind}"
     if kind == JSON:
         document = make_document(video.name, video.duration_sec, fps, model, answers)
-        output.write_text(encode_document(document, indent=2) + "\n", encoding="utf-8")
+        save_document(document, output)
     elif kind == PICTURE:
         plot_grounding(answers, str(video.path), output, top=num_moments)
     elif kind == CLIPS:

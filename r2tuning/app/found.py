@@ -6,7 +6,8 @@ from pathlib import Path
 
 from modeling_r2tuning.video_source_r2tuning import display_name
 from r2tuning.app.downloads import CLIPS, JSON, Clock, write_zip
-from r2tuning.editors.document import encode_document
+from r2tuning.app.markup import play_button, render_table
+from r2tuning.editors.document import save_document
 from r2tuning.editors.export import write_moments
 from r2tuning.library.edits import list_cuts, list_exports
 from r2tuning.library.library import SearchAnswer
@@ -35,8 +36,7 @@ def render_found(answers: list[SearchAnswer]) -> str:
             there = "" if moment.probability is None else format_probability(moment.probability)
             is_missing = moment.path in answer.missing
             note = " (the file is missing)" if is_missing else ""
-            label = f"Play moment {rank} of {escape(answer.query)}"
-            button = "" if is_missing else f'<button type="button" aria-label="{label}">&#9654;</button>'
+            button = "" if is_missing else play_button(rank, answer.query)
             row = "" if is_missing else f' data-row="{len(rows)}"'
             rows.append(
                 f'<tr{row}><td>{button}</td><td class="r2-text">{escape(answer.query)}</td><td>{rank}</td>'
@@ -46,10 +46,7 @@ def render_found(answers: list[SearchAnswer]) -> str:
             )
     if not rows:
         return '<p class="r2-hint">Nothing was found.</p>'
-    return (
-        '<div class="r2-scroll"><table class="r2-table"><thead><tr><th></th><th>query</th><th>rank</th><th>video</th>'
-        f"<th>start</th><th>end</th><th>score</th><th>there</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    return render_table(["", "query", "rank", "video", "start", "end", "score", "there"], rows)
 
 
 def write_found(kind: str, folder: Path, answers: list[SearchAnswer], model: str, progress: Clock) -> Path:
@@ -57,7 +54,7 @@ def write_found(kind: str, folder: Path, answers: list[SearchAnswer], model: str
     output = folder / f"moments{'_clips.zip' if kind == CLIPS else kind}"
     if kind == JSON:
         document = {"model": model, "answers": [asdict(answer) for answer in answers]}
-        output.write_text(encode_document(document, indent=2) + "\n", encoding="utf-8")
+        save_document(document, output)
     elif kind == CLIPS:
         write_zip(list_cuts(answers), output, progress)
     else:

@@ -25,6 +25,7 @@ NUM_THUMBNAILS = 10
 THUMBNAIL_SIZE = 96  # short side in pixels
 JPEG_QUALITY = 80
 MAX_QUERIES = 20
+NUM_MOMENTS = 5  # of a query, at first
 
 Progress = Callable[[float, str], None]  # takes the share that is done and what is being done
 
@@ -41,7 +42,7 @@ class Choices:
     """
 
     score_threshold: float = 0.0
-    num_moments: int = 5
+    num_moments: int = NUM_MOMENTS
     min_probability: float = MIN_PROBABILITY
 
 

@@ -1,6 +1,5 @@
 """The tab for a library."""
 
-import json
 import os
 import secrets
 import time
@@ -14,14 +13,15 @@ from r2tuning.app.downloads import list_formats
 from r2tuning.app.errors import show_errors
 from r2tuning.app.found import file_name, render_found, select, write_found
 from r2tuning.app.grounding import split_queries
-from r2tuning.app.markup import NO_ANSWERS, file_address, render_clip
-from r2tuning.app.sessions import Session, Sessions
-from r2tuning.app.video_tab import FILES, MODEL, QUICK, add_download
+from r2tuning.app.markup import NO_ANSWERS, render_clip
+from r2tuning.app.sessions import Sessions
+from r2tuning.app.tab import FILES, MODEL, QUICK, Tab, counting, link
 from r2tuning.library.library import NUM_WINDOWS, Library
 from r2tuning.visualization.style import format_time
 from r2tuning_cli.defaults import MAX_MOMENTS
 
 
+NUM_MOMENTS = 10  # of a query, at first
 NO_CLIP = '<p class="r2-hint">Press a moment to watch it.</p>'
 # Tells the server which row of the table was pressed.
 PRESS = """\
@@ -32,8 +32,8 @@ element.addEventListener("click", (event) => {
 """
 
 
-class LibraryTab:
-    """The components of the tab, and what happens when they are used; see `VideoTab`.
+class LibraryTab(Tab):
+    """The components of the tab, and what happens when they are used.
 
     The browser gets no file of the library, only moments that are cut out when they are pressed.
 
@@ -43,16 +43,14 @@ class LibraryTab:
     """
 
     def __init__(self, library: Library, sessions: Sessions):
+        super().__init__(sessions)
         self.library = library
-        self.sessions = sessions
         gr.Markdown(describe_library(library))
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 self.queries = gr.Textbox(label="What to find", info="A sentence on each line", lines=3)
                 self.find = gr.Button("Search", variant="primary")
-                threshold = gr.Slider(0, 1, 0.0, step=0.01, label="Lowest score of a moment")
-                number = gr.Slider(1, MAX_MOMENTS, 10, step=1, precision=0, label="Moments of each sentence, at most")
-                self.choices = [threshold, number]
+                self.choices = self.add_choices(NUM_MOMENTS)
                 self.windows = gr.Slider(
                     5,
                     200,
@@ -66,7 +64,7 @@ class LibraryTab:
                 self.player = gr.HTML(NO_CLIP, js_on_load=None)
                 self.status = gr.Markdown()
                 self.table = gr.HTML(NO_ANSWERS, js_on_load=PRESS)
-                add_download(list_formats(is_one_video=False), self.choices, self.write)
+                self.add_download(list_formats(is_one_video=False), self.choices, self.write)
         self._connect()
 
     def _connect(self) -> None:
@@ -75,13 +73,7 @@ class LibraryTab:
         searched = gr.on([self.find.click, self.queries.submit], self.search, asked, self.status, **MODEL)
         searched.success(self.show, self.choices, self.table, show_progress="hidden", **QUICK)
         self.table.select(self.play, self.choices, self.player, **FILES)
-        for slider in self.choices:
-            slider.change(
-                self.show, self.choices, self.table, trigger_mode="always_last", show_progress="hidden", **QUICK
-            )
-
-    def _session(self, request: gr.Request) -> Session:
-        return self.sessions.get(request.session_hash)
+        self.act_at_once(self.choices, self.show, self.table)
 
     @show_errors
     def search(
@@ -92,18 +84,13 @@ class LibraryTab:
         progress: Any = gr.Progress(),  # noqa: B008
     ) -> str:
         """Search the library; `show` shows what was found."""
-        session = self._session(request)
-
-        def show_queries(done: int, total: int) -> None:
-            session.check_wanted()
-            progress((done, total), "searching")
-
+        session = self.session(request)
         started = time.perf_counter()
         session.found = self.library.search(
             split_queries(queries),
             MAX_MOMENTS,
             num_windows=num_windows,
-            progress=show_queries,
+            progress=counting(session, progress, "searching"),
         )
         status = f"Searched {len(self.library.videos()):,} videos in {time.perf_counter() - started:.1f} s."
         skipped: dict[str, str] = {}
@@ -116,13 +103,13 @@ class LibraryTab:
     @show_errors
     def show(self, score_threshold: float, num_moments: int, request: gr.Request) -> str:
         """Show what was found under other choices."""
-        found = self._session(request).found
+        found = self.session(request).found
         return render_found(select(found, score_threshold, num_moments)) if found else NO_ANSWERS
 
     @show_errors
     def play(self, score_threshold: float, num_moments: int, request: gr.Request, event: gr.EventData) -> str:
         """Cut out the moment whose row was pressed and play it."""
-        session = self._session(request)
+        session = self.session(request)
         moments = []
         for answer in select(session.found, score_threshold, num_moments):
             moments += answer.moments
@@ -148,23 +135,18 @@ class LibraryTab:
         progress: Any = gr.Progress(),  # noqa: B008
     ) -> str:
         """Write what was found as a file; returns its address and its name."""
-        session = self._session(request)
+        session = self.session(request)
         found = select(session.found, score_threshold, num_moments)
         if not found:
             raise ValueError("There is nothing to download yet: search for something first.")
-
-        def show_clips(done: int, total: int) -> None:
-            session.check_wanted()
-            progress((done, total), "cutting clips")
-
         missing: set[str] = set()
         for answer in found:
             missing.update(file_name(path) for path in answer.missing)
         if missing:
             gr.Warning(f"Moments of videos that are missing are left out: {', '.join(sorted(missing))}.")
         folder = session.make_folder("download")
-        output = write_found(kind, folder, found, model_title(self.library.settings.model), show_clips)
-        return json.dumps([file_address(output), output.name])
+        model = model_title(self.library.settings.model)
+        return link(write_found(kind, folder, found, model, counting(session, progress, "cutting clips")))
 
 
 def describe_library(library: Library) -> str:

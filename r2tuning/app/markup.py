@@ -6,7 +6,13 @@ from typing import Any
 from urllib.parse import quote
 
 from r2tuning.app.sessions import OpenVideo
-from r2tuning.visualization.style import TICK_STEPS_SEC, format_number, format_probability, format_time
+from r2tuning.visualization.style import (
+    format_number,
+    format_probability,
+    format_time,
+    score_opacities,
+    time_ticks,
+)
 from r2tuning.visualization.timeline import assign_lanes, format_absence
 
 
@@ -15,6 +21,11 @@ MAX_TICKS = 6  # so that their labels fit on a telephone
 CURVE_WIDTH, CURVE_HEIGHT = 1000, 100  # units of the drawing, which is stretched to the page
 NO_VIDEO = '<p class="r2-hint">Upload a video to watch it here.</p>'
 NO_ANSWERS = '<p class="r2-hint">Type what to find, and press <b>Find</b>.</p>'
+
+LEGEND = (
+    '<p class="r2-legend"><span><i class="r2-key-curve"></i>saliency</span><span><i class="r2-key-dot"></i>highlight</span>'
+    '<span><i class="r2-key-moment"></i>moment (press it to watch it)</span></p>'
+)
 
 
 def file_address(path: Path) -> str:
@@ -56,15 +67,9 @@ def render_answers(answers: list[dict[str, Any]], video: OpenVideo | None, num_m
     images = "".join(f'<img src="{address}" alt="">' for address in video.thumbnails)
     rows = "".join(_timeline(answer, video.duration_sec) for answer in answers)
     return (
-        f'<div class="r2-answers">{_LEGEND}<div class="r2-timeline"><div class="r2-strip">{images}</div>{rows}'
+        f'<div class="r2-answers">{LEGEND}<div class="r2-timeline"><div class="r2-strip">{images}</div>{rows}'
         f"{_axis(video.duration_sec)}</div>{_table(answers)}</div>"
     )
-
-
-_LEGEND = (
-    '<p class="r2-legend"><span><i class="r2-key-curve"></i>saliency</span><span><i class="r2-key-dot"></i>highlight</span>'
-    '<span><i class="r2-key-moment"></i>moment (press it to watch it)</span></p>'
-)
 
 
 def _timeline(answer: dict[str, Any], duration_sec: float) -> str:
@@ -112,15 +117,14 @@ def _curve(answer: dict[str, Any], duration_sec: float) -> str:
 def _bars(moments: list[dict[str, float]], duration_sec: float) -> str:
     """Moments as buttons in lanes, in which they do not overlap."""
     lanes = assign_lanes(moments, duration_sec)
-    best = max((moment["score"] for moment in moments), default=0.0) or 1.0  # scores may all be 0
+    opacities = score_opacities([moment["score"] for moment in moments])
     bars = []
-    for rank, (moment, lane) in enumerate(zip(moments, lanes, strict=True), 1):
+    for rank, (moment, lane, opacity) in enumerate(zip(moments, lanes, opacities, strict=True), 1):
         left = _percent(moment["start"], duration_sec)
         width = _percent(moment["end"] - moment["start"], duration_sec)
         start, end = format_time(moment["start"]), format_time(moment["end"])
         title = f"moment {rank}: {start} to {end}, score {format_number(moment['score'])}"
-        share = 25 + 75 * max(moment["score"], 0.0) / best  # the better, the stronger its colour
-        place = f"left:{left:.2f}%;width:{width:.2f}%;top:{lane * 1.6:.1f}em;--r2-share:{share:.0f}%"
+        place = f"left:{left:.2f}%;width:{width:.2f}%;top:{lane * 1.6:.1f}em;--r2-share:{100 * opacity:.0f}%"
         bars.append(
             f'<button type="button" style="{place}" title="{title}" {_part(moment)} aria-label="Play {title}">{rank}</button>'
         )
@@ -129,11 +133,9 @@ def _bars(moments: list[dict[str, float]], duration_sec: float) -> str:
 
 
 def _axis(duration_sec: float) -> str:
-    step = next((step for step in TICK_STEPS_SEC if duration_sec / step <= MAX_TICKS), duration_sec / MAX_TICKS)
     ticks = []
-    for index in range(int(duration_sec / step) + 1):
-        label = format_time(index * step).removesuffix(".0")
-        ticks.append(f'<span style="left:{_percent(index * step, duration_sec):.2f}%">{label}</span>')
+    for time_sec, label in time_ticks(duration_sec, MAX_TICKS):
+        ticks.append(f'<span style="left:{_percent(time_sec, duration_sec):.2f}%">{label}</span>')
     return f'<div class="r2-axis" aria-label="minutes and seconds">{"".join(ticks)}</div>'
 
 
@@ -144,16 +146,30 @@ def _table(answers: list[dict[str, Any]]) -> str:
         for rank, moment in enumerate(answer["moments"], 1):
             start, end = format_time(moment["start"]), format_time(moment["end"])
             rows.append(
-                f'<tr {_part(moment)}><td><button type="button" aria-label="Play moment {rank} of '
-                f'{escape(answer["query"])}">&#9654;</button></td><td class="r2-text">{escape(answer["query"])}</td><td>{rank}</td>'
+                f"<tr {_part(moment)}><td>{play_button(rank, answer['query'])}</td>"
+                f'<td class="r2-text">{escape(answer["query"])}</td><td>{rank}</td>'
                 f"<td>{start}</td><td>{end}</td><td>{format_number(moment['score'])}</td></tr>"
             )
     if not rows:
         return '<p class="r2-hint">No moment has such a score. Lower the sliders, or ask in other words.</p>'
-    return (
-        '<div class="r2-scroll"><table class="r2-table"><thead><tr><th></th><th>query</th><th>rank</th><th>start</th>'
-        f"<th>end</th><th>score</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    return render_table(["", "query", "rank", "start", "end", "score"], rows)
+
+
+def render_table(columns: list[str], rows: list[str]) -> str:
+    """A table.
+
+    Args:
+        columns: Titles of the columns.
+        rows: As HTML.
+    """
+    titles = "".join(f"<th>{column}</th>" for column in columns)
+    head, body = f"<thead><tr>{titles}</tr></thead>", f"<tbody>{''.join(rows)}</tbody>"
+    return f'<div class="r2-scroll"><table class="r2-table">{head}{body}</table></div>'
+
+
+def play_button(rank: int, query: str) -> str:
+    """A button for a row of a table; a click on it is one on the row."""
+    return f'<button type="button" aria-label="Play moment {rank} of {escape(query)}">&#9654;</button>'
 
 
 def _part(moment: dict[str, float]) -> str:
@@ -165,4 +181,4 @@ def _percent(time_sec: float, duration_sec: float) -> float:
     return 100 * min(time_sec / duration_sec, 1.0)
 
 
-__all__ = ["file_address", "render_answers", "render_clip", "render_player"]
+__all__ = ["file_address", "play_button", "render_answers", "render_clip", "render_player", "render_table"]

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from modeling_r2tuning import DEFAULT_MODEL
-from modeling_r2tuning.files_r2tuning import check_replaceable, writing
+from modeling_r2tuning.files_r2tuning import check_replaceable
 from modeling_r2tuning.int8_r2tuning import check_int8
 from modeling_r2tuning.loading_r2tuning import read_backbone_config
 from modeling_r2tuning.modeling_r2tuning import R2TuningForVideoGrounding
@@ -22,7 +22,7 @@ from modeling_r2tuning.processing_r2tuning import R2TuningProcessor
 from modeling_r2tuning.video_source_r2tuning import LocalCopy, local_copy
 from r2tuning.checks import check_distinct, check_model_type, choose_device, locate_model
 from r2tuning.editors.clips import Cut, list_cuts, write_clips
-from r2tuning.editors.document import encode_document
+from r2tuning.editors.document import encode_document, save_document
 from r2tuning.editors.export import check_export, write_moments
 from r2tuning.editors.media import EditedVideo
 from r2tuning.editors.moments import ExportedMoment
@@ -147,12 +147,10 @@ def cut_clips(cuts: list[Cut], folder: Path, *, copy: bool = False) -> int:
 
 def write_document(document: dict[str, Any], path: Path) -> None:
     """Write JSON to a file, or to standard output if that is "-"."""
-    text = encode_document(document, indent=2)
     if path == STANDARD_OUTPUT:
-        write_line(sys.stdout, text)
+        write_line(sys.stdout, encode_document(document, indent=2))
         return
-    with writing(path) as partial:
-        partial.write_text(f"{text}\n", encoding="utf-8")
+    save_document(document, path)
     logger.info("wrote %s", path)
 
 

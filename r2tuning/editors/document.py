@@ -1,8 +1,10 @@
 """Answers about a video as a JSON document."""
 
 import json
+import os
 from typing import Any
 
+from modeling_r2tuning.files_r2tuning import writing
 from modeling_r2tuning.video_source_r2tuning import display_name
 
 
@@ -35,9 +37,15 @@ def encode_document(document: dict[str, Any], indent: int | None = None) -> str:
     return text
 
 
+def save_document(document: dict[str, Any], path: str | os.PathLike) -> None:
+    """Write JSON to a file."""
+    with writing(path) as partial:
+        partial.write_text(encode_document(document, indent=2) + "\n", encoding="utf-8")
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text has no surrogates, which stand for bytes of a path that is not UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-__all__ = ["encode_document", "is_unicode", "make_document"]
+__all__ = ["encode_document", "is_unicode", "make_document", "save_document"]

@@ -19,6 +19,7 @@ from r2tuning.visualization.style import (
     SMALL_SIZE,
     TEXT_COLOR,
     TITLE_SIZE,
+    draw_legend,
     fit_text,
     format_number,
     format_probability,
@@ -129,17 +130,8 @@ class _Sheet:
         from matplotlib.patches import Patch
 
         self.write(MARGIN, MARGIN, "rank: score; times in min:s", fontsize=SMALL_SIZE, color=TEXT_COLOR)
-        self.figure.legend(
-            handles=[Patch(**VIDEO_STYLE, label="length of the video"), Patch(**MOMENT_STYLE, label="moment")],
-            loc="center left",
-            bbox_to_anchor=(LABEL_WIDTH / self.width, 1 - MARGIN / self.height),
-            ncols=2,
-            borderaxespad=0,
-            borderpad=0,
-            frameon=False,
-            fontsize=SMALL_SIZE,
-            labelcolor=TEXT_COLOR,
-        )
+        handles = [Patch(**VIDEO_STYLE, label="length of the video"), Patch(**MOMENT_STYLE, label="moment")]
+        draw_legend(self.figure, handles, LABEL_WIDTH, MARGIN, loc="center left")
 
     def draw_moment(self, y: float, rank: int, moment: Moment, name_style: dict[str, Any]) -> None:
         """Draw a row: rank, score, times and name; frames; and the place in the video."""

@@ -7,6 +7,7 @@ shape, hatching or dashes differ as well.
 
 import os
 import unicodedata
+from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -14,6 +15,7 @@ from modeling_r2tuning.files_r2tuning import writing
 
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Text
@@ -29,6 +31,7 @@ TRUTH_COLOR = GREEN  # hatched
 ABSENT_COLOR = "#BBBBBB"  # the saliency curve of a query that nothing matches
 TEXT_COLOR, RULE_COLOR = "#444444", "#999999"
 TRUTH_HATCH = "////"
+BAR_OPACITY = (0.15, 0.75)  # of the moment with the lowest score and of the best one
 
 SERIES_COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY_BLUE, BLACK)  # yellow is too pale for a line
 # As many as have no common divisor with the number of colours: all pairs of a colour and dashes come up in turn.
@@ -94,22 +97,60 @@ def remove_frame(axes: "Axes") -> None:
 
 def label_time(axes: "Axes", duration_sec: float) -> None:
     """Label the x axis of a diagram, which is in seconds, with minutes and seconds and with their unit."""
-    step_sec = _time_step(duration_sec)
-    ticks: list[float] = []
-    while len(ticks) * step_sec <= duration_sec + step_sec / 100:  # the last one may lie at the very end
-        ticks.append(len(ticks) * step_sec)
-    axes.set_xticks(ticks, [format_time(tick).removesuffix(".0") for tick in ticks])
+    ticks = time_ticks(duration_sec)
+    axes.set_xticks([time for time, _ in ticks], [label for _, label in ticks])
     axes.set_xlim(0, duration_sec)
     axes.tick_params(axis="x", bottom=True, labelbottom=True, labelsize=SMALL_SIZE)
     axes.set_xlabel(TIME_LABEL, fontsize=SMALL_SIZE, color=TEXT_COLOR)
 
 
-def _time_step(duration_sec: float) -> float:
-    """Find the smallest round step in seconds that gives at most `MAX_TICKS` ticks."""
-    for step_sec in TICK_STEPS_SEC:
-        if duration_sec / step_sec <= MAX_TICKS:
-            return step_sec
-    return duration_sec / MAX_TICKS
+def time_ticks(duration_sec: float, most: int = MAX_TICKS) -> list[tuple[float, str]]:
+    """Ticks of a time axis: round times in seconds with their labels, minutes and seconds.
+
+    Args:
+        duration_sec: Length of the axis in seconds.
+        most: Largest number of steps between ticks.
+    """
+    step_sec = next((step for step in TICK_STEPS_SEC if duration_sec / step <= most), duration_sec / most)
+    ticks: list[tuple[float, str]] = []
+    while len(ticks) * step_sec <= duration_sec + step_sec / 100:  # the last one may lie at the very end
+        time_sec = len(ticks) * step_sec
+        ticks.append((time_sec, format_time(time_sec).removesuffix(".0")))
+    return ticks
+
+
+def score_opacities(scores: list[float]) -> list[float]:
+    """Opacity of the bar of each moment: proportional to the score, or to its distance from the lowest, negative one."""
+    lowest, highest = BAR_OPACITY
+    base = min([0.0, *scores])
+    best = max([base, *scores]) - base
+    if best == 0:  # no scores, or all are 0
+        return [highest] * len(scores)
+    return [lowest + (highest - lowest) * (score - base) / best for score in scores]
+
+
+def draw_legend(figure: "Figure", handles: "Sequence[Artist]", x: float, y: float, **options: Any) -> None:
+    """Draw a legend without a frame on one line.
+
+    Args:
+        figure: The figure.
+        handles: What it explains, with labels.
+        x: Its left edge, in inches from that of the figure.
+        y: Its place, in inches from the upper edge of the figure.
+        options: More arguments of matplotlib's `legend`.
+    """
+    width, height = figure.get_size_inches()
+    figure.legend(
+        handles=handles,
+        bbox_to_anchor=(x / width, 1 - y / height),
+        ncols=len(handles),
+        borderaxespad=0,
+        borderpad=0,
+        frameon=False,
+        fontsize=SMALL_SIZE,
+        labelcolor=TEXT_COLOR,
+        **options,
+    )
 
 
 def label_range(low: float, high: float) -> list[tuple[float, str]]:
@@ -183,6 +224,7 @@ def _text_width(text: "Text") -> float:
 
 __all__ = [
     "ABSENT_COLOR",
+    "BAR_OPACITY",
     "BLACK",
     "BLUE",
     "CURVE_COLOR",
@@ -200,7 +242,6 @@ __all__ = [
     "SKY_BLUE",
     "SMALL_SIZE",
     "TEXT_COLOR",
-    "TICK_STEPS_SEC",
     "TIME_LABEL",
     "TITLE_SIZE",
     "TRUTH_COLOR",
@@ -208,6 +249,7 @@ __all__ = [
     "VERMILLION",
     "YELLOW",
     "SeriesStyle",
+    "draw_legend",
     "fit_text",
     "format_number",
     "format_probability",
@@ -217,5 +259,7 @@ __all__ = [
     "label_time",
     "remove_frame",
     "save_figure",
+    "score_opacities",
     "series_styles",
+    "time_ticks",
 ]

@@ -10,6 +10,7 @@ from modeling_r2tuning.video_source_r2tuning import VideoInput, local_copy
 from r2tuning.visualization.fonts import text_style
 from r2tuning.visualization.style import (
     ABSENT_COLOR,
+    BAR_OPACITY,
     BLACK,
     CURVE_COLOR,
     HIGHLIGHT_COLOR,
@@ -20,6 +21,7 @@ from r2tuning.visualization.style import (
     TITLE_SIZE,
     TRUTH_COLOR,
     TRUTH_HATCH,
+    draw_legend,
     fit_text,
     format_number,
     format_probability,
@@ -27,6 +29,7 @@ from r2tuning.visualization.style import (
     label_range,
     label_time,
     save_figure,
+    score_opacities,
 )
 
 
@@ -40,7 +43,6 @@ NUM_FRAMES = 10
 FRAME_SIZE = 160  # short side in pixels
 SHADE = 0.12  # opacity of the best moment behind a curve
 FILL = 0.15  # opacity of the area below a curve
-BAR_OPACITY = (0.15, 0.75)  # of the moment with the lowest score and of the best one
 
 # All in inches. Rows are placed one below the other from the upper edge of the figure.
 WIDTH = 11.0
@@ -346,7 +348,7 @@ def _draw_truth(axes: "Axes", truth: list[tuple[float, float]]) -> None:
 def _draw_moments(axes: "Axes", moments: list[dict[str, float]], lanes: list[int]) -> None:
     """Draw moments as bars labelled with rank and score."""
     duration_sec = axes.get_xlim()[1]
-    opacities = _opacities([moment["score"] for moment in moments])
+    opacities = score_opacities([moment["score"] for moment in moments])
     for rank, (moment, lane, opacity) in enumerate(zip(moments, lanes, opacities, strict=True), 1):
         length = _shown_length(moment["start"], moment["end"], duration_sec)
         # The white edge parts bars that follow each other.
@@ -364,16 +366,6 @@ def _draw_moments(axes: "Axes", moments: list[dict[str, float]], lanes: list[int
         )
     axes.set(xlim=(0, duration_sec), ylim=(-max(lanes, default=0) - 0.5, 0.5), yticks=[])
     _label_row(axes, "moments" if moments else "no moments", 0.5)
-
-
-def _opacities(scores: list[float]) -> list[float]:
-    """Opacity of each bar: proportional to the score, or to its distance from the lowest where that is negative."""
-    lowest, highest = BAR_OPACITY
-    base = min([0.0, *scores])
-    best = max([base, *scores]) - base
-    if best == 0:  # no scores, or all are 0
-        return [highest] * len(scores)
-    return [lowest + (highest - lowest) * (score - base) / best for score in scores]
 
 
 def _label_row(axes: "Axes", text: str, height: float) -> None:
@@ -402,20 +394,8 @@ def _draw_time_axis(lowest: "Axes", duration_sec: float) -> None:
 
 def _draw_legend(figure: "Figure", answers: list[dict[str, Any]], truths: list[list[tuple[float, float]]]) -> None:
     """Explain above the frames what is drawn, and only that."""
-    width, height = figure.get_size_inches()
-    figure.legend(
-        handles=_legend_handles(answers, truths),
-        loc="upper left",
-        bbox_to_anchor=(LEFT / width, 1 - 0.06 / height),
-        ncols=6,
-        borderaxespad=0,
-        borderpad=0,
-        frameon=False,
-        fontsize=SMALL_SIZE,
-        labelcolor=TEXT_COLOR,
-        handlelength=1.8,
-        columnspacing=2.0,
-    )
+    handles = _legend_handles(answers, truths)
+    draw_legend(figure, handles, LEFT, 0.06, loc="upper left", handlelength=1.8, columnspacing=2.0)
 
 
 def _legend_handles(answers: list[dict[str, Any]], truths: list[list[tuple[float, float]]]) -> "list[Artist]":

@@ -17,8 +17,9 @@ from r2tuning.visualization.style import (
     TIME_LABEL,
     TRUTH_COLOR,
     format_time,
+    score_opacities,
 )
-from r2tuning.visualization.timeline import _opacities, assign_lanes, plot_grounding
+from r2tuning.visualization.timeline import assign_lanes, plot_grounding
 
 
 matplotlib = pytest.importorskip("matplotlib", reason="figures need matplotlib")
@@ -186,7 +187,7 @@ def test_truths_of_another_number_are_refused(video):
 
 @pytest.mark.parametrize("scores", [[0.9, 0.4, 0.0], [0.1, -0.2, -3.0], [-0.5, -0.6], [0.0, 0.0], [0.5, 0.5], []])
 def test_better_moments_are_more_opaque_whatever_their_signs(scores):
-    opacities = _opacities(scores)
+    opacities = score_opacities(scores)
     assert opacities == sorted(opacities, reverse=True)
     assert all(0.15 <= opacity <= 0.75 for opacity in opacities)
     assert max(opacities, default=0.75) == pytest.approx(0.75)
